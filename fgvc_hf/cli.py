@@ -1,0 +1,214 @@
+"""The command line: `fgvc-hf track` and `fgvc-hf info`. torch is imported when there is work for it."""
+
+import argparse
+import importlib.metadata
+import json
+import platform
+import sys
+from pathlib import Path
+
+from . import __version__, bundled_checkpoints, default_checkpoint
+
+
+PRESETS = {
+    "fast": {"resize_policy": "stretch", "size": {"height": 256, "width": 256}},
+    "balanced": {"resize_policy": "short_side", "size": {"shortest_edge": 256}},
+    "accurate": {"resize_policy": "short_side", "size": {"shortest_edge": 480}},
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="fgvc-hf", description="Follow pixels through video.")
+    parser.add_argument("--version", action="version", version=f"fgvc-hf {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    track = commands.add_parser(
+        "track",
+        help="follow points through a video",
+        description="Follow points through a video. Points are (t, x, y): frame number, and pixels of the video, "
+        "(0, 0) being the outer corner of the first pixel.",
+    )
+    track.add_argument("video", metavar="VIDEO", help="a video file, or a folder of frames in name order")
+    prompt = track.add_mutually_exclusive_group(required=True)
+    prompt.add_argument("--points", metavar='"t,x,y;..."', help='points separated by ";"')
+    prompt.add_argument("--points-file", metavar="FILE", help="points as .csv with header t,x,y, or .json, or .npz")
+    prompt.add_argument("--grid", type=int, metavar="N", help="N x N points spread evenly over the first frame")
+    track.add_argument("--checkpoint", metavar="C", help="name of a bundled checkpoint, folder, or Hub id")
+    track.add_argument("--direction", choices=("forward", "backward", "both"), default="forward")
+    track.add_argument("--preset", choices=tuple(PRESETS), help="working resolution; default: that of the checkpoint")
+    track.add_argument("--output", metavar="FILE", help="tracks as .csv, .json or .npz")
+    track.add_argument("--overlay", metavar="FILE", help="the video with the tracks drawn over it, as .mp4")
+    track.add_argument("--threshold", type=float, metavar="P", help="confidence from which a point counts as visible")
+    track.add_argument("--device", metavar="D", help="cpu, cuda, mps, ...; default: cuda if there is one, else cpu")
+    track.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="precision of the features; default: bfloat16 where the device multiplies it fast",
+    )
+    track.set_defaults(run=run_track)
+
+    info = commands.add_parser("info", help="versions, device, and the checkpoints that ship with the package")
+    info.set_defaults(run=run_info)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command. A user error is one line on standard error and exit status 2, without a traceback."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"fgvc-hf: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("fgvc-hf: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+# ---- track --------------------------------------------------------------------------------------------------------
+
+
+def run_track(arguments: argparse.Namespace) -> None:
+    from .tracks import check_format, save_tracks
+    from .video import check_writable, open_video
+
+    if not arguments.output and not arguments.overlay:
+        raise ValueError("nothing to write: give --output FILE, --overlay FILE, or both.")
+    if arguments.output:
+        check_writable(check_format(arguments.output))
+    if arguments.overlay:
+        check_writable(arguments.overlay)
+    video = open_video(arguments.video)
+    points = read_prompt(arguments, video)
+    model, processor = load_checkpoint(arguments)
+    tracks = model.track(
+        video, points, arguments.direction, processor, threshold=arguments.threshold, show_progress_bar=True
+    )
+    if arguments.output:
+        save_tracks(tracks, arguments.output)
+        print(arguments.output)
+    if arguments.overlay:
+        write_overlay(video, tracks, arguments.overlay)
+        print(arguments.overlay)
+
+
+def read_prompt(arguments: argparse.Namespace, video):
+    """The points (N, 3) that the arguments ask for."""
+    import numpy as np
+
+    from .tracks import read_points_file
+
+    if arguments.points_file:
+        return read_points_file(arguments.points_file)
+    if arguments.points is not None:
+        prompts = arguments.points.strip("; ").split(";")
+        try:
+            points = [[float(value) for value in prompt.split(",")] for prompt in prompts]
+        except ValueError:
+            points = [[]]
+        if any(len(point) != 3 for point in points):
+            raise ValueError(f'--points must be "t,x,y;t,x,y;...", got "{arguments.points}".')
+        return np.array(points)
+    if arguments.grid < 1:
+        raise ValueError(f"--grid must be 1 or more, got {arguments.grid}.")
+    centres = (np.arange(arguments.grid) + 0.5) / arguments.grid
+    x, y = np.meshgrid(centres * video.width, centres * video.height)
+    return np.stack([np.zeros(x.size), x.ravel(), y.ravel()], axis=1)
+
+
+def load_checkpoint(arguments: argparse.Namespace):
+    """Model and processor of a bundled name, a folder or a Hub id, on the device and in the precision asked for."""
+    import torch
+    from transformers.utils import logging
+
+    from .auto import FgvcImageProcessorPil, FgvcModel, FgvcProcessor
+
+    logging.disable_progress_bar()
+    path = resolve_checkpoint(arguments.checkpoint)
+    try:
+        device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        raise ValueError(f"--device {arguments.device} is not available here; cpu always is.") from None
+    dtype = getattr(torch, arguments.dtype) if arguments.dtype else fast_dtype(device)
+    model = FgvcModel.from_pretrained(path, dtype=dtype).to(device)
+    processor = FgvcProcessor.from_pretrained(path)
+    if arguments.preset:
+        settings = processor.image_processor.to_dict() | PRESETS[arguments.preset]
+        processor = FgvcProcessor(FgvcImageProcessorPil(**settings))
+    return model, processor
+
+
+def resolve_checkpoint(name: str | None) -> str:
+    """Path or Hub id of a checkpoint; folders are checked, so that the error is a plain one."""
+    if name is None:
+        return default_checkpoint()
+    if name in bundled_checkpoints():
+        return bundled_checkpoints()[name]
+    folder = Path(name)
+    if not folder.is_dir():
+        if name.count("/") == 1 and not folder.exists() and not name.startswith((".", "/")):
+            return name  # a Hub id
+        names = ", ".join(bundled_checkpoints())
+        raise ValueError(f"{name}: is no checkpoint; accepted are {names}, a folder, or a Hub id such as user/name.")
+    config = folder / "config.json"
+    if not config.is_file():
+        raise ValueError(f"{name}: is no checkpoint, it has no config.json.")
+    try:
+        model_type = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+    except (ValueError, AttributeError):
+        raise ValueError(f"{config}: is not valid JSON.") from None
+    if model_type != "fgvc":
+        raise ValueError(f"{name}: is a checkpoint of model type {model_type!r}, not 'fgvc'.")
+    if not any(folder.glob("*.safetensors")):
+        raise ValueError(f"{name}: has no weights; there must be a model.safetensors.")
+    return name
+
+
+def fast_dtype(device):
+    """bfloat16 where the device has fast products for it, otherwise float32."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    if device.type == "cpu":
+        return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+    return torch.float32
+
+
+def write_overlay(video, tracks, path: str) -> None:
+    """The video with the tracks drawn over it, at the source's frame times."""
+    from tqdm import tqdm
+
+    from .video import VideoWriter
+    from .visualization import draw_tracks
+
+    fps = video.fps or 24
+    with VideoWriter(path, fps, video.height, video.width) as writer:
+        for t, frame in enumerate(tqdm(video.frames(), desc="drawing", unit=" frames", disable=None)):
+            drawn = draw_tracks(frame, tracks.tracks, tracks.visible, t, ids=tracks.object_ids)
+            writer.write(drawn, time=video.time(t))
+
+
+# ---- info ---------------------------------------------------------------------------------------------------------
+
+
+def run_info(arguments: argparse.Namespace) -> None:
+    import torch
+
+    print(f"fgvc-hf {__version__}, Python {platform.python_version()}")
+    for name in ("torch", "transformers", "huggingface-hub", "safetensors", "numpy", "pillow", "av"):
+        print(f"  {name} {importlib.metadata.version(name)}")
+    if torch.cuda.is_available():
+        device, description = torch.device("cuda"), torch.cuda.get_device_name()
+    else:
+        device, description = torch.device("cpu"), f"{torch.get_num_threads()} threads"
+    print(f"device: {device} ({description}), {str(fast_dtype(device)).removeprefix('torch.')} by default")
+    print("bundled checkpoints:")
+    for name, path in bundled_checkpoints().items():
+        print(f"  {name}{' (default)' if path == default_checkpoint() else ''}  {path}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,275 @@
+"""The matching core: for every query cell, the key cells that resemble it most in a local window of one or more frames.
+
+Two implementations of one definition:
+
+* [`reference_topk`] forms the full product of all queries with all keys, masks it and sorts it, as the definition reads.
+* [`window_topk`] multiplies a tile of queries with just the halo of keys that their windows can reach, reads the windows
+  of the tile as one strided view of that product, and selects from it in two exact stages. Cost is linear in the number
+  of pixels, and the extra memory is that of a few tiles.
+
+[`window_correlation`] is the dense counterpart: Eq. 1 of the paper before its softmax. Features are channels last.
+"""
+
+from collections.abc import Sequence
+from itertools import product
+
+import torch
+import torch.nn.functional as F
+
+
+TILE = (8, 16)  # queries per tile (rows, columns): 128 rows feed a matrix unit well and keep the halo small
+CHUNK_BYTES = {"cpu": 16 * 2**20, "accelerator": 256 * 2**20}  # scores held at a time; on CPU they stay in cache
+RESCORE_MARGIN = 6  # candidates beyond top-k that are kept from low-precision scores for the exact re-scoring
+
+
+def window_reach(radius: int, shape: str) -> int:
+    """Largest offset of a neighbourhood along an axis: r for a square; r - 1 for a disc, whose rim is excluded."""
+    if shape not in ("disc", "square"):
+        raise ValueError(f"window_shape must be 'disc' or 'square', got {shape!r}.")
+    return radius if shape == "square" else radius - 1
+
+
+def window_half_widths(radius: int, shape: str) -> list[int]:
+    """Half-width of each row dy = -reach..reach of the neighbourhood.
+
+    A square holds the offsets with |dx|, |dy| <= radius; a disc those with dx^2 + dy^2 < radius^2, the strict inequality
+    of the official code (radius 15: 697 cells).
+    """
+    reach = window_reach(radius, shape)
+    if shape == "square":
+        return [reach] * (2 * reach + 1)
+    rows = range(-reach, reach + 1)
+    return [max(dx for dx in range(reach + 1) if dx * dx + dy * dy < radius * radius) for dy in rows]
+
+
+def window_mask(radius: int, shape: str, device: torch.device | str | None = None) -> torch.Tensor:
+    """Boolean (D, D) map, D = 2 reach + 1, of the offsets that belong to the neighbourhood."""
+    half_widths = torch.tensor(window_half_widths(radius, shape), device=device)
+    reach = window_reach(radius, shape)
+    return torch.arange(-reach, reach + 1, device=device).abs()[None, :] <= half_widths[:, None]
+
+
+def reference_topk(
+    query: torch.Tensor,
+    keys: Sequence[torch.Tensor],
+    radius: int,
+    shape: str,
+    topk: int,
+    query_cells: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """[`window_topk`] by its definition: the full product, masked and sorted. Time and memory grow with (h w)^2.
+
+    `query_cells` (long, flat indices) restricts the rows that are computed, so that large maps can be sampled or chunked.
+    """
+    h, w, channels = query.shape
+    cells = torch.arange(h * w, device=query.device) if query_cells is None else query_cells
+    all_keys = torch.cat([key.reshape(-1, channels) for key in keys]).float()
+    scores = query.reshape(-1, channels)[cells].float() @ all_keys.T  # (Q, F*h*w)
+    grid = torch.arange(h * w, device=query.device)
+    dy = (grid[None] // w - cells[:, None] // w).abs()  # (Q, h*w)
+    dx = (grid[None] % w - cells[:, None] % w).abs()
+    inside = (dy <= radius) & (dx <= radius) if shape == "square" else dy * dy + dx * dx < radius * radius
+    scores = scores.masked_fill(~inside.repeat(1, len(keys)), -torch.inf)
+    return _pad_topk(*scores.topk(min(topk, scores.shape[1]), dim=1), topk)
+
+
+def window_topk(
+    query: torch.Tensor,
+    keys: Sequence[torch.Tensor],
+    radius: int,
+    shape: str,
+    topk: int,
+    active: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Best `topk` keys of every query over the neighbourhoods in all key frames jointly.
+
+    Scores are float32 dot products. Features of lower precision are multiplied in that precision, `topk` + 6 candidates
+    are kept, and those are scored again in float32.
+
+    Args:
+        query (`torch.Tensor` of shape `(h, w, C)`): Features of the frame being matched.
+        keys (sequence of F `torch.Tensor` of shape `(h, w, C)`): Features of the key frames.
+        radius (`int`), shape (`str`): The neighbourhood, in cells; see [`window_half_widths`].
+        topk (`int`): Keys kept per query.
+        active (`torch.Tensor` of shape `(h, w)`, bool, *optional*):
+            Tiles without any active query are skipped; their scores are `-inf`. `None` computes all.
+
+    Returns:
+        `scores` (`torch.Tensor` of shape `(h*w, topk)`, float32, descending; `-inf` where there are fewer keys) and
+        `indices` (long, same shape): flat positions `(frame * h + y) * w + x` in `keys`.
+    """
+    h, w, channels = query.shape
+    reach = window_reach(radius, shape)
+    exact = query.dtype == torch.float32
+    candidates = topk if exact else topk + RESCORE_MARGIN
+    rows, columns = -(-h // TILE[0]), -(-w // TILE[1])  # tiles that cover the map
+    halo = (TILE[0] + 2 * reach, TILE[1] + 2 * reach)
+    cells, halo_cells = TILE[0] * TILE[1], len(keys) * halo[0] * halo[1]
+
+    scores = query.new_full((rows * columns, cells, topk), -torch.inf, dtype=torch.float32)
+    indices = torch.zeros(scores.shape, dtype=torch.long, device=query.device)
+    chosen = _active_tiles(active, rows, columns, query.device)
+    limit = CHUNK_BYTES["cpu" if query.device.type == "cpu" else "accelerator"]
+    chunk = max(1, min(limit // (cells * halo_cells * query.element_size()), len(chosen)))
+    tile_buffer = query.new_zeros((chunk, *TILE, channels))  # buffers are reused, for fresh memory costs more than the
+    halo_buffer = query.new_zeros((chunk, len(keys), *halo, channels))  # arithmetic that fills it
+    product_buffer = query.new_zeros((chunk, cells, halo_cells))
+    for tile_ids in chosen.split(chunk):
+        n = len(tile_ids)
+        corners = [(tile // columns * TILE[0], tile % columns * TILE[1]) for tile in tile_ids.tolist()]
+        for slot, (top, left) in enumerate(corners):
+            _copy_block(query, top, left, tile_buffer[slot])
+            for frame, key in enumerate(keys):
+                _copy_block(key, top - reach, left - reach, halo_buffer[slot, frame])
+        left_hand, right_hand = tile_buffer[:n].view(n, cells, channels), halo_buffer[:n].view(n, halo_cells, channels)
+        products = torch.bmm(left_hand, right_hand.transpose(1, 2), out=product_buffer[:n])
+        products = products.view(n, cells, len(keys), *halo)
+        for slot, (top, left) in enumerate(corners):
+            _exclude_outside(products[slot], top - reach, left - reach, h, w)
+
+        values, frame, dy, dx = _select(products, window_half_widths(radius, shape), candidates)  # (n, cells, k)
+        y, x = _tile_positions(corners, query.device)  # (n, cells)
+        found = (frame * h + y[..., None] + dy) * w + x[..., None] + dx
+        found = found.masked_fill(values == -torch.inf, 0)
+        if not exact:
+            position = y.clamp(max=h - 1) * w + x.clamp(max=w - 1)  # queries beyond the map are dropped in the end
+            values, found = _rescore(query, keys, position, values, found, topk)
+        scores[tile_ids], indices[tile_ids] = _pad_topk(values, found, topk)
+    return _untile(scores, rows, columns, h, w), _untile(indices, rows, columns, h, w)
+
+
+def _untile(values: torch.Tensor, rows: int, columns: int, h: int, w: int) -> torch.Tensor:
+    """(tiles, cells, k) back to (h*w, k)."""
+    k = values.shape[-1]
+    values = values.view(rows, columns, *TILE, k).transpose(1, 2).reshape(rows * TILE[0], columns * TILE[1], k)
+    return values[:h, :w].reshape(h * w, k)
+
+
+def _active_tiles(active: torch.Tensor | None, rows: int, columns: int, device: torch.device) -> torch.Tensor:
+    """Flat numbers of the tiles that hold an active query."""
+    if active is None:
+        return torch.arange(rows * columns, device=device)
+    below, right = rows * TILE[0] - active.shape[0], columns * TILE[1] - active.shape[1]
+    padded = F.pad(active, (0, right, 0, below)).view(rows, TILE[0], columns, TILE[1])
+    return padded.any(dim=3).any(dim=1).flatten().nonzero()[:, 0]
+
+
+def _tile_positions(corners: list[tuple[int, int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows and columns (n, cells) of the queries of the tiles."""
+    corner = torch.tensor(corners, device=device)
+    cell = torch.arange(TILE[0] * TILE[1], device=device)
+    return corner[:, :1] + cell // TILE[1], corner[:, 1:] + cell % TILE[1]
+
+
+def _overlap(top: int, left: int, height: int, width: int, h: int, w: int) -> tuple[int, int, int, int]:
+    """The part y0:y1, x0:x1 of a block at (top, left) that lies on the h x w map."""
+    return max(0, -top), min(height, h - top), max(0, -left), min(width, w - left)
+
+
+def _copy_block(source: torch.Tensor, top: int, left: int, block: torch.Tensor) -> None:
+    """Copy a block at (top, left) of the (h, w, C) map; what lies outside the map is left as it was."""
+    y0, y1, x0, x1 = _overlap(top, left, *block.shape[:2], *source.shape[:2])
+    block[y0:y1, x0:x1] = source[top + y0 : top + y1, left + x0 : left + x1]
+
+
+def _exclude_outside(products: torch.Tensor, top: int, left: int, h: int, w: int) -> None:
+    """Keys (..., Ky, Kx) of a halo at (top, left) that lie outside the map score -inf, and never win over one inside."""
+    y0, y1, x0, x1 = _overlap(top, left, *products.shape[-2:], h, w)
+    for outside in (
+        products[..., :y0, :],
+        products[..., y1:, :],
+        products[..., :x0],
+        products[..., x1:],
+    ):
+        outside.fill_(-torch.inf)
+
+
+def _window_view(products: torch.Tensor, size: int) -> torch.Tensor:
+    """The D x D windows of all queries of the tiles as one view (n, TILE, TILE, F, D, D): no copy, no gather."""
+    n, queries, frames, ky, kx = products.shape
+    s = products.stride()
+    strides = (s[0], TILE[1] * s[1] + s[3], s[1] + s[4], s[2], s[3], s[4])  # one query on is one key on
+    return products.as_strided((n, *TILE, frames, size, size), strides)
+
+
+def _select(products: torch.Tensor, half_widths: list[int], topk: int) -> tuple[torch.Tensor, ...]:
+    """Exact top-k of every window in two stages: the k rows with the largest maxima hold the k largest values.
+
+    Returns values, frame, dy and dx, each (n, 128, k).
+    """
+    size, reach = len(half_widths), len(half_widths) // 2
+    n, queries, frames, ky, kx = products.shape
+    windows = _window_view(products, size)
+    if min(half_widths) == reach:
+        maxima = windows.amax(dim=-1)
+    else:  # the rows of a disc differ in width: a slice for each keeps the cells outside it out, without a mask
+        row_maxima = [windows[..., d, reach - hw : reach + hw + 1].amax(dim=-1) for d, hw in enumerate(half_widths)]
+        maxima = torch.stack(row_maxima, dim=-1)
+    maxima = maxima.view(n, queries, frames * size)
+    best_rows = maxima.topk(min(topk, maxima.shape[-1]), dim=-1, sorted=False).indices  # (n, 128, k)
+    frame, row = best_rows // size, best_rows % size
+
+    column = torch.arange(size, device=products.device)
+    query = torch.arange(queries, device=products.device)
+    first = (frame * ky + row + (query // TILE[1])[:, None]) * kx + (query % TILE[1])[:, None]
+    values = products.view(n, queries, -1).gather(-1, (first[..., None] + column).flatten(-2))  # (n, 128, k*D)
+    widths = torch.tensor(half_widths, device=products.device)[row]
+    beyond = (column - reach).abs() > widths[..., None]  # (n, 128, k, D)
+    values, position = values.masked_fill(beyond.flatten(-2), -torch.inf).topk(min(topk, values.shape[-1]), dim=-1)
+    chosen_row = position // size
+    return values, frame.gather(-1, chosen_row), row.gather(-1, chosen_row) - reach, position % size - reach
+
+
+def _rescore(query, keys, position, values, found, topk: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Score the candidates (n, cells, k) again as float32 dot products, and keep the best `topk`."""
+    h, w, channels = query.shape
+    frame, cell = found // (h * w), found % (h * w)
+    k = query.new_empty((*found.shape, channels))
+    for f, key in enumerate(keys):
+        here = frame == f
+        k[here] = key.reshape(-1, channels)[cell[here]]
+    q = query.reshape(-1, channels)[position].float()  # (n, cells, C)
+    exact = torch.einsum("nqc,nqkc->nqk", q, k.float()).masked_fill(values == -torch.inf, -torch.inf)
+    values, order = exact.topk(min(topk, exact.shape[-1]), dim=-1)
+    return values, found.gather(-1, order)
+
+
+def _pad_topk(values: torch.Tensor, indices: torch.Tensor, topk: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Fill up to `topk` slots (score -inf, index 0) where fewer keys exist, and point empty slots at cell 0."""
+    missing = topk - values.shape[-1]
+    values = F.pad(values, (0, missing), value=-torch.inf)
+    return values, F.pad(indices, (0, missing)).masked_fill(values == -torch.inf, 0)
+
+
+def merge_topk(
+    first: tuple[torch.Tensor, torch.Tensor], second: tuple[torch.Tensor, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Joint top-k of two disjoint sets of keys from the top-k of each: exact, since no other key can be among the best."""
+    values, indices = (torch.cat(pair, dim=-1) for pair in zip(first, second, strict=True))
+    values, order = values.topk(first[0].shape[-1], dim=-1)
+    return values, indices.gather(-1, order)
+
+
+def window_correlation(query: torch.Tensor, key: torch.Tensor, radius: int) -> torch.Tensor:
+    """Products of every query with every key of its square window: Eq. 1 before temperature and softmax.
+
+    Args:
+        query, key (`torch.Tensor` of shape `(B, h, w, C)`): Features of the two frames.
+        radius (`int`): Window radius r in cells.
+
+    Returns:
+        `torch.Tensor` of shape `(B, h, w, (2r+1)^2)`, float32, offsets in dy-major order; -inf outside the frame.
+    """
+    batch, h, w, channels = query.shape
+    size, halo = 2 * radius + 1, (TILE[0] + 2 * radius, TILE[1] + 2 * radius)
+    output = query.new_empty((batch, h, w, size, size), dtype=torch.float32)
+    for top, left in product(range(0, h, TILE[0]), range(0, w, TILE[1])):
+        tile, keys = query.new_zeros((batch, *TILE, channels)), query.new_zeros((batch, *halo, channels))
+        for b in range(batch):
+            _copy_block(query[b], top, left, tile[b])
+            _copy_block(key[b], top - radius, left - radius, keys[b])
+        products = torch.bmm(tile.flatten(1, 2), keys.flatten(1, 2).transpose(1, 2)).view(batch, -1, 1, *halo)
+        _exclude_outside(products, top - radius, left - radius, h, w)
+        windows = _window_view(products, size)[:, : h - top, : w - left, 0]  # (B, <=8, <=16, D, D)
+        output[:, top : top + TILE[0], left : left + TILE[1]] = windows
+    return output.view(batch, h, w, size * size)

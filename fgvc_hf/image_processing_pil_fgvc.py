@@ -1,0 +1,159 @@
+"""Image processor of FGVC: resize, CIE Lab, normalise."""
+
+import numpy as np
+from transformers.image_processing_backends import PilBackend
+from transformers.image_processing_utils import BatchFeature
+from transformers.image_utils import ImageInput, PILImageResampling, SizeDict
+from transformers.processing_utils import ImagesKwargs, Unpack
+from transformers.utils import TensorType
+
+
+RESIZE_POLICIES = ("stretch", "short_side", "none")
+# sRGB primaries and the D65 white point (IEC 61966-2-1), rows X, Y, Z; the sum of a row is the white point
+RGB_TO_XYZ = np.array(
+    [
+        [0.4124564, 0.3575761, 0.1804375],
+        [0.2126729, 0.7151522, 0.0721750],
+        [0.0193339, 0.1191920, 0.9503041],
+    ]
+)
+
+
+class FgvcImageProcessorKwargs(ImagesKwargs, total=False):
+    r"""
+    resize_policy (`str`, *optional*, defaults to `"stretch"`):
+        `"stretch"` resizes to `size` and ignores the aspect ratio; `"short_side"` keeps it and makes the shorter side
+        `size["shortest_edge"]`; `"none"` keeps the size. All round to multiples of `size_divisor`.
+    size_divisor (`int`, *optional*, defaults to 8):
+        Height and width are rounded to the nearest multiple of it. 8 serves every output stride of the encoder.
+    do_convert_lab (`bool`, *optional*, defaults to `True`):
+        Whether to convert sRGB to CIE Lab. Needs `do_rescale`, for the conversion starts from values in [0, 1].
+    """
+
+    resize_policy: str
+    size_divisor: int
+    do_convert_lab: bool
+
+
+def rgb_to_lab(image: np.ndarray) -> np.ndarray:
+    """
+    CIE 1976 L*a*b* (D65) of an sRGB image.
+
+    Args:
+        image (`numpy.ndarray` of shape `(3, H, W)`): R, G, B in [0, 1].
+
+    Returns:
+        `numpy.ndarray` of the same shape, float32: L in [0, 100], a and b in about [-128, 128].
+    """
+    image = image.astype(np.float32, copy=False)
+    linear = np.where(image <= 0.04045, image / 12.92, ((np.maximum(image, 0.04045) + 0.055) / 1.055) ** 2.4)
+    white_relative = (RGB_TO_XYZ / RGB_TO_XYZ.sum(axis=1, keepdims=True)).astype(np.float32)
+    xyz = np.tensordot(white_relative, linear.astype(np.float32), axes=1)
+    epsilon, kappa = (6 / 29) ** 3, (29 / 6) ** 2 / 3
+    x, y, z = np.where(xyz > epsilon, np.cbrt(xyz), xyz * np.float32(kappa) + np.float32(4 / 29))
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+class FgvcImageProcessorPil(PilBackend):
+    r"""
+    Turns RGB frames into the model's input: resize, convert to CIE Lab, normalise to about [-1, 1].
+
+    The defaults are those of the paper's released evaluation: 256x256 without regard to the aspect ratio, Lab normalised
+    with mean (50, 0, 0) and standard deviation (50, 127, 127).
+
+    Raises:
+        `ValueError`: an unknown `resize_policy`, a `size` that does not fit it, or Lab asked for without rescaling.
+    """
+
+    valid_kwargs = FgvcImageProcessorKwargs
+    model_input_names = ["pixel_values"]
+    resample = PILImageResampling.BILINEAR
+    size = {"height": 256, "width": 256}
+    default_to_square = False
+    resize_policy = "stretch"
+    size_divisor = 8
+    do_resize = True
+    do_rescale = True
+    rescale_factor = 1 / 255
+    do_convert_rgb = True
+    do_convert_lab = True
+    do_normalize = True
+    image_mean = [50.0, 0.0, 0.0]
+    image_std = [50.0, 127.0, 127.0]
+
+    def __init__(self, **kwargs: Unpack[FgvcImageProcessorKwargs]):
+        super().__init__(**kwargs)
+
+    def preprocess(self, images: ImageInput, **kwargs: Unpack[FgvcImageProcessorKwargs]) -> BatchFeature:
+        """
+        Process one image or a list of images.
+
+        Args:
+            images: PIL images, or arrays or tensors of shape (H, W, 3) or (3, H, W), values 0 to 255.
+
+        Returns:
+            `BatchFeature` with `pixel_values` of shape `(num_images, 3, H, W)`, float32.
+        """
+        return super().preprocess(images, **kwargs)
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of the model's input for a frame of the given size."""
+        if not self.do_resize:
+            return height, width
+        return _resized(height, width, self.resize_policy, SizeDict(**dict(self.size)), self.size_divisor)
+
+    def _preprocess(  # ty: ignore[incompatible-method-override]
+        self,
+        images: list[np.ndarray],
+        do_resize: bool,
+        size: SizeDict,
+        resample: PILImageResampling | None,
+        resize_policy: str,
+        size_divisor: int,
+        do_rescale: bool,
+        rescale_factor: float,
+        do_convert_lab: bool,
+        do_normalize: bool,
+        image_mean: float | list[float],
+        image_std: float | list[float],
+        return_tensors: str | TensorType | None,
+        **kwargs,
+    ) -> BatchFeature:
+        if do_convert_lab and not do_rescale:
+            raise ValueError("do_convert_lab needs do_rescale: Lab is computed from values in [0, 1].")
+        processed = []
+        for image in images:  # (3, H, W)
+            if do_resize:
+                target = _resized(*image.shape[-2:], resize_policy, size, size_divisor)
+                if target != image.shape[-2:]:
+                    image = self.resize(image, SizeDict(height=target[0], width=target[1]), resample=resample)
+            if do_rescale:
+                image = self.rescale(image, rescale_factor)
+            if do_convert_lab:
+                image = rgb_to_lab(image)
+            if do_normalize:
+                image = self.normalize(image, image_mean, image_std)
+            processed.append(image)
+        return BatchFeature(data={"pixel_values": processed}, tensor_type=return_tensors)
+
+
+def _resized(height: int, width: int, policy: str, size: SizeDict, divisor: int) -> tuple[int, int]:
+    """Target size of a frame under a policy, rounded to the divisor."""
+    if policy == "stretch":
+        if not (size.height and size.width):
+            raise ValueError(f"resize_policy 'stretch' needs size with 'height' and 'width', got {dict(size)}.")
+        target = (size.height, size.width)
+    elif policy == "short_side":
+        if not size.shortest_edge:
+            raise ValueError(f"resize_policy 'short_side' needs size with 'shortest_edge', got {dict(size)}.")
+        scale = size.shortest_edge / min(height, width)
+        target = (height * scale, width * scale)
+    elif policy == "none":
+        target = (height, width)
+    else:
+        raise ValueError(f"resize_policy must be one of {RESIZE_POLICIES}, got {policy!r}.")
+    rounded = [max(divisor, round(side / divisor) * divisor) for side in target]
+    return rounded[0], rounded[1]
+
+
+__all__ = ["FgvcImageProcessorPil", "rgb_to_lab"]

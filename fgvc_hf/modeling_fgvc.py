@@ -1,0 +1,363 @@
+"""The FGVC encoder, and the model that matches and propagates with it.
+
+The notable choices:
+
+* ResNet-18 through layer3 with torchvision's parameter names; the strides of its stages come from the output stride, so
+  the same weights give features at stride 2, 4 or 8. The features are those after the last ReLU.
+* Features leave the encoder as they are. Matching normalises them to unit length over channels in float32.
+* Propagation reads top to bottom in [`FgvcModel.step`]: encode the frame, match it with the memory, carry the labels
+  over, read the points off, remember.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_fgvc import FgvcConfig
+from .correlation_fgvc import window_correlation
+from .image_processing_pil_fgvc import FgvcImageProcessorPil
+from .inference_session_fgvc import FgvcInferenceSession
+from .processing_fgvc import FgvcProcessor, PointTracks
+
+
+@dataclass
+class FgvcModelOutput(ModelOutput):
+    """
+    Output of [`FgvcModel.forward`].
+
+    Args:
+        features (`torch.Tensor` of shape `(batch, [frames,] channels, h, w)`):
+            Non-negative features, not normalised; `h` and `w` are the input size divided by the stride, rounded up.
+        hidden_states (`tuple[torch.Tensor]`, *optional*): Inputs of the residual blocks, frames merged into the batch.
+    """
+
+    features: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class FgvcMatchOutput(ModelOutput):
+    """
+    The probabilistic map from each cell of one frame to the window around it in another (Eq. 1 of the paper).
+
+    Args:
+        log_probs (`torch.Tensor` of shape `(batch, h, w, (2r+1)^2)`, float32):
+            Log-probabilities over the window in dy-major order; -inf outside the frame.
+        flow (`torch.Tensor` of shape `(batch, h, w, 2)`, float32): Expected displacement (x, y), in pixels of the input.
+        entropy (`torch.Tensor` of shape `(batch, h, w)`, float32): Entropy of the map, in nats.
+        occluded (`torch.Tensor` of shape `(batch, h, w)`, bool):
+            Whether the best match of a cell has another cell as its own best match (Eq. 7).
+    """
+
+    log_probs: torch.Tensor | None = None
+    flow: torch.Tensor | None = None
+    entropy: torch.Tensor | None = None
+    occluded: torch.Tensor | None = None
+
+
+@dataclass
+class FgvcVideoOutput(ModelOutput):
+    """
+    Where the targets are in one frame of a video.
+
+    Args:
+        frame_idx (`int`): The frame.
+        object_ids (`list[int]`): The targets that have been prompted on this frame or one processed before it.
+        tracks (`torch.Tensor` of shape `(num_objects, 2)`, float64): (x, y) in pixels of the model's input.
+        confidence (`torch.Tensor` of shape `(num_objects,)`, float32): Peak of the label map, in [0, 1].
+    """
+
+    frame_idx: int | None = None
+    object_ids: list[int] | None = None
+    tracks: torch.Tensor | None = None
+    confidence: torch.Tensor | None = None
+
+
+def _convolution(config: FgvcConfig, inputs: int, outputs: int, size: int, stride: int) -> nn.Conv2d:
+    mode: Any = config.padding_mode  # one of the two that the config accepts
+    return nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False, padding_mode=mode)
+
+
+class FgvcBasicBlock(GradientCheckpointingLayer):
+    """Residual block of ResNet-18: conv-bn-relu-conv-bn, plus the (projected) input, then ReLU."""
+
+    def __init__(self, config: FgvcConfig, inputs: int, outputs: int, stride: int):
+        super().__init__()
+        self.conv1 = _convolution(config, inputs, outputs, 3, stride)
+        self.bn1 = nn.BatchNorm2d(outputs, eps=config.batch_norm_eps)
+        self.conv2 = _convolution(config, outputs, outputs, 3, 1)
+        self.bn2 = nn.BatchNorm2d(outputs, eps=config.batch_norm_eps)
+        self.downsample = None
+        if stride != 1 or inputs != outputs:
+            projection = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+            self.downsample = nn.Sequential(projection, nn.BatchNorm2d(outputs, eps=config.batch_norm_eps))
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        residual = hidden_states if self.downsample is None else self.downsample(hidden_states)
+        hidden_states = F.relu(self.bn1(self.conv1(hidden_states)))
+        hidden_states = self.bn2(self.conv2(hidden_states))
+        return F.relu(hidden_states + residual)
+
+
+def _stage(config: FgvcConfig, inputs: int, outputs: int, depth: int, stride: int) -> nn.Sequential:
+    blocks = [FgvcBasicBlock(config, inputs, outputs, stride)]
+    return nn.Sequential(*blocks, *(FgvcBasicBlock(config, outputs, outputs, 1) for _ in range(depth - 1)))
+
+
+class FgvcEncoder(nn.Module):
+    """ResNet-18 through layer3 without pooling: (N, 3, H, W) to (N, 256, H / stride, W / stride)."""
+
+    def __init__(self, config: FgvcConfig):
+        super().__init__()
+        stem_stride, *stage_strides = config.stage_strides
+        widths = config.hidden_sizes
+        self.conv1 = _convolution(config, config.num_channels, widths[0], 7, stem_stride)
+        self.bn1 = nn.BatchNorm2d(widths[0], eps=config.batch_norm_eps)
+        self.layer1 = _stage(config, widths[0], widths[0], config.depths[0], stage_strides[0])
+        self.layer2 = _stage(config, widths[0], widths[1], config.depths[1], stage_strides[1])
+        self.layer3 = _stage(config, widths[1], widths[2], config.depths[2], stage_strides[2])
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)  # several times faster in bfloat16
+        hidden_states = F.relu(self.bn1(self.conv1(pixel_values)))
+        return self.layer3(self.layer2(self.layer1(hidden_states)))
+
+
+class FgvcPreTrainedModel(PreTrainedModel):
+    """Initialisation, and the entry points to loading and saving, of FGVC models."""
+
+    config: FgvcConfig
+    base_model_prefix = "fgvc"
+    main_input_name = "pixel_values"
+    input_modalities = ["video"]
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["FgvcBasicBlock"]
+    _can_record_outputs = {"hidden_states": FgvcBasicBlock}
+    _keep_in_fp32_modules_strict = ["bn1", "bn2", "downsample.1"]  # bfloat16 rounds the running statistics off
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        """As in the official code: He-normal convolutions, and residual branches that start at zero."""
+        if isinstance(module, nn.Conv2d):
+            init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.weight, module.running_var):
+                init.ones_(cast(torch.Tensor, tensor))
+            for tensor in (module.bias, module.running_mean, module.num_batches_tracked):
+                init.zeros_(cast(torch.Tensor, tensor))
+        elif isinstance(module, FgvcBasicBlock):
+            init.zeros_(module.bn2.weight)
+
+
+class FgvcModel(FgvcPreTrainedModel):
+    """
+    Features for pixel-wise video correspondence (FGVC, ICCV 2023), and the propagation of points through video with them.
+
+    [`~FgvcModel.forward`] encodes frames, [`~FgvcModel.match`] maps one frame to another, [`~FgvcModel.track`] follows
+    points through a video. [`~FgvcModel.propagate_in_video_iterator`] and [`~FgvcModel.step`] do the last one frame at a
+    time on an [`FgvcInferenceSession`], the former over a video, the latter on frames as they come.
+    """
+
+    def __init__(self, config: FgvcConfig):
+        super().__init__(config)
+        self.encoder = FgvcEncoder(config)
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    @can_return_tuple
+    def forward(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> FgvcModelOutput:
+        """
+        Encode frames.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch, 3, H, W)` or `(batch, frames, 3, H, W)`):
+                Frames as [`FgvcImageProcessorPil`] gives them.
+
+        Returns:
+            [`FgvcModelOutput`] whose `features` have the leading dimensions of `pixel_values`.
+        """
+        leading = pixel_values.shape[:-3]
+        features = self.encoder(pixel_values.flatten(0, -4).to(self.encoder.conv1.weight.dtype))
+        return FgvcModelOutput(features=features.unflatten(0, leading))
+
+    def normalized_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Features of unit length, channels last, in the precision of the model: (B, 3, H, W) to (B, h, w, C)."""
+        features = self(pixel_values).features.permute(0, 2, 3, 1)
+        return F.normalize(features.float(), dim=-1).to(features.dtype)
+
+    def match(
+        self,
+        pixel_values_0: torch.Tensor,
+        pixel_values_1: torch.Tensor,
+        radius: int | None = None,
+        temperature: float | None = None,
+    ) -> FgvcMatchOutput:
+        """
+        The probabilistic map from frame 0 to frame 1 (Eq. 1 of the paper) over cosine similarities.
+
+        Holds a map of (2r+1)^2 values per cell: 150 MiB for a 256x256 frame at stride 2 and r = 24.
+
+        Args:
+            pixel_values_0, pixel_values_1 (`torch.Tensor` of shape `(batch, 3, H, W)`): The two frames, processed.
+            radius (`int`, *optional*): Window radius r in cells; `config.window_radius` if not given.
+            temperature (`float`, *optional*): `config.temperature` if not given.
+
+        Returns:
+            [`FgvcMatchOutput`].
+
+        Raises:
+            `ValueError`: the frames differ in shape.
+        """
+        if pixel_values_0.shape != pixel_values_1.shape or pixel_values_0.ndim != 4:
+            shapes = f"{tuple(pixel_values_0.shape)} and {tuple(pixel_values_1.shape)}"
+            raise ValueError(f"match needs two batches of one shape (batch, 3, height, width), got {shapes}.")
+        radius = radius or self.config.window_radius
+        temperature = temperature or self.config.temperature
+        features_0, features_1 = self.normalized_features(pixel_values_0), self.normalized_features(pixel_values_1)
+        correlation = window_correlation(features_0, features_1, radius)  # (B, h, w, (2r+1)^2)
+        log_probs = torch.log_softmax(correlation / temperature, dim=-1)
+        probs = log_probs.exp()
+        axis = torch.arange(-radius, radius + 1, device=probs.device, dtype=probs.dtype)
+        offsets = torch.cartesian_prod(axis, axis).flip(-1)  # (dx, dy) in dy-major order
+        entropy = -(probs * log_probs.masked_fill(probs == 0, 0)).sum(dim=-1)
+        best_back = window_correlation(features_1, features_0, radius).argmax(dim=-1)
+        return FgvcMatchOutput(
+            log_probs=log_probs,
+            flow=probs @ offsets * self.config.output_stride,
+            entropy=entropy,
+            occluded=~_returns_to_itself(correlation.argmax(dim=-1), best_back, radius),
+        )
+
+    @torch.inference_mode()
+    def step(self, inference_session: FgvcInferenceSession, frame, frame_idx: int | None = None) -> FgvcVideoOutput:
+        """
+        Propagate all targets of a session to its next frame: from a live source, or in any order of one's own.
+
+        Args:
+            inference_session ([`FgvcInferenceSession`]): Memory and targets; both are updated.
+            frame (`numpy.ndarray` of shape `(H, W, 3)`, uint8, or `PIL.Image.Image`): The frame, RGB.
+            frame_idx (`int`, *optional*): Its number; one more than the frame before if not given.
+
+        Returns:
+            [`FgvcVideoOutput`]. A target prompted on this very frame is where the prompt says.
+
+        Raises:
+            `ValueError`: the frame is of another size than those before.
+        """
+        session = inference_session
+        frame_idx = session.next_frame_idx if frame_idx is None else frame_idx
+        pixel_values = session.preprocess(frame).to(self.device)  # (1, 3, H, W)
+        features = self.normalized_features(pixel_values)[0]  # (h, w, C)
+        session.start_targets(self.config)  # those prompted since on the frame that was processed last
+        session.propagate(self.config, features)
+        session.remember(self.config, features, frame_idx)
+        session.start_targets(self.config)  # those prompted on this frame
+        return FgvcVideoOutput(frame_idx=frame_idx, **session.read_targets())
+
+    def propagate_in_video_iterator(
+        self,
+        inference_session: FgvcInferenceSession,
+        start_frame_idx: int | None = None,
+        max_frame_num_to_track: int | None = None,
+        reverse: bool = False,
+        show_progress_bar: bool = False,
+    ) -> Iterator[FgvcVideoOutput]:
+        """
+        Propagate the targets of a session through its video, one frame at a time, in memory constant in clip length.
+
+        Args:
+            inference_session ([`FgvcInferenceSession`]): A session with a video and at least one target.
+            start_frame_idx (`int`, *optional*):
+                First frame to process; the earliest frame with a prompt if not given (the latest, in reverse).
+            max_frame_num_to_track (`int`, *optional*): Frames to process after the first; all if not given.
+            reverse (`bool`, defaults to `False`): Process the video backwards.
+            show_progress_bar (`bool`, defaults to `False`): Show a progress bar on standard error.
+
+        Yields:
+            [`FgvcVideoOutput`] for each frame processed.
+        """
+        session = inference_session
+        order = session.ordered_frames(start_frame_idx, max_frame_num_to_track, reverse)
+        session.reset_tracking_data()
+        desc = "tracking back" if reverse else "tracking"
+        disable = None if show_progress_bar else True  # None: silent where standard error is no terminal
+        for frame_idx, frame in tqdm(order, desc=desc, unit=" frames", disable=disable):
+            yield self.step(session, frame, frame_idx)
+
+    def track(
+        self,
+        video,
+        points,
+        direction: str = "forward",
+        processor: FgvcProcessor | None = None,
+        threshold: float | None = None,
+        show_progress_bar: bool = False,
+    ) -> PointTracks:
+        """
+        Follow points through a video.
+
+        Args:
+            video: Everything [`FgvcProcessor.init_video_session`] takes: a path, an array (T, H, W, 3), an iterator, ...
+            points (array of shape `(N, 3)`): Prompts (t, x, y): frame number, and pixels of the original video.
+            direction (`str`, defaults to `"forward"`):
+                `"forward"` from each prompt to the end, `"backward"` from each prompt to the start, or `"both"`.
+            processor ([`FgvcProcessor`], *optional*):
+                Sets the working resolution. If not given, the one saved beside the model; the default one for a model that
+                was not loaded from anywhere.
+            threshold (`float`, *optional*): Confidence from which a point counts as visible;
+                `config.visibility_threshold` if not given.
+            show_progress_bar (`bool`, defaults to `False`): Show a progress bar on standard error if it is a terminal.
+
+        Returns:
+            [`PointTracks`] in pixels of the original video.
+
+        Raises:
+            `ValueError`, `OSError`: the video cannot be read, a point is outside the frame or the clip, or an argument is
+            not among those accepted.
+        """
+        if direction not in ("forward", "backward", "both"):
+            raise ValueError(f"direction must be 'forward', 'backward' or 'both', got {direction!r}.")
+        points = np.asarray(points, dtype=np.float64)
+        if points.ndim != 2 or points.shape[1] != 3 or len(points) == 0:
+            raise ValueError(f"points must be an array (N, 3) of (t, x, y), got shape {points.shape}.")
+        if not (points[:, 0] == np.round(points[:, 0])).all():
+            raise ValueError("points must have whole frame numbers t in (t, x, y).")
+        if processor is None:
+            path = self.config.name_or_path
+            processor = FgvcProcessor.from_pretrained(path) if path else FgvcProcessor(FgvcImageProcessorPil())
+        session = processor.init_video_session(video)
+        for obj_id, (t, x, y) in enumerate(points):
+            processor.add_inputs_to_inference_session(session, int(t), obj_id, [(x, y)])
+        passes = {"forward": (False,), "backward": (True,), "both": (False, True)}[direction]
+        outputs = []
+        for reverse in passes:
+            outputs += self.propagate_in_video_iterator(session, reverse=reverse, show_progress_bar=show_progress_bar)
+        threshold = self.config.visibility_threshold if threshold is None else threshold
+        return processor.post_process_point_tracking(outputs, session, threshold)
+
+
+def _returns_to_itself(best: torch.Tensor, best_back: torch.Tensor, radius: int) -> torch.Tensor:
+    """Whether following the best match of each cell, (B, h, w) window indices, and that one's own, leads back to it."""
+    batch, h, w = best.shape
+    size = 2 * radius + 1
+    y, x = torch.meshgrid(torch.arange(h, device=best.device), torch.arange(w, device=best.device), indexing="ij")
+    y1, x1 = y + best // size - radius, x + best % size - radius  # (B, h, w)
+    back = best_back.flatten(1).gather(1, (y1 * w + x1).flatten(1)).view(batch, h, w)
+    return (y1 + back // size - radius == y) & (x1 + back % size - radius == x)
+
+
+__all__ = ["FgvcEncoder", "FgvcMatchOutput", "FgvcModel", "FgvcModelOutput", "FgvcPreTrainedModel", "FgvcVideoOutput"]

@@ -1,0 +1,62 @@
+"""Render a short clip whose every trajectory is known exactly, track it, and compare.
+
+`scripts/demo.sh` makes an environment if needed and runs this file.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fgvc_hf import FgvcModel, FgvcProcessor, VideoWriter, default_checkpoint, draw_tracks, render_clip, save_tracks
+from fgvc_hf.cli import fast_dtype
+
+
+FPS = 12
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=Path("outputs/demo"), help="folder to write to")
+    parser.add_argument("--frames", type=int, default=32)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    clip_path, overlay_path = arguments.output / "clip.mp4", arguments.output / "overlay.mp4"
+
+    clip = render_clip(num_frames=arguments.frames, seed=arguments.seed)
+    write_video(clip_path, clip.frames)
+    print(f"rendered {len(clip.frames)} frames with {len(clip.queries)} known points: {clip_path}")
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = FgvcModel.from_pretrained(default_checkpoint(), dtype=fast_dtype(device)).to(device)
+    processor = FgvcProcessor.from_pretrained(default_checkpoint())
+    result = model.track(clip_path, clip.queries, processor=processor, show_progress_bar=True)
+
+    after_query = np.arange(len(clip.frames)) > clip.queries[:, :1]  # (N, T)
+    shown, hidden = clip.visible & after_query, ~clip.visible & after_query
+    error = np.linalg.norm(result.tracks - clip.tracks, axis=-1)
+    inside = [(error[shown] < threshold).mean() for threshold in (1, 2, 4, 8, 16)]
+    print(f"error where visible: median {np.median(error[shown]):.2f} px, mean {error[shown].mean():.2f} px")
+    print("within 1, 2, 4, 8, 16 px: " + ", ".join(f"{share:.0%}" for share in inside))
+    print(
+        f"reported visible: {result.visible[shown].mean():.0%} where it is, {result.visible[hidden].mean():.0%} where not"
+    )
+
+    save_tracks(result, arguments.output / "tracks.csv")
+    drawn = [draw_tracks(f, result.tracks, result.visible, t) for t, f in enumerate(clip.frames)]
+    write_video(overlay_path, drawn)
+    print(f"tracks: {arguments.output / 'tracks.csv'}")
+    print(f"overlay: {overlay_path}")
+
+
+def write_video(path: Path, frames) -> None:
+    height, width = frames[0].shape[:2]
+    with VideoWriter(path, FPS, height, width) as writer:
+        for frame in frames:
+            writer.write(frame)
+
+
+if __name__ == "__main__":
+    main()
