@@ -197,15 +197,18 @@ class FgvcInferenceSession:
             return
         size, input_size = memory.size, self.sizes[1]
         window = (config.propagation_radius, config.propagation_window, config.propagation_topk)
-        support = torch.cat([group.support for group in self.groups])
-        active = label_reach(support, size, window_reach(*window[:2]))
+        reach = window_reach(*window[:2])
+        actives = [label_reach(group.support, size, reach) for group in self.groups]
+        any_active = torch.stack(actives).any(dim=0)
         recent_topk = {}  # number of recent frames -> their best keys, shared by all groups that are old enough
-        for group in self.groups:
+        for group, active in zip(self.groups, actives, strict=True):
             best = window_topk(features, [group.anchor], *window, active)
             recent = memory.recent_slots(group.age)
             if recent:
                 if len(recent) not in recent_topk:
-                    recent_topk[len(recent)] = window_topk(features, [memory.ring[i] for i in recent], *window, active)
+                    recent_topk[len(recent)] = window_topk(
+                        features, [memory.ring[i] for i in recent], *window, any_active
+                    )
                 best = merge_topk(best, _offset(recent_topk[len(recent)], recent, size))
             labels = propagate_labels(*best, group.labels, config.temperature, active.flatten())
             points, peak = read_points(labels, size, input_size, config.output_stride, config.readout)

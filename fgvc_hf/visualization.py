@@ -1,0 +1,83 @@
+"""Tracks drawn over frames; numpy in, numpy out."""
+
+import colorsys
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+
+SUPERSAMPLING = 2  # lines are drawn at twice the size and scaled down, which smooths their edges
+HIDDEN_OPACITY = 0.35  # of a point that is not visible
+GOLDEN_RATIO = 0.618034
+
+
+def point_colours(ids) -> np.ndarray:
+    """
+    A colour for each id, whatever the other ids are; ids that follow each other differ in hue.
+
+    Args:
+        ids (sequence of N `int`): Ids of the points.
+
+    Returns:
+        `numpy.ndarray` of shape `(N, 3)`, uint8 RGB.
+    """
+    hues = [(int(i) * GOLDEN_RATIO) % 1 for i in ids]
+    colours = [colorsys.hsv_to_rgb(hue, 0.75 if int(i) % 2 else 0.95, 1.0) for i, hue in zip(ids, hues, strict=True)]
+    return np.round(np.array(colours).reshape(-1, 3) * 255).astype(np.uint8)
+
+
+def draw_tracks(
+    frame: np.ndarray, tracks: np.ndarray, visible: np.ndarray, frame_idx: int, ids=None, trail: int = 16
+) -> np.ndarray:
+    """
+    Draw where points are, and a trail of where they came from.
+
+    A point is a dot where it is visible, and a faint ring where it is not. Trails fade with age. Frames on which a point
+    was not tracked (NaN) show nothing of it.
+
+    Args:
+        frame (`numpy.ndarray` of shape `(H, W, 3)`, uint8): The frame; it is not changed.
+        tracks (`numpy.ndarray` of shape `(N, T, 2)`): (x, y) in pixels of the frame.
+        visible (`numpy.ndarray` of shape `(N, T)`, bool): Visibility.
+        frame_idx (`int`): Which of the T frames it is.
+        ids (sequence of N `int`, *optional*): Ids, for the colours; 0 to N-1 if not given.
+        trail (`int`, defaults to 16): Length of the trail in frames.
+
+    Returns:
+        `numpy.ndarray` of shape `(H, W, 3)`, uint8.
+    """
+    height, width = frame.shape[:2]
+    unit = max(1.0, min(height, width) / 240)  # line width in pixels
+    layer = Image.new("RGBA", (width * SUPERSAMPLING, height * SUPERSAMPLING))
+    draw = ImageDraw.Draw(layer)
+    colours = point_colours(range(len(tracks)) if ids is None else ids)
+    for track, seen, colour in zip(tracks, visible, colours, strict=True):
+        _draw_trail(draw, track, seen, frame_idx, trail, tuple(colour.tolist()), unit)
+    for track, seen, colour in zip(tracks, visible, colours, strict=True):
+        _draw_point(draw, track[frame_idx], seen[frame_idx], tuple(colour.tolist()), unit)
+    layer = layer.reduce(SUPERSAMPLING)
+    return np.asarray(Image.alpha_composite(Image.fromarray(frame).convert("RGBA"), layer).convert("RGB"))
+
+
+def _draw_trail(draw, track, seen, frame_idx: int, trail: int, colour: tuple, unit: float) -> None:
+    for t in range(max(1, frame_idx - trail + 1), frame_idx + 1):
+        if np.isnan(track[t - 1 : t + 1]).any():
+            continue
+        opacity = (1 - (frame_idx - t) / trail) * (1.0 if seen[t] and seen[t - 1] else HIDDEN_OPACITY)
+        ends = [tuple(point * SUPERSAMPLING) for point in track[t - 1 : t + 1]]
+        draw.line(ends, fill=(*colour, round(255 * opacity)), width=round(unit * SUPERSAMPLING))
+
+
+def _draw_point(draw, point, seen: bool, colour: tuple, unit: float) -> None:
+    if np.isnan(point).any():
+        return
+    radius = 2.5 * unit * SUPERSAMPLING
+    x, y = point * SUPERSAMPLING
+    box = (x - radius, y - radius, x + radius, y + radius)
+    if seen:
+        draw.ellipse(box, fill=(*colour, 255), outline=(0, 0, 0, 160), width=max(1, round(unit)))
+    else:
+        draw.ellipse(box, outline=(*colour, round(255 * HIDDEN_OPACITY)), width=round(unit * SUPERSAMPLING))
+
+
+__all__ = ["draw_tracks", "point_colours"]

@@ -1,0 +1,203 @@
+"""Speed and memory of the package on this machine; what is compared is run in turns, and ratios are of medians.
+
+    python scripts/benchmark.py                     speed: a few minutes
+    python scripts/benchmark.py --only memory       peak memory at 50 and 400 frames: some minutes more
+    python scripts/benchmark.py --output bench.json
+
+`official` is the algorithm of the paper's released evaluation: the full product of all queries with all keys of all
+memory frames, masked, in chunks of 128 queries. A sample of the chunks is run, and its time is scaled to all of them.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from fgvc_hf import FgvcImageProcessorPil, FgvcModel, FgvcProcessor, VideoWriter, default_checkpoint, render_clip
+from fgvc_hf.cli import fast_dtype
+from fgvc_hf.correlation_fgvc import reference_topk, window_topk
+from fgvc_hf.modeling_fgvc import FgvcEncoder
+from fgvc_hf.propagation_fgvc import propagate_labels
+
+
+CHUNK = 128  # queries at a time, as the official configuration
+SAMPLED_CHUNKS = 2
+MEMORY_FRAMES = 6
+LABELS = 5
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--only", choices=tuple(SECTIONS), action="append", help="sections to run; default: all but memory"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="turns that every variant gets")
+    parser.add_argument("--output", type=Path, help="JSON file for the results")
+    parser.add_argument("--peak-memory-of", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.peak_memory_of:
+        print(json.dumps(peak_memory(arguments.peak_memory_of)))
+        return
+    results = {"machine": describe_machine()}
+    for name in arguments.only or [name for name in SECTIONS if name != "memory"]:
+        print(f"\n{name}", flush=True)
+        results[name] = SECTIONS[name](arguments.rounds)
+    if arguments.output:
+        arguments.output.write_text(json.dumps(results, indent=2), encoding="utf-8")
+
+
+def in_turns(
+    variants: dict[str, Callable[[], object]], rounds: int, unit: str = "ms", scale: dict | None = None
+) -> dict:
+    """Median time of each variant in milliseconds, and how many times faster it is than the first."""
+    times = {name: [] for name in variants}
+    for turn in range(rounds + 1):
+        for name, run in variants.items():
+            start = time.perf_counter()
+            run()
+            if turn:  # the first turn warms up
+                times[name].append((time.perf_counter() - start) * 1000 * (scale or {}).get(name, 1))
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    baseline = next(iter(medians.values()))
+    for name, median in medians.items():
+        print(f"  {name:32s} {median:10.1f} {unit}   x{baseline / median:.1f}", flush=True)
+    return {name: {"median_ms": median, "ratio": baseline / median} for name, median in medians.items()}
+
+
+def describe_machine() -> dict:
+    """Processor and its own peak: products of 2048 x 2048 matrices, in GFLOP/s."""
+    machine = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
+    for dtype in (torch.float32, torch.bfloat16):
+        matrix = torch.randn(2048, 2048).to(dtype)
+        matrix @ matrix
+        start = time.perf_counter()
+        for _ in range(5):
+            matrix @ matrix
+        machine[f"matmul_{str(dtype)[6:]}_gflops"] = round(5 * 2 * 2048**3 / (time.perf_counter() - start) / 1e9)
+    print(", ".join(f"{name} {value}" for name, value in machine.items()))
+    return machine
+
+
+@torch.inference_mode()
+def encoder(rounds: int) -> dict:
+    """The encoder on one 256x256 frame at stride 2."""
+    pixel_values = torch.rand(1, 3, 256, 256) * 2 - 1
+    single = FgvcModel.from_pretrained(default_checkpoint())
+    half = FgvcModel.from_pretrained(default_checkpoint(), dtype=torch.bfloat16)
+    eager = single.encoder
+    variants = {
+        "float32, channels first": lambda: _channels_first(eager, pixel_values),
+        "float32": lambda: single(pixel_values),
+        "bfloat16": lambda: half(pixel_values),
+    }
+    return in_turns(variants, rounds)
+
+
+def _channels_first(encoder: FgvcEncoder, pixel_values: torch.Tensor) -> torch.Tensor:
+    """The encoder without the change of memory layout with which its forward begins."""
+    hidden_states = F.relu(encoder.bn1(encoder.conv1(pixel_values)))
+    return encoder.layer3(encoder.layer2(encoder.layer1(hidden_states)))
+
+
+@torch.inference_mode()
+def propagation(rounds: int) -> dict:
+    """Matching one 256x256 frame at stride 2 with six memory frames, and carrying five dense label maps over."""
+    clip = render_clip(num_frames=MEMORY_FRAMES + 1, num_points=1)
+    model = FgvcModel.from_pretrained(default_checkpoint())
+    pixel_values = FgvcImageProcessorPil()(list(clip.frames), return_tensors="pt").pixel_values
+    query, *keys = torch.cat([model.normalized_features(frame[None]) for frame in pixel_values])
+    h, w, _ = query.shape
+    labels = torch.rand(MEMORY_FRAMES, h * w, LABELS)
+    window = (model.config.propagation_radius, model.config.propagation_window, model.config.propagation_topk)
+    cells = torch.randperm(h * w)[: CHUNK * SAMPLED_CHUNKS]
+    everywhere = torch.ones(h * w, dtype=torch.bool)
+
+    def official():
+        for chunk in cells.split(CHUNK):
+            scores, indices = reference_topk(query, keys, *window, query_cells=chunk)
+            weights = torch.softmax(scores / model.config.temperature, dim=-1)
+            F.embedding_bag(indices, labels.flatten(0, 1), per_sample_weights=weights, mode="sum")
+
+    def tiled(dtype):
+        best = window_topk(query.to(dtype), [key.to(dtype) for key in keys], *window)
+        propagate_labels(*best, labels, model.config.temperature, everywhere)
+
+    variants = {
+        f"official ({len(cells)} of {h * w} queries, scaled)": official,
+        "tiled, float32": lambda: tiled(torch.float32),
+        "tiled, bfloat16": lambda: tiled(torch.bfloat16),
+    }
+    return in_turns(variants, rounds, scale={next(iter(variants)): h * w / len(cells)})
+
+
+def tracking(rounds: int) -> dict:
+    """32 points through a video file, decoding included: frames per second in steady state."""
+    results = {}
+    model = FgvcModel.from_pretrained(default_checkpoint(), dtype=fast_dtype(torch.device("cpu")))
+    for height, width in ((256, 256), (480, 854)):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "clip.mp4"
+            frames = 24 if height == 256 else 10
+            clip = render_clip(num_frames=frames, height=height, width=width, num_points=32)
+            write_video(path, clip.frames, frames)
+            processor = FgvcProcessor(FgvcImageProcessorPil(resize_policy="none"))
+            session = processor.init_video_session(path)
+            ids = list(range(len(clip.queries)))
+            processor.add_inputs_to_inference_session(session, 0, ids, clip.tracks[:, 0].clip(0, (width, height)))
+            ends = []
+            for _ in model.propagate_in_video_iterator(session):
+                ends.append(time.perf_counter())
+            full = (
+                model.config.num_context_frames + 1
+            )  # from here on the memory is full and every frame costs the same
+            rate = (len(ends) - 1 - full) / (ends[-1] - ends[full])
+            print(f"  {height}x{width}, {len(ids)} points{'':12s} {rate:10.2f} frames/s", flush=True)
+            results[f"{height}x{width}"] = {"frames_per_second": rate}
+    return results
+
+
+def memory(rounds: int) -> dict:
+    """Peak resident memory of tracking 4 points through 480x854 video files of 50 and 400 frames."""
+    results = {}
+    clip = render_clip(num_frames=25, height=480, width=854, num_points=4)
+    for length in (50, 400):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "clip.mp4"
+            write_video(path, clip.frames, length)
+            command = [sys.executable, __file__, "--peak-memory-of", str(path)]
+            results[f"{length} frames"] = json.loads(subprocess.check_output(command, text=True).splitlines()[-1])
+            print(f"  {length} frames: {results[f'{length} frames']['peak_mib']:.0f} MiB", flush=True)
+    return results
+
+
+def peak_memory(path: Path) -> dict:
+    """Track four points at the video's own resolution, in this process."""
+    model = FgvcModel.from_pretrained(default_checkpoint(), dtype=fast_dtype(torch.device("cpu")))
+    processor = FgvcProcessor(FgvcImageProcessorPil(resize_policy="none"))
+    model.track(path, [(0, x, y) for x in (200, 600) for y in (150, 350)], processor=processor)
+    return {"peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def write_video(path: Path, frames, length: int) -> None:
+    """`length` frames: the given ones forth and back, again and again."""
+    there_and_back = [*range(len(frames)), *range(len(frames) - 2, 0, -1)]
+    with VideoWriter(path, 24, *frames[0].shape[:2]) as writer:
+        for i in range(length):
+            writer.write(frames[there_and_back[i % len(there_and_back)]])
+
+
+SECTIONS = {"encoder": encoder, "propagation": propagation, "tracking": tracking, "memory": memory}
+
+
+if __name__ == "__main__":
+    main()
