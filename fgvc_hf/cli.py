@@ -71,14 +71,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def run_track(arguments: argparse.Namespace) -> None:
     from .tracks import check_format, save_tracks
-    from .video import check_writable, open_video
+    from .video import check_video_name, check_writable, open_video
 
     if not arguments.output and not arguments.overlay:
         raise ValueError("nothing to write: give --output FILE, --overlay FILE, or both.")
     if arguments.output:
         check_writable(check_format(arguments.output))
     if arguments.overlay:
-        check_writable(arguments.overlay)
+        check_writable(check_video_name(arguments.overlay))
     video = open_video(arguments.video)
     points = read_prompt(arguments, video)
     model, processor = load_checkpoint(arguments)
@@ -120,6 +120,8 @@ def read_prompt(arguments: argparse.Namespace, video):
 def load_checkpoint(arguments: argparse.Namespace):
     """Model and processor of a bundled name, a folder or a Hub id, on the device and in the precision asked for."""
     import torch
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
     from transformers.utils import logging
 
     from .auto import FgvcImageProcessorPil, FgvcModel, FgvcProcessor
@@ -132,8 +134,11 @@ def load_checkpoint(arguments: argparse.Namespace):
     except (RuntimeError, AssertionError):
         raise ValueError(f"--device {arguments.device} is not available here; cpu always is.") from None
     dtype = getattr(torch, arguments.dtype) if arguments.dtype else fast_dtype(device)
-    model = FgvcModel.from_pretrained(path, dtype=dtype).to(device)
-    processor = FgvcProcessor.from_pretrained(path)
+    try:
+        model = FgvcModel.from_pretrained(path, dtype=dtype).to(device)
+        processor = FgvcProcessor.from_pretrained(path)
+    except (StrictDataclassError, SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{path}: is no checkpoint that can be loaded ({error}).") from None
     if arguments.preset:
         settings = processor.image_processor.to_dict() | PRESETS[arguments.preset]
         processor = FgvcProcessor(FgvcImageProcessorPil(**settings))

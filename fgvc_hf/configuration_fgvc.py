@@ -5,7 +5,14 @@ from transformers import PreTrainedConfig
 
 
 OUTPUT_STRIDES = {2: (2, 1, 1, 1), 4: (2, 1, 2, 1), 8: (2, 1, 2, 2)}  # output stride -> strides of stem, layer1, 2, 3
-BASE_ARGUMENTS = {"torch_dtype", "attn_implementation", "experts_implementation", "per_layer_config", "auto_map"}
+BASE_ARGUMENTS = {  # what the base class, or the machinery around it, understands beside its fields
+    "torch_dtype",
+    "attn_implementation",
+    "experts_implementation",
+    "per_layer_config",
+    "auto_map",
+    "tie_word_embeddings",
+}
 
 
 @strict
@@ -38,13 +45,14 @@ class FgvcConfig(PreTrainedConfig):
         label_sigma (`float`, defaults to 6.0):
             Standard deviation, in pixels of the model's input, of the Gaussian that a point is drawn as.
         readout (`str`, defaults to `"aligned"`):
-            How a label map becomes a point. `"aligned"` respects where cells are centred. `"legacy"` reproduces the
-            official code, which moves every point by (stride - 1) / 2 pixels.
+            How a label map becomes a point. `"aligned"` is the centre of its peak, and respects where cells are centred.
+            `"legacy"` reproduces the official code, which moves every point by (stride - 1) / 2 pixels.
         visibility_threshold (`float`, defaults to 0.12):
             A point is reported visible where its confidence is at least this.
 
     Raises:
         `ValueError`: a value outside what is accepted, or an unknown field.
+        `StrictDataclassFieldValidationError` (of huggingface_hub): a value of another type.
     """
 
     model_type = "fgvc"
@@ -74,9 +82,10 @@ class FgvcConfig(PreTrainedConfig):
         self.hidden_sizes = list(self.hidden_sizes)  # JSON has no tuples, and a loaded config equals the saved one
         self.depths = list(self.depths)
         super().__post_init__(**kwargs)
+        self._check_values()
 
-    def validate_fgvc(self):
-        """Check values that depend on more than their type."""
+    def _check_values(self):
+        """Types are checked by the dataclass; here is the rest."""
         if len(self.hidden_sizes) != 3 or len(self.depths) != 3:
             raise ValueError("hidden_sizes and depths must have three entries, for layer1, layer2 and layer3.")
         for name, accepted in (

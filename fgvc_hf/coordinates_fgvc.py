@@ -9,6 +9,7 @@ by (s - 1)/2 pixels: nothing at stride 1, half a pixel at stride 2, 3.5 pixels a
 """
 
 import numpy as np
+import torch
 
 
 def rescale_points(points, from_size: tuple[int, int], to_size: tuple[int, int]):
@@ -19,12 +20,12 @@ def rescale_points(points, from_size: tuple[int, int], to_size: tuple[int, int])
         from_size, to_size (`tuple[int, int]`): (height, width) of the two rasters.
 
     Returns:
-        The points in pixels of the second raster, of the same type and shape.
+        The points in pixels of the second raster, of the same kind and shape; integers become floats.
     """
     scale = (to_size[1] / from_size[1], to_size[0] / from_size[0])
     if isinstance(points, np.ndarray):
-        return points * np.asarray(scale, dtype=points.dtype)
-    return points * points.new_tensor(scale)
+        return points * np.asarray(scale, dtype=np.result_type(points, np.float32))
+    return points * torch.tensor(scale, dtype=torch.result_type(points, 1.0), device=points.device)
 
 
 def cell_to_point(cell, stride: int):

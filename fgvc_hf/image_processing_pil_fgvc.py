@@ -123,6 +123,8 @@ class FgvcImageProcessorPil(PilBackend):
             raise ValueError("do_convert_lab needs do_rescale: Lab is computed from values in [0, 1].")
         processed = []
         for image in images:  # (3, H, W)
+            if do_convert_lab and image.shape[0] != 3:
+                raise ValueError(f"images must have three channels, R, G and B, got {image.shape[0]}.")
             if do_resize:
                 target = _resized(*image.shape[-2:], resize_policy, size, size_divisor)
                 if target != image.shape[-2:]:
@@ -152,7 +154,7 @@ def _resized(height: int, width: int, policy: str, size: SizeDict, divisor: int)
         target = (height, width)
     else:
         raise ValueError(f"resize_policy must be one of {RESIZE_POLICIES}, got {policy!r}.")
-    rounded = [max(divisor, round(side / divisor) * divisor) for side in target]
+    rounded = [max(divisor, int(side / divisor + 0.5) * divisor) for side in target]
     return rounded[0], rounded[1]
 
 

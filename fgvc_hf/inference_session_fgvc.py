@@ -211,7 +211,9 @@ class FgvcInferenceSession:
                     )
                 best = merge_topk(best, _offset(recent_topk[len(recent)], recent, size))
             labels = propagate_labels(*best, group.labels, config.temperature, active.flatten())
-            points, peak = read_points(labels, size, input_size, config.output_stride, config.readout)
+            points, peak = read_points(
+                labels, size, input_size, config.output_stride, config.label_sigma, config.readout
+            )
             found = peak[:, None] > 0
             group.points = torch.where(found, points, group.points)  # a lost target stays where it was seen last
             group.confidence = peak.clamp_max(1)

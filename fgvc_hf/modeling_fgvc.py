@@ -41,7 +41,8 @@ class FgvcModelOutput(ModelOutput):
     Args:
         features (`torch.Tensor` of shape `(batch, [frames,] channels, h, w)`):
             Non-negative features, not normalised; `h` and `w` are the input size divided by the stride, rounded up.
-        hidden_states (`tuple[torch.Tensor]`, *optional*): Inputs of the residual blocks, frames merged into the batch.
+        hidden_states (`tuple[torch.Tensor]`, *optional*):
+            Input of each residual block, and the output of the last; frames merged into the batch.
     """
 
     features: torch.Tensor | None = None
@@ -100,6 +101,7 @@ class FgvcBasicBlock(GradientCheckpointingLayer):
         self.bn1 = nn.BatchNorm2d(outputs, eps=config.batch_norm_eps)
         self.conv2 = _convolution(config, outputs, outputs, 3, 1)
         self.bn2 = nn.BatchNorm2d(outputs, eps=config.batch_norm_eps)
+        self.bn2.starts_at_zero = True
         self.downsample = None
         if stride != 1 or inputs != outputs:
             projection = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
@@ -154,12 +156,10 @@ class FgvcPreTrainedModel(PreTrainedModel):
         if isinstance(module, nn.Conv2d):
             init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(module, nn.BatchNorm2d):
-            for tensor in (module.weight, module.running_var):
-                init.ones_(cast(torch.Tensor, tensor))
+            init.constant_(module.weight, 0 if getattr(module, "starts_at_zero", False) else 1)
+            init.ones_(cast(torch.Tensor, module.running_var))
             for tensor in (module.bias, module.running_mean, module.num_batches_tracked):
                 init.zeros_(cast(torch.Tensor, tensor))
-        elif isinstance(module, FgvcBasicBlock):
-            init.zeros_(module.bn2.weight)
 
 
 class FgvcModel(FgvcPreTrainedModel):

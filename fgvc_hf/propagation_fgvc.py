@@ -7,12 +7,11 @@ and travel together.
 import torch
 import torch.nn.functional as F
 
-from .coordinates_fgvc import cell_to_point, point_to_cell
+from .coordinates_fgvc import cell_to_point
 
 
 LABEL_CUTOFF = 1e-3  # label values below are zero, so a label has a bounded support and cells outside need no matching
-READOUT_PIXELS = 5  # a point is the weighted mean of this many largest pixels of its label map (official code)
-READOUT_REACH = 2  # cells around the peak that hold those pixels in the aligned read-out
+LEGACY_PIXELS = 5  # largest pixels that the official code averages
 
 
 def draw_points(points: torch.Tensor, size: tuple[int, int], stride: int, sigma: float) -> torch.Tensor:
@@ -68,51 +67,67 @@ def propagate_labels(
 
 
 def read_points(
-    labels: torch.Tensor, size: tuple[int, int], input_size: tuple[int, int], stride: int, readout: str
+    labels: torch.Tensor,
+    size: tuple[int, int],
+    input_size: tuple[int, int],
+    stride: int,
+    sigma: float,
+    readout: str,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Points of label maps: the weighted mean of the five largest pixels of each map at input resolution.
+    """Points of label maps.
+
+    `"aligned"` takes the centre of mass of what exceeds half of the peak, within two sigma of it: it averages over many
+    cells, each of which is a little off, and respects where cells are centred. `"legacy"` is that of the official code:
+    the mean of the five largest pixels after bilinear up-sampling, (stride - 1) / 2 pixels too far right and down.
 
     Args:
         labels (`torch.Tensor` of shape `(h*w, labels)`): Label maps.
         size (`tuple[int, int]`): Rows and columns (h, w) of the maps.
         input_size (`tuple[int, int]`): (height, width) of the model's input.
         stride (`int`): Pixels per cell.
-        readout (`str`): `"aligned"` or `"legacy"`; see [`FgvcConfig`].
+        sigma (`float`): Standard deviation in pixels of the Gaussian that the points were drawn as.
+        readout (`str`): `"aligned"` or `"legacy"`.
 
     Returns:
         `points` (`torch.Tensor` of shape `(labels, 2)`, float64): (x, y) in input pixels; meaningless where the peak is 0.
         `peak` (`torch.Tensor` of shape `(labels,)`, float32): Largest value of each map.
     """
-    peak, cell = labels.max(dim=0)
     if readout == "legacy":
-        maps = labels.T.view(1, -1, *size)
-        values = F.interpolate(maps, size=input_size, mode="bilinear", align_corners=False)[0].flatten(1)
-        y = torch.arange(input_size[0], device=labels.device).repeat_interleave(input_size[1])
-        x = torch.arange(input_size[1], device=labels.device).repeat(input_size[0])
-        y, x = y.expand_as(values), x.expand_as(values)
+        points = _mean_of_largest_pixels(labels, size, input_size)
     else:
-        values, y, x = _upsample_around(labels, cell, size, input_size, stride)
-    top = values.double().topk(min(READOUT_PIXELS, values.shape[1]), dim=1)
-    weights = top.values / top.values.sum(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
-    mean = [(weights * axis.gather(1, top.indices)).sum(dim=1) for axis in (x, y)]
-    return torch.stack(mean, dim=1) + 0.5, peak  # pixel indices to coordinates
+        points = _centre_of_peak(labels, size, stride, reach=round(2 * sigma / stride))
+    limits = points.new_tensor((input_size[1], input_size[0]))
+    return points.clamp_min(0).minimum(limits), labels.amax(dim=0)
 
 
-def _upsample_around(labels, cell, size: tuple[int, int], input_size: tuple[int, int], stride: int):
-    """Values of the label maps, bilinear between cell centres, at the pixels around their peak cells.
+def _centre_of_peak(labels: torch.Tensor, size: tuple[int, int], stride: int, reach: int) -> torch.Tensor:
+    """Centres of mass (labels, 2) of the disc around the peak cell, counting what exceeds half of the peak.
 
-    Returns values (labels, P*P) and the pixel rows and columns they belong to; pixels outside the frame are -inf.
+    Where the disc meets the border of the map it loses as much on the other side, or the centre would move inwards.
     """
-    near = torch.arange(-READOUT_REACH, READOUT_REACH + 1, device=labels.device)
+    peak, cell = labels.max(dim=0)
+    near = torch.arange(-reach, reach + 1, device=labels.device)
     rows, columns = (cell // size[1])[:, None] + near, (cell % size[1])[:, None] + near  # (labels, D)
-    inside = rows.clamp(0, size[0] - 1)[:, :, None] * size[1] + columns.clamp(0, size[1] - 1)[:, None, :]
-    patch = labels.T.gather(1, inside.flatten(1)).view_as(inside)  # (labels, D, D)
-    offset = torch.arange(-READOUT_REACH * stride, READOUT_REACH * stride + 1, device=labels.device)  # pixels
-    # cell k is centred on pixel index stride * k, so pixel p lies at the fractional cell p / stride
-    weights = (1 - (point_to_cell(offset + 0.5, stride)[:, None] - near).abs()).clamp_min(0).to(patch.dtype)  # (P, D)
-    values = weights @ patch @ weights.T  # (labels, P, P)
-    y, x = (cell // size[1] * stride)[:, None] + offset, (cell % size[1] * stride)[:, None] + offset  # (labels, P)
-    y_valid, x_valid = (y >= 0) & (y < input_size[0]), (x >= 0) & (x < input_size[1])
-    values = values.masked_fill(~(y_valid[:, :, None] & x_valid[:, None, :]), -torch.inf)
-    y, x = torch.broadcast_tensors(y[:, :, None], x[:, None, :])
-    return values.flatten(1), y.flatten(1), x.flatten(1)
+    to_border_y = torch.minimum(rows[:, reach], size[0] - 1 - rows[:, reach])
+    to_border_x = torch.minimum(columns[:, reach], size[1] - 1 - columns[:, reach])
+    inside_y, inside_x = near.abs() <= to_border_y[:, None], near.abs() <= to_border_x[:, None]  # (labels, D)
+    disc = near[:, None] ** 2 + near**2 <= reach**2
+    index = rows.clamp(0, size[0] - 1)[:, :, None] * size[1] + columns.clamp(0, size[1] - 1)[:, None, :]
+    patch = labels.T.gather(1, index.flatten(1)).view_as(index)  # (labels, D, D)
+    weights = (
+        (patch - peak[:, None, None] / 2).clamp_min(0) * (inside_y[:, :, None] & inside_x[:, None, :] & disc)
+    ).double()
+    total = weights.sum(dim=(1, 2)).clamp_min(torch.finfo(torch.float64).tiny)
+    row = (weights.sum(dim=2) * rows).sum(dim=1) / total
+    column = (weights.sum(dim=1) * columns).sum(dim=1) / total
+    return cell_to_point(torch.stack([column, row], dim=1), stride)
+
+
+def _mean_of_largest_pixels(labels: torch.Tensor, size: tuple[int, int], input_size: tuple[int, int]) -> torch.Tensor:
+    """Weighted means (labels, 2) of the five largest pixels of the maps, up-sampled as the official code does."""
+    maps = labels.T.reshape(1, -1, *size)
+    values = F.interpolate(maps, size=input_size, mode="bilinear", align_corners=False)[0].flatten(1)
+    top = values.double().topk(min(LEGACY_PIXELS, values.shape[1]), dim=1)
+    weights = top.values / top.values.sum(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+    x, y = top.indices % input_size[1], top.indices // input_size[1]
+    return torch.stack([(weights * x).sum(dim=1), (weights * y).sum(dim=1)], dim=1) + 0.5

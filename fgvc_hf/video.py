@@ -203,22 +203,32 @@ class VideoFile:
         if not container.streams.video:
             raise OSError(f"{self.path}: has no video stream.")
         stream = container.streams.video[0]
-        packets = [(packet.pts, packet.is_discard) for packet in container.demux(stream) if packet.size]
+        packets = [packet for packet in container.demux(stream) if packet.size]
         if not packets:
             raise OSError(f"{self.path}: has no frames.")
-        expected, slack = stream.frames, 0.0
-        if not expected and container.duration and len(container.streams) == 1 and stream.average_rate:
-            # Containers that count no frames state a duration, if loosely; half a second covers that
-            expected = round(container.duration / 1_000_000 * stream.average_rate)
-            slack = 0.5 * stream.average_rate
-        if len(packets) < expected - slack:
-            raise OSError(f"{self.path}: is damaged, only {len(packets)} of {expected} frames are there.")
-        shown = [pts for pts, discard in packets if not discard]
+        self._check_complete(container, stream, packets)
+        shown = [packet.pts for packet in packets if not packet.is_discard]
         self.num_frames = len(shown)
         self.fps = float(stream.average_rate) if stream.average_rate else None
         self._time_base = stream.time_base
         # Some containers (AVI) store no presentation times: frames are then counted as they are decoded
         self._pts = None if None in shown else sorted(shown)
+
+    def _check_complete(self, container, stream, packets) -> None:
+        """A file that was cut off still plays up to there; its header tells how much there should be."""
+        found = len(packets)
+        if "mov" in container.format.name:  # MP4 and its kin count their frames
+            expected = stream.frames
+        elif container.duration and len(container.streams) == 1 and stream.average_rate:
+            # Others state a duration, loosely; half a second covers that
+            seconds = container.duration / 1_000_000
+            last = max(packet.dts if packet.pts is None else packet.pts for packet in packets) * stream.time_base
+            start = (stream.start_time or 0) * stream.time_base
+            expected = round(seconds * stream.average_rate) if last - start < seconds - 0.5 else found
+        else:
+            return
+        if found < expected:
+            raise OSError(f"{self.path}: is damaged, only {found} of {expected} frames are there.")
 
     def time(self, index: int) -> float:
         """Seconds of a frame after the first, as stored in the file."""
@@ -305,6 +315,14 @@ def check_writable(path: str | Path) -> Path:
     return path
 
 
+def check_video_name(path: str | Path) -> Path:
+    """The path, if its suffix is one that [`VideoWriter`] writes; a `ValueError` otherwise."""
+    path = Path(path)
+    if path.suffix.lower() not in VIDEO_SUFFIXES:
+        raise ValueError(f"{path}: the name must end in {', '.join(VIDEO_SUFFIXES)}.")
+    return path
+
+
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """
@@ -350,9 +368,7 @@ class VideoWriter:
     """
 
     def __init__(self, path: str | Path, fps: float, height: int, width: int):
-        path = Path(path)
-        if path.suffix.lower() not in VIDEO_SUFFIXES:
-            raise ValueError(f"{path}: the name must end in {', '.join(VIDEO_SUFFIXES)}.")
+        path = check_video_name(path)
         if height < 1 or width < 1 or not fps > 0:
             raise ValueError(f"height, width and fps must be positive, got {height}, {width} and {fps}.")
         self._target = atomic_write(path)

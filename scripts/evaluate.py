@@ -14,13 +14,13 @@ from pathlib import Path
 import torch
 
 from fgvc_hf import FgvcImageProcessorPil, FgvcModel, FgvcProcessor, VideoWriter, default_checkpoint, draw_tracks
-from fgvc_hf.evaluation.tap_vid import TapVidVideo, load_tap_vid, track_first
+from fgvc_hf.evaluation.tap_vid import TapVidVideo, load_tapvid_npz, track_first
 from fgvc_hf.metrics.tap_vid import aggregate
 from fgvc_hf.processing_fgvc import PointTracks
 from fgvc_hf.video import atomic_write
 
 
-SHOWN = ("delta_avg", "average_jaccard", "occlusion_accuracy", "delta_1", "delta_2", "delta_4", "delta_8", "delta_16")
+SHOWN = ("delta_avg", "AJ", "OA", "delta_1", "delta_2", "delta_4", "delta_8", "delta_16")
 
 
 def main() -> None:
@@ -46,10 +46,8 @@ def main() -> None:
         processor = FgvcProcessor(FgvcImageProcessorPil(resize_policy="short_side", size=size))
 
     counts = {}
-    print(f"{'':20s} " + " ".join(f"{name[-10:]:>10s}" for name in SHOWN))
-    for video in load_tap_vid(arguments.annotations, arguments.frames):
-        if arguments.sequences and video.name not in arguments.sequences:
-            continue
+    print(f"{'':20s} " + " ".join(f"{name:>10s}" for name in SHOWN))
+    for video in load_tapvid_npz(arguments.annotations, arguments.frames, arguments.sequences):
         start = time.perf_counter()
         tracks, counts[video.name] = track_first(model, processor, video)
         seconds = time.perf_counter() - start
@@ -80,8 +78,8 @@ def print_row(name: str, metrics: dict[str, float], note: str = "") -> None:
 
 def write_overlay(folder: Path, video: TapVidVideo, tracks: PointTracks) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    with VideoWriter(folder / f"{video.name}.mp4", 12, video.frames.height, video.frames.width) as writer:
-        for t, frame in enumerate(video.frames.frames(0, video.num_frames)):
+    with VideoWriter(folder / f"{video.name}.mp4", 12, *video.size) as writer:
+        for t, frame in enumerate(video.frames):
             writer.write(draw_tracks(frame, tracks.tracks, tracks.visible, t))
 
 

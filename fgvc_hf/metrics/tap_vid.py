@@ -1,10 +1,10 @@
-"""TAP-Vid: average Jaccard (AJ), position accuracy within 1, 2, 4, 8 and 16 pixels (delta), occlusion accuracy (OA).
+"""TAP-Vid scores: how far tracked points are from the truth, and whether they are known to be hidden.
 
-Everything is derived from one table of counts per track, so that the three ways in which papers average are three views of
-one measurement. Distances are in the 256x256 raster whatever the size of the video; see `rescale_points`.
+The rules are those of TAP-Vid (Doersch et al., 2022; `compute_tapvid_metrics` in google-deepmind/tapnet). Points are
+(x, y) in pixels of a 256 x 256 raster, whatever size the tracker worked at: the thresholds are pixels of that raster.
 
-Source: Doersch et al., TAP-Vid (NeurIPS 2022 Datasets and Benchmarks); `track` is the average of the FGVC code, `pooled`
-that of the FGVC paper's Table 1.
+[`count_tapvid`] reduces one video to counts per query, and [`aggregate`] turns the counts of many videos into scores.
+All ways of averaging that are in use start from the same counts, so a stored table answers for any of them later.
 """
 
 from collections.abc import Mapping
@@ -13,157 +13,216 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 
-THRESHOLDS = (1, 2, 4, 8, 16)  # pixels of the 256x256 raster; closer than that, strictly, is a hit
-AGGREGATIONS = ("tapvid", "track", "pooled")
+RASTER_SIZE = (256, 256)  # (height, width)
+THRESHOLDS = (1, 2, 4, 8, 16)  # pixels of that raster; a point is a hit strictly within
+STRIDE = 5  # frames between the queries of the strided mode
 
 
-def queries_first(points: np.ndarray, occluded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """
-    Each track once, from the first frame on which it is visible; tracks that are never visible are left out.
-
-    Args:
-        points (`numpy.ndarray` of shape `(N, T, 2)`): Ground truth (x, y).
-        occluded (`numpy.ndarray` of shape `(N, T)`, bool): Ground-truth occlusion.
-
-    Returns:
-        `queries` (M, 3) as (t, x, y), and `index` (M,), the ground-truth track of each.
-    """
-    index = np.flatnonzero(~occluded.all(axis=1))
-    start = (~occluded[index]).argmax(axis=1)
-    return np.concatenate([start[:, None], points[index, start]], axis=1), index
-
-
-def queries_strided(points: np.ndarray, occluded: np.ndarray, stride: int = 5) -> tuple[np.ndarray, np.ndarray]:
-    """Each track from every `stride`-th frame on which it is visible; otherwise as [`queries_first`]."""
-    pairs = [(t, n) for t in range(0, points.shape[1], stride) for n in np.flatnonzero(~occluded[:, t])]
-    start, index = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
-    return np.concatenate([start[:, None], points[index, start]], axis=1), index
-
-
-@dataclass
-class TrackCounts:
-    """
-    Counts of N tracks, over the evaluated frames of each, for each of the thresholds.
+@dataclass(frozen=True, eq=False)
+class TapVidCounts:
+    """Counts of one video, a row per query; column k of the wide ones belongs to `THRESHOLDS[k]`.
 
     Args:
-        evaluated (`numpy.ndarray` of shape `(N,)`): Frames that count.
-        agreed (`numpy.ndarray` of shape `(N,)`): Of those, frames on which predicted and true visibility agree.
-        visible (`numpy.ndarray` of shape `(N,)`): Frames on which the point is truly visible.
-        hits (`numpy.ndarray` of shape `(N, 5)`): Of those, frames on which the position is within the threshold.
-        true_positives (`numpy.ndarray` of shape `(N, 5)`): Of those, frames on which it is also predicted visible.
-        false_positives (`numpy.ndarray` of shape `(N, 5)`): Predicted visible, but hidden or not within the threshold.
+        evaluated (`numpy.ndarray` of shape `(Q,)`): Frames that are scored.
+        visible (`numpy.ndarray` of shape `(Q,)`): Scored frames in which the point is truly visible.
+        agreement (`numpy.ndarray` of shape `(Q,)`): Scored frames in which predicted and true visibility agree.
+        hits (`numpy.ndarray` of shape `(Q, 5)`): Visible frames in which the prediction is within the threshold.
+        true_positives (`numpy.ndarray` of shape `(Q, 5)`): Hits that are also predicted visible.
+        false_positives (`numpy.ndarray` of shape `(Q, 5)`): Frames predicted visible that are truly hidden, or not
+            within the threshold. A visible point that is predicted far off is counted here and is missing from the
+            true positives: TAP-Vid punishes it twice on purpose.
     """
 
     evaluated: np.ndarray
-    agreed: np.ndarray
     visible: np.ndarray
+    agreement: np.ndarray
     hits: np.ndarray
     true_positives: np.ndarray
     false_positives: np.ndarray
 
     def to_lists(self) -> dict[str, list]:
-        """The counts as nested lists, for JSON."""
+        """The counts as lists of integers, ready for JSON."""
         return {field.name: getattr(self, field.name).tolist() for field in fields(self)}
 
     @classmethod
-    def from_lists(cls, lists: Mapping[str, list]) -> "TrackCounts":
-        """The inverse of [`TrackCounts.to_lists`]."""
-        return cls(**{name: np.array(values) for name, values in lists.items()})
+    def from_lists(cls, lists: Mapping[str, list]) -> "TapVidCounts":
+        """The inverse of [`to_lists`]."""
+        counts = {name: np.asarray(rows, dtype=np.int64) for name, rows in lists.items()}
+        # A video without queries has empty lists, which do not tell how many columns there are.
+        wide = ("hits", "true_positives", "false_positives")
+        return cls(
+            **{name: rows.reshape(-1, len(THRESHOLDS)) if name in wide else rows for name, rows in counts.items()}
+        )
 
 
-def count(
-    queries: np.ndarray,
-    points: np.ndarray,
-    occluded: np.ndarray,
-    tracks: np.ndarray,
-    visible: np.ndarray,
-    query_mode: str = "first",
-) -> TrackCounts:
-    """
-    Compare predicted tracks with the truth.
+def queries_first(points, occluded) -> tuple[np.ndarray, np.ndarray]:
+    """One query per track, in the first frame that shows it; a track that is never visible has none.
 
     Args:
-        queries (`numpy.ndarray` of shape `(N, 3)`): (t, x, y); only t is used.
-        points (`numpy.ndarray` of shape `(N, T, 2)`): True (x, y) in the 256x256 raster.
-        occluded (`numpy.ndarray` of shape `(N, T)`, bool): True occlusion.
-        tracks (`numpy.ndarray` of shape `(N, T, 2)`): Predicted (x, y) in the 256x256 raster; NaN is a miss.
-        visible (`numpy.ndarray` of shape `(N, T)`, bool): Predicted visibility.
-        query_mode (`str`, defaults to `"first"`):
-            `"first"` evaluates the frames after the query, `"strided"` all frames but that of the query.
+        points (`numpy.ndarray` of shape `(N, T, 2)`): True (x, y), in pixels of any raster.
+        occluded (`numpy.ndarray` of shape `(N, T)`, bool): Where the point is hidden.
 
-    Raises:
-        `ValueError`: shapes that do not go together, or another query mode.
+    Returns:
+        `tuple`: queries of shape `(Q, 3)`, (t, x, y) in the pixels of `points`; the track of each, of shape `(Q,)`.
     """
-    if not points.shape[:2] == occluded.shape == tracks.shape[:2] == visible.shape or len(queries) != len(points):
-        shapes = ", ".join(str(array.shape) for array in (queries, points, occluded, tracks, visible))
-        raise ValueError(f"queries, points, occluded, tracks and visible must agree in N and T, got shapes {shapes}.")
-    frame, start = np.arange(points.shape[1])[None], queries[:, :1]
-    if query_mode not in ("first", "strided"):
-        raise ValueError(f"query_mode must be 'first' or 'strided', got {query_mode!r}.")
-    evaluated = frame > start if query_mode == "first" else frame != start  # (N, T)
-    seen = ~occluded & evaluated
-    claimed = visible & evaluated
-    distance = ((tracks - points) ** 2).sum(axis=-1)
-    with np.errstate(invalid="ignore"):
-        near = np.stack([distance < threshold**2 for threshold in THRESHOLDS], axis=-1)  # (N, T, 5)
-    return TrackCounts(
-        evaluated=evaluated.sum(axis=1),
-        agreed=((visible == ~occluded) & evaluated).sum(axis=1),
-        visible=seen.sum(axis=1),
-        hits=(near & seen[..., None]).sum(axis=1),
-        true_positives=(near & (seen & claimed)[..., None]).sum(axis=1),
-        false_positives=(claimed[..., None] & ~(near & seen[..., None])).sum(axis=1),
+    points, visible = _checked_truth(points, occluded)
+    tracks = np.flatnonzero(visible.any(axis=1))
+    return _queries_at(points, tracks, visible[tracks].argmax(axis=1))
+
+
+def queries_strided(points, occluded, stride: int = STRIDE) -> tuple[np.ndarray, np.ndarray]:
+    """A query for every track that is visible in frame 0, `stride`, 2 `stride` and so on, ordered by frame.
+
+    Args:
+        points (`numpy.ndarray` of shape `(N, T, 2)`): True (x, y), in pixels of any raster.
+        occluded (`numpy.ndarray` of shape `(N, T)`, bool): Where the point is hidden.
+        stride (`int`, *optional*, defaults to 5): Frames from one query to the next; 5 is the benchmark's.
+
+    Returns:
+        `tuple`: queries of shape `(Q, 3)`, (t, x, y) in the pixels of `points`; the track of each, of shape `(Q,)`.
+    """
+    if stride < 1:
+        raise ValueError(f"stride must be at least 1 frame, but it is {stride}.")
+    points, visible = _checked_truth(points, occluded)
+    steps, tracks = np.nonzero(visible[:, ::stride].T)
+    return _queries_at(points, tracks, steps * stride)
+
+
+def count_tapvid(query_frames, points, occluded, tracks, visible, query_mode: str = "first") -> TapVidCounts:
+    """Compare the predictions for the queries of one video with the truth.
+
+    Row q of every argument belongs to query q: pass `points[index]` and `occluded[index]` with the index that
+    [`queries_first`] or [`queries_strided`] returns.
+
+    Args:
+        query_frames (`numpy.ndarray` of shape `(Q,)`): Frame of each query, `queries[:, 0]`.
+        points (`numpy.ndarray` of shape `(Q, T, 2)`): True (x, y) in pixels of the 256 x 256 raster; anything where
+            hidden.
+        occluded (`numpy.ndarray` of shape `(Q, T)`, bool): Where the point is truly hidden.
+        tracks (`numpy.ndarray` of shape `(Q, T, 2)`): Predicted (x, y) in the same pixels; NaN is a miss.
+        visible (`numpy.ndarray` of shape `(Q, T)`, bool): Where the point is predicted visible.
+        query_mode (`str`, *optional*, defaults to `"first"`): `"first"` scores the frames after the query, `"strided"`
+            every frame except the query's. The query's own frame is given away, so neither scores it.
+
+    Returns:
+        [`TapVidCounts`] with Q rows.
+    """
+    points, truly_visible = _checked_truth(points, occluded)
+    query_frames, tracks, visible = np.asarray(query_frames), np.asarray(tracks, dtype=np.float64), np.asarray(visible)
+    _check_shapes(truly_visible.shape, query_frames=query_frames, tracks=tracks, visible=visible)
+    visible = visible.astype(bool)
+    scored = _scored_frames(query_frames, points.shape[1], query_mode)
+    squared_distance = np.square(tracks - points).sum(axis=-1)
+    within = squared_distance[..., None] < np.square(THRESHOLDS)  # (Q, T, 5); False where NaN
+    hits = within & (scored & truly_visible)[..., None]
+    claimed = (scored & visible)[..., None]
+    return TapVidCounts(
+        evaluated=scored.sum(axis=1),
+        visible=(scored & truly_visible).sum(axis=1),
+        agreement=(scored & (visible == truly_visible)).sum(axis=1),
+        hits=hits.sum(axis=1),
+        true_positives=(claimed & hits).sum(axis=1),
+        false_positives=(claimed & ~hits).sum(axis=1),
     )
 
 
-def aggregate(videos: Mapping[str, TrackCounts]) -> dict[str, dict[str, float]]:
-    """
-    Metrics of a set of videos, averaged in three ways.
+def aggregate(counts: Mapping[str, TapVidCounts]) -> dict[str, dict[str, float]]:
+    """Scores of a benchmark, averaged in the three ways in use.
 
-    `tapvid` sums over the tracks of a video and averages over videos (the benchmark's own); `track` takes the ratio of
-    each track, averages over the tracks of a video and then over videos; `pooled` sums over everything. Ratios with
-    nothing to count (a track that is not visible after its query, say) are left out of the averages.
+    | name | average |
+    |---|---|
+    | `"tapvid"` | counts are summed over a video, and the ratios averaged over videos: the official benchmark |
+    | `"track"` | ratios per query, averaged over a video's queries, then over videos: the released FGVC code |
+    | `"pooled"` | counts are summed over everything: long videos and videos with many points weigh more |
+
+    A ratio without a denominator, such as the delta of a point that is hidden in every scored frame, is undefined. It
+    is left out of the averages (as by `numpy.nanmean`), so a video in which no scored point is visible has no weight
+    in delta. A score for which nothing is left is NaN.
 
     Args:
-        videos (mapping of `str` to [`TrackCounts`]): Counts of each video.
+        counts (`Mapping[str, TapVidCounts]`): Counts by video name.
 
     Returns:
-        For each aggregation, `average_jaccard`, `delta_avg`, `occlusion_accuracy` and `delta_1` to `delta_16`, in [0, 1].
+        `dict`: for each of the three averages, fractions in [0, 1]: `"delta_avg"` and `"delta_1"` to `"delta_16"`
+        (share of visible points within the threshold), `"AJ"` (average Jaccard) and `"OA"` (occlusion accuracy).
     """
-    counts = list(videos.values())
-    summed = [_sum(c) for c in counts]
-    pooled = _sum(TrackCounts(*(np.concatenate([getattr(c, f.name) for c in summed]) for f in fields(TrackCounts))))
-    per_video = {
-        "tapvid": [_ratios(c) for c in summed],
-        "track": [{name: _mean(values) for name, values in _ratios(c).items()} for c in counts],
-        "pooled": [_ratios(pooled)],
-    }
+    if not counts:
+        raise ValueError("There are no videos to aggregate: at least one is needed.")
+    videos = list(counts.values())
+    sums = [_ratios(_summed([video])) for video in videos]
+    means = [_nanmean(_ratios(video)) for video in videos]
     return {
-        aggregation: {name: float(_mean([np.squeeze(ratios[name]) for ratios in ratios_of])) for name in ratios_of[0]}
-        for aggregation, ratios_of in per_video.items()
+        "tapvid": _named(_nanmean(np.concatenate(sums))),
+        "track": _named(_nanmean(np.stack(means))),
+        "pooled": _named(_ratios(_summed(videos))[0]),
     }
 
 
-def _sum(counts: TrackCounts) -> TrackCounts:
-    """Counts of all tracks together, as those of one track."""
-    return TrackCounts(*(getattr(counts, field.name).sum(axis=0, keepdims=True) for field in fields(counts)))
+def _checked_truth(points, occluded) -> tuple[np.ndarray, np.ndarray]:
+    """The true points and where they are visible, once they are known to make sense."""
+    points, occluded = np.asarray(points), np.asarray(occluded)
+    if points.ndim != 3 or points.shape != (*occluded.shape, 2):
+        raise ValueError(
+            "points must have shape (tracks, frames, 2) and occluded (tracks, frames), "
+            f"but they have {points.shape} and {occluded.shape}."
+        )
+    visible = ~occluded.astype(bool)
+    if not np.isfinite(points[visible]).all():
+        raise ValueError("A true point is NaN or infinite in a frame where it is visible: only hidden points may be.")
+    return points, visible
 
 
-def _ratios(counts: TrackCounts) -> dict[str, np.ndarray]:
-    """Metrics of each track (N,); NaN where there is nothing to count."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        delta = counts.hits / counts.visible[:, None]
-        jaccard = counts.true_positives / (counts.visible[:, None] + counts.false_positives)
-        ratios = {
-            "average_jaccard": jaccard.mean(axis=1),
-            "delta_avg": delta.mean(axis=1),
-            "occlusion_accuracy": counts.agreed / counts.evaluated,
-        }
-    return ratios | {f"delta_{threshold}": delta[:, i] for i, threshold in enumerate(THRESHOLDS)}
+def _check_shapes(shape: tuple[int, int], **arrays: np.ndarray) -> None:
+    accepted = {"query_frames": shape[:1], "tracks": (*shape, 2), "visible": shape}
+    for name, array in arrays.items():
+        if array.shape != accepted[name]:
+            raise ValueError(f"{name} has shape {array.shape}, but the true points need {accepted[name]}.")
 
 
-def _mean(values) -> float:
-    """Mean of the values that are not NaN; NaN if there are none."""
-    values = np.asarray(values, dtype=np.float64)
-    values = values[~np.isnan(values)]
-    return float(values.mean()) if len(values) else float("nan")
+def _queries_at(points: np.ndarray, tracks: np.ndarray, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.column_stack([frames, points[tracks, frames]]).astype(points.dtype), tracks
+
+
+def _scored_frames(query_frames: np.ndarray, num_frames: int, query_mode: str) -> np.ndarray:
+    """Which frames of each query are scored, (Q, T)."""
+    frames = np.arange(num_frames)
+    if query_mode == "first":
+        return frames > query_frames[:, None]
+    if query_mode == "strided":
+        return frames != query_frames[:, None]
+    raise ValueError(f'query_mode must be "first" or "strided", but it is {query_mode!r}.')
+
+
+def _summed(videos: list[TapVidCounts]) -> TapVidCounts:
+    """The counts of all queries of all these videos, as one row."""
+
+    def total(name: str) -> np.ndarray:
+        return sum(getattr(video, name).sum(axis=0, keepdims=True) for video in videos)
+
+    return TapVidCounts(**{field.name: total(field.name) for field in fields(TapVidCounts)})
+
+
+def _ratios(counts: TapVidCounts) -> np.ndarray:
+    """delta and Jaccard at each threshold, and the occlusion accuracy, of each row: (Q, 11)."""
+    visible = counts.visible[:, None]
+    delta = _divide(counts.hits, visible)
+    jaccard = _divide(counts.true_positives, visible + counts.false_positives)
+    accuracy = _divide(counts.agreement, counts.evaluated)
+    return np.column_stack([delta, jaccard, accuracy])
+
+
+def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """The quotient, NaN where the denominator is zero."""
+    return numerator / np.where(denominator == 0, np.nan, denominator)
+
+
+def _nanmean(rows: np.ndarray) -> np.ndarray:
+    """Mean over the rows that are defined; unlike `numpy.nanmean`, silent where there are none."""
+    return _divide(np.nansum(rows, axis=0), np.isfinite(rows).sum(axis=0))
+
+
+def _named(scores: np.ndarray) -> dict[str, float]:
+    """Name the columns of [`_ratios`]; NaN hits all thresholds or none, so averaging over them last is harmless."""
+    delta, jaccard = scores[: len(THRESHOLDS)], scores[len(THRESHOLDS) : -1]
+    at_thresholds = {f"delta_{threshold}": float(value) for threshold, value in zip(THRESHOLDS, delta)}
+    return {"delta_avg": float(delta.mean()), **at_thresholds, "AJ": float(jaccard.mean()), "OA": float(scores[-1])}

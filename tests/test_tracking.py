@@ -1,0 +1,225 @@
+"""Sessions and tracking: what must be exact."""
+
+import numpy as np
+import pytest
+import torch
+
+from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor
+from fgvc_hf.data.synthetic import render_clip
+
+
+QUERIES = np.array([(0, 12.3, 20.1), (0, 40.0, 8.5), (2, 30.2, 30.7), (5, 20.0, 15.0)])
+
+
+def assert_same(a, b, rows=slice(None), other_rows=slice(None)):
+    np.testing.assert_array_equal(a.tracks[rows], b.tracks[other_rows])
+    np.testing.assert_array_equal(a.confidence[rows], b.confidence[other_rows])
+
+
+def stream(model, processor, frames, queries, late: bool):
+    """Step through the frames; prompts come just before the frame they are on, or just after it."""
+    session, outputs = processor.init_video_session(), []
+    for t, frame in enumerate(frames):
+        now = [i for i, query in enumerate(queries) if query[0] == t]
+        if late:
+            outputs.append(model.step(session, frame))
+        if now:
+            processor.add_inputs_to_inference_session(session, t, now, queries[now, 1:])
+        if not late:
+            outputs.append(model.step(session, frame))
+    return processor.post_process_point_tracking(outputs, session)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"size": {"height": 64, "width": 48}},
+        {"resize_policy": "short_side", "size": {"shortest_edge": 51}},
+        {"resize_policy": "none"},
+    ],
+)
+@pytest.mark.parametrize("direction", ["forward", "backward", "both"])
+def test_the_query_is_returned_on_its_frame(tiny_model, noise_clip, settings, direction):
+    processor = FgvcProcessor(FgvcImageProcessorPil(**settings))
+    result = tiny_model.track(noise_clip, QUERIES, direction, processor)
+    for n, (t, x, y) in enumerate(QUERIES.astype(np.float32)):
+        assert result.tracks[n, int(t)].tolist() == [x, y]
+        assert result.visible[n, int(t)] and result.confidence[n, int(t)] == 1
+    np.testing.assert_array_equal(result.queries, QUERIES.astype(np.float32))
+
+
+def test_streaming_equals_offline(tiny_model, processor, noise_clip):
+    offline = tiny_model.track(noise_clip, QUERIES, processor=processor)
+    assert_same(stream(tiny_model, processor, noise_clip, QUERIES, late=False), offline)
+
+
+def test_prompts_on_the_frame_that_has_just_been_seen(tiny_model, processor, noise_clip):
+    offline = tiny_model.track(noise_clip, QUERIES, processor=processor)
+    streamed = stream(tiny_model, processor, noise_clip, QUERIES, late=True)
+    for n, t in enumerate(QUERIES[:, 0].astype(int)):
+        np.testing.assert_array_equal(streamed.tracks[n, t + 1 :], offline.tracks[n, t + 1 :])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_other_queries_change_nothing(tiny_model, processor, noise_clip, dtype):
+    model = FgvcModel(tiny_model.config).eval()
+    model.load_state_dict(tiny_model.state_dict())
+    model = model.to(dtype)
+    together = model.track(noise_clip, QUERIES, processor=processor)
+    for n in range(len(QUERIES)):
+        assert_same(model.track(noise_clip, QUERIES[n : n + 1], processor=processor), together, 0, n)
+    shuffled = [2, 0, 3, 1]
+    assert_same(model.track(noise_clip, QUERIES[shuffled], processor=processor), together, slice(None), shuffled)
+
+
+def test_many_queries_change_nothing(tiny_model, processor, noise_clip):
+    grid = np.array([(0, x, y) for x in range(3, 56, 4) for y in range(3, 40, 4)], dtype=float)
+    crowd = tiny_model.track(noise_clip, np.concatenate([grid, QUERIES]), processor=processor)
+    assert_same(crowd, tiny_model.track(noise_clip, QUERIES, processor=processor), slice(-4, None))
+
+
+def test_backward_is_forward_on_the_reversed_clip(tiny_model, processor, noise_clip):
+    last = len(noise_clip) - 1
+    mirrored = QUERIES * [-1, 1, 1] + [last, 0, 0]
+    backward = tiny_model.track(noise_clip, QUERIES, "backward", processor)
+    forward = tiny_model.track(noise_clip[::-1], mirrored, "forward", processor)
+    np.testing.assert_array_equal(backward.tracks, forward.tracks[:, ::-1])
+
+
+def test_both_directions_are_the_two_together(tiny_model, processor, noise_clip):
+    both = tiny_model.track(noise_clip, QUERIES, "both", processor)
+    forward, backward = (tiny_model.track(noise_clip, QUERIES, d, processor) for d in ("forward", "backward"))
+    assert not np.isnan(both.tracks).any()
+    for n, t in enumerate(QUERIES[:, 0].astype(int)):
+        np.testing.assert_array_equal(both.tracks[n, t:], forward.tracks[n, t:])
+        np.testing.assert_array_equal(both.tracks[n, : t + 1], backward.tracks[n, : t + 1])
+        assert np.isnan(forward.tracks[n, :t]).all() and not forward.visible[n, :t].any()
+
+
+def test_features_are_computed_once_per_frame_and_memory_is_bounded(tiny_model, processor, noise_clip):
+    calls = []
+    hook = tiny_model.encoder.register_forward_hook(lambda *_: calls.append(1))
+    session = processor.init_video_session(np.concatenate([noise_clip] * 3))
+    for n, (t, x, y) in enumerate(QUERIES):
+        processor.add_inputs_to_inference_session(session, int(t), n, [(x, y)])
+    held = []
+    for _ in tiny_model.propagate_in_video_iterator(session):
+        group_tensors = [tensor for group in session.groups for tensor in (group.anchor, group.labels, group.support)]
+        held.append(sum(tensor.numel() for tensor in (session.memory.ring, *group_tensors)))
+    hook.remove()
+    assert len(calls) == 30
+    assert len(set(held[6:])) == 1
+
+
+def test_start_and_number_of_frames(tiny_model, processor, noise_clip):
+    session = processor.init_video_session(noise_clip)
+    processor.add_inputs_to_inference_session(session, 4, 7, [(20, 20)])
+
+    def visited(**arguments):
+        return [output.frame_idx for output in tiny_model.propagate_in_video_iterator(session, **arguments)]
+
+    assert visited() == [4, 5, 6, 7, 8, 9]
+    assert visited(reverse=True) == [4, 3, 2, 1, 0]
+    assert visited(max_frame_num_to_track=2) == [4, 5, 6]
+    assert visited(max_frame_num_to_track=2, reverse=True) == [4, 3, 2]
+    assert visited(start_frame_idx=8) == [8, 9]
+
+
+def test_iterators_and_one_frame_clips(tiny_model, processor, noise_clip):
+    expected = tiny_model.track(noise_clip, QUERIES, processor=processor)
+    assert_same(tiny_model.track(iter(noise_clip), QUERIES, processor=processor), expected)
+    single = tiny_model.track(noise_clip[:1], QUERIES[:1], "both", processor)
+    assert single.tracks.shape == (1, 1, 2) and single.visible.all()
+
+
+def test_a_lost_point_stays_where_it_was_seen(tiny_model, processor, noise_clip, monkeypatch):
+    session = processor.init_video_session(noise_clip)
+    processor.add_inputs_to_inference_session(session, 0, 1, [(20, 20)])
+    outputs = []
+    for output in tiny_model.propagate_in_video_iterator(session, max_frame_num_to_track=2):
+        outputs.append(output)
+        if output.frame_idx == 1:
+            with torch.inference_mode():
+                for group in session.groups:
+                    group.labels.zero_()
+    assert outputs[2].tracks.tolist() == outputs[1].tracks.tolist()
+    assert outputs[2].confidence.tolist() == [0]
+
+
+@pytest.mark.parametrize("velocity", [(2, -2), (3, -1)])  # by whole cells, and by half cells
+def test_a_translating_texture_is_tracked_within_03_pixels(bundled_model, processor, velocity):
+    texture = render_clip(num_frames=1, height=256, width=320, num_points=1, seed=3).frames[0]
+    dx, dy = velocity
+    frames = [texture[60 - dy * t : 188 - dy * t, 100 - dx * t : 228 - dx * t] for t in range(8)]
+    queries = np.array([(0, x, y) for x in range(40, 80, 10) for y in range(40, 90, 10)], dtype=float)
+    truth = queries[:, None, 1:] + np.arange(8)[None, :, None] * velocity
+    result = bundled_model.track(frames, queries, processor=processor)
+    assert np.linalg.norm(result.tracks - truth, axis=-1)[:, 1:].mean() < 0.3
+    assert result.visible.all()
+
+
+@pytest.mark.parametrize(
+    ("frame_idx", "ids", "points", "message"),
+    [
+        (0, [1], [(np.nan, 3)], "input_points must be finite"),
+        (0, [1], [(57, 3)], "input_points must lie inside the frame"),
+        (0, [2, 1], [(5, 3), (5, -1)], "input_points must lie inside the frame"),
+        (10, [1], [(5, 3)], "frame_idx must be a frame of the video, 0 to 9"),
+        (-1, [1], [(5, 3)], "frame_idx must be a frame of the video"),
+        (0, [9], [(5, 3)], "target 9 exists already"),
+        (0, [1, 2], [(5, 3)], "one|each of 2 obj_ids"),
+        (0, [1], [(5, 3, 2)], "each of 1 obj_ids"),
+    ],
+)
+def test_bad_prompts_leave_the_session_as_it_was(tiny_model, processor, noise_clip, frame_idx, ids, points, message):
+    session = processor.init_video_session(noise_clip)
+    processor.add_inputs_to_inference_session(session, 0, 9, [(20, 20)])
+    with pytest.raises(ValueError, match=message):
+        processor.add_inputs_to_inference_session(session, frame_idx, ids, points)
+    assert session.obj_ids == [9]
+    assert len(list(tiny_model.propagate_in_video_iterator(session))) == 10
+
+
+def test_points_may_be_nested_as_in_sam2(processor, noise_clip):
+    session = processor.init_video_session(noise_clip)
+    processor.add_inputs_to_inference_session(session, 0, [1, 2], [[[[10, 20]], [[30, 5]]]])
+    assert [target.point for target in session.targets.values()] == [(10, 20), (30, 5)]
+
+
+def test_live_frames_must_keep_their_size_and_hold_the_prompts(tiny_model, processor, noise_clip):
+    session = processor.init_video_session()
+    processor.add_inputs_to_inference_session(session, 0, 1, [(50, 20)])
+    with pytest.raises(ValueError, match="input_points must lie inside the frame"):
+        tiny_model.step(session, noise_clip[0][:, :30])
+    tiny_model.step(session, noise_clip[0])
+    with pytest.raises(ValueError, match="frame must be of size"):
+        tiny_model.step(session, noise_clip[0][:, :30])
+    assert tiny_model.step(session, noise_clip[1]).frame_idx == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"points": [(0, 5, 5)], "direction": "up"}, "direction must be"),
+        ({"points": [(5, 5)]}, "points must be an array"),
+        ({"points": [(0.5, 5, 5)]}, "whole frame numbers"),
+        ({"points": np.zeros((0, 3))}, "points must be an array"),
+    ],
+)
+def test_bad_arguments_to_track(tiny_model, processor, noise_clip, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_model.track(noise_clip, processor=processor, **arguments)
+
+
+def test_nothing_to_propagate(tiny_model, processor, noise_clip):
+    with pytest.raises(ValueError, match="no targets"):
+        list(tiny_model.propagate_in_video_iterator(processor.init_video_session(noise_clip)))
+    with pytest.raises(ValueError, match="no video"):
+        list(tiny_model.propagate_in_video_iterator(processor.init_video_session()))
+
+
+def test_strides_and_windows_are_settings(noise_clip, processor):
+    for settings in ({"output_stride": 4}, {"output_stride": 8}, {"propagation_window": "square"}):
+        model = FgvcModel(FgvcConfig(hidden_sizes=[8, 16, 32], propagation_radius=4, **settings)).eval()
+        result = model.track(noise_clip[:3], QUERIES[:2], processor=processor)
+        assert np.isfinite(result.tracks).all()

@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+
+from fgvc_hf.visualization import draw_tracks, point_colours
+
+
+@pytest.fixture
+def frame():
+    return np.full((60, 80, 3), 100, np.uint8)
+
+
+def changed(drawn, frame):
+    """Rows and columns of the pixels that were drawn on."""
+    return np.nonzero((drawn != frame).any(axis=-1))
+
+
+def test_a_point_is_drawn_where_it_is(frame):
+    copy = frame.copy()
+    drawn = draw_tracks(frame, np.array([[[20.5, 40.5]]]), np.array([[True]]), 0)
+    rows, columns = changed(drawn, frame)
+    assert np.mean(rows) + 0.5 == pytest.approx(40.5, abs=0.5) and np.mean(columns) + 0.5 == pytest.approx(
+        20.5, abs=0.5
+    )
+    np.testing.assert_array_equal(frame, copy)
+
+
+def test_hidden_points_are_fainter(frame):
+    track = np.array([[[20.0, 40.0]]])
+    seen, hidden = (draw_tracks(frame, track, np.array([[visible]]), 0).astype(int) for visible in (True, False))
+    assert 0 < np.abs(hidden - frame).max() < np.abs(seen - frame).max()
+
+
+def test_trails_have_the_length_asked_for_and_skip_gaps(frame):
+    track = np.stack([np.arange(0, 60, 5.0), np.full(12, 30.0)], axis=1)[None]
+    visible = np.ones((1, 12), bool)
+    assert changed(draw_tracks(frame, track, visible, 11, trail=3), frame)[1].min() >= 38
+    assert changed(draw_tracks(frame, track, visible, 11, trail=30), frame)[1].min() <= 2
+    track[0, 9] = np.nan
+    assert changed(draw_tracks(frame, track, visible, 11, trail=3), frame)[1].min() >= 48
+    np.testing.assert_array_equal(draw_tracks(frame, np.full((1, 2, 2), np.nan), np.zeros((1, 2), bool), 1), frame)
+
+
+def test_no_points(frame):
+    np.testing.assert_array_equal(draw_tracks(frame, np.zeros((0, 1, 2)), np.zeros((0, 1), bool), 0), frame)
+
+
+def test_colours_depend_on_the_id_alone_and_differ():
+    colours = point_colours(range(12))
+    np.testing.assert_array_equal(point_colours([7, 3]), colours[[7, 3]])
+    assert len({tuple(colour) for colour in colours.tolist()}) == 12
