@@ -101,7 +101,7 @@ class FgvcBasicBlock(GradientCheckpointingLayer):
         self.bn1 = nn.BatchNorm2d(outputs, eps=config.batch_norm_eps)
         self.conv2 = _convolution(config, outputs, outputs, 3, 1)
         self.bn2 = nn.BatchNorm2d(outputs, eps=config.batch_norm_eps)
-        self.bn2.starts_at_zero = True
+        cast(Any, self.bn2).starts_at_zero = True
         self.downsample = None
         if stride != 1 or inputs != outputs:
             projection = nn.Conv2d(inputs, outputs, 1, stride, bias=False)

@@ -9,10 +9,11 @@ for, and no source but an array that was one already holds more than a few frame
 import itertools
 import os
 import re
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import uuid
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from fractions import Fraction
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +64,7 @@ def open_video(source) -> Any:
         return FrameArray([_as_frame(frame) for frame in source])
     array = np.asarray(source)
     if array.ndim not in (3, 4):
-        raise ValueError(
-            f"video must be a path, an array (T, H, W, 3), a list or an iterator, got {type(source).__name__}."
-        )
+        raise ValueError(f"video must be a path, frames (T, H, W, 3) or an iterator, got {type(source).__name__}.")
     return FrameArray([_as_frame(frame) for frame in array])
 
 
@@ -76,8 +75,7 @@ def _as_frame(frame) -> np.ndarray:
     array = np.asarray(frame)
     if array.dtype != np.uint8:
         raise ValueError(f"frames must be uint8, 0 to 255, got {array.dtype}.")
-    if array.ndim == 2:
-        array = array[..., None]
+    array = array[..., None] if array.ndim == 2 else array
     if array.ndim != 3 or array.shape[2] not in (1, 3):
         raise ValueError(f"frames must have the shape (H, W, 3), or (H, W) for grey, got {np.shape(frame)}.")
     return np.broadcast_to(array, (*array.shape[:2], 3))
@@ -94,21 +92,18 @@ def _check_range(name: str, num_frames: int, start: int, stop: int | None) -> in
 class FrameArray:
     """Frames that are in memory."""
 
-    name = "video"
-    fps = None
+    name, fps = "video", None
 
     def __init__(self, frames: list[np.ndarray]):
         if not frames:
             raise ValueError("video holds no frames.")
         if len({frame.shape for frame in frames}) > 1:
             raise ValueError("all frames of a video must have one size.")
-        self._frames = frames
-        self.num_frames = len(frames)
+        self._frames, self.num_frames = frames, len(frames)
         self.height, self.width = frames[0].shape[:2]
 
     def frames(self, start: int = 0, stop: int | None = None, reverse: bool = False) -> Iterator[np.ndarray]:
-        stop = _check_range(self.name, self.num_frames, start, stop)
-        chosen = self._frames[start:stop]
+        chosen = self._frames[start : _check_range(self.name, self.num_frames, start, stop)]
         yield from reversed(chosen) if reverse else chosen
 
     def time(self, index: int) -> float:
@@ -119,27 +114,26 @@ class FrameArray:
 class FrameIterator:
     """Frames that come one by one, to be read once and forward; their number is not known."""
 
-    name = "video"
-    fps = None
-    num_frames = None
+    name, fps, num_frames = "video", None, None
 
     def __init__(self, frames: Iterator):
-        first = next(frames, None)
+        images = map(_as_frame, frames)
+        first = next(images, None)
         if first is None:
             raise ValueError("video holds no frames.")
-        first = _as_frame(first)
         self.height, self.width = first.shape[:2]
-        self._rest: Iterator[np.ndarray] | None = itertools.chain([first], map(_as_frame, frames))
+        self._rest: Iterator[np.ndarray] | None = itertools.chain([first], images)
 
     def frames(self, start: int = 0, stop: int | None = None, reverse: bool = False) -> Iterator[np.ndarray]:
         if reverse:
-            raise ValueError(
-                "video is an iterator: it can be read forward only; pass an array or a file for the other way."
-            )
+            raise ValueError("video is an iterator, which can be read forward only.")
         if self._rest is None:
             raise ValueError("video is an iterator, and has been read already.")
         rest, self._rest = self._rest, None
-        yield from itertools.islice(rest, start, stop)
+        for frame in itertools.islice(rest, start, stop):
+            if frame.shape[:2] != (self.height, self.width):
+                raise ValueError("all frames of a video must have one size.")
+            yield frame
 
     time = FrameArray.time
 
@@ -147,14 +141,12 @@ class FrameIterator:
 class ImageFolder:
     """A folder of images as a video, in natural order of names: frame2 before frame10."""
 
-    fps = None
-
     def __init__(self, path: Path):
-        self.name = str(path)
-        images = [file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
+        self.name, self.fps = str(path), None
+        images = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
         if not images:
             raise FileNotFoundError(f"{path}: holds no images ({', '.join(IMAGE_SUFFIXES)}).")
-        self._files = sorted(images, key=_natural_order)
+        self._files = sorted(images, key=lambda file: re.sub(r"\d+", lambda m: m[0].zfill(20), file.name))
         self.num_frames = len(self._files)
         self.height, self.width = self._read(self._files[0]).shape[:2]
 
@@ -171,15 +163,11 @@ class ImageFolder:
         for file in reversed(files) if reverse else files:
             frame = self._read(file)
             if frame.shape[:2] != (self.height, self.width):
-                size = f"{frame.shape[0]}x{frame.shape[1]}"
-                raise OSError(f"{file}: is {size}, but the frames before are {self.height}x{self.width}.")
+                height, width = frame.shape[:2]
+                raise OSError(f"{file}: is {height}x{width}, but those before are {self.height}x{self.width}.")
             yield frame
 
     time = FrameArray.time
-
-
-def _natural_order(path: Path) -> list:
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]
 
 
 class VideoFile:
@@ -190,45 +178,54 @@ class VideoFile:
     """
 
     def __init__(self, path: Path):
-        self.path, self.name = path, str(path)
+        self.path, self.name, self._shape = path, str(path), ()
         try:
-            with _av().open(str(path)) as container:
+            with self._open() as container:
                 self._read_index(container)
         except _av().FFmpegError as error:
             raise OSError(f"{path}: is no video that can be read, or is damaged ({error.strerror}).") from None
-        first = next(self._decode(0, 1))
-        self.height, self.width = first.shape[:2]
+        self._shape = next(self._decode(0, 1)).shape
+        self.height, self.width = self._shape[:2]
+
+    def _open(self):
+        return _av().open(f"file:{self.path}")  # or else the name "a:b.mp4" would be of the protocol "a"
 
     def _read_index(self, container) -> None:
         if not container.streams.video:
             raise OSError(f"{self.path}: has no video stream.")
         stream = container.streams.video[0]
-        packets = [packet for packet in container.demux(stream) if packet.size]
+        keep = attrgetter("pts", "dts", "duration", "is_discard", "is_corrupt")  # the rest is as large as the file
+        packets = [keep(packet) for packet in container.demux(stream) if packet.size]
         if not packets:
             raise OSError(f"{self.path}: has no frames.")
-        self._check_complete(container, stream, packets)
-        shown = [packet.pts for packet in packets if not packet.is_discard]
-        self.num_frames = len(shown)
+        pts, dts, durations, discarded, corrupt = zip(*packets, strict=True)
+        times = dts if None in pts else pts
+        short, seconds = self._falls_short(container, stream, times, durations)
+        if short or corrupt[-1]:  # a file that was cut off still plays up to there
+            expected = max(stream.frames, round(seconds * (stream.average_rate or 0)), len(packets))
+            readable = f"only {len(packets) - corrupt[-1]} of {expected} frames are there"
+            raise OSError(f"{self.path}: is damaged, {readable}.")
+        shown = [time for time, discard in zip(pts, discarded, strict=True) if not discard]
+        self.num_frames, self._time_base = len(shown), stream.time_base
         self.fps = float(stream.average_rate) if stream.average_rate else None
-        self._time_base = stream.time_base
         # Some containers (AVI) store no presentation times: frames are then counted as they are decoded
         self._pts = None if None in shown else sorted(shown)
+        self._number = {time: i for i, time in enumerate(self._pts or ())}
 
-    def _check_complete(self, container, stream, packets) -> None:
-        """A file that was cut off still plays up to there; its header tells how much there should be."""
-        found = len(packets)
-        if "mov" in container.format.name:  # MP4 and its kin count their frames
-            expected = stream.frames
-        elif container.duration and len(container.streams) == 1 and stream.average_rate:
-            # Others state a duration, loosely; half a second covers that
-            seconds = container.duration / 1_000_000
-            last = max(packet.dts if packet.pts is None else packet.pts for packet in packets) * stream.time_base
-            start = (stream.start_time or 0) * stream.time_base
-            expected = round(seconds * stream.average_rate) if last - start < seconds - 0.5 else found
-        else:
-            return
-        if found < expected:
-            raise OSError(f"{self.path}: is damaged, only {found} of {expected} frames are there.")
+    @staticmethod
+    def _falls_short(container, stream, times, durations) -> tuple[bool, float]:
+        """Whether there is less than the header says, and the seconds that it says."""
+        if "mov" in container.format.name and stream.duration:
+            # MP4 and its kin count frames, with those that an edit list trims away; hence the length must lack as well
+            held, half = sum(filter(None, durations)), 0.5 * stream.duration / max(stream.frames, 1)
+            short = len(times) < stream.frames and held < stream.duration - half
+            return short, float(stream.duration * stream.time_base)
+        if not container.duration or len(container.streams) > 1 or len(times) < 2 or None in times:
+            return False, 0.0
+        # Others state a duration; the last frame may have none, and lasts about as long as any other at most
+        order, seconds = sorted(times), container.duration / 1_000_000
+        longest = max(after - before for before, after in itertools.pairwise(order))
+        return (order[-1] + 1.5 * longest) * float(stream.time_base) < seconds, seconds
 
     def time(self, index: int) -> float:
         """Seconds of a frame after the first, as stored in the file."""
@@ -244,59 +241,54 @@ class VideoFile:
         """
         stop = _check_range(self.name, self.num_frames, start, stop)
         if not reverse:
-            yield from self._sized(start, stop)
+            yield from self._decode(start, stop)
             return
         for end in range(stop, start, -REVERSE_CHUNK):
-            yield from reversed(list(self._sized(max(start, end - REVERSE_CHUNK), end)))
-
-    def _sized(self, start: int, stop: int) -> Iterator[np.ndarray]:
-        for i, frame in enumerate(self._decode(start, stop), start):
-            if frame.shape[:2] != (self.height, self.width):
-                size = f"{frame.shape[0]}x{frame.shape[1]}"
-                raise OSError(f"{self.path}: frame {i} is {size}, but those before are {self.height}x{self.width}.")
-            yield frame
+            yield from reversed(list(self._decode(max(start, end - REVERSE_CHUNK), end)))
 
     def _decode(self, start: int, stop: int) -> Iterator[np.ndarray]:
         """Decode from the key frame before `start`; whatever the decoder leaves out is an error, not a shorter clip."""
         position = start
         try:
             for number, frame in self._numbered(start):
-                if position == stop:
+                if number > position or position == stop:
                     break
-                if number < position:
-                    continue
-                if number > position:
-                    break
-                yield np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
-                position += 1
+                if number == position:
+                    yield self._upright(number, frame)
+                    position += 1
         except _av().FFmpegError as error:
-            readable = f"decoding stops at frame {position} of {self.num_frames}"
-            raise OSError(f"{self.path}: is damaged, {readable} ({error.strerror}).") from None
+            stops = f"decoding stops at frame {position} of {self.num_frames} ({error.strerror})"
+            raise OSError(f"{self.path}: is damaged, {stops}.") from None
         if position < stop:
             raise OSError(f"{self.path}: is damaged, frame {position} of {self.num_frames} cannot be decoded.")
 
+    def _upright(self, number: int, frame) -> np.ndarray:
+        turned = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+        if turned.shape != (self._shape or turned.shape):
+            size, before = (f"{shape[0]}x{shape[1]}" for shape in (turned.shape, self._shape))
+            raise OSError(f"{self.path}: frame {number} is {size}, but those before are {before}.")
+        return np.ascontiguousarray(turned)  # torch takes no negative strides
+
     def _numbered(self, start: int) -> Iterator[tuple[int, Any]]:
         """Decoded frames with their numbers, from one at or before `start` on."""
-        with _av().open(str(self.path)) as container:
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            if self._pts is None:
-                yield from enumerate(container.decode(stream))
-                return
-            number = {pts: i for i, pts in enumerate(self._pts)}
-            if start:
-                container.seek(self._pts[start], stream=stream)
-            decoded = ((number[frame.pts], frame) for frame in container.decode(stream) if frame.pts in number)
-            first = next(decoded, None)
-            if start and (first is None or first[0] > start):  # a container that seeks past its target
-                container.seek(self._pts[0], stream=stream)
+        # Some containers seek past their target: aim earlier, in the end at the start
+        for back in (0, REVERSE_CHUNK, 8 * REVERSE_CHUNK, start):
+            target = max(start - back, 0)
+            with self._open() as container:
+                stream = container.streams.video[0]
+                stream.thread_type = "AUTO"
+                if self._pts is None:
+                    yield from enumerate(container.decode(stream))
+                    return
+                decoded = ((self._number[f.pts], f) for f in container.decode(stream) if f.pts in self._number)
+                if target:
+                    container.seek(self._pts[target], stream=stream)
+                    # What comes before a key frame may lack what it was predicted from
+                    decoded = itertools.dropwhile(lambda pair: not pair[1].key_frame, decoded)
                 first = next(decoded, None)
-            if first is not None:
-                yield first
-            yield from decoded
-
-
-# ---- writing ------------------------------------------------------------------------------------------------------
+                if not target or (first and first[0] <= start):
+                    yield from itertools.chain([first] if first else [], decoded)
+                    return
 
 
 def check_writable(path: str | Path) -> Path:
@@ -324,7 +316,7 @@ def check_video_name(path: str | Path) -> Path:
 
 
 @contextmanager
-def atomic_write(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> Generator[Path]:
     """
     A temporary file beside `path` that takes its place in the end, or disappears if anything goes wrong.
 
@@ -335,20 +327,14 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         `OSError`: the file cannot be written; the disk may be full.
     """
     path = check_writable(path)
-    try:
-        handle, name = tempfile.mkstemp(suffix=path.suffix, prefix=f".{path.stem}-", dir=path.parent)
-    except OSError as error:
-        raise OSError(f"{path}: cannot be written ({error.strerror}).") from None
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
     try:
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # temporary files are private; the result is a file like any other
         os.replace(temporary, path)
     except OSError as error:
-        raise OSError(f"{path}: cannot be written ({error.strerror or error}).") from None
+        if error.errno is None:  # not of the system but a sentence, as that of a damaged source read meanwhile
+            raise
+        raise OSError(f"{path}: cannot be written ({error.strerror}).") from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -363,45 +349,51 @@ class VideoWriter:
         height, width (`int`): Size of the frames. Odd sizes grow by a repeated row or column, as yuv420p needs.
 
     Raises:
-        `ValueError`: another suffix, a size below one, a rate that is not positive, or a frame of another size.
+        `ValueError`: another suffix, a size below one, a rate that is not positive, a frame of another size,
+            times that do not increase, or no frame at all.
         `OSError`: the file cannot be written.
     """
 
     def __init__(self, path: str | Path, fps: float, height: int, width: int):
-        path = check_video_name(path)
-        if height < 1 or width < 1 or not fps > 0:
+        self._path = check_video_name(path)
+        if height < 1 or width < 1 or not 0 < fps < float("inf"):
             raise ValueError(f"height, width and fps must be positive, got {height}, {width} and {fps}.")
-        self._target = atomic_write(path)
         self._rate = Fraction(fps).limit_denominator(1001)
         self._size = height, width
-        self._written = 0
+        self._written, self._last = 0, -1
 
     def __enter__(self) -> "VideoWriter":
-        temporary = self._target.__enter__()
-        self._container = _av().open(str(temporary), "w", options={"movflags": "faststart"})
-        self._stream = self._container.add_stream("libx264", rate=self._rate, options={"crf": "18", "preset": "fast"})
-        self._stream.height, self._stream.width = (side + side % 2 for side in self._size)
-        self._stream.pix_fmt = "yuv420p"
-        self._stream.time_base = self._stream.codec_context.time_base = Fraction(1, TICKS)
+        options = {} if self._path.suffix.lower() == ".mkv" else {"movflags": "faststart"}
+        with ExitStack() as stack:
+            temporary = stack.enter_context(atomic_write(self._path))
+            self._container = stack.enter_context(_av().open(f"file:{temporary}", "w", options=options))
+            self._stream = self._container.add_stream("libx264", self._rate, options={"crf": "18", "preset": "fast"})
+            self._stream.height, self._stream.width = (side + side % 2 for side in self._size)
+            self._stream.pix_fmt = "yuv420p"
+            self._stream.time_base = self._stream.codec_context.time_base = Fraction(1, TICKS)
+            self._stack = stack.pop_all()
         return self
 
     def write(self, frame: np.ndarray, time: float | None = None) -> None:
         """Append a frame (H, W, 3) uint8, shown at `time` seconds, or when its turn comes at the constant rate."""
         if frame.shape != (*self._size, 3) or frame.dtype != np.uint8:
             raise ValueError(f"frame must be uint8 of shape {(*self._size, 3)}, got {frame.dtype} of {frame.shape}.")
+        pts = round((self._written / self._rate if time is None else time) * TICKS)
+        if pts <= self._last:
+            raise ValueError(f"{self._path}: frame times must not be negative and must increase, got {time} seconds.")
         height, width = self._size
         padded = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         picture = _av().VideoFrame.from_ndarray(np.ascontiguousarray(padded), format="rgb24")
-        picture.time_base = Fraction(1, TICKS)
-        picture.pts = round((self._written / self._rate if time is None else time) * TICKS)
+        picture.time_base, picture.pts, self._last = Fraction(1, TICKS), pts, pts
         self._container.mux(self._stream.encode(picture))
         self._written += 1
 
     def __exit__(self, *error) -> bool | None:
-        try:
-            if error[0] is None:
-                self._container.mux(self._stream.encode())
-            self._container.close()
-        except OSError as failure:
-            error = (type(failure), failure, failure.__traceback__) if error[0] is None else error
-        return self._target.__exit__(*error)
+        if error[0] is None:
+            self._stack.callback(self._finish)  # before the file is closed
+        return self._stack.__exit__(*error)
+
+    def _finish(self) -> None:
+        if not self._written:
+            raise ValueError(f"{self._path}: no frame was written.")
+        self._container.mux(self._stream.encode())

@@ -1,4 +1,5 @@
 import os
+import resource
 import struct
 from fractions import Fraction
 
@@ -265,3 +266,121 @@ def test_names_that_cannot_be_written(tmp_path):
         check_writable(tmp_path / "none" / "o.mp4")
     with pytest.raises(OSError, match="it is a folder"):
         check_writable(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("a.mkv", "libx264", {"x264-params": "open-gop=1:keyint=10:min-keyint=10:scenecut=0:bframes=3"}),
+        ("a.ts", "libx264", {"x264-params": "open-gop=1:keyint=10:min-keyint=10:scenecut=0:bframes=3"}),
+        ("a.ts", "mpeg2video", {}),
+        ("a.avi", "mpeg4", {}),
+    ],
+)
+def test_every_frame_can_be_read_alone(tmp_path, name, codec, options):
+    """Also where a container seeks past its target, or to a key frame that comes after frames that need others."""
+    video = open_video(write(tmp_path / name, numbered_frames(36), codec, options=options))
+    for i, frame in enumerate(list(video.frames())):
+        np.testing.assert_array_equal(next(video.frames(i, i + 1)), frame)
+
+
+def test_a_trimmed_file_is_not_a_damaged_one(tmp_path):
+    """An edit list that shows frames 13 to 37 of 60, with frames before them that are only decoded."""
+    path = write(tmp_path / "trimmed.mp4", numbered_frames(60), options={"sc_threshold": "0"})
+    content = bytearray(path.read_bytes())
+    at = content.index(b"elst") + 12  # the one entry: duration in milliseconds, start in ticks of the stream
+    with av.open(str(path)) as container:
+        skipped = int(Fraction(13, 25) / container.streams.video[0].time_base)
+    start = struct.unpack_from(">i", content, at + 4)[0] + skipped
+    struct.pack_into(">Ii", content, at, 1000, start)
+    path.write_bytes(content)
+    video = open_video(path)
+    levels = [int(frame.mean()) for frame in video.frames()]
+    assert video.num_frames == 25 and video.time(1) == pytest.approx(0.04)
+    assert np.abs(np.array(levels) - numbered_frames(60)[13:38, 0, 0, 0]).max() <= 2
+
+
+@pytest.mark.parametrize("name", ["front.mp4", "fragments.mp4", "clip.mkv", "clip.avi"])
+def test_a_few_lost_frames_are_noticed(tmp_path, name):
+    flags = {"front.mp4": "faststart", "fragments.mp4": "frag_keyframe+empty_moov"}.get(name)
+    noise = np.random.default_rng(0).integers(0, 256, (60, 48, 64, 3), dtype=np.uint8)
+    codec = "mpeg4" if name.endswith("avi") else "libx264"
+    path = write(tmp_path / name, noise, codec, container_options={"movflags": flags} if flags else {})
+    content = path.read_bytes()
+    assert len(list(open_video(path).frames())) == 60
+    path.write_bytes(content[: len(content) * 95 // 100])
+    with pytest.raises(OSError, match=r"is damaged, only 5\d of 60 frames are there"):
+        open_video(path)
+
+
+def test_one_frame_and_none(tmp_path):
+    for name in ("one.mp4", "one.mkv"):
+        video = open_video(write(tmp_path / name, numbered_frames(1)))
+        assert video.num_frames == len(list(video.frames())) == 1
+    with av.open(str(tmp_path / "none.mp4"), "w") as container:
+        container.add_stream("libx264", rate=25).height = 32
+    with pytest.raises(OSError, match=r"none\.mp4"):
+        open_video(tmp_path / "none.mp4")
+
+
+def test_a_change_of_size_within_a_file(tmp_path):
+    parts = []
+    for first, side in ((0, 48), (10, 32)):
+        frames, times = numbered_frames(10, side, side), [40 * (first + i) for i in range(10)]
+        parts.append(write(tmp_path / f"{side}.ts", frames, times=times, options={"bf": "0"}).read_bytes())
+    (tmp_path / "both.ts").write_bytes(b"".join(parts))
+    with pytest.raises(OSError, match=r"both\.ts: frame 10 is 32x32, but those before are 48x48"):
+        list(open_video(tmp_path / "both.ts").frames())
+    with pytest.raises(ValueError, match="must have one size"):
+        list(open_video(iter([np.zeros((8, 8, 3), np.uint8), np.zeros((9, 8, 3), np.uint8)])).frames())
+
+
+def test_names_that_look_like_addresses(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with VideoWriter("a:b.mp4", 25, 48, 64) as writer:
+        writer.write(numbered_frames(1)[0])
+    assert open_video("a:b.mp4").num_frames == 1
+
+
+def test_image_orientation(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    pixels = np.zeros((8, 16, 3), np.uint8)
+    pixels[:4, :4] = 255
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    video = open_video(tmp_path)
+    assert (video.height, video.width) == (16, 8)
+    frame = next(video.frames())
+    assert frame[:4, -4:].min() == 255 and frame[:4, :4].max() == 0
+
+
+@pytest.mark.parametrize("name", ["o.mp4", "o.mkv"])
+def test_a_disk_that_fills_up_while_writing(tmp_path, name):
+    """A limit to the size of files stands in for the disk; FFmpeg meets it as it would a full one."""
+    noise = np.random.default_rng(0).integers(0, 256, (60, 48, 64, 3), dtype=np.uint8)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=rf"{name}: cannot be written \(File too large\)"):
+            with VideoWriter(tmp_path / name, 24, 48, 64) as writer:
+                for frame in noise:
+                    writer.write(frame)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
+
+
+def test_errors_of_the_source_are_not_taken_for_the_writer_s(tmp_path):
+    with pytest.raises(OSError, match=r"^in\.mp4: is damaged\.$"), VideoWriter(tmp_path / "o.mp4", 24, 48, 64):
+        raise OSError("in.mp4: is damaged.")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("times", [[], [0, 0], [1, 0.5], [-1]])
+def test_times_that_do_not_make_a_video(tmp_path, times):
+    (tmp_path / "o.mp4").write_text("as before")
+    with pytest.raises(ValueError, match=r"must increase" if times else "no frame was written"):
+        with VideoWriter(tmp_path / "o.mp4", 24, 48, 64) as writer:
+            for time in times:
+                writer.write(numbered_frames(1)[0], time=time)
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("o.mp4", "as before")]
