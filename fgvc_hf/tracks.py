@@ -98,7 +98,7 @@ def _read_npz(path: Path) -> np.ndarray:
     try:
         with np.load(path, allow_pickle=False) as content:
             return np.asarray(content["queries"], dtype=np.float64)
-    except (KeyError, ValueError, TypeError, AttributeError, zipfile.BadZipFile):
+    except (KeyError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile):
         raise ValueError(f"{path}: must be an NPZ file with an array queries (N, 3) of (t, x, y).") from None
 
 
@@ -124,7 +124,8 @@ def save_tracks(tracks: PointTracks, path: str | Path) -> None:
     }
     with atomic_write(path) as temporary:
         if path.suffix.lower() == ".npz":
-            np.savez_compressed(temporary, allow_pickle=False, **arrays)
+            with open(temporary, "wb") as file:  # given a name, numpy would add a suffix of its own to .NPZ
+                np.savez_compressed(file, allow_pickle=False, **arrays)
         elif path.suffix.lower() == ".json":
             content = {name: array.tolist() for name, array in arrays.items()}
             content["tracks"] = [[None if np.isnan(p).any() else p.tolist() for p in row] for row in tracks.tracks]

@@ -11,7 +11,9 @@ from fgvc_hf.coordinates_fgvc import cell_to_point, feature_size, point_to_cell,
 SIDES = st.integers(1, 4096)
 
 
-@pytest.mark.parametrize(("stride", "cell", "point"), [(1, 4, 4.5), (2, 4, 8.5), (4, 0, 0.5), (8, 3, 24.5), (8, 2.5, 20.5)])
+@pytest.mark.parametrize(
+    ("stride", "cell", "point"), [(1, 4, 4.5), (2, 4, 8.5), (4, 0, 0.5), (8, 3, 24.5), (8, 2.5, 20.5)]
+)
 def test_a_cell_is_centred_on_the_pixel_with_its_number_times_the_stride(stride, cell, point):
     assert cell_to_point(cell, stride) == point
     assert point_to_cell(point, stride) == cell

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from fgvc_hf.coordinates_fgvc import cell_to_point, feature_size, point_to_cell, rescale_points
+from fgvc_hf.coordinates_fgvc import feature_size
 from fgvc_hf.propagation_fgvc import LABEL_CUTOFF, draw_points, label_reach, propagate_labels, read_points
 
 
@@ -9,25 +9,6 @@ def random_points(number: int, height: int, width: int, margin: float) -> torch.
     generator = torch.Generator().manual_seed(0)
     unit = torch.rand(number, 2, generator=generator, dtype=torch.float64)
     return margin + unit * (torch.tensor([width, height]) - 2 * margin)
-
-
-@pytest.mark.parametrize("stride", [1, 2, 4, 8])
-def test_cells_and_points(stride):
-    assert cell_to_point(0, stride) == 0.5
-    assert cell_to_point(3, stride) == 3 * stride + 0.5
-    assert point_to_cell(cell_to_point(7, stride), stride) == 7
-
-
-def test_rescaling_keeps_the_corners():
-    corners = torch.tensor([[0.0, 0.0], [100.0, 50.0]])
-    assert rescale_points(corners, (50, 100), (256, 320)).tolist() == [[0, 0], [320, 256]]
-
-
-@pytest.mark.parametrize(("size", "stride"), [((256, 256), 2), ((97, 131), 2), ((97, 131), 8)])
-def test_feature_size_rounds_up(size, stride):
-    h, w = feature_size(*size, stride)
-    assert (h - 1) * stride < size[0] <= h * stride
-    assert (w - 1) * stride < size[1] <= w * stride
 
 
 @pytest.mark.parametrize("stride", [2, 4, 8])
