@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from fgvc_hf import correlation_fgvc as correlation
 from fgvc_hf.correlation_fgvc import merge_topk, reference_topk, window_correlation, window_mask, window_topk
-from fgvc_hf.propagation_fgvc import propagate_labels
+from fgvc_hf.propagation_fgvc import LABEL_CUTOFF, draw_points, label_reach, propagate_labels
 
 
 def random_features(seed: int, h: int, w: int, frames: int, channels: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -164,3 +164,150 @@ def test_propagation_equals_the_official_algorithm(h, w):
     best = window_topk(query, keys, 15, "disc", 10)
     ours = propagate_labels(*best, labels, 0.07, torch.ones(h * w, dtype=torch.bool))
     torch.testing.assert_close(ours, official_propagation(query, keys, labels), rtol=1e-5, atol=1e-5)
+
+
+def inside_window(indices: torch.Tensor, h: int, w: int, radius: int, shape: str) -> torch.Tensor:
+    """Whether the keys (h*w, k) lie in the window of their query, as the definition reads."""
+    cell, key = torch.arange(h * w)[:, None], indices % (h * w)
+    dy, dx = key // w - cell // w, key % w - cell % w
+    return (dx**2 + dy**2 < radius**2) if shape == "disc" else (dx.abs() <= radius) & (dy.abs() <= radius)
+
+
+@pytest.mark.parametrize("shape", ["disc", "square"])
+@pytest.mark.parametrize(
+    ("h", "w", "frames", "channels", "radius", "topk"),
+    [
+        (40, 40, 6, 64, 15, 10),  # the largest
+        (1, 40, 6, 4, 15, 12),  # one row, one column, one cell
+        (40, 1, 2, 64, 15, 12),
+        (1, 1, 1, 4, 1, 12),
+        (8, 16, 3, 16, 15, 10),  # a tile exactly, and a cell more
+        (9, 17, 3, 16, 15, 10),
+        (13, 21, 1, 8, 1, 12),  # more than the one key of the disc, or the nine of the square
+    ],
+)
+def test_extreme_sizes_equal_the_reference(h, w, frames, channels, radius, shape, topk):
+    query, keys = random_features(2, h, w, frames, channels)
+    expected, _ = reference_topk(query, keys, radius, shape, topk)
+    scores, indices = window_topk(query, keys, radius, shape, topk)
+    assert scores.shape == indices.shape == (h * w, topk) and scores.dtype == torch.float32
+    torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-6)
+    found = scores > -torch.inf
+    torch.testing.assert_close(scores_at(query, keys, indices)[found], scores[found], rtol=1e-5, atol=1e-6)
+    assert inside_window(indices, h, w, radius, shape)[found].all()
+    assert (indices[~found] == 0).all()  # slots that stay empty point at a key that exists
+    assert (scores[:, :-1] >= scores[:, 1:]).all()
+
+
+def test_the_reference_of_a_few_cells_is_that_of_all():
+    query, keys = random_features(0, 12, 15, 2, 8)
+    cells = torch.tensor([0, 17, 179])
+    full = reference_topk(query, keys, 4, "disc", 5)
+    for sampled, all_rows in zip(reference_topk(query, keys, 4, "disc", 5, cells), full, strict=True):
+        torch.testing.assert_close(sampled, all_rows[cells])
+
+
+@settings(max_examples=25, deadline=None)
+@given(**SHAPES, share=st.sampled_from([0.0, 0.01, 0.1]))
+def test_active_queries_have_the_full_result(seed, h, w, frames, channels, radius, shape, topk, share):
+    query, keys = random_features(seed, h, w, frames, channels)
+    active = torch.rand(h, w, generator=torch.Generator().manual_seed(seed)) < share
+    scores, indices = window_topk(query, keys, radius, shape, topk, active)
+    full_scores, full_indices = window_topk(query, keys, radius, shape, topk)
+    rows = active.flatten()
+    assert torch.equal(scores[rows], full_scores[rows]) and torch.equal(indices[rows], full_indices[rows])
+    th, tw = correlation.TILE
+    tiles = F.pad(active.float(), (0, -w % tw, 0, -h % th))[None]
+    tiles = F.interpolate(F.max_pool2d(tiles, (th, tw))[None], scale_factor=(th, tw))[0, 0, :h, :w].flatten() > 0
+    assert (scores[~tiles] == -torch.inf).all() and (indices[~tiles] == 0).all()
+
+
+@pytest.mark.parametrize("radius", [1, 3])
+def test_bfloat16_is_exact_where_every_key_is_a_candidate(radius):
+    query, keys = random_features(0, 11, 19, 1, 24)
+    query, keys = query.bfloat16(), [key.bfloat16() for key in keys]
+    topk = (2 * radius + 1) ** 2
+    expected, _ = reference_topk(query, keys, radius, "square", topk)
+    torch.testing.assert_close(window_topk(query, keys, radius, "square", topk)[0], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", ["disc", "square"])
+def test_bfloat16_misses_few_candidates_among_similar_features(shape):
+    """Smooth features, whose neighbours differ by less than bfloat16 resolves: the hard case."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn(4, 64, 6, 8, generator=generator)
+    smooth = F.interpolate(coarse, size=(30, 40), mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
+    query, *keys = F.normalize(smooth, dim=-1).bfloat16()
+    expected, _ = reference_topk(query, keys, 15, shape, 10)
+    scores, indices = window_topk(query, keys, 15, shape, 10)
+    torch.testing.assert_close(scores, scores_at(query, keys, indices), rtol=1e-5, atol=1e-6)
+    assert (expected - scores).min() > -1e-5
+    assert ((expected - scores) > 1e-3).float().mean() < 0.005
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tiles", [1, 3, 100])
+def test_any_number_of_tiles_at_a_time_gives_the_same(monkeypatch, dtype, tiles):
+    query, keys = random_features(0, 33, 50, 2, 16)
+    query, keys = query.to(dtype), [key.to(dtype) for key in keys]
+    expected = window_topk(query, keys, 6, "disc", 5)
+    tile_bytes = 8 * 16 * 2 * 18 * 26 * query.element_size()
+    monkeypatch.setitem(correlation.CHUNK_BYTES, "cpu", tiles * tile_bytes)
+    for chunked, together in zip(window_topk(query, keys, 6, "disc", 5), expected, strict=True):
+        assert torch.equal(chunked, together)
+
+
+@pytest.mark.parametrize("split", [1, 2, 3])
+def test_merging_fills_up_where_keys_are_few(split):
+    query, keys = random_features(3, 6, 7, 4, 16)
+    expected, _ = reference_topk(query, keys, 2, "disc", 12)  # a corner has three keys in each frame
+    first, (scores, indices) = (window_topk(query, part, 2, "disc", 12) for part in (keys[:split], keys[split:]))
+    merged, found = merge_topk(first, (scores, indices + split * 42))
+    torch.testing.assert_close(merged, expected)
+    some = merged > -torch.inf
+    torch.testing.assert_close(scores_at(query, keys, found)[some], merged[some])
+
+
+@pytest.mark.parametrize(("h", "w", "radius"), [(1, 1, 1), (9, 33, 4), (4, 5, 9)])
+def test_dense_correlation_is_the_definition_cell_by_cell(h, w, radius):
+    generator = torch.Generator().manual_seed(0)
+    query, key = torch.randn(2, 3, h, w, 6, generator=generator)
+    output = window_correlation(query, key, radius)
+    assert output.shape == (3, h, w, (2 * radius + 1) ** 2)
+    for b, y, x in [(0, 0, 0), (1, h - 1, w - 1), (2, h // 2, w // 3), (2, 0, w - 1)]:
+        offsets = range(-radius, radius + 1)
+        expected = [
+            query[b, y, x] @ key[b, y + dy, x + dx] if 0 <= y + dy < h and 0 <= x + dx < w else -torch.inf
+            for dy in offsets
+            for dx in offsets
+        ]
+        torch.testing.assert_close(output[b, y, x], torch.tensor(expected))
+
+
+def test_gradients_of_the_dense_correlation_are_those_of_the_products():
+    generator = torch.Generator().manual_seed(0)
+    query, key = (torch.randn(2, 9, 18, 4, generator=generator, requires_grad=True) for _ in range(2))
+    y, x = torch.meshgrid(torch.arange(9), torch.arange(18), indexing="ij")
+    y, x = y.flatten(), x.flatten()
+    inside = ((y[:, None] - y).abs() <= 2) & ((x[:, None] - x).abs() <= 2)
+    full = (query.flatten(1, 2) @ key.flatten(1, 2).mT).masked_fill(~inside, -torch.inf)
+    expected = torch.autograd.grad(full.softmax(dim=-1).square().sum(), (query, key))
+    ours = torch.autograd.grad(window_correlation(query, key, 2).softmax(dim=-1).square().sum(), (query, key))
+    for one, other in zip(ours, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("frames", [1, 6])
+def test_drawn_points_are_propagated_as_by_the_official_algorithm(frames):
+    """As above, but where labels are those of points: values below the cut-off are zero, and no cell is left out."""
+    h, w = 24, 30
+    query, keys = random_features(4, h, w, frames, 32)
+    points = torch.tensor([[20.0, 20.0], [1.0, 47.0], [33.3, 8.1]])
+    labels = draw_points(points, (h, w), 2, 6.0).repeat(frames, 1, 1)
+    expected = official_propagation(query, keys, labels)
+    active = label_reach((labels > 0).any(dim=-1), (h, w), 14)
+    best = window_topk(query, keys, 15, "disc", 10, active)
+    ours = propagate_labels(*best, labels, 0.07, active.flatten())
+    assert (ours[ours > 0] >= LABEL_CUTOFF).all()
+    kept = (expected > LABEL_CUTOFF + 1e-5) | (expected < LABEL_CUTOFF - 1e-5)
+    torch.testing.assert_close(ours[kept], expected.where(expected >= LABEL_CUTOFF, 0)[kept], rtol=1e-5, atol=1e-5)

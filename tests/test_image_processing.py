@@ -110,3 +110,89 @@ def test_save_and_load(tmp_path):
     saved = FgvcImageProcessorPil(resize_policy="short_side", size={"shortest_edge": 120}, size_divisor=4)
     saved.save_pretrained(tmp_path)
     assert FgvcImageProcessorPil.from_pretrained(tmp_path).to_dict() == saved.to_dict()
+
+
+def test_random_colours_are_right_after_all_steps():
+    """Of uint8 frames in, undone from what comes out: within 0.02 of the formulas in float64."""
+    frame = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+    pixel_values = FgvcImageProcessorPil(resize_policy="none")(frame, return_tensors="np").pixel_values[0]
+    lab = pixel_values * np.reshape([50, 127, 127], (3, 1, 1)) + np.reshape([50, 0, 0], (3, 1, 1))
+    expected = np.array([cie_lab(colour / 255) for colour in frame.reshape(-1, 3)])
+    assert np.abs(lab.reshape(3, -1).T - expected).max() < 0.02
+    assert pixel_values.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("side", "divisor", "expected"),
+    [(1, 8, 8), (11, 8, 8), (12, 8, 16), (19, 8, 16), (20, 8, 24), (21, 2, 22), (97, 1, 97), (100, 64, 128)],
+)
+def test_sides_are_rounded_to_the_nearest_multiple_half_up(side, divisor, expected):
+    assert FgvcImageProcessorPil(resize_policy="none", size_divisor=divisor).output_size(side, 64) == (expected, 64)
+
+
+@pytest.mark.parametrize(("settings", "original", "expected"), POLICIES)
+def test_every_pixel_of_the_input_belongs_to_a_pixel_of_the_frame(settings, original, expected):
+    """Corners go to corners, so that no prompt inside the frame ends up outside the input."""
+    corners = np.array([[0, 0], [original[1], original[0]]])
+    np.testing.assert_allclose(rescale_points(corners, original, expected), [[0, 0], [expected[1], expected[0]]])
+
+
+FRAME = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+IMAGE = Image.fromarray(FRAME)
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        IMAGE.convert("RGBA"),
+        np.asarray(IMAGE.convert("RGBA")),
+        np.asarray(IMAGE.convert("RGBA")).transpose(2, 0, 1),
+        torch.from_numpy(FRAME),
+        torch.from_numpy(FRAME).permute(2, 0, 1),
+        FRAME.astype(np.float32),
+        [IMAGE],
+    ],
+)
+def test_frames_with_alpha_and_of_other_types_agree(same):
+    image_processor = FgvcImageProcessorPil(resize_policy="none")
+    expected = image_processor(FRAME, return_tensors="pt").pixel_values
+    torch.testing.assert_close(image_processor(same, return_tensors="pt").pixel_values, expected)
+
+
+@pytest.mark.parametrize("grey", [IMAGE.convert("L"), np.asarray(IMAGE.convert("L"))[..., None]])
+def test_grey_frames_are_those_with_three_equal_channels(grey):
+    image_processor = FgvcImageProcessorPil(resize_policy="none")
+    same = np.asarray(IMAGE.convert("L"))[..., None].repeat(3, axis=2)
+    pixel_values = image_processor(grey, return_tensors="pt").pixel_values
+    torch.testing.assert_close(pixel_values, image_processor(same, return_tensors="pt").pixel_values)
+    assert pixel_values[:, 1:].abs().max() < 1e-4  # no colour
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"resize_policy": "crop"}, "resize_policy"),
+        ({"resize_policy": "none", "size_divisor": 0}, "size_divisor"),
+        ({"size_divisor": -8}, "size_divisor"),
+        ({"size": {"height": 0, "width": 64}}, "size"),
+        ({"size": {"height": -8, "width": 64}}, "size"),
+        ({"resize_policy": "short_side", "size": {"shortest_edge": -5}}, "size"),
+        ({"size": {"height": 64}}, "size"),
+        ({"size": "big"}, "size"),
+    ],
+)
+def test_sizes_that_are_none_are_plain_errors(settings, message):
+    with pytest.raises(ValueError, match=message):
+        FgvcImageProcessorPil(**settings)(FRAME)
+    with pytest.raises(ValueError, match=message):
+        FgvcImageProcessorPil(**settings).output_size(40, 50)
+
+
+def test_settings_of_one_call_leave_those_of_the_processor(tmp_path):
+    image_processor = FgvcImageProcessorPil()
+    short = image_processor(FRAME, resize_policy="short_side", size={"shortest_edge": 32}, return_tensors="pt")
+    assert short.pixel_values.shape == (1, 3, 32, 40)
+    image_processor.save_pretrained(tmp_path)
+    for after in (image_processor, FgvcImageProcessorPil.from_pretrained(tmp_path)):
+        assert after(FRAME, return_tensors="pt").pixel_values.shape == (1, 3, 256, 256)
+        assert after.output_size(40, 50) == (256, 256)

@@ -36,11 +36,11 @@ def assert_same(result, expected, rows=slice(None)):
 
 
 @pytest.mark.parametrize("settings", POLICIES)
-@pytest.mark.parametrize(("height", "width"), [(33, 47), (40, 31), (24, 56)])
+@pytest.mark.parametrize(("height", "width"), [(33, 47), (24, 39)])
 def test_prompts_are_returned_exactly_at_any_size(tiny_model, noise_clip, settings, height, width):
     """Corners, borders and odd fractions, equal as float32 in pixels of the original video."""
     video = np.ascontiguousarray(noise_clip[:2, :height, :width])
-    inside = np.random.default_rng(0).uniform((0, 0), (width, height), (20, 2))
+    inside = np.random.default_rng(0).uniform((0, 0), (width, height), (8, 2))
     points = np.concatenate([[(0, 0), (width, height), (width, 0), (0.5, height - 0.5), (1 / 3, np.pi)], inside])
     queries = np.concatenate([np.repeat([[0], [1]], len(points), axis=0), np.tile(points, (2, 1))], axis=1)
     result = tiny_model.track(video, queries, "both", FgvcProcessor(FgvcImageProcessorPil(**settings)))
@@ -195,8 +195,10 @@ FRAMES = [
 ]
 
 
-@pytest.mark.parametrize("live", [False, True])
-@pytest.mark.parametrize(("arguments", "expected"), FRAMES)
+@pytest.mark.parametrize(
+    ("arguments", "expected", "live"),
+    [(*case, live) for case in FRAMES for live in (False, True) if not (live and "reverse" in case[0])],
+)
 def test_which_frames_are_processed(tiny_model, processor, noise_clip, arguments, expected, live):
     if live and arguments.get("reverse"):
         pytest.skip("an iterator cannot be reversed")

@@ -60,3 +60,83 @@ def test_peak_is_the_confidence():
     points, peak = read_points(labels, (12, 12), (24, 24), 2, 6.0, "aligned")
     assert peak.tolist() == pytest.approx([0.3, 0])
     assert torch.isfinite(points).all()
+
+
+@pytest.mark.parametrize("stride", [2, 4, 8])
+@pytest.mark.parametrize("size", [(12, 17), (5, 4)])
+def test_a_point_is_drawn_as_a_gaussian_at_the_centres_of_cells(stride, size):
+    points = random_points(6, stride * size[0], stride * size[1], 0)
+    points[0] = torch.tensor([cell_to_point(3, stride), cell_to_point(2, stride)])  # on the centre of a cell
+    labels = draw_points(points, size, stride, 6.0)
+    assert labels.shape == (size[0] * size[1], 6) and labels.dtype == torch.float32
+    assert labels[:, 0].argmax() == 2 * size[1] + 3 and labels[2 * size[1] + 3, 0] == 1
+    for row, column in [(0, 0), (2, 3), (size[0] - 1, size[1] - 1)]:
+        centre = torch.tensor([column * stride + 0.5, row * stride + 0.5])
+        expected = torch.exp(-((points - centre) ** 2).sum(dim=1) / (2 * 6.0**2))
+        expected[expected < LABEL_CUTOFF] = 0
+        torch.testing.assert_close(labels[row * size[1] + column], expected.float())
+
+
+@pytest.mark.parametrize(
+    ("stride", "sigma", "mean", "largest"),
+    [(2, 6.0, 0.03, 0.05), (2, 4.0, 0.15, 0.2), (4, 6.0, 0.2, 0.3), (8, 6.0, 0.7, 1.3)],
+)
+def test_a_drawn_point_is_read_where_it_was_drawn(stride, sigma, mean, largest):
+    height, width = 255, 321
+    size, points = feature_size(height, width, stride), random_points(300, height, width, 20)
+    found, peak = read_points(
+        draw_points(points, size, stride, sigma), size, (height, width), stride, sigma, "aligned"
+    )
+    error = found - points
+    assert found.dtype == torch.float64 and (peak > 0.3).all()
+    assert error.norm(dim=1).mean() < mean and error.norm(dim=1).max() < largest
+    assert error.mean(dim=0).abs().max() < 0.1 * mean + 0.05 * (stride == 8)
+
+
+@pytest.mark.parametrize("stride", [2, 4, 8])
+def test_the_legacy_readout_is_half_a_stride_off(stride):
+    height, width = 256, 320
+    size, points = feature_size(height, width, stride), random_points(1000, height, width, 20)
+    labels = draw_points(points, size, stride, 6.0)
+    legacy, aligned = (read_points(labels, size, (height, width), stride, 6.0, r)[0] for r in ("legacy", "aligned"))
+    shift = (stride - 1) / 2
+    assert (legacy - points).mean(dim=0).tolist() == pytest.approx([shift, shift], abs=0.1)
+    assert (legacy - points).norm(dim=1).mean() > 5 * (aligned - points).norm(dim=1).mean()
+
+
+@pytest.mark.parametrize("readout", ["aligned", "legacy"])
+def test_a_label_is_read_alike_alone_and_among_others(readout):
+    size, points = (20, 25), random_points(9, 40, 50, 0)
+    labels = draw_points(points, size, 2, 6.0)
+    together = read_points(labels, size, (40, 50), 2, 6.0, readout)
+    for n in range(9):
+        for alone, all_of_them in zip(
+            read_points(labels[:, [n]], size, (40, 50), 2, 6.0, readout), together, strict=True
+        ):
+            assert torch.equal(alone[0], all_of_them[n])
+
+
+def test_a_second_and_lower_peak_does_not_move_the_point():
+    size = (40, 40)
+    near, far = draw_points(torch.tensor([[20.5, 24.5], [60.5, 50.5]]), size, 2, 6.0).T
+    found, _ = read_points(torch.stack([near, near + 0.9 * far], dim=1), size, (80, 80), 2, 6.0, "aligned")
+    assert (found[0] - found[1]).norm() < 1e-6
+
+
+@pytest.mark.parametrize("reach", [0, 2, 5])
+def test_reach_is_the_square_around_any_support(reach):
+    support = torch.zeros(3, 15, 20, dtype=torch.bool)
+    support[0, 0, 0] = support[2, 9, 19] = True
+    expected = torch.zeros(15, 20, dtype=torch.bool)
+    expected[: reach + 1, : reach + 1] = expected[9 - reach : 10 + reach, 19 - reach :] = True
+    assert torch.equal(label_reach(support.flatten(1), (15, 20), reach), expected)
+    assert not label_reach(torch.zeros_like(support).flatten(1), (15, 20), reach).any()
+
+
+def test_propagated_labels_are_averages_above_the_cut_off():
+    scores = torch.tensor([[0.9, 0.2, -torch.inf], [0.5, 0.5, 0.5], [0.9, 0.1, 0.0]])
+    indices = torch.tensor([[0, 4, 0], [0, 1, 3], [5, 5, 5]])
+    labels = torch.tensor([[[1.0], [0.5], [0.0]], [[0.25], [1.0], [LABEL_CUTOFF / 2]]])
+    weights = torch.tensor([0.9, 0.2]).div(0.3).softmax(dim=0)
+    new = propagate_labels(scores, indices, labels, 0.3, torch.ones(3, dtype=torch.bool))
+    torch.testing.assert_close(new[:, 0], torch.tensor([(weights * torch.ones(2)).sum(), (1 + 0.5 + 0.25) / 3, 0.0]))
