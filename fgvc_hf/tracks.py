@@ -13,6 +13,7 @@ width). Where a point was not tracked on a frame its position is NaN in NPZ, nul
 import csv
 import json
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,16 @@ from .processing_fgvc import PointTracks
 from .video import atomic_write
 
 
+UNREADABLE_NPZ = (  # what numpy and zipfile raise on files that are damaged, or are something else
+    AttributeError,
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 FORMATS = (".csv", ".json", ".npz")
 
 
@@ -98,7 +109,7 @@ def _read_npz(path: Path) -> np.ndarray:
     try:
         with np.load(path, allow_pickle=False) as content:
             return np.asarray(content["queries"], dtype=np.float64)
-    except (KeyError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile):
+    except UNREADABLE_NPZ:
         raise ValueError(f"{path}: must be an NPZ file with an array queries (N, 3) of (t, x, y).") from None
 
 
