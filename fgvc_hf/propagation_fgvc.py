@@ -125,8 +125,9 @@ def _centre_of_peak(labels: torch.Tensor, size: tuple[int, int], stride: int, re
 
 def _mean_of_largest_pixels(labels: torch.Tensor, size: tuple[int, int], input_size: tuple[int, int]) -> torch.Tensor:
     """Weighted means (labels, 2) of the five largest pixels of the maps, up-sampled as the official code does."""
-    maps = labels.T.reshape(1, -1, *size)
-    values = F.interpolate(maps, size=input_size, mode="bilinear", align_corners=False)[0].flatten(1)
+    maps = labels.T.reshape(-1, 1, 1, *size)  # one by one: together, the last bit would depend on the others
+    upsampled = [F.interpolate(m, size=input_size, mode="bilinear", align_corners=False).flatten() for m in maps]
+    values = torch.stack(upsampled)
     top = values.double().topk(min(LEGACY_PIXELS, values.shape[1]), dim=1)
     weights = top.values / top.values.sum(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
     x, y = top.indices % input_size[1], top.indices // input_size[1]

@@ -27,6 +27,7 @@ UNREADABLE_NPZ = (  # what numpy and zipfile raise on files that are damaged, or
     EOFError,
     KeyError,
     NotImplementedError,
+    OSError,
     TypeError,
     ValueError,
     zipfile.BadZipFile,

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from fgvc_hf.coordinates_fgvc import feature_size
+from fgvc_hf.coordinates_fgvc import cell_to_point, feature_size
 from fgvc_hf.propagation_fgvc import LABEL_CUTOFF, draw_points, label_reach, propagate_labels, read_points
 
 
