@@ -114,7 +114,7 @@ def window_topk(
     tile_buffer = query.new_zeros((chunk, *TILE, channels))  # buffers are reused, for fresh memory costs more than the
     halo_buffer = query.new_zeros((chunk, len(keys), *halo, channels))  # arithmetic that fills it
     product_buffer = query.new_zeros((chunk, cells, halo_cells))
-    for tile_ids in chosen.split(chunk):
+    for tile_ids in chosen.split(chunk) if len(chosen) else ():
         n = len(tile_ids)
         corners = [(tile // columns * TILE[0], tile % columns * TILE[1]) for tile in tile_ids.tolist()]
         for slot, (top, left) in enumerate(corners):

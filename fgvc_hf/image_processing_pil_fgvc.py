@@ -154,6 +154,8 @@ def _resized(height: int, width: int, policy: str, size: SizeDict, divisor: int)
         target = (height, width)
     else:
         raise ValueError(f"resize_policy must be one of {RESIZE_POLICIES}, got {policy!r}.")
+    if divisor < 1 or min(target) <= 0:
+        raise ValueError(f"size and size_divisor must be positive, got {dict(size)} and {divisor}.")
     rounded = [max(divisor, int(side / divisor + 0.5) * divisor) for side in target]
     return rounded[0], rounded[1]
 

@@ -97,6 +97,11 @@ class FgvcInferenceSession:
         if frame_idx < 0 or (num_frames is not None and frame_idx >= num_frames):
             limit = "" if num_frames is None else f" to {num_frames - 1}"
             raise ValueError(f"frame_idx must be a frame of the video, 0{limit}, got {frame_idx}.")
+        passed = self.video is None and self.last_frame_idx is not None and frame_idx < self.last_frame_idx
+        if passed:
+            raise ValueError(
+                f"frame_idx must not be before frame {self.last_frame_idx}, the last one seen, got {frame_idx}."
+            )
         if not np.isfinite(point).all():
             raise ValueError(f"input_points must be finite, got {tuple(point)} for target {obj_id}.")
         if self.original_size is not None:
@@ -132,10 +137,11 @@ class FgvcInferenceSession:
         if self.original_size is None:
             for obj_id, target in self.targets.items():
                 _check_inside(obj_id, target.point, size)
-            self.original_size = size
-        if size != self.original_size:
+        elif size != self.original_size:
             raise ValueError(f"frame must be of size {self.original_size} as those before, got {size}.")
-        return self.image_processor(frame, return_tensors="pt").pixel_values
+        pixel_values = self.image_processor(frame, return_tensors="pt").pixel_values
+        self.original_size = size
+        return pixel_values
 
     @property
     def sizes(self) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -159,11 +165,17 @@ class FgvcInferenceSession:
                 raise ValueError("inference_session has no targets; add them, or give start_frame_idx.")
             prompted = [target.frame_idx for target in self.targets.values()]
             start_frame_idx = max(prompted) if reverse else min(prompted)
-        limit = max_frame_num_to_track
+        num_frames, limit = self.video.num_frames, max_frame_num_to_track
+        if start_frame_idx < 0 or (num_frames is not None and start_frame_idx >= num_frames):
+            raise ValueError(
+                f"start_frame_idx must be a frame of the video, which has {num_frames}, got {start_frame_idx}."
+            )
+        if limit is not None and limit < 0:
+            raise ValueError(f"max_frame_num_to_track must be 0 or more, got {limit}.")
         if reverse:
             first = 0 if limit is None else max(0, start_frame_idx - limit)
             return OrderedFrames(self.video, first, start_frame_idx + 1, reverse=True)
-        ends = [self.video.num_frames, None if limit is None else start_frame_idx + limit + 1]
+        ends = [num_frames, None if limit is None else start_frame_idx + limit + 1]
         return OrderedFrames(self.video, start_frame_idx, min((end for end in ends if end is not None), default=None))
 
     # ---- propagation --------------------------------------------------------------------------------------------

@@ -334,7 +334,7 @@ class FgvcModel(FgvcPreTrainedModel):
         points = np.asarray(points, dtype=np.float64)
         if points.ndim != 2 or points.shape[1] != 3 or len(points) == 0:
             raise ValueError(f"points must be an array (N, 3) of (t, x, y), got shape {points.shape}.")
-        if not (points[:, 0] == np.round(points[:, 0])).all():
+        if not (np.isfinite(points[:, 0]) & (points[:, 0] == np.round(points[:, 0]))).all():
             raise ValueError("points must have whole frame numbers t in (t, x, y).")
         if processor is None:
             path = self.config.name_or_path
@@ -346,6 +346,11 @@ class FgvcModel(FgvcPreTrainedModel):
         outputs = []
         for reverse in passes:
             outputs += self.propagate_in_video_iterator(session, reverse=reverse, show_progress_bar=show_progress_bar)
+        length = 1 + max((output.frame_idx for output in outputs), default=-1)
+        if points[:, 0].max() >= length:  # an iterator ends when it ends; other sources were checked before
+            raise ValueError(
+                f"frame_idx must be a frame of the video, 0 to {length - 1}, got {points[:, 0].max():.0f}."
+            )
         threshold = self.config.visibility_threshold if threshold is None else threshold
         return processor.post_process_point_tracking(outputs, session, threshold)
 

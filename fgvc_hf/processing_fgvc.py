@@ -100,8 +100,14 @@ class FgvcProcessor(ProcessorMixin):
             `ValueError`: points and ids differ in number, an id is taken, a point is outside the frame, or the frame is not
             in the video. Nothing is added then.
         """
-        ids = [obj_ids] if isinstance(obj_ids, int | np.integer) else list(obj_ids)
-        points = np.asarray(input_points, dtype=np.float64)
+        ids: list = list(obj_ids) if isinstance(obj_ids, Iterable) else [obj_ids]
+        for name, number in (("frame_idx", frame_idx), *(("obj_ids", obj_id) for obj_id in ids)):
+            if not (np.isfinite(number) and number == int(number)):
+                raise ValueError(f"{name} must be a whole number, got {number}.")
+        try:
+            points = np.asarray(input_points, dtype=np.float64)
+        except (ValueError, TypeError):
+            raise ValueError(f"input_points must hold an (x, y) for each of {len(ids)} obj_ids.") from None
         if points.size != 2 * len(ids) or (points.ndim and points.shape[-1] != 2):
             raise ValueError(f"input_points must hold an (x, y) for each of {len(ids)} obj_ids, got {points.shape}.")
         added = []
