@@ -21,6 +21,7 @@ _HOMES = {
     "PointTracks": "processing_fgvc",
     "open_video": "video",
     "VideoWriter": "video",
+    "draw_flow": "visualization",
     "draw_tracks": "visualization",
     "save_tracks": "tracks",
     "read_points_file": "tracks",

@@ -81,3 +81,22 @@ def _draw_point(draw, point, seen: bool, colour: tuple, unit: float) -> None:
 
 
 __all__ = ["draw_tracks", "point_colours"]
+
+
+def draw_flow(flow: np.ndarray, largest: float | None = None) -> np.ndarray:
+    """
+    Colour a flow field: the hue is the direction, the saturation the length; white stands still.
+
+    Args:
+        flow (`numpy.ndarray` of shape `(H, W, 2)`): (x, y) displacements.
+        largest (`float`, *optional*): Length of full saturation; that of the field if not given.
+
+    Returns:
+        `numpy.ndarray` of shape `(H, W, 3)`, uint8 RGB.
+    """
+    length = np.linalg.norm(flow, axis=-1)
+    largest = max(float(length.max()), 1e-6) if largest is None else largest
+    hue = np.arctan2(flow[..., 1], flow[..., 0]) / (2 * np.pi) % 1
+    saturation = np.clip(length / largest, 0, 1)
+    hsv = np.stack([hue * 255, saturation * 255, np.full_like(hue, 255)], axis=-1).astype(np.uint8)
+    return np.asarray(Image.fromarray(hsv, "HSV").convert("RGB"))

@@ -1,27 +1,34 @@
-"""Rendered clips in which the position and the visibility of every point are known exactly.
+"""Rendered clips and training pairs in which the position and the visibility of every point are known exactly.
 
-A scene is a stack of [`Layer`]s, the background first. A layer has its own coordinates, in pixels, and three parts that
-are written independently of each other:
-
-* a shape, a function from layer points to a signed distance in layer pixels, negative inside;
-* a texture, a function from layer points to RGB in [0, 1];
-* a motion, one affine map from layer to frame per frame.
-
-A frame is drawn by mapping its pixel centres back into every layer, a track by mapping one layer point forward, and
-visibility is the sign of the shapes above at the point itself: no rounding to pixels, no tolerance.
+[`render_clip`] and [`translating_texture`] make clips with tracks, [`render_pairs`] batches of two frames with the flow
+between them, on any device. All are stacks of moving layers; see `scene.py`.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from .scene import (
+    Layer,
+    Motion,
+    Random,
+    blob,
+    correspondences,
+    ellipse,
+    everywhere,
+    inside_frame,
+    pixel_centres,
+    polygon,
+    render_frame,
+    strip,
+    top_layer,
+)
+from .textures import body_shading, image_patches, natural_image, raster_texture, sinusoid_texture
 
-Shape = Callable[[torch.Tensor], torch.Tensor]  # (..., 2) -> (...)
-Texture = Callable[[torch.Tensor], torch.Tensor]  # (P, 2) -> (P, 3)
 
 MIN_SIZE = 32  # pixels; on a smaller frame the bodies would be too thin to hold a query
 EDGE_MARGIN = 3.0  # pixels between a query and the nearest edge, so that its neighbourhood is its own layer
@@ -29,6 +36,8 @@ GRID_MARGIN = 24.0  # pixels that the queries of a translating texture keep from
 GRID_STRIDE = 16
 LATE_QUERIES = 0.25  # share of the queries that start after the first frame
 CANDIDATES_PER_POINT = 64
+CLIP_SHAPES = (blob, polygon, ellipse)
+PAIR_SHAPES = (blob, polygon, strip, ellipse, blob, strip)
 
 
 @dataclass(frozen=True)
@@ -49,235 +58,84 @@ class SyntheticClip:
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One opaque textured sheet.
+class SyntheticPairs:
+    """Pairs of frames and the exact flow between them, at the centres of feature cells (every `stride`-th pixel).
 
     Args:
-        shape: Signed distance of layer points `(..., 2)`, in layer pixels, negative inside; its zero set is the edge.
-        texture: RGB in [0, 1] of layer points `(P, 2)`.
-        motion (`torch.Tensor` of shape `(T, 2, 3)`): Affine map from layer to frame coordinates at each frame.
+        frames (`torch.Tensor` of shape `(B, 2, 3, H, W)`): RGB in [0, 1].
+        flow (`torch.Tensor` of shape `(B, 2, h, w, 2)`): (x, y) in pixels; `[:, 0]` leads from frame 0 to frame 1, and
+            `[:, 1]` back.
+        visible (`torch.Tensor` of shape `(B, 2, h, w)`, bool): whether the end of the flow is in the frame and not covered.
     """
 
-    shape: Shape
-    texture: Texture
-    motion: torch.Tensor
-
-    def to_frame(self, points: torch.Tensor, times) -> torch.Tensor:
-        """Frame coordinates of layer points `(..., 2)` at frames `times` (int, or integer tensor that broadcasts)."""
-        matrix = self.motion[times]
-        return (matrix[..., :2] @ points[..., None])[..., 0] + matrix[..., 2]
-
-    def to_layer(self, points: torch.Tensor, times) -> torch.Tensor:
-        """Layer coordinates of frame points: the inverse of [`Layer.to_frame`]."""
-        matrix = self.motion[times]
-        inverse = torch.linalg.inv(matrix[..., :2])
-        return (inverse @ (points - matrix[..., 2])[..., None])[..., 0]
-
-    def distance(self, points: torch.Tensor, times) -> torch.Tensor:
-        """Signed distance `(...)` of frame points to the edge in frame pixels, negative inside."""
-        scale = torch.linalg.det(self.motion[times][..., :2]).sqrt()
-        return self.shape(self.to_layer(points, times)) * scale
+    frames: torch.Tensor
+    flow: torch.Tensor
+    visible: torch.Tensor
 
 
-class Random:
-    """Seeded numbers, drawn on the CPU so that a seed gives the same scene on every device."""
-
-    def __init__(self, seed: int, device: torch.device | str = "cpu"):
-        self.generator = torch.Generator().manual_seed(seed)
-        self.device = device
-
-    def uniform(self, low: float, high: float, *size: int) -> torch.Tensor:
-        return (low + (high - low) * torch.rand(size, generator=self.generator)).to(self.device)
-
-    def integer(self, low: int, high: int) -> int:
-        """An integer in [low, high)."""
-        return int(torch.randint(low, high, (), generator=self.generator))
-
-
-# Shapes
-
-
-def everywhere(points: torch.Tensor) -> torch.Tensor:
-    """The shape of a background: no point is ever near its edge."""
-    return torch.full_like(points[..., 0], -math.inf)
-
-
-def ellipse(radius: float, random: Random) -> Shape:
-    """An ellipse of half-axes `radius` and 0.55 to 0.85 of it. The distance is exact to first order at the edge."""
-    axes = radius * torch.stack([random.uniform(1, 1), random.uniform(0.55, 0.85)])
-
-    def shape(points):
-        level = (points / axes).norm(dim=-1)
-        slope = (points / axes**2).norm(dim=-1)
-        return level * (level - 1) / slope.clamp_min(1e-6)
-
-    return shape
-
-
-def polygon(radius: float, random: Random) -> Shape:
-    """A convex polygon of 5 to 7 sides with rounded corners, around a circle of 0.75 to 0.95 of `radius`."""
-    sides = random.integer(5, 8)
-    angles = (torch.arange(sides, device=random.device) + random.uniform(-0.15, 0.15, sides)) * (2 * math.pi / sides)
-    normals = torch.stack([angles.cos(), angles.sin()])
-    offsets = radius * random.uniform(0.75, 0.95, sides)
-    rounding = 0.03 * radius
-
-    def shape(points):
-        return rounding * torch.logsumexp((points @ normals - offsets) / rounding, dim=-1)
-
-    return shape
-
-
-def blob(radius: float, random: Random) -> Shape:
-    """A smooth star-shaped outline: `radius` times one plus a few angular waves, to first order at the edge."""
-    orders = torch.arange(2, 6, device=random.device)
-    amplitudes = random.uniform(0.35, 1.0, 4) * 0.32 / orders
-    phases = random.uniform(0, 2 * math.pi, 4)
-
-    def shape(points):
-        distance = points.norm(dim=-1)
-        waves = torch.atan2(points[..., 1], points[..., 0])[..., None] * orders + phases
-        outline = radius * (1 + waves.cos() @ amplitudes)
-        slope = -radius * (waves.sin() @ (amplitudes * orders)) / distance.clamp_min(0.3 * radius)
-        return (distance - outline) / (1 + slope**2).sqrt()
-
-    return shape
-
-
-SHAPES = (blob, polygon, ellipse)
-
-
-# Textures
-
-
-def fractal_noise(size: int, cell: float, octaves: int, channels: int, random: Random) -> torch.Tensor:
-    """Smooth noise `(channels, size, size)` of zero mean and unit deviation; its largest bumps span `cell` texels."""
-    total = torch.zeros(channels, size, size, device=random.device)
-    for octave in range(octaves):
-        cells = math.ceil(size * 2**octave / cell) + 1
-        lattice = random.uniform(-1, 1, 1, channels, cells, cells)
-        total += 0.55**octave * F.interpolate(lattice, (size, size), mode="bicubic")[0]
-    return (total - total.mean((1, 2), keepdim=True)) / total.std((1, 2), keepdim=True)
-
-
-def sample_raster(raster: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-    """Bicubic samples `(P, C)` of a raster `(C, S, S)` of one texel per pixel, centred on the origin."""
-    grid = points.reshape(1, 1, -1, 2) / (raster.shape[-1] / 2)
-    samples = F.grid_sample(raster[None], grid, "bicubic", padding_mode="reflection", align_corners=False)
-    return samples[0, :, 0].T
-
-
-def texel_centres(size: int, device: torch.device | str) -> torch.Tensor:
-    """Layer coordinates `(size, size, 2)` of the texels of a raster centred on the origin."""
-    axis = torch.arange(size, device=device) + 0.5 - size / 2
-    return torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1)
-
-
-def palette(values: torch.Tensor, saturation: float, random: Random) -> torch.Tensor:
-    """Colours `(3, ...)` of values: one cosine per channel, which runs through a few related hues."""
-    shape = (3,) + (1,) * values.ndim
-    hue = random.uniform(0, 1) + random.uniform(0.15, 0.4, 3).cumsum(0)
-    turns = random.uniform(0.12, 0.3, 3)
-    return 0.52 + saturation * (2 * math.pi * (turns.view(shape) * values + hue.view(shape))).cos()
-
-
-def natural_image(size: int, detail: float, saturation: float, random: Random) -> torch.Tensor:
-    """A colourful image `(3, size, size)`: warped noise in related hues, patches with crisp edges, veins and grain.
-
-    `detail` is the span in texels of the largest structures.
-    """
-    warp = 0.35 * detail * fractal_noise(size, 1.5 * detail, 2, 2, random).movedim(0, -1)
-    fields = sample_raster(fractal_noise(size, detail, 5, 3, random), texel_centres(size, random.device) + warp)
-    tone, patch, vein = fields.T.reshape(3, size, size)
-    edge = torch.sigmoid(6 * (patch - 0.3))
-    colour = torch.lerp(palette(tone, saturation, random), palette(tone + 1.5, saturation, random), edge)
-    veins = 1 - 0.45 * torch.exp(-((vein / 0.09) ** 2))
-    grain = 1 + 0.09 * fractal_noise(size, 6, 2, 1, random)
-    return (colour * veins * grain).clamp(0, 1)
-
-
-def raster_texture(raster: torch.Tensor) -> Texture:
-    """A texture from an image `(3, S, S)` of one texel per layer pixel, centred on the layer's origin."""
-    return lambda points: sample_raster(raster, points).clamp(0, 1)
-
-
-def body_shading(shape: Shape, size: int, radius: float, device: torch.device | str) -> torch.Tensor:
-    """Brightness `(size, size)` of a body lit from its upper left, painted on it so that no point changes colour."""
-    points = texel_centres(size, device)
-    rim = (-shape(points) / (0.3 * radius)).clamp(0, 1)
-    light = 1 - 0.22 * (points.sum(-1) / radius).clamp(-1.3, 1.3)
-    return light * (0.45 + 0.55 * (rim * (2 - rim)).sqrt())
-
-
-def sinusoid_texture(random: Random, waves: int = 40) -> Texture:
-    """A sum of plane waves with periods of 6 to 60 pixels: defined at every real point, hence exact at any shift."""
-    periods = 6 * 10 ** random.uniform(0, 1, waves)
-    directions = random.uniform(0, 2 * math.pi, waves)
-    frequencies = torch.stack([directions.cos(), directions.sin()]) * (2 * math.pi / periods)
-    phases = random.uniform(0, 2 * math.pi, waves)
-    weights = random.uniform(-1, 1, waves, 3)
-    weights = weights * (0.17 * math.sqrt(2) / weights.norm(dim=0))  # deviation 0.17 around 0.5: clipping is rare
-    return lambda points: (0.5 + (points @ frequencies + phases).sin() @ weights).clamp(0, 1)
-
-
-# Motions
+# Motions of clips
 
 
 def smooth_wave(num_frames: int, rate: float, random: Random) -> torch.Tensor:
-    """A sinusoid `(num_frames,)` that changes by at most `rate` per frame and stays bounded in clips of any length."""
-    turn = 2 * math.pi / random.uniform(60, 110)
+    """Sinusoids `(B, num_frames)` that change by at most `rate` per frame and stay bounded in clips of any length."""
+    turn = 2 * math.pi / random.uniform(60, 110, 1)
     times = torch.arange(num_frames, device=random.device)
-    return random.uniform(0.7, 1) * rate / turn * (turn * times + random.uniform(0, 2 * math.pi)).sin()
+    return random.uniform(0.7, 1, 1) * rate / turn * (turn * times + random.uniform(0, 2 * math.pi, 1)).sin()
 
 
-def wandering_motion(num_frames: int, anchor, speed: float, spin: float, zoom: float, random: Random) -> torch.Tensor:
-    """A smooth motion `(num_frames, 2, 3)` around `anchor`: translation, rotation, zoom and a little shear.
+def similarity(centre: torch.Tensor, angle: torch.Tensor, shear: torch.Tensor, log_scale: torch.Tensor):
+    """Poses `(..., 3, 3)` that turn, shear and scale the layer, and put its origin at `centre` `(..., 2)`."""
+    cos, sin = log_scale.exp() * angle.cos(), log_scale.exp() * angle.sin()
+    zero, one = torch.zeros_like(cos), torch.ones_like(cos)
+    x, y = centre.unbind(-1)
+    rows = [cos, shear * cos - sin, x, sin, shear * sin + cos, y, zero, zero, one]
+    return torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
 
-    Args:
-        anchor (`tuple[float, float]`): Frame point (x, y) about which the layer's origin wanders.
-        speed, spin, zoom: Largest change per frame, in pixels along each axis, radians and relative scale.
+
+def wandering_motion(
+    num_frames: int, anchor: torch.Tensor, speed: float, spin: float, zoom: float, random: Random
+) -> Motion:
+    """A smooth motion around `anchor` `(B, 2)`: translation, rotation, zoom and a little shear.
+
+    `speed`, `spin` and `zoom` are the largest changes per frame: pixels along each axis, radians and relative scale.
     """
-    x, y = (smooth_wave(num_frames, speed, random) + centre for centre in anchor)
+    steps = torch.stack([smooth_wave(num_frames, speed, random) for _ in range(2)], dim=-1)  # (B, T, 2)
     angle, shear = smooth_wave(num_frames, spin, random), smooth_wave(num_frames, zoom / 2, random)
-    scale = smooth_wave(num_frames, zoom, random).exp()
-    cos, sin = scale * angle.cos(), scale * angle.sin()
-    rows = [cos, shear * cos - sin, x, sin, shear * sin + cos, y]
-    return torch.stack(rows, dim=-1).reshape(num_frames, 2, 3)
+    return Motion(similarity(anchor[:, None] + steps, angle, shear, smooth_wave(num_frames, zoom, random)))
 
 
-def translation_motion(num_frames: int, velocity: tuple[float, float], device: torch.device | str) -> torch.Tensor:
-    """A motion `(num_frames, 2, 3)` by `velocity` (x, y) in pixels per frame, from the identity at frame 0."""
-    motion = torch.eye(2, 3, device=device).repeat(num_frames, 1, 1)
-    motion[:, :, 2] = torch.arange(num_frames, device=device)[:, None] * torch.tensor(velocity, device=device)
-    return motion
+def translation_motion(num_frames: int, velocity: tuple[float, float], device: torch.device | str) -> Motion:
+    """A motion of one scene by `velocity` (x, y) in pixels per frame, from the identity at frame 0."""
+    pose = torch.eye(3, device=device).repeat(1, num_frames, 1, 1)
+    pose[0, :, :2, 2] = torch.arange(num_frames, device=device)[:, None] * torch.tensor(velocity, device=device)
+    return Motion(pose)
 
 
-# Scenes
+# Scenes of clips
 
 
 def background_layer(num_frames: int, height: int, width: int, random: Random) -> Layer:
     """A slowly panning, turning and zooming background whose texture covers every frame of the clip."""
     unit = min(height, width) / 256
-    motion = wandering_motion(num_frames, (width / 2, height / 2), 1.1 * unit, 0.004, 0.003, random)
-    layer = Layer(everywhere, everywhere, motion)
-    corners = torch.tensor([(0, 0), (width, 0), (0, height), (width, height)], device=random.device)
-    times = torch.arange(num_frames, device=random.device)[:, None]
-    reach = layer.to_layer(corners.float(), times).abs().max()
+    centre = torch.tensor([[width / 2, height / 2]], device=random.device).expand(len(random), 2)
+    motion = wandering_motion(num_frames, centre, 1.1 * unit, 0.004, 0.003, random)
+    corners = torch.tensor([(0, 0), (width, 0), (0, height), (width, height)], device=random.device).float()
+    corners = corners.expand(len(random), 4, 2)
+    reach = max(float(motion.to_layer(corners, time).abs().max()) for time in range(num_frames))
     image = natural_image(2 * math.ceil(reach) + 4, 72 * unit, 0.25, random)
     return Layer(everywhere, raster_texture(0.9 * image), motion)
 
 
 def body_layer(index: int, start: torch.Tensor, num_frames: int, height: int, width: int, random: Random) -> Layer:
-    """The `index`-th moving body. `start` (2,) in [0, 1) shifts the sequence that spreads the bodies over the frame."""
+    """The `index`-th moving body. `start` `(B, 2)` shifts the sequence that spreads the bodies over the frame."""
     unit = min(height, width) / 256
-    radius = unit * float(random.uniform(36, 58))
-    shape = SHAPES[index % len(SHAPES)](radius, random)
+    radius = unit * random.uniform(36, 58)
+    shape = CLIP_SHAPES[index % len(CLIP_SHAPES)](radius, random)
     # Multiples of these two constants fill the square evenly however many are taken.
     place = 0.2 + 0.6 * ((start + index * start.new_tensor([0.7548777, 0.5698403])) % 1)
-    anchor = (float(place[0]) * width, float(place[1]) * height)
-    motion = wandering_motion(num_frames, anchor, 3 * unit, 0.02, 0.006, random)
-    size = 2 * math.ceil(1.6 * radius)
-    image = natural_image(size, 0.8 * radius, 0.46, random) * body_shading(shape, size, radius, random.device)
+    motion = wandering_motion(num_frames, place * place.new_tensor([width, height]), 3 * unit, 0.02, 0.006, random)
+    size = 2 * math.ceil(1.6 * float(radius.max()))
+    image = natural_image(size, 0.8 * float(radius.mean()), 0.46, random) * body_shading(shape, size, radius)
     return Layer(shape, raster_texture(image), motion)
 
 
@@ -288,83 +146,39 @@ def random_scene(num_frames: int, height: int, width: int, num_bodies: int, rand
     return [background_layer(num_frames, height, width, random), *bodies]
 
 
-# Compositing and ground truth
-
-
-def render_frame(layers: Sequence[Layer], time: int, height: int, width: int) -> torch.Tensor:
-    """One frame `(height, width, 3)` in [0, 1], the edges antialiased over one pixel."""
-    device = layers[0].motion.device
-    rows, columns = torch.arange(height, device=device) + 0.5, torch.arange(width, device=device) + 0.5
-    pixels = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1).reshape(-1, 2)
-    image = pixels.new_zeros(len(pixels), 3)
-    for layer in layers:
-        alpha = (0.5 - layer.distance(pixels, time)).clamp(0, 1)
-        covered = alpha > 0
-        colour = layer.texture(layer.to_layer(pixels[covered], time))
-        image[covered] = torch.lerp(image[covered], colour, alpha[covered, None])
-    return image.reshape(height, width, 3)
-
-
-def render_frames(layers: Sequence[Layer], num_frames: int, height: int, width: int) -> np.ndarray:
-    """All frames `(num_frames, height, width, 3)` as uint8."""
-    frames = [(255 * render_frame(layers, time, height, width)).round().byte().cpu() for time in range(num_frames)]
-    return torch.stack(frames).numpy()
-
-
-def top_layer(layers: Sequence[Layer], points: torch.Tensor, times) -> torch.Tensor:
-    """Index of the frontmost layer that covers each frame point `(..., 2)` at frames `times`."""
-    top = torch.zeros(points.shape[:-1], dtype=torch.long, device=points.device)
-    for index, layer in enumerate(layers):
-        top[layer.distance(points, times) < 0] = index
-    return top
-
-
-def inside_frame(points: torch.Tensor, height: int, width: int, margin: float = 0.0) -> torch.Tensor:
-    """Whether points `(..., 2)` lie at least `margin` pixels inside the frame."""
-    high = points.new_tensor([width - margin, height - margin])
-    return ((points >= margin) & (points < high)).all(dim=-1)
-
-
 def sample_queries(
     layers: Sequence[Layer], num_frames: int, height: int, width: int, num_points: int, random: Random
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Visible points away from every edge, spread as evenly over the layers as what can be seen of them allows.
+    """Visible points of one scene, away from every edge, spread over the layers as evenly as their visible parts allow.
 
     Returns:
-        Frames `(num_points,)` and positions `(num_points, 2)` in pixels of those frames.
+        Frames `(1, num_points)` and positions `(1, num_points, 2)` in pixels of those frames.
     """
     count = CANDIDATES_PER_POINT * num_points
-    late = random.uniform(0, 1, count) < LATE_QUERIES
-    times = torch.where(late, (random.uniform(0, 1, count) * num_frames).long(), 0)
+    late = random.chance(LATE_QUERIES, count)
+    times = torch.where(late, (random.uniform(0, 1, count) * num_frames).long(), 0)  # (1, count)
     points = random.uniform(0, 1, count, 2) * torch.tensor([width, height], device=random.device)
     clear = inside_frame(points, height, width, EDGE_MARGIN)
     for layer in layers:
         clear &= layer.distance(points, times).abs() >= EDGE_MARGIN
-    times, points = times[clear], points[clear]
-    members = F.one_hot(top_layer(layers, points, times), len(layers))
+    times, points = times[clear][None], points[clear][None]
+    members = F.one_hot(top_layer(layers, points, times)[0], len(layers))
     rank = (members.cumsum(0) * members).sum(1)  # 1 for the first candidate of each layer, 2 for its second, ...
     chosen = rank.argsort(stable=True)[:num_points]
-    return times[chosen], points[chosen]
-
-
-def follow(layers: Sequence[Layer], times: torch.Tensor, points: torch.Tensor, height: int, width: int):
-    """Exact tracks `(N, T, 2)` and visibility `(N, T)` of what is seen at `points` `(N, 2)` of frames `times` `(N,)`."""
-    owner = top_layer(layers, points, times)
-    every = torch.arange(len(layers[0].motion), device=points.device)
-    tracks = points.new_zeros(len(points), len(every), 2)
-    for index, layer in enumerate(layers):
-        mine = owner == index
-        tracks[mine] = layer.to_frame(layer.to_layer(points[mine], times[mine])[:, None], every)
-    visible = inside_frame(tracks, height, width) & (top_layer(layers, tracks, every) == owner[:, None])
-    return tracks, visible
+    return times[:, chosen], points[:, chosen]
 
 
 def make_clip(layers: Sequence[Layer], times: torch.Tensor, points: torch.Tensor, height: int, width: int):
-    """Render the layers and follow the points `(N, 2)` seen at frames `times` `(N,)` into a [`SyntheticClip`]."""
-    tracks, visible = follow(layers, times, points, height, width)
-    queries = torch.cat([times[:, None].float(), points], dim=1)
-    frames = render_frames(layers, len(layers[0].motion), height, width)
-    return SyntheticClip(frames, queries.cpu().numpy(), tracks.cpu().numpy(), visible.cpu().numpy())
+    """Render the layers of one scene and follow the points `(1, N, 2)` of frames `times` `(1, N)`."""
+    frames, tracks, visible = [], [], []
+    for time in range(layers[0].motion.pose.shape[1]):
+        frame = render_frame(layers, time, height, width)[0].permute(1, 2, 0)
+        frames.append((255 * frame).round().byte().cpu().numpy())
+        position, seen = correspondences(layers, points, times, time, height, width)
+        tracks.append(position[0].cpu().numpy())
+        visible.append(seen[0].cpu().numpy())
+    queries = torch.cat([times[0, :, None].float(), points[0]], dim=1)
+    return SyntheticClip(np.stack(frames), queries.cpu().numpy(), np.stack(tracks, axis=1), np.stack(visible, axis=1))
 
 
 def _check_least(**arguments: tuple[int, int]) -> None:
@@ -398,7 +212,7 @@ def render_clip(
     """
     _check_least(num_frames=(num_frames, 1), height=(height, MIN_SIZE), width=(width, MIN_SIZE))
     _check_least(num_bodies=(num_bodies, 0), num_points=(num_points, 0))
-    random = Random(seed, device)
+    random = Random([seed], device)
     layers = random_scene(num_frames, height, width, num_bodies, random)
     times, points = sample_queries(layers, num_frames, height, width, num_points, random)
     return make_clip(layers, times, points, height, width)
@@ -427,13 +241,139 @@ def translating_texture(
     """
     _check_least(num_frames=(num_frames, 1), height=(height, MIN_SIZE), width=(width, MIN_SIZE))
     motion = translation_motion(num_frames, velocity, device)
-    layers = [Layer(everywhere, sinusoid_texture(Random(seed, device)), motion)]
+    layers = [Layer(everywhere, sinusoid_texture(Random([seed], device)), motion)]
     columns, rows = (torch.arange(GRID_STRIDE / 2, side, GRID_STRIDE, device=device) for side in (width, height))
     points = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1).reshape(-1, 2)
-    points = points[inside_frame(points[:, None] + motion[:, :, 2], height, width, GRID_MARGIN).all(dim=1)]
-    if len(points) == 0:
+    shifted = points[:, None] + motion.pose[0, :, :2, 2]
+    points = points[inside_frame(shifted, height, width, GRID_MARGIN).all(dim=1)][None]
+    if points.shape[1] == 0:
         raise ValueError(
             f"velocity is {velocity}, but over {num_frames} frames of {height}x{width} pixels it must leave at least "
             f"one grid point {GRID_MARGIN:.0f} pixels inside every frame."
         )
-    return make_clip(layers, torch.zeros(len(points), dtype=torch.long, device=device), points, height, width)
+    times = torch.zeros(points.shape[:2], dtype=torch.long, device=device)
+    return make_clip(layers, times, points, height, width)
+
+
+# Training pairs
+
+
+def pair_motion(
+    anchor: torch.Tensor, size: int, reach: float, upright: bool, random: Random, bend: float = 0.0
+) -> Motion:
+    """Two poses of a layer, and between them a random step: mostly small, at times large.
+
+    Args:
+        anchor (`torch.Tensor` of shape `(B, 2)`): Where the origin of the layer is in frame 0.
+        size (`int`): Side of the frame; what is in pixels is in proportion to it.
+        reach (`float`): Largest shift, in pixels.
+        upright (`bool`): Whether the layer is upright in frame 0, as a background is.
+        bend (`float`): Largest bending, in pixels.
+    """
+    turn, tilt = (0.0, 0.0) if upright else (math.pi, 0.25)
+    first = similarity(anchor, random.uniform(-turn, turn), random.uniform(-tilt, tilt), random.uniform(-tilt, tilt))
+    heading, length = random.uniform(0, 2 * math.pi), reach * random.uniform(0, 1) ** 2
+    shift = torch.stack([heading.cos(), heading.sin()], dim=-1) * length[:, None]
+    vigour = random.uniform(0, 1) ** 2  # turns, zooms and shears come together, and rarely in full
+    spin, shear, zoom = (vigour * random.uniform(-most, most) for most in (0.5, 0.15, 0.3))
+    step = similarity(shift, spin, shear, zoom)
+    step[:, 2, :2] = random.uniform(-0.15, 0.15, 2) * vigour[:, None] / size  # perspective
+    to_anchor = torch.eye(3, device=anchor.device).repeat(len(anchor), 1, 1)
+    to_anchor[:, :2, 2] = anchor
+    second = to_anchor @ step @ torch.linalg.inv(to_anchor) @ first
+    if not bend:
+        return Motion(torch.stack([first, second], dim=1))
+    waves = 3
+    directions = random.uniform(0, 2 * math.pi, waves)
+    wave_numbers = 2 * math.pi / (size * random.uniform(0.25, 0.8, waves))
+    frequencies = torch.stack([directions.cos(), directions.sin()], dim=-1) * wave_numbers[..., None]
+    # Half of the bodies are rigid; no wave bends by a slope of more than 0.1, so that the bending can be inverted
+    most = (0.1 / wave_numbers).clamp(max=bend / waves) * random.chance(0.5, 1)
+    second_bend = random.uniform(-1, 1, waves, 2) * most[..., None] / math.sqrt(2)
+    amplitudes = torch.stack([torch.zeros_like(second_bend), second_bend], dim=1)  # (B, 2, W, 2)
+    return Motion(torch.stack([first, second], dim=1), frequencies, random.uniform(0, 2 * math.pi, waves), amplitudes)
+
+
+def pair_body(kind: int, images: torch.Tensor, size: int, reach: float, random: Random) -> Layer:
+    """A body cut out of an image, anywhere in the frame, 8 to 35 % of its side in radius; absent in one of five scenes."""
+    radius = size * 0.08 * (0.35 / 0.08) ** random.uniform(0, 1)
+    outline = PAIR_SHAPES[kind % len(PAIR_SHAPES)](radius, random)
+    absent = torch.where(random.chance(0.2, 1), math.inf, 0.0)
+    motion = pair_motion(random.uniform(-0.05, 1.05, 2) * size, size, reach, False, random, bend=0.05 * size)
+    texture = raster_texture(image_patches(images, size, (0.6, 1.6), random), "bilinear")
+    return Layer(lambda points: outline(points) + absent, texture, motion)
+
+
+def pair_background(images: torch.Tensor, size: int, reach: float, random: Random) -> Layer:
+    """An image behind everything, still in a quarter of the scenes."""
+    centre = torch.full((len(random), 2), size / 2, device=random.device)
+    moving = pair_motion(centre, size, reach, True, random)
+    still = random.chance(0.25, 1, 1)
+    second = torch.where(still, moving.pose[:, 0], moving.pose[:, 1])
+    patches = image_patches(images, 2 * size, (0.7, 1.6), random)
+    motion = Motion(torch.stack([moving.pose[:, 0], second], dim=1))
+    return Layer(everywhere, raster_texture(patches, "bilinear"), motion)
+
+
+def _expose(layers: Sequence[Layer], time: int, size: int, shutter: torch.Tensor) -> torch.Tensor:
+    """A frame `(B, 3, size, size)` of a pair with motion blur: the layers move while the shutter `(B,)` is open."""
+    sharp = render_frame(layers, time, size, size)
+    if not bool(shutter.any()):
+        return sharp
+    ends = []
+    for side in (-0.5, 0.5):
+        moved = []
+        for layer in layers:
+            pose = layer.motion.pose
+            step = side * shutter[:, None, None, None] * (pose[:, 1:] - pose[:, :1])
+            moved.append(Layer(layer.shape, layer.texture, _with_pose(layer.motion, pose + step)))
+        ends.append(render_frame(moved, time, size, size))
+    return (sharp + ends[0] + ends[1]) / 3
+
+
+def _with_pose(motion: Motion, pose: torch.Tensor) -> Motion:
+    return Motion(pose, motion.frequencies, motion.phases, motion.amplitudes)
+
+
+def render_pairs(
+    images: torch.Tensor,
+    seeds: Sequence[int],
+    size: int = 256,
+    reach: float = 40.0,
+    stride: int = 2,
+    num_bodies: int = 6,
+    device: torch.device | str = "cpu",
+) -> SyntheticPairs:
+    """Render a batch of training pairs: bodies cut out of images that move over another image.
+
+    Bodies are smooth, angular, round and thin; they move by homographies, and half of them bend. A fifth of the pairs is
+    blurred by the motion. Light and colour are left to `augmentation.py`.
+
+    Args:
+        images (`torch.Tensor` of shape `(N, 3, H, W)`, uint8): Where the textures are cut from.
+        seeds (sequence of B `int`): One for each pair: a pair depends on its own seed alone.
+        size (`int`): Side of the frames, at least 32.
+        reach (`float`): Largest shift of a body in pixels; the background's is half of it.
+        stride (`int`): Flow is given at the centre of every `stride`-th pixel.
+        num_bodies (`int`): Most bodies in a scene.
+        device (`torch.device` or `str`): Where to render.
+
+    Raises:
+        ValueError: `size` is below 32, or `images` has another shape or type.
+    """
+    _check_least(size=(size, MIN_SIZE), num_bodies=(num_bodies, 0))
+    if images.ndim != 4 or images.shape[1] != 3 or len(images) == 0 or images.dtype != torch.uint8:
+        raise ValueError(f"images must be uint8 of shape (N, 3, H, W), got {images.dtype} of {tuple(images.shape)}.")
+    random = Random(seeds, device)
+    background = pair_background(images, size, reach / 2, random)
+    layers = [background, *(pair_body(kind, images, size, reach, random) for kind in range(num_bodies))]
+    shutter = torch.where(random.chance(0.2), random.uniform(0.2, 0.8), 0.0)
+    frames = torch.stack([_expose(layers, time, size, shutter) for time in (0, 1)], dim=1)
+    cells = pixel_centres(size, size, stride, device).expand(len(seeds), -1, -1)
+    side = -(-size // stride)
+    flow, visible = [], []
+    for source, target in ((0, 1), (1, 0)):
+        positions, seen = correspondences(layers, cells, source, target, size, size)
+        flow.append((positions - cells).view(-1, side, side, 2))
+        visible.append(seen.view(-1, side, side))
+    return SyntheticPairs(frames, torch.stack(flow, dim=1), torch.stack(visible, dim=1))

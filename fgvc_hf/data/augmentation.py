@@ -1,0 +1,70 @@
+"""What happens to batches of frames on their way into training, on their device: light, noise, Lab, channel dropout.
+
+Frames are `(B, 2, 3, H, W)`. All random numbers come from a [`Random`], which has one stream for each pair of the batch.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from ..image_processing_pil_fgvc import RGB_TO_XYZ, FgvcImageProcessorPil
+from .scene import Random
+
+
+def rgb_to_pixel_values(rgb: torch.Tensor) -> torch.Tensor:
+    """The model's input for RGB in [0, 1] of shape `(..., 3, H, W)`: [`FgvcImageProcessorPil`] without its resizing."""
+    linear = torch.where(rgb <= 0.04045, rgb / 12.92, ((rgb.clamp_min(0.04045) + 0.055) / 1.055) ** 2.4)
+    matrix = torch.tensor(RGB_TO_XYZ / RGB_TO_XYZ.sum(axis=1, keepdims=True), dtype=rgb.dtype, device=rgb.device)
+    xyz = torch.einsum("ij,...jhw->...ihw", matrix, linear)
+    epsilon, kappa = (6 / 29) ** 3, (29 / 6) ** 2 / 3
+    x, y, z = torch.where(xyz > epsilon, xyz.clamp_min(epsilon) ** (1 / 3), xyz * kappa + 4 / 29).unbind(-3)
+    lab = torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=-3)
+    mean, std = (lab.new_tensor(v)[:, None, None] for v in (_PROCESSOR.image_mean, _PROCESSOR.image_std))
+    return (lab - mean) / std
+
+
+_PROCESSOR = FgvcImageProcessorPil
+
+
+def change_light(frames: torch.Tensor, random: Random, strength: float = 1.0) -> torch.Tensor:
+    """Frames in [0, 1] under another light: colour and contrast change with the pair, and a little between its frames.
+
+    Besides, in some pairs a soft shadow or shine lies over each frame, each frame is a little out of focus, or noisy.
+    """
+    batch, _, _, height, width = frames.shape
+
+    def vary(range_pair: float, range_frame: float, *size: int) -> torch.Tensor:
+        pair = random.uniform(-range_pair, range_pair, 1, *size, 1, 1)
+        return strength * (pair + random.uniform(-range_frame, range_frame, 2, *size, 1, 1))
+
+    gamma, gain, colour = vary(0.25, 0.1, 1).exp(), vary(0.25, 0.12, 1).exp(), vary(0.08, 0.05, 3).exp()
+    frames = frames.clamp_min(1e-4) ** gamma * gain * colour
+    coarse = random.normal(2, 3, 4).view(batch * 2, 1, 3, 4)
+    field = F.interpolate(coarse, (height, width), mode="bicubic", align_corners=False).view(
+        batch, 2, 1, height, width
+    )
+    uneven = strength * 0.12 * random.chance(0.4, 1, 1, 1, 1) * random.uniform(0, 1, 1, 1, 1, 1)
+    frames = frames * (uneven * field).exp()
+    soft = F.avg_pool2d(F.pad(frames.flatten(0, 1), (1, 1, 1, 1), mode="replicate"), 3, 1).view_as(frames)
+    focus = random.uniform(0, 1, 2, 1, 1, 1) * random.chance(0.4, 2, 1, 1, 1) * strength
+    frames = torch.lerp(frames, soft, focus)
+    noise = random.normal(2, 3, height, width) * random.uniform(0, 0.03, 1, 1, 1, 1) * random.chance(0.5, 1, 1, 1, 1)
+    return (frames + strength * noise).clamp(0, 1)
+
+
+def drop_channel(pixel_values: torch.Tensor, dropped: torch.Tensor) -> torch.Tensor:
+    """The information bottleneck: hide one of the colour channels a and b of each pair, and scale up what is left.
+
+    Args:
+        pixel_values (`torch.Tensor` of shape `(B, 2, 3, H, W)`): L, a, b.
+        dropped (`torch.Tensor` of shape `(B,)`): The channel that is hidden, 1 or 2; 0 hides nothing.
+    """
+    channels = torch.arange(3, device=pixel_values.device)
+    keep = (channels != dropped[:, None]) | (dropped == 0)[:, None]  # (B, 3)
+    scale = torch.where(dropped == 0, 1.0, 1.5)[:, None]
+    return pixel_values * (keep * scale)[:, None, :, None, None]
+
+
+def colour_of(pixel_values: torch.Tensor, channel: torch.Tensor) -> torch.Tensor:
+    """Channel `channel` `(B,)` of each pair, `(B, 2, 1, H, W)`."""
+    index = channel.view(-1, 1, 1, 1, 1).expand(-1, 2, 1, *pixel_values.shape[-2:])
+    return pixel_values.gather(2, index)

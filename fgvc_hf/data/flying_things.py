@@ -1,0 +1,166 @@
+"""FlyingThings3D: labelled synthetic pairs in the layout of its download.
+
+    ROOT/frames_cleanpass_webp/TRAIN/{A,B,C}/SCENE/left/0006.webp
+    ROOT/optical_flow/TRAIN/{A,B,C}/SCENE/{into_future,into_past}/left/OpticalFlowIntoFuture_0006_L.pfm
+
+`frames_cleanpass` with PNG files is accepted as well. A pair is two frames that follow each other, in either order of time.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch.utils.data import Dataset
+
+from .scene import pixel_centres
+
+
+FRAME_FOLDERS = ("frames_cleanpass_webp", "frames_cleanpass")
+
+
+@dataclass(frozen=True)
+class LabelledPair:
+    """Two frames with the flow between them at every pixel.
+
+    Args:
+        frames (`torch.Tensor` of shape `(2, 3, H, W)`, uint8): RGB.
+        flow (`torch.Tensor` of shape `(2, H, W, 2)`): (x, y) in pixels, from frame 0 to frame 1 and back.
+        visible (`torch.Tensor` of shape `(2, H, W)`, bool): Whether the end of the flow is in the frame and not covered.
+    """
+
+    frames: torch.Tensor
+    flow: torch.Tensor
+    visible: torch.Tensor
+
+
+def read_pfm(path: str | Path) -> np.ndarray:
+    """A PFM image `(H, W, 3)` or `(H, W)`, float32, the first row on top.
+
+    Raises:
+        `OSError`: the file is missing, is no PFM image, or ends too early.
+    """
+    with Path(path).open("rb") as file:
+        kind = file.readline().strip()
+        size = re.fullmatch(rb"\s*(\d+)\s+(\d+)\s*", file.readline())
+        scale = file.readline().strip()
+        if kind not in (b"PF", b"Pf") or size is None or not re.fullmatch(rb"[-+0-9.eE]+", scale):
+            raise OSError(f"{path}: is no PFM image.")
+        width, height, channels = int(size[1]), int(size[2]), 3 if kind == b"PF" else 1
+        data = file.read(4 * width * height * channels)
+    if len(data) < 4 * width * height * channels:
+        raise OSError(f"{path}: ends before its {height} rows are complete.")
+    values = np.frombuffer(data, "<f4" if float(scale) < 0 else ">f4").reshape(height, width, channels)
+    values = values[::-1].astype(np.float32)  # the file begins with the lowest row
+    return values if channels == 3 else values[..., 0]
+
+
+def consistent(flow: torch.Tensor) -> torch.Tensor:
+    """Where two flows `(2, H, W, 2)` lead there and back: visibility `(2, H, W)` for want of a label.
+
+    The forward-backward test: |f + b|^2 < 0.01 (|f|^2 + |b|^2) + 0.5, with b the other flow at the end of f; false where the end is
+    outside the frame.
+    """
+    height, width = flow.shape[1:3]
+    extent = flow.new_tensor([width, height])
+    ends = pixel_centres(height, width, device=flow.device).view(height, width, 2) + flow
+    back = F.grid_sample(
+        flow.flip(0).movedim(-1, 1), ends / extent * 2 - 1, padding_mode="border", align_corners=False
+    )
+    back = back.movedim(1, -1)
+    inside = ((ends >= 0) & (ends < extent)).all(-1)
+    return inside & ((flow + back).square().sum(-1) < 0.01 * (flow.square() + back.square()).sum(-1) + 0.5)
+
+
+def labelled_pair(frames: Sequence[np.ndarray], flow: Sequence[np.ndarray], name: str) -> LabelledPair:
+    """A checked [`LabelledPair`] of two frames `(H, W, 3)` and two flows `(H, W, 2)`.
+
+    Raises:
+        `OSError`: a flow has another size than the frames, or holds values that are not finite. Names `name`.
+    """
+    height, width = frames[0].shape[:2]
+    for values in flow:
+        if values.shape[:2] != (height, width):
+            raise OSError(f"{name}: the flow is {values.shape[0]}x{values.shape[1]}, but its frames {height}x{width}.")
+        if not np.isfinite(values).all():
+            raise OSError(f"{name}: the flow holds values that are not finite.")
+    tensor = torch.from_numpy(np.stack(flow)).float()
+    pixels = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous()
+    return LabelledPair(pixels, tensor, consistent(tensor))
+
+
+class FlyingThings3D(Dataset):
+    """The pairs of FlyingThings3D: 9 in each scene of 10 frames, each in both orders of time.
+
+    Args:
+        root: Folder that holds `frames_cleanpass_webp` (or `frames_cleanpass`) and `optical_flow`.
+        split (`str`): `"TRAIN"` or `"TEST"`.
+
+    Raises:
+        `OSError`: the folder has another layout; says what was expected where. On access: a damaged file, named.
+    """
+
+    def __init__(self, root: str | Path, split: str = "TRAIN"):
+        root = Path(root)
+        folders = [root / name / split for name in FRAME_FOLDERS if (root / name / split).is_dir()]
+        if not folders:
+            raise FileNotFoundError(f"{root}: {' or '.join(FRAME_FOLDERS)} with a folder {split} was expected there.")
+        self._flow_root = root / "optical_flow" / split
+        self.pairs: list[tuple[str, Path, Path]] = []  # scene, first frame, second frame
+        for left in sorted(folders[0].glob("*/*/left")):
+            scene = left.parent.relative_to(folders[0])
+            frames = sorted(path for path in left.iterdir() if path.suffix in (".webp", ".png"))
+            for first, second in zip(frames, frames[1:], strict=False):
+                self.pairs += [(str(scene), first, second), (str(scene), second, first)]
+        if not self.pairs:
+            raise FileNotFoundError(f"{folders[0]}: no pair of frames LETTER/SCENE/left/NUMBER was found there.")
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def _flow(self, scene: str, start: Path, end: Path) -> np.ndarray:
+        direction, name = ("into_future", "IntoFuture") if end.stem > start.stem else ("into_past", "IntoPast")
+        file = f"OpticalFlow{name}_{start.stem}_L.pfm"
+        return read_pfm(self._flow_root / scene / direction / "left" / file)[..., :2]
+
+    def __getitem__(self, index: int) -> LabelledPair:
+        scene, first, second = self.pairs[index]
+        frames = []
+        for path in (first, second):
+            with Image.open(path) as image:
+                frames.append(np.asarray(image.convert("RGB")))
+        flow = self._flow(scene, first, second), self._flow(scene, second, first)
+        return labelled_pair(frames, flow, f"{scene} {first.stem} to {second.stem}")
+
+
+class LabelledCrops(Dataset):
+    """Random crops of labelled pairs by number, without resizing; flow is cut and not changed, visibility is that of the crop.
+
+    Args:
+        pairs (`Dataset` of [`LabelledPair`]): Where the crops are cut from.
+        size (`int`): Side of the crops in pixels.
+        stride (`int`): Flow and visibility are given at the centre of every `stride`-th pixel.
+        seed (`int`): Pair `number` depends on it and on the number alone.
+    """
+
+    def __init__(self, pairs: Dataset, size: int = 256, stride: int = 2, seed: int = 0):
+        self.pairs, self.size, self.stride, self.seed = pairs, size, stride, seed
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Frames `(2, 3, size, size)` in [0, 1], flow `(2, h, w, 2)` and visibility `(2, h, w)`."""
+        draw = np.random.default_rng((self.seed, index))
+        pair = self.pairs[int(draw.integers(len(self.pairs)))]  # ty: ignore[invalid-argument-type]
+        height, width = pair.frames.shape[-2:]
+        if min(height, width) < self.size:
+            raise ValueError(f"crops of {self.size} pixels do not fit into frames of {height}x{width}.")
+        top, left = (int(draw.integers(side - self.size + 1)) for side in (height, width))
+        rows, columns = slice(top, top + self.size), slice(left, left + self.size)
+        flow = pair.flow[:, rows, columns][:, :: self.stride, :: self.stride]
+        ends = pixel_centres(self.size, self.size, self.stride).view(*flow.shape[1:3], 2) + flow
+        inside = ((ends >= 0) & (ends < self.size)).all(-1)
+        visible = pair.visible[:, rows, columns][:, :: self.stride, :: self.stride] & inside
+        return pair.frames[..., rows, columns].float() / 255, flow, visible

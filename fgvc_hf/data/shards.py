@@ -1,0 +1,224 @@
+"""Training data as Parquet shards: written once, then loaded from a folder or streamed from the Hub with `datasets`.
+
+Two kinds of rows, told apart by their columns:
+
+* clips: `name`, and `frames`, the JPEG bytes of up to `CLIP_LENGTH` consecutive frames at reduced size;
+* labelled pairs: `name`, `frames`, the PNG bytes of two frames, and `flow`, the bytes of an NPZ file whose array `flow` is
+  `(2, H, W, 2)` in half precision. Nothing is pickled.
+"""
+
+import io
+import itertools
+import logging
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset, IterableDataset
+
+from ..video import atomic_write
+from .flying_things import LabelledPair, labelled_pair
+from .video_folder import choose_pair, scaled_frames, video_sources
+
+
+logger = logging.getLogger(__name__)
+
+CLIP_LENGTH = 32  # frames in a row: enough for every gap, few enough to stream
+ROWS_PER_SHARD = 64
+JPEG_QUALITY = 92
+
+
+def _encode(image: np.ndarray, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, kind, **({"quality": JPEG_QUALITY} if kind == "JPEG" else {}))
+    return buffer.getvalue()
+
+
+def _decode(data: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def clip_rows(folder: str | Path, short_side: int = 256) -> Iterator[dict]:
+    """Rows of the videos in a folder (files, or folders of images such as YouTube-VOS's `JPEGImages`).
+
+    Videos that cannot be read or have fewer than two frames are left out, and counted in one logged line.
+    """
+    skipped = []
+    for source in video_sources(folder):
+        try:
+            frames = scaled_frames(source, short_side)
+        except OSError as error:
+            skipped.append(str(error))
+            continue
+        if len(frames) < 2:
+            skipped.append(f"{source}: has fewer than two frames.")
+            continue
+        for start in range(0, len(frames) - 1, CLIP_LENGTH):
+            part = frames[start : start + CLIP_LENGTH]
+            if len(part) > 1:
+                yield {"name": f"{source.stem}/{start}", "frames": [_encode(frame, "JPEG") for frame in part]}
+    if skipped:
+        logger.warning("%s: left out %d videos; the first: %s", folder, len(skipped), skipped[0])
+
+
+def labelled_rows(pairs: Iterable[LabelledPair]) -> Iterator[dict]:
+    """Rows of labelled pairs."""
+    for number, pair in enumerate(pairs):
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, flow=pair.flow.numpy().astype(np.float16))
+        frames = [_encode(frame, "PNG") for frame in pair.frames.permute(0, 2, 3, 1).numpy()]
+        yield {"name": f"{number:06d}", "frames": frames, "flow": buffer.getvalue()}
+
+
+def write_shards(rows: Iterable[dict], output: str | Path, rows_per_shard: int = ROWS_PER_SHARD) -> list[Path]:
+    """Write rows as `output/data-00000.parquet` and following. Every file is complete or not there.
+
+    Raises:
+        `ValueError`: there are no rows.
+        `OSError`: a file cannot be written.
+    """
+    import datasets
+
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+    batch: list[dict] = []
+
+    def flush() -> None:
+        path = output / f"data-{len(written):05d}.parquet"
+        with atomic_write(path) as temporary:
+            datasets.Dataset.from_list(batch).to_parquet(temporary)
+        written.append(path)
+        batch.clear()
+
+    for row in rows:
+        batch.append(row)
+        if len(batch) == rows_per_shard:
+            flush()
+    if batch:
+        flush()
+    if not written:
+        raise ValueError(f"{output}: there is nothing to write.")
+    return written
+
+
+def load_shards(source: str | Path, streaming: bool = False) -> Any:
+    """A `datasets` dataset of the shards in a folder, or in a dataset repository of the Hub.
+
+    Raises:
+        `OSError`: the folder holds no shards.
+    """
+    import datasets
+
+    folder = Path(source)
+    if not folder.is_dir():
+        return datasets.load_dataset(str(source), split="train", streaming=streaming)
+    files = sorted(str(path) for path in folder.glob("*.parquet"))
+    if not files:
+        raise FileNotFoundError(f"{folder}: holds no shards (*.parquet).")
+    return datasets.load_dataset("parquet", data_files=files, split="train", streaming=streaming)
+
+
+def row_to_labelled_pair(row: dict) -> LabelledPair:
+    """The labelled pair of a row; an `OSError` that names the row if it is damaged."""
+    try:
+        with np.load(io.BytesIO(row["flow"]), allow_pickle=False) as archive:
+            flow = archive["flow"].astype(np.float32)
+        frames = [_decode(data) for data in row["frames"]]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise OSError(f"{row.get('name', 'a row')}: is damaged ({error}).") from None
+    return labelled_pair(frames, flow, row["name"])
+
+
+class ShardedClips(Dataset):
+    """Pairs of frames by number from the rows of clips, as [`VideoFolder`] gives them from videos.
+
+    Args:
+        rows: A map-style dataset of rows.
+        size, gap, area, aspect, seed: As of [`VideoFolder`].
+    """
+
+    def __init__(self, rows, size=256, gap=(1, 5), area=(0.6, 1.0), aspect=(1.5, 2.0), seed: int = 0):
+        self.rows, self.settings, self.seed = rows, (size, gap, area, aspect), seed
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        """Pair `index`, uint8 of shape `(2, 3, size, size)`."""
+        draw = np.random.default_rng((self.seed, index))
+        row = self.rows[int(draw.integers(len(self.rows)))]
+        return choose_pair(row["frames"], _decode, draw, *self.settings)
+
+
+class ShardedPairs(Dataset):
+    """The labelled pairs of rows, for [`LabelledCrops`]."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> LabelledPair:
+        return row_to_labelled_pair(self.rows[index])
+
+
+class StreamedClips(IterableDataset):
+    """Pairs of frames by number from shards that are read one after the other and never held.
+
+    Pair n comes from the n-th row of the stream, which begins again at its end. Rows are shuffled within `buffer` of them. A shard
+    that cannot be read is reported by its name and left out.
+
+    Args:
+        shards (list of `str` or `Path`): Parquet files of clips: paths, or URLs that `datasets` opens (`hf://...`).
+        size, gap, area, aspect, seed: As of [`VideoFolder`].
+        buffer (`int`): Rows that are shuffled at a time; that many are held.
+    """
+
+    def __init__(
+        self, shards, size=256, gap=(1, 5), area=(0.6, 1.0), aspect=(1.5, 2.0), seed: int = 0, buffer: int = 256
+    ):
+        self.shards, self.settings, self.seed, self.buffer = (
+            [str(shard) for shard in shards],
+            (size, gap, area, aspect),
+            seed,
+            buffer,
+        )
+        if not self.shards:
+            raise ValueError("shards is empty: there is nothing to stream.")
+        self.numbers: Iterable[int] = itertools.count()
+
+    def rows(self) -> Iterator[dict]:
+        """All rows of all shards, again and again."""
+        import datasets
+        from datasets.exceptions import DatasetGenerationError
+
+        while True:
+            found = False
+            for shard in self.shards:
+                stream = datasets.load_dataset("parquet", data_files=[shard], split="train", streaming=True)
+                try:
+                    for row in stream:
+                        found = True
+                        yield row
+                except (OSError, ValueError, DatasetGenerationError) as error:
+                    logger.warning("%s: cannot be read and is left out (%s).", shard, error)
+            if not found:
+                raise OSError(f"{self.shards[0]}: none of the {len(self.shards)} shards can be read.")
+
+    def __iter__(self) -> Iterator[tuple[int, torch.Tensor]]:
+        """(n, pair n) for the numbers asked for, which must increase."""
+        draw, held, rows, at = np.random.default_rng(self.seed), [], self.rows(), -1
+        for number in self.numbers:
+            while at < number:
+                while len(held) < self.buffer:
+                    held.append(next(rows))
+                row = held.pop(int(draw.integers(len(held))))
+                at += 1
+            yield (
+                number,
+                choose_pair(row["frames"], _decode, np.random.default_rng((self.seed, number)), *self.settings),
+            )

@@ -1,0 +1,161 @@
+"""Unlabelled real video: a folder of clips as pairs of frames for training, decoded with PyAV.
+
+A pair is chosen by a number alone: number n gives the same clip, frames and crop in every process and after every restart.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from ..video import VIDEO_SUFFIXES, open_video
+
+
+logger = logging.getLogger(__name__)
+
+READ_SUFFIXES = (*VIDEO_SUFFIXES, ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".ogv")
+
+
+def video_sources(folder: str | Path) -> list[Path]:
+    """The videos in a folder and its subfolders, in name order: files, and folders of numbered images.
+
+    Raises:
+        `OSError`: the folder does not exist, or holds no video.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: there is no such folder of videos.")
+    files = [path for path in folder.rglob("*") if path.suffix.lower() in READ_SUFFIXES and path.is_file()]
+    images = {path.parent for suffix in ("*.jpg", "*.jpeg", "*.png", "*.webp") for path in folder.rglob(suffix)}
+    found = sorted([*files, *images])
+    if not found:
+        raise FileNotFoundError(f"{folder}: holds no videos ({', '.join(READ_SUFFIXES)}, or folders of images).")
+    return found
+
+
+def scaled_frames(source, short_side: int) -> np.ndarray:
+    """All frames of a video `(T, H, W, 3)`, uint8, the shorter side reduced to `short_side` (never enlarged)."""
+    video = open_video(source)
+    scale = min(1.0, short_side / min(video.height, video.width))
+    size = round(video.width * scale), round(video.height * scale)
+    frames = []
+    for frame in video.frames():
+        image = Image.fromarray(frame)
+        frames.append(np.asarray(image.resize(size, Image.Resampling.BILINEAR) if scale < 1 else image))
+    return np.stack(frames)
+
+
+def random_crop_box(height: int, width: int, area: tuple[float, float], aspect: tuple[float, float], draw):
+    """A box (left, top, right, bottom) of a random share of the frame and a random aspect (width by height)."""
+    for _ in range(20):
+        size = height * width * draw.uniform(*area)
+        ratio = math.exp(draw.uniform(math.log(aspect[0]), math.log(aspect[1])))
+        box_w, box_h = math.sqrt(size * ratio), math.sqrt(size / ratio)
+        if box_w <= width and box_h <= height:
+            left, top = draw.uniform(0, width - box_w), draw.uniform(0, height - box_h)
+            return left, top, left + box_w, top + box_h
+    side = min(height, width)
+    left, top = (width - side) / 2, (height - side) / 2
+    return left, top, left + side, top + side
+
+
+def choose_pair(
+    clip: Sequence | np.ndarray, decode: Callable, draw: np.random.Generator, size: int, gap, area, aspect
+) -> torch.Tensor:
+    """Two frames of a clip in either order, cropped alike, resized and perhaps mirrored: uint8 `(2, 3, size, size)`."""
+    step = min(int(draw.integers(gap[0], gap[1] + 1)), len(clip) - 1)
+    first = int(draw.integers(len(clip) - step))
+    frames = [decode(clip[first]), decode(clip[first + step])]
+    box = random_crop_box(*frames[0].shape[:2], area, aspect, draw)
+    flip, backward = draw.random() < 0.5, draw.random() < 0.5
+    pair = []
+    for frame in frames[::-1] if backward else frames:
+        crop = np.asarray(Image.fromarray(frame).resize((size, size), Image.Resampling.BILINEAR, box=box))
+        pair.append(crop[:, ::-1] if flip else crop)
+    return torch.from_numpy(np.stack(pair)).permute(0, 3, 1, 2).contiguous()
+
+
+class VideoFolder(Dataset):
+    """Pairs of frames of the videos in a folder, held in memory at reduced size.
+
+    Args:
+        folder: Searched with its subfolders.
+        size (`int`): Side of the crops.
+        gap (`tuple[int, int]`): Least and largest number of frames from one frame of a pair to the other.
+        area, aspect: Ranges of the share of the frame that a crop covers, and of its width by height. The defaults are those
+            of the released code, (0.6, 1) and (1.5, 2), in which crops of wide video are squeezed to squares.
+        short_side (`int`): Frames are reduced to this.
+        length (`int`): Number of pairs; which pair has which number depends on `seed` alone.
+
+    Raises:
+        `OSError`: the folder holds no video that can be read with at least two frames. Videos that cannot be used are left
+            out, and counted in one logged line.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        size: int = 256,
+        gap: tuple[int, int] = (1, 5),
+        area: tuple[float, float] = (0.6, 1.0),
+        aspect: tuple[float, float] = (1.5, 2.0),
+        short_side: int = 256,
+        length: int = 2**40,
+        seed: int = 0,
+    ):
+        self.size, self.gap, self.area, self.aspect, self.length, self.seed = size, gap, area, aspect, length, seed
+        self.clips: list[np.ndarray] = []
+        skipped = {}
+        for source in video_sources(folder):
+            try:
+                frames = scaled_frames(source, short_side)
+            except OSError as error:
+                skipped[source.name] = str(error)
+                continue
+            if len(frames) < 2:
+                skipped[source.name] = "fewer than two frames"
+                continue
+            self.clips.append(frames)
+        if skipped:
+            name, reason = next(iter(skipped.items()))
+            logger.warning("%s: left out %d videos, the first is %s (%s).", folder, len(skipped), name, reason)
+        if not self.clips:
+            raise OSError(f"{folder}: holds no video of at least two frames that can be read.")
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        """Pair `index`, uint8 of shape `(2, 3, size, size)`; the frames in either order of time."""
+        draw = np.random.default_rng((self.seed, index))
+        clip = self.clips[draw.integers(len(self.clips))]
+        return choose_pair(clip, lambda frame: frame, draw, self.size, self.gap, self.area, self.aspect)
+
+    def texture_images(self, count: int, height: int, width: int) -> torch.Tensor:
+        """`count` frames spread over all clips, for synthetic pairs: uint8 of shape `(count, 3, height, width)`."""
+        return resized_images([_spread(self.clips, i, count) for i in range(count)], height, width)
+
+
+def _spread(clips: Sequence[np.ndarray], index: int, count: int) -> np.ndarray:
+    """The `index`-th of `count` frames that take turns over the clips and spread over their length."""
+    clip = clips[index % len(clips)]
+    turns = math.ceil(count / len(clips))
+    return clip[int((index // len(clips) + 0.5) / turns * len(clip))]
+
+
+def resized_images(images: Sequence[np.ndarray], height: int, width: int) -> torch.Tensor:
+    """Images `(H, W, 3)` of any size as one tensor `(N, 3, height, width)`, cropped to the aspect in their middle."""
+    resized = []
+    for image in images:
+        picture = Image.fromarray(image)
+        scale = max(height / picture.height, width / picture.width)
+        box_w, box_h = width / scale, height / scale
+        left, top = (picture.width - box_w) / 2, (picture.height - box_h) / 2
+        box = (left, top, left + box_w, top + box_h)
+        resized.append(np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR, box=box)))
+    return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).contiguous()

@@ -1,0 +1,154 @@
+"""The module that is trained: encoder, discriminator and frozen teacher behind one forward that returns all losses."""
+
+import torch
+from torch import nn
+
+from ..data.augmentation import change_light, colour_of, drop_channel, rgb_to_pixel_values
+from ..data.scene import Random
+from ..data.synthetic import SyntheticPairs, render_pairs
+from ..modeling_fgvc import FgvcModel
+from .objectives import (
+    MapDiscriminator,
+    adversarial_loss,
+    dirac_loss,
+    gaussian_loss,
+    reconstruction_loss,
+    soft_label_loss,
+    target_positions,
+)
+from .recipes import Recipe
+
+
+class JointTraining(nn.Module):
+    """All losses of a recipe in one forward, so that one wrapper distributes the whole.
+
+    Args:
+        model ([`FgvcModel`]): The student.
+        recipe ([`Recipe`]): The losses.
+        teacher ([`FgvcModel`], *optional*): Frozen; needed where the recipe has soft labels.
+
+    Raises:
+        `ValueError`: the recipe needs a teacher and there is none, or one of another feature size or stride.
+    """
+
+    def __init__(self, model: FgvcModel, recipe: Recipe, teacher: FgvcModel | None = None):
+        super().__init__()
+        if recipe.needs_teacher and teacher is None:
+            raise ValueError("the recipe learns from soft labels: it needs a teacher.")
+        self.model, self.recipe = model, recipe
+        self.discriminator = MapDiscriminator(recipe.radius) if recipe.adversarial else None
+        # Not a submodule: it is neither trained nor saved
+        self._teacher = (teacher.eval().requires_grad_(False),) if recipe.needs_teacher and teacher else ()
+        for other in self._teacher:
+            if (other.config.hidden_size, other.config.output_stride) != self._shape:
+                size, stride = other.config.hidden_size, other.config.output_stride
+                raise ValueError(f"teacher has {size} features at stride {stride}, the model {self._shape}.")
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        return self.model.config.hidden_size, self.model.config.output_stride
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        if self.recipe.freeze_batch_norm:
+            for module in self.model.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
+
+    def forward(self, real: torch.Tensor | None, synthetic: SyntheticPairs | None, seeds: list[int]):
+        """Losses by name, each the mean over the pairs.
+
+        Args:
+            real (`torch.Tensor` of shape `(B, 2, 3, H, W)`, uint8): Real pairs; `None` where the recipe has no use for them.
+            synthetic ([`SyntheticPairs`]): Synthetic pairs, or `None`.
+            seeds (list of B `int`): One for each pair; they choose the channels that are dropped, and the light.
+        """
+        losses = {}
+        real_features = synthetic_features = None
+        if real is not None:
+            losses["reconstruction"], real_features = self._reconstruct(real, seeds)
+        if synthetic is not None:
+            losses["label"], synthetic_features = self._compare_with_labels(synthetic, seeds)
+        if self.discriminator is not None and real_features is not None and synthetic_features is not None:
+            losses["adversarial"] = self._adversarial(real_features, synthetic_features)
+        return losses
+
+    def _encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Features `(B, 2, h, w, C)`, channels last."""
+        features = self.model.encoder(pixel_values.flatten(0, 1)).unflatten(0, pixel_values.shape[:2])
+        return features.movedim(2, -1)
+
+    def _directions(self) -> tuple[tuple[int, int], ...]:
+        """(query, key): the second frame looks into the first, as in the paper; and the other way round."""
+        return ((1, 0), (0, 1)) if self.recipe.both_ways else ((1, 0),)
+
+    def _reconstruct(self, frames: torch.Tensor, seeds: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        recipe, random = self.recipe, Random([2 * seed for seed in seeds], frames.device)
+        pixel_values = rgb_to_pixel_values(frames.float() / 255)
+        dropped = random.integer(1, 3)
+        colours = colour_of(pixel_values, dropped)  # (B, 2, 1, H, W)
+        features = self._encode(drop_channel(pixel_values, dropped))
+        losses = [
+            reconstruction_loss(
+                features[:, query],
+                features[:, key],
+                colours[:, query],
+                colours[:, key],
+                recipe.radius,
+                recipe.reconstruction,
+                recipe.occlusion_test,
+            )
+            for query, key in self._directions()
+        ]
+        return torch.stack(losses).mean(), features
+
+    def _compare_with_labels(self, pairs: SyntheticPairs, seeds: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        recipe, random = self.recipe, Random([2 * seed + 1 for seed in seeds], pairs.frames.device)
+        pixel_values = rgb_to_pixel_values(change_light(pairs.frames, random, recipe.light))
+        dropped = random.integer(1, 3) * random.chance(recipe.synthetic_dropout)
+        features = self._encode(drop_channel(pixel_values, dropped))
+        stride = self.model.config.output_stride
+        teacher_features = None
+        for teacher in self._teacher:
+            with torch.no_grad():
+                flat = teacher.encoder(pixel_values.flatten(0, 1).to(teacher.dtype))
+            teacher_features = flat.unflatten(0, pixel_values.shape[:2]).movedim(2, -1)
+        losses = []
+        for query, key in self._directions():
+            positions, valid = target_positions(pairs.flow[:, query], pairs.visible[:, query], stride, recipe.radius)
+            arguments = features[:, query], features[:, key]
+            where = positions, valid, recipe.radius, recipe.temperature
+            if recipe.label == "soft" and teacher_features is not None:
+                losses.append(soft_label_loss(*arguments, teacher_features[:, key], *where, recipe.teacher_norm))
+            elif recipe.label == "gaussian":
+                losses.append(gaussian_loss(*arguments, *where, recipe.label_sigma))
+            else:
+                losses.append(dirac_loss(*arguments, *where))
+        return torch.stack(losses).mean(), features
+
+    def _adversarial(self, real: torch.Tensor, synthetic: torch.Tensor) -> torch.Tensor:
+        recipe, discriminator = self.recipe, self.discriminator
+        assert discriminator is not None
+        losses = [
+            adversarial_loss(
+                discriminator,
+                features[:, 1],
+                features[:, 0],
+                is_real,
+                recipe.radius,
+                recipe.adversarial_maps,
+                recipe.adversarial_step,
+            )
+            for features, is_real in ((real, True), (synthetic, False))
+        ]
+        return torch.stack(losses).mean()
+
+
+@torch.no_grad()
+def make_synthetic(recipe: Recipe, textures: torch.Tensor, seeds: list[int], stride: int) -> SyntheticPairs:
+    """The synthetic pairs of a batch, rendered on the device of the textures."""
+    device = textures.device
+    return render_pairs(
+        textures, [3 * seed + 2**40 for seed in seeds], recipe.crop, recipe.reach, stride, device=device
+    )

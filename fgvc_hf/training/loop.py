@@ -1,0 +1,241 @@
+"""The training loop over Accelerate: one process or many, resumed exactly.
+
+Every random choice depends on the seed and the number of the pair alone: update u takes the pairs u * batch_size and following,
+whichever process gets them. So nothing but weights, moments and the number of the update has to be saved, and a run that is
+killed and started again ends with the same weights.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch.utils.data import DataLoader, Dataset, Sampler
+from tqdm.auto import tqdm
+
+from ..data.shards import StreamedClips
+from ..image_processing_pil_fgvc import FgvcImageProcessorPil
+from ..processing_fgvc import FgvcProcessor
+from .joint import JointTraining, make_synthetic
+from .recipes import Recipe
+from .state import checkpoints, load_checkpoint, save_checkpoint
+
+
+LAST_RATE = 1e-3  # of the learning rate at the start, at the end of the cosine
+BETAS = (0.9, 0.999)
+
+
+class Numbers(Sampler):
+    """The numbers of the pairs that one process sees, from one update on."""
+
+    def __init__(self, recipe: Recipe, first_step: int, parts: int, process: int, processes: int):
+        self.recipe, self.first_step, self.parts = recipe, first_step, parts
+        self.process, self.processes = process, processes
+
+    def __iter__(self) -> Iterator[int]:
+        share = self.recipe.batch_size // (self.parts * self.processes)
+        for step in range(self.first_step, self.recipe.steps):
+            for part in range(self.parts):
+                start = step * self.recipe.batch_size + (part * self.processes + self.process) * share
+                yield from range(start, start + share)
+
+    def __len__(self) -> int:
+        return (self.recipe.steps - self.first_step) * self.recipe.batch_size // self.processes
+
+
+class Numbered(Dataset):
+    """A dataset of pairs that gives each with its number; of numbers alone where there are no real pairs."""
+
+    def __init__(self, pairs: Dataset | None):
+        self.pairs = pairs
+
+    def __getitem__(self, index: int):
+        return (index, torch.empty(0)) if self.pairs is None else (index, self.pairs[index])
+
+
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """A cosine from the recipe's rate to a thousandth of it."""
+    wave = (1 + math.cos(math.pi * step / recipe.steps)) / 2
+    return recipe.learning_rate * (LAST_RATE + (1 - LAST_RATE) * wave)
+
+
+class Training:
+    """A run of a recipe.
+
+    Args:
+        module ([`JointTraining`]): Student and losses.
+        recipe ([`Recipe`]): How to train.
+        output: Folder of the run: `log.jsonl`, `checkpoints/`, and `best/` and `last/`, which are models for `from_pretrained`.
+        real (`Dataset`, *optional*): Real pairs by number, as [`VideoFolder`] gives them.
+        textures (`torch.Tensor` of shape `(N, 3, H, W)`, uint8, *optional*): Material of synthetic pairs.
+        accelerator (`Accelerator`): Precision, processes, accumulation and trackers.
+        evaluate (callable, *optional*): Takes the model, returns scores by name; the first chooses the best checkpoint.
+        save_every, evaluate_every (`int`): Updates between checkpoints, and between evaluations.
+        keep (`int`): Checkpoints kept.
+
+    Raises:
+        `ValueError`: the batch cannot be shared out evenly, the recipe lacks its data, or `output` holds a run of another recipe.
+    """
+
+    def __init__(
+        self,
+        module: JointTraining,
+        recipe: Recipe,
+        output: str | Path,
+        accelerator: Accelerator,
+        real: Dataset | None = None,
+        textures: torch.Tensor | None = None,
+        evaluate: Callable[[Any], dict[str, float]] | None = None,
+        save_every: int = 500,
+        evaluate_every: int = 0,
+        keep: int = 2,
+        workers: int = 0,
+    ):
+        parts = accelerator.gradient_accumulation_steps
+        if recipe.batch_size % (parts * accelerator.num_processes):
+            raise ValueError(
+                f"batch_size is {recipe.batch_size}, but must be a multiple of the {accelerator.num_processes} processes "
+                f"times the {parts} accumulated parts."
+            )
+        if recipe.real and real is None:
+            raise ValueError("the recipe reconstructs real pairs: it needs a folder of videos.")
+        if recipe.synthetic and textures is None:
+            raise ValueError("the recipe learns from synthetic pairs: it needs images for their textures.")
+        self.recipe, self.output, self.accelerator, self.evaluate = recipe, Path(output), accelerator, evaluate
+        self.save_every, self.evaluate_every, self.keep, self.workers = save_every, evaluate_every, keep, workers
+        self.real, self.textures = (real if recipe.real else None), textures
+        self.step, self.best = 0, -math.inf
+        module.to(accelerator.device)
+        for other in module._teacher:
+            other.to(accelerator.device)
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(parameters, lr=recipe.learning_rate, betas=BETAS)
+        self.bare = module
+        self._resume()
+        self.module, self.wrapped = accelerator.prepare(module, self.optimizer)
+
+    def _resume(self) -> None:
+        found = checkpoints(self.output / "checkpoints")
+        if not found:
+            return
+        state = json.loads((found[-1] / "state.json").read_text())
+        before, now = state["recipe"], json.loads(json.dumps(asdict(self.recipe)))
+        different = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+        if different:
+            raise ValueError(
+                f"{self.output} holds a run of another recipe ({', '.join(different)} differ); choose another output folder."
+            )
+        load_checkpoint(found[-1], self.bare, self.optimizer)
+        self.step, self.best = state["step"], state["best"] if state["best"] is not None else -math.inf
+
+    def _batches(self) -> Iterator[tuple[list[int], torch.Tensor | None]]:
+        accelerator, parts = self.accelerator, self.accelerator.gradient_accumulation_steps
+        numbers = Numbers(self.recipe, self.step, parts, accelerator.process_index, accelerator.num_processes)
+        share = self.recipe.batch_size // (parts * accelerator.num_processes)
+        if isinstance(self.real, StreamedClips):
+            self.real.numbers, loader = numbers, DataLoader(self.real, share)
+        else:
+            loader = DataLoader(Numbered(self.real), share, sampler=numbers, num_workers=self.workers)
+        for ids, frames in loader:
+            yield ids.tolist(), frames.to(accelerator.device) if self.real is not None else None
+
+    def losses(self, numbers: list[int], frames: torch.Tensor | None) -> dict[str, torch.Tensor]:
+        """All losses of a part of a batch."""
+        seeds = [number * 2**20 + self.recipe.seed for number in numbers]
+        synthetic = None
+        if self.recipe.synthetic and self.textures is not None:
+            stride = self.bare.model.config.output_stride
+            synthetic = make_synthetic(self.recipe, self.textures, seeds, stride)
+        with self.accelerator.autocast():
+            return self.module(frames, synthetic, seeds)
+
+    def run(self, show_progress_bar: bool = True) -> None:
+        """Train from where the run stands to its end.
+
+        Raises:
+            `FloatingPointError`: a loss is not finite; the last checkpoint is kept.
+        """
+        recipe, accelerator, parts = self.recipe, self.accelerator, self.accelerator.gradient_accumulation_steps
+        weights = {"reconstruction": recipe.real, "label": recipe.synthetic, "adversarial": recipe.adversarial}
+        self.module.train()
+        batches = self._batches()
+        hidden = None if show_progress_bar and accelerator.is_main_process else True
+        bar = tqdm(total=recipe.steps, initial=self.step, desc="training", unit=" steps", disable=hidden)
+        while self.step < recipe.steps:
+            start, sums = time.perf_counter(), {}
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(recipe, self.step)
+            for part in range(parts):
+                last = part == parts - 1
+                with nullcontext() if last else accelerator.no_sync(self.module):
+                    losses = self.losses(*next(batches))
+                    total = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
+                    for name, value in losses.items():
+                        sums[name] = sums.get(name, 0.0) + value.detach().float() / parts
+                    self._check_finite(total, losses)
+                    accelerator.backward(total / parts)
+            self.wrapped.step()
+            self.wrapped.zero_grad()
+            self.step += 1
+            self._log(sums, time.perf_counter() - start)
+            bar.update()
+            self._milestones()
+        bar.close()
+        self._save_model("last")
+
+    def _check_finite(self, total: torch.Tensor, losses: dict[str, torch.Tensor]) -> None:
+        if torch.isfinite(total):
+            return
+        wrong = [name for name, value in losses.items() if not torch.isfinite(value)]
+        raise FloatingPointError(
+            f"update {self.step}: the loss {' and '.join(wrong)} is not finite; the last checkpoint is in {self.output}."
+        )
+
+    def _log(self, sums: dict[str, torch.Tensor], seconds: float) -> None:
+        names = sorted(sums)
+        values = self.accelerator.reduce(torch.stack([sums[name] for name in names]), "mean").tolist()
+        entry = dict(zip(names, (round(value, 6) for value in values), strict=True))
+        rate = self.optimizer.param_groups[0]["lr"]
+        self._write({"step": self.step, **entry, "learning_rate": rate, "seconds": round(seconds, 3)})
+        self.accelerator.log({**entry, "learning_rate": rate}, step=self.step)
+
+    def _write(self, entry: dict) -> None:
+        if self.accelerator.is_main_process:
+            self.output.mkdir(parents=True, exist_ok=True)
+            with (self.output / "log.jsonl").open("a") as log:
+                log.write(json.dumps(entry) + "\n")
+
+    def _milestones(self) -> None:
+        """Evaluate, and save a checkpoint, when it is time for it or the run is over."""
+        over = self.step == self.recipe.steps
+        if self.evaluate is not None and self.evaluate_every and (over or self.step % self.evaluate_every == 0):
+            self._evaluate()
+        if over or self.step % self.save_every == 0:
+            state = {"recipe": asdict(self.recipe), "best": self.best if math.isfinite(self.best) else None}
+            if self.accelerator.is_main_process:
+                folder = self.output / "checkpoints"
+                save_checkpoint(folder, self.step, self.bare, self.optimizer, state, self.keep)
+            self.accelerator.wait_for_everyone()
+
+    def _evaluate(self) -> None:
+        if self.accelerator.is_main_process and self.evaluate is not None:
+            self.bare.eval()
+            scores = self.evaluate(self.bare.model)
+            self.bare.train()
+            self._write({"step": self.step, "scores": scores})
+            self.accelerator.log(scores, step=self.step)
+            if next(iter(scores.values())) > self.best:
+                self.best = next(iter(scores.values()))
+                self._save_model("best")
+        self.accelerator.wait_for_everyone()
+
+    def _save_model(self, name: str) -> None:
+        if self.accelerator.is_main_process:
+            self.bare.model.save_pretrained(self.output / name)
+            FgvcProcessor(FgvcImageProcessorPil()).save_pretrained(self.output / name)

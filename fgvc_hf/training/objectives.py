@@ -1,0 +1,206 @@
+"""The losses of the paper, each one function. Features are channels last, `(B, h, w, C)`; every loss is one number per pair.
+
+A query is a cell of the frame that is matched, a key a cell of the frame that it is looked for in. `radius` is the window
+radius r in cells. Where the paper and the released code differ, the argument that chooses says so.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from .window import (
+    dirac_target,
+    gaussian_target,
+    soft_target,
+    window_argmax,
+    window_average,
+    window_cross_entropy,
+    window_maps,
+)
+
+
+COLOUR_SCALE = 20.0  # of the smooth L1 loss on colours, as in the released code
+
+
+def cell_grid(values: torch.Tensor) -> torch.Tensor:
+    """Positions `(h, w, 2)` (x, y) of all cells of a map `(B, h, w, ...)`."""
+    columns, rows = (torch.arange(values.shape[axis], device=values.device) for axis in (2, 1))
+    x, y = torch.meshgrid(columns, rows, indexing="xy")
+    return torch.stack([x, y], dim=-1).float()
+
+
+def target_positions(
+    flow: torch.Tensor, visible: torch.Tensor, stride: int, radius: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where each cell's target is, and whether it can be learnt: visible, and within the window.
+
+    Args:
+        flow (`torch.Tensor` of shape `(B, h, w, 2)`): From the centres of the cells, in pixels.
+        visible (`torch.Tensor` of shape `(B, h, w)`, bool): Whether the target is visible.
+
+    Returns:
+        Positions `(B, h, w, 2)` (x, y) in cells, and validity `(B, h, w)`.
+    """
+    shift = flow / stride
+    positions = cell_grid(flow) + shift
+    last = positions.new_tensor([flow.shape[2] - 1, flow.shape[1] - 1])
+    on_map = ((positions >= 0) & (positions <= last)).all(-1)
+    return positions, visible & on_map & (shift.abs() <= radius).all(-1)
+
+
+def sample_cells(features: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """Bilinear samples `(B, h, w, C)` of a feature map at positions (x, y) in cells; 0 outside the map."""
+    size = positions.new_tensor([features.shape[2] - 1, features.shape[1] - 1])
+    grid = positions / size * 2 - 1
+    sampled = F.grid_sample(features.permute(0, 3, 1, 2), grid.to(features.dtype), align_corners=True)
+    return sampled.permute(0, 2, 3, 1)
+
+
+def dirac_loss(query, key, positions, valid, radius: int, temperature: float) -> torch.Tensor:
+    """Cross-entropy with the cell nearest to the target (Eq. 2). Features are normalised here."""
+    query, key = _normalized(query), _normalized(key)
+    return window_cross_entropy(query, key, valid, dirac_target(positions), radius, 1 / temperature)
+
+
+def gaussian_loss(query, key, positions, valid, radius: int, temperature: float, sigma: float) -> torch.Tensor:
+    """Cross-entropy with a Gaussian of `sigma` cells around the target (Eqs. 3 and 4). Features are normalised here."""
+    query, key = _normalized(query), _normalized(key)
+    return window_cross_entropy(query, key, valid, gaussian_target(positions, sigma), radius, 1 / temperature)
+
+
+def soft_label_loss(
+    query, key, teacher_key, positions, valid, radius: int, temperature: float, teacher_norm: str = "channel"
+) -> torch.Tensor:
+    """Cross-entropy with the map of a frozen teacher that knows where to look (Eq. 5).
+
+    Args:
+        teacher_key (`torch.Tensor` of shape `(B, h, w, C)`): The teacher's features of the key frame, not normalised.
+        teacher_norm (`str`): `"channel"` normalises them over channels, as a cosine similarity asks for; `"height"` over the
+            rows of the image, as the released code does, which makes the labels sharper.
+    """
+    warped = sample_cells(teacher_key.float(), positions)
+    if teacher_norm == "channel":
+        warped, teacher_key = F.normalize(warped, dim=-1), F.normalize(teacher_key.float(), dim=-1)
+    elif teacher_norm == "height":
+        warped, teacher_key = F.normalize(warped, dim=1), F.normalize(teacher_key.float(), dim=1)
+    else:
+        raise ValueError(f"teacher_norm must be 'channel' or 'height', got {teacher_norm!r}.")
+    target = soft_target(warped.to(query.dtype), teacher_key.to(query.dtype), 1 / temperature)
+    return window_cross_entropy(_normalized(query), _normalized(key), valid, target, radius, 1 / temperature)
+
+
+def reconstruction_loss(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    query_colours: torch.Tensor,
+    key_colours: torch.Tensor,
+    radius: int,
+    form: str = "aligned",
+    occlusion_test: bool = False,
+) -> torch.Tensor:
+    """Copy the hidden colours of one frame from the other by matching, and compare (Eqs. 6 and 8).
+
+    Args:
+        query, key: Features as they leave the encoder; their products are divided by the root of their length.
+        query_colours, key_colours (`torch.Tensor` of shape `(B, V, H, W)`): The colour channels that the encoder did not see.
+        form (`str`): `"aligned"` compares at the centres of the cells. `"official"` enlarges the copy to the frame, by which
+            it moves half a pixel at stride 2, and lets cells outside the frame take part with score 0.
+        occlusion_test (`bool`): Leave out cells whose match does not lead back to them (Eq. 7). The released code does not.
+    """
+    stride = query_colours.shape[-1] // query.shape[2]
+    values = key_colours[..., ::stride, ::stride].permute(0, 2, 3, 1)
+    outside = "zero" if form == "official" else "excluded"
+    copy = window_average(query, key, values, radius, query.shape[-1] ** -0.5, outside).permute(0, 3, 1, 2)
+    if form == "official":
+        copy = F.interpolate(copy, size=query_colours.shape[-2:], mode="bilinear", align_corners=False)
+    elif form == "aligned":
+        query_colours = query_colours[..., ::stride, ::stride]
+    else:
+        raise ValueError(f"form must be 'aligned' or 'official', got {form!r}.")
+    losses = F.smooth_l1_loss(COLOUR_SCALE * copy, COLOUR_SCALE * query_colours, reduction="none").mean(1)  # (B, H, W)
+    if not occlusion_test:
+        return losses.mean((1, 2))
+    visible = returns_to_itself(query, key, radius)[:, None].float()
+    visible = F.interpolate(visible, size=losses.shape[-2:], mode="nearest")[:, 0]
+    return (losses * visible).sum((1, 2)) / visible.sum((1, 2)).clamp_min(1)
+
+
+@torch.no_grad()
+def returns_to_itself(query: torch.Tensor, key: torch.Tensor, radius: int, tolerance: float = 1.5) -> torch.Tensor:
+    """Whether the best match of each query has its own best match within `tolerance` cells of the query, `(B, h, w)` (Eq. 7).
+
+    A tolerance of one cell and its diagonal neighbours keeps smooth surfaces, whose best match is not sharp.
+    """
+    query, key = _normalized(query), _normalized(key)
+    there, back = window_argmax(query, key, radius), window_argmax(key, query, radius)
+    returned = sample_cells(back, there)
+    return (returned - cell_grid(query)).norm(dim=-1) <= tolerance
+
+
+class _ReverseGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values):
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx, grad):  # ty: ignore[incompatible-method-override]
+        return -grad
+
+
+class MapDiscriminator(nn.Module):
+    """Tells from one window map `(M, (2r+1)^2)` whether its pair is synthetic (below 0) or real (above 0): logits `(M,)`."""
+
+    def __init__(self, radius: int):
+        super().__init__()
+        size = (2 * radius + 1) ** 2
+        widths = (size, size // 2, size // 4)  # 2401, 1200, 600 at r = 24, as in the released code
+        self.layers = nn.Sequential(
+            nn.Linear(widths[0], widths[1]),
+            nn.ReLU(),
+            nn.Linear(widths[1], widths[2]),
+            nn.ReLU(),
+            nn.Linear(widths[2], 1),
+        )
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        return self.layers(maps)[:, 0]
+
+
+def adversarial_loss(
+    discriminator: MapDiscriminator,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    is_real: bool,
+    radius: int,
+    maps: str = "probability",
+    step: int = 1,
+) -> torch.Tensor:
+    """How well the discriminator knows the domain of the maps, with the gradient to the features reversed (Eqs. 9 and 10).
+
+    Args:
+        query, key: Features as they leave the encoder.
+        maps (`str`): `"probability"`: the maps after the softmax, as in the paper, their sum scaled to the number of cells so
+            that the inputs are of order one. `"correlation"`: the bare products, as in the released code.
+        step (`int`): Look at every `step`-th cell along each axis only; the discriminator costs more than the encoder.
+    """
+    if maps not in ("probability", "correlation"):
+        raise ValueError(f"maps must be 'probability' or 'correlation', got {maps!r}.")
+    probabilities = maps == "probability"
+    scale = query.shape[-1] ** -0.5 if probabilities else 1.0
+    total, count = query.new_zeros((), dtype=torch.float32), 0
+    for window_row in window_maps(query, key, radius, scale, probabilities, step):
+
+        def row_loss(window_row=window_row):
+            windows, on_map = window_row()
+            windows = _ReverseGradient.apply(windows[on_map])
+            logits = discriminator(windows * windows.shape[1] if probabilities else windows).float()
+            return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, float(is_real)), reduction="sum")
+
+        total = total + checkpoint(row_loss, use_reentrant=False)
+    count = len(query) * (-(-query.shape[1] // step)) * (-(-query.shape[2] // step))
+    return total / count
+
+
+def _normalized(features: torch.Tensor) -> torch.Tensor:
+    return F.normalize(features.float(), dim=-1).to(features.dtype)

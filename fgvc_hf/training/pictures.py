@@ -1,0 +1,91 @@
+"""Pictures of what a model in training does with a pair: its matches, its reconstruction, its maps beside their labels."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..data.augmentation import rgb_to_pixel_values
+from ..data.synthetic import SyntheticPairs
+from ..visualization import draw_flow
+from .objectives import cell_grid, sample_cells, target_positions
+from .recipes import Recipe
+from .window import window_argmax, window_average
+
+
+@torch.no_grad()
+def synthetic_picture(model, teacher, pairs: SyntheticPairs, recipe: Recipe) -> np.ndarray:
+    """One row for each pair `(B * H, 6 * W, 3)`: second frame, first frame, true flow, matched flow, and for the cell in the middle
+    the teacher's label (or the target itself, without a teacher) and the student's map, both enlarged to the frame."""
+    pixel_values = rgb_to_pixel_values(pairs.frames)
+    features = encode(model, pixel_values)
+    stride, radius, size = model.config.output_stride, recipe.radius, pairs.frames.shape[-1]
+    positions, valid = target_positions(pairs.flow[:, 1], pairs.visible[:, 1], stride, radius)
+    matched = (window_argmax(features[:, 1], features[:, 0], radius) - cell_grid(valid)) * stride
+    labelled = encode(teacher, pixel_values) if teacher is not None else None
+    rows = []
+    for index in range(len(pairs.frames)):
+        y, x = _middle(valid[index])
+        asked = positions[index : index + 1, y : y + 1, x : x + 1]
+        student = _window_map(features[index, 1, y, x], features[index, 0], x, y, recipe)
+        if labelled is None:
+            label = torch.zeros_like(student)
+            offset = (asked[0, 0, 0] - torch.tensor([x, y]) + radius).round().long().tolist()
+            label[offset[1], offset[0]] = 1
+        else:
+            feature = sample_cells(labelled[index : index + 1, 0], asked)[0, 0, 0]
+            label = _window_map(F.normalize(feature, dim=-1), labelled[index, 0], x, y, recipe)
+        true = F.interpolate(pairs.flow[index, 1].permute(2, 0, 1)[None], (size, size))[0].permute(1, 2, 0)
+        found = F.interpolate(matched[index].permute(2, 0, 1)[None], (size, size))[0].permute(1, 2, 0)
+        reach = radius * stride
+        flows = [draw_flow(flow.cpu().numpy(), reach) for flow in (true, found)]
+        maps = [_heat(values, size) for values in (label, student)]
+        frames = [_to_uint8(pairs.frames[index, t]) for t in (1, 0)]
+        rows.append(np.concatenate([*frames, *flows, *maps], axis=1))
+    return np.concatenate(rows)
+
+
+@torch.no_grad()
+def real_picture(model, frames: torch.Tensor, recipe: Recipe) -> np.ndarray:
+    """One row for each pair `(B, 2, 3, H, W)` of uint8: first frame, second frame, and the second copied from the first by matching."""
+    rgb = frames.float() / 255
+    features = encode(model, rgb_to_pixel_values(rgb))
+    stride, size = model.config.output_stride, frames.shape[-1]
+    values = rgb[:, 0, :, ::stride, ::stride].permute(0, 2, 3, 1)
+    copy = window_average(features[:, 1], features[:, 0], values, recipe.radius, 1 / recipe.temperature)
+    copy = F.interpolate(copy.permute(0, 3, 1, 2), (size, size), mode="bilinear")
+    rows = [
+        np.concatenate([_to_uint8(part) for part in (pair[0], pair[1], rebuilt)], axis=1)
+        for pair, rebuilt in zip(rgb, copy, strict=True)
+    ]
+    return np.concatenate(rows)
+
+
+def encode(model, pixel_values: torch.Tensor) -> torch.Tensor:
+    """Features of unit length `(B, 2, h, w, C)`, float32."""
+    flat = model.encoder(pixel_values.flatten(0, 1).to(model.dtype)).float()
+    return F.normalize(flat.unflatten(0, pixel_values.shape[:2]).movedim(2, -1), dim=-1)
+
+
+def _middle(valid: torch.Tensor) -> tuple[int, int]:
+    """The valid cell nearest to the middle of the map."""
+    h, w = valid.shape
+    distance = (cell_grid(valid[None]) - torch.tensor([w / 2, h / 2], device=valid.device)).norm(dim=-1)
+    best = int(distance.masked_fill(~valid, 1e6).argmin())
+    return best // w, best % w
+
+
+def _window_map(feature: torch.Tensor, keys: torch.Tensor, x: int, y: int, recipe: Recipe) -> torch.Tensor:
+    """Probabilities `(2r+1, 2r+1)` over the window of cell (x, y)."""
+    r = recipe.radius
+    scores = F.pad((keys @ feature) / recipe.temperature, (r, r, r, r), value=-torch.inf)
+    return scores[y : y + 2 * r + 1, x : x + 2 * r + 1].flatten().softmax(0).view(2 * r + 1, 2 * r + 1)
+
+
+def _heat(values: torch.Tensor, size: int) -> np.ndarray:
+    """A map as brightness, its peak white."""
+    enlarged = F.interpolate((values / values.max())[None, None].float(), (size, size))[0].expand(3, -1, -1)
+    return _to_uint8(enlarged.sqrt())
+
+
+def _to_uint8(image: torch.Tensor) -> np.ndarray:
+    return (255 * image.clamp(0, 1)).round().byte().permute(1, 2, 0).cpu().numpy()

@@ -1,0 +1,134 @@
+"""What is trained, on what, and how: one dataclass. The defaults are the paper's values; small variants stand beside them."""
+
+from dataclasses import dataclass, fields, replace
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A way of training.
+
+    Args:
+        steps (`int`): Updates of the weights.
+        batch_size (`int`): Pairs of each domain per update, over all processes and accumulated parts.
+        crop (`int`): Side of the training frames in pixels.
+        radius (`int`): Window radius r of the losses in cells.
+        learning_rate (`float`): Of Adam, at the start; a cosine takes it to a thousandth at the end.
+        real (`float`), synthetic (`float`), adversarial (`float`): Weights of the losses: reconstruction of real pairs
+            (Eq. 8), labels of synthetic pairs (Eqs. 2 to 5), and the domain of their maps (Eq. 10). 0 leaves one out.
+        label (`str`): `"soft"` (Eq. 5), `"gaussian"` (Eqs. 3 and 4, with `label_sigma`) or `"dirac"` (Eq. 2).
+        label_sigma (`float`): Standard deviation of Gaussian labels in cells.
+        temperature (`float`): Of the maps that are compared with labels. The paper says 1, its code 0.07 on cosines.
+        teacher_norm (`str`): `"channel"`, or `"height"` as the released code has it; see `soft_label_loss`.
+        reconstruction (`str`): `"aligned"` or `"official"`; see `reconstruction_loss`.
+        occlusion_test (`bool`): Leave cells out of the reconstruction whose match does not lead back (Eq. 7).
+        adversarial_maps (`str`), adversarial_step (`int`): What the discriminator sees; see `adversarial_loss`.
+        both_ways (`bool`): Match the second frame with the first as well; costs no features.
+        synthetic_dropout (`float`): Share of the synthetic pairs that lose a colour channel; 1 in the released code. Real pairs
+            always do, for there is nothing to reconstruct otherwise.
+        light (`float`): Strength of the changes of light and colour of synthetic pairs.
+        reach (`float`): Largest shift of a body between synthetic frames, in pixels.
+        gap (`tuple[int, int]`): Frames from one frame of a real pair to the other.
+        area, aspect (`tuple[float, float]`): Crops of real pairs; see [`VideoFolder`].
+        freeze_batch_norm (`bool`): Use the running statistics instead of those of the batch, and leave them as they are.
+        textures (`int`): Frames kept as material for synthetic pairs.
+        seed (`int`): Of everything.
+    """
+
+    steps: int = 302_265  # 30 passes over 40,302 pairs
+    batch_size: int = 4
+    crop: int = 256
+    radius: int = 24
+    learning_rate: float = 1e-3
+    real: float = 1.0
+    synthetic: float = 1.0
+    adversarial: float = 1.0
+    label: str = "soft"
+    label_sigma: float = 1.0
+    temperature: float = 0.07
+    teacher_norm: str = "channel"
+    reconstruction: str = "aligned"
+    occlusion_test: bool = False
+    adversarial_maps: str = "probability"
+    adversarial_step: int = 1
+    both_ways: bool = True
+    synthetic_dropout: float = 1.0
+    light: float = 1.0
+    reach: float = 44.0
+    gap: tuple[int, int] = (1, 5)
+    area: tuple[float, float] = (0.6, 1.0)
+    aspect: tuple[float, float] = (1.5, 2.0)
+    freeze_batch_norm: bool = False
+    textures: int = 512
+    seed: int = 0
+
+    def __post_init__(self):
+        for name, accepted in (
+            ("label", ("soft", "gaussian", "dirac")),
+            ("teacher_norm", ("channel", "height")),
+            ("reconstruction", ("aligned", "official")),
+            ("adversarial_maps", ("probability", "correlation")),
+        ):
+            if getattr(self, name) not in accepted:
+                raise ValueError(f"{name} must be one of {accepted}, got {getattr(self, name)!r}.")
+        for name in ("steps", "batch_size", "radius", "learning_rate", "temperature", "label_sigma", "textures"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+        if self.crop < 32 or self.crop % 8:
+            raise ValueError(f"crop must be a multiple of 8 of at least 32, got {self.crop}.")
+        if not (self.real or self.synthetic):
+            raise ValueError("real and synthetic are both 0: there is nothing to learn from.")
+        if self.adversarial and not (self.real and self.synthetic):
+            raise ValueError("adversarial needs both domains: set real and synthetic above 0, or adversarial to 0.")
+
+    @property
+    def needs_teacher(self) -> bool:
+        return bool(self.synthetic) and self.label == "soft"
+
+
+def _small(recipe: Recipe, **changes) -> Recipe:
+    """For a small machine: crops of 128 pixels with the window in proportion, a step of about a second on two cores."""
+    recipe = replace(recipe, crop=128, radius=12, reach=22.0, gap=(1, 6), area=(0.15, 0.6), aspect=(0.8, 1.25))
+    return replace(recipe, adversarial_step=4, **changes)
+
+
+TEACHER = Recipe(synthetic=0, adversarial=0)
+FINETUNE = replace(TEACHER, steps=2_000, learning_rate=1e-4, freeze_batch_norm=True)
+RECIPES = {
+    "teacher": TEACHER,
+    "joint": Recipe(),
+    "finetune": FINETUNE,
+    "teacher-small": _small(TEACHER, steps=4_000),
+    "joint-small": _small(Recipe(), steps=6_000, learning_rate=5e-4),
+    "finetune-small": _small(FINETUNE, steps=300, batch_size=2),
+}
+
+
+def parse_recipe(name: str, changes: dict[str, str]) -> Recipe:
+    """A recipe by name with some fields changed, their values as text.
+
+    Raises:
+        `ValueError`: there is no such recipe or field, or the value does not fit it.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, got {name!r}.")
+    recipe = RECIPES[name]
+    known = {field.name for field in fields(Recipe)}
+    values = {}
+    for field, text in changes.items():
+        if field not in known:
+            raise ValueError(f"a recipe has no field {field!r}; its fields are {', '.join(sorted(known))}.")
+        values[field] = _parse(field, text, getattr(recipe, field))
+    return replace(recipe, **values)
+
+
+def _parse(field: str, text: str, example):
+    kind = type(example)
+    try:
+        if kind is bool:
+            return {"true": True, "false": False}[text.lower()]
+        if kind is tuple:
+            low, high = text.split(",")
+            return type(example[0])(low), type(example[0])(high)
+        return kind(text)
+    except (ValueError, KeyError):
+        raise ValueError(f"{field} must be a {kind.__name__} like {example!r}, got {text!r}.") from None

@@ -1,0 +1,77 @@
+"""What a training run leaves on disk: checkpoints that are complete or not there, without pickle.
+
+A checkpoint is a folder `step-00001000` with `module.safetensors` (all weights that are trained), `optimizer.safetensors` (the
+moments of Adam) and `state.json`. It is written under another name and renamed, so that a run killed at any moment leaves the
+one before.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+
+SPARE = 1.2  # of the size of a checkpoint that must be free on the disk before it is written
+
+
+def moments(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The state of Adam by `parameter/moment`."""
+    return {
+        f"{name}/{key}": value.contiguous()
+        for name, parameter in module.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def load_moments(module: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    for name, parameter in module.named_parameters():
+        state = {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
+        if state:  # the step counter of Adam stays on the CPU
+            optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in state.items()}
+
+
+def save_checkpoint(
+    folder: Path, step: int, module: nn.Module, optimizer: torch.optim.Optimizer, state: dict, keep: int
+) -> Path:
+    """Write `folder/step-…` and remove all but the newest `keep`.
+
+    Raises:
+        `OSError`: there is not enough room on the disk, or it cannot be written to.
+    """
+    weights = {name: value.contiguous() for name, value in module.state_dict().items()}
+    adam = moments(module, optimizer)
+    needed = int(SPARE * sum(value.nbytes for value in (*weights.values(), *adam.values())))
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(f"{folder}: a checkpoint needs {needed / 2**20:.0f} MiB, but only {free / 2**20:.0f} are free.")
+    target, partial = folder / f"step-{step:08d}", folder / f".step-{step:08d}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    save_file(weights, partial / "module.safetensors")
+    save_file(adam, partial / "optimizer.safetensors")
+    (partial / "state.json").write_text(json.dumps({"step": step, **state}, indent=1))
+    for file in partial.iterdir():
+        with file.open("rb") as written:
+            os.fsync(written.fileno())
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
+    for old in checkpoints(folder)[:-keep]:
+        shutil.rmtree(old)
+    return target
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The complete checkpoints of a run, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if (path / "state.json").is_file())
+
+
+def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
+    """Put weights and moments back, and return the rest of what was saved."""
+    module.load_state_dict(load_file(path / "module.safetensors"))
+    load_moments(module, optimizer, load_file(path / "optimizer.safetensors"))
+    return json.loads((path / "state.json").read_text())

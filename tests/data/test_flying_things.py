@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fgvc_hf.data.flying_things import FlyingThings3D, LabelledCrops, consistent, read_pfm
+from fgvc_hf.data.scene import Random
+from fgvc_hf.data.synthetic import render_pairs
+from fgvc_hf.data.textures import natural_image
+
+
+H, W = 40, 56
+
+
+def write_pfm(path, values, little=True):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = f"PF\n{values.shape[1]} {values.shape[0]}\n{-1.0 if little else 1.0}\n".encode()
+    path.write_bytes(header + values[::-1].astype("<f4" if little else ">f4").tobytes())
+
+
+def flow_field(number, future):
+    """A field that says which file it came from: (frame number, +-1) everywhere, its row in the third channel."""
+    values = np.zeros((H, W, 3), np.float32)
+    values[..., 0], values[..., 1] = number / 10, 1 if future else -1
+    values[..., 2] = np.arange(H)[:, None]
+    return values
+
+
+@pytest.fixture
+def tree(tmp_path):
+    for scene in ("A/0000", "C/0012"):
+        frames = tmp_path / "frames_cleanpass_webp" / "TRAIN" / scene / "left"
+        frames.mkdir(parents=True)
+        for number in (6, 7, 8):
+            Image.fromarray(np.full((H, W, 3), number, np.uint8)).save(frames / f"{number:04d}.webp", lossless=True)
+            for name, folder in (("IntoFuture", "into_future"), ("IntoPast", "into_past")):
+                path = tmp_path / "optical_flow" / "TRAIN" / scene / folder / "left"
+                field = flow_field(number, name == "IntoFuture")
+                write_pfm(path / f"OpticalFlow{name}_{number:04d}_L.pfm", field, little=number != 7)
+    return tmp_path
+
+
+def test_pairs_of_both_orders_with_their_two_flows(tree):
+    pairs = FlyingThings3D(tree)
+    assert len(pairs) == 2 * 2 * 2
+    forward, backward = pairs[2], pairs[3]
+    assert forward.frames[:, 0, 0, 0].tolist() == [7, 8] and backward.frames[:, 0, 0, 0].tolist() == [8, 7]
+    np.testing.assert_allclose(forward.flow[:, 0, 0], [[0.7, 1], [0.8, -1]])
+    np.testing.assert_allclose(backward.flow[:, 0, 0], [[0.8, -1], [0.7, 1]])
+    assert forward.flow.shape == (2, H, W, 2) and forward.frames.shape == (2, 3, H, W)
+
+
+def test_pfm_begins_with_the_lowest_row(tree):
+    path = next(tree.rglob("*.pfm"))
+    np.testing.assert_array_equal(read_pfm(path)[:, 0, 2], np.arange(H))
+
+
+def test_crops_are_cut_without_resizing(tree):
+    crops = LabelledCrops(FlyingThings3D(tree), size=32, stride=2, seed=1)
+    frames, flow, visible = crops[5]
+    assert frames.shape == (2, 3, 32, 32) and flow.shape == (2, 16, 16, 2) and visible.shape == (2, 16, 16)
+    assert not visible[0, -1].any() or not visible[1, 0].any()  # one pixel up or down leads out of the crop
+    for one, other in zip(crops[5], LabelledCrops(FlyingThings3D(tree), 32, 2, seed=1)[5], strict=True):
+        torch.testing.assert_close(one, other)
+    with pytest.raises(ValueError, match="do not fit into frames of 40x56"):
+        LabelledCrops(FlyingThings3D(tree), size=48)[0]
+
+
+def test_the_forward_backward_test_agrees_with_exact_visibility():
+    images = (255 * natural_image(160, 40, 0.4, Random(range(3)))).byte()
+    pairs = render_pairs(images, range(6), 96, reach=16, stride=1)
+    agreement = [(consistent(flow) == visible).float().mean() for flow, visible in zip(pairs.flow, pairs.visible)]
+    assert min(agreement) > 0.9
+
+
+def test_other_layouts_and_damage_are_named(tree, tmp_path):
+    with pytest.raises(OSError, match="frames_cleanpass_webp or frames_cleanpass with a folder TEST was expected"):
+        FlyingThings3D(tree, "TEST")
+    path = tree / "optical_flow/TRAIN/A/0000/into_future/left/OpticalFlowIntoFuture_0006_L.pfm"
+    write_pfm(path, flow_field(6, True)[:-2])
+    with pytest.raises(OSError, match="A/0000 0006 to 0007: the flow is 38x56, but its frames 40x56"):
+        FlyingThings3D(tree)[0]
+    broken = flow_field(6, True)
+    broken[3, 3, 0] = np.nan
+    write_pfm(path, broken)
+    with pytest.raises(OSError, match="A/0000 0006 to 0007: the flow holds values that are not finite"):
+        FlyingThings3D(tree)[0]
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(OSError, match="ends before its 40 rows"):
+        FlyingThings3D(tree)[0]
+    path.write_bytes(b"GIF89a")
+    with pytest.raises(OSError, match="is no PFM image"):
+        read_pfm(path)

@@ -1,0 +1,110 @@
+import logging
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fgvc_hf.data.flying_things import LabelledCrops, LabelledPair
+from fgvc_hf.data.shards import (
+    ShardedClips,
+    ShardedPairs,
+    clip_rows,
+    labelled_rows,
+    load_shards,
+    row_to_labelled_pair,
+    write_shards,
+)
+from fgvc_hf.data.video_folder import VideoFolder
+from fgvc_hf.video import VideoWriter
+
+
+def write_video(path, value, length=6, size=(48, 64)):
+    with VideoWriter(path, 10, *size) as writer:
+        for t in range(length):
+            writer.write(np.full((*size, 3), value + 10 * t, np.uint8))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / "videos"
+    (root / "sub" / "frames").mkdir(parents=True)
+    write_video(root / "a.mp4", 40)
+    write_video(root / "sub" / "b.mkv", 150)
+    for t in range(4):
+        Image.fromarray(np.full((96, 128, 3), 240 + t, np.uint8)).save(root / "sub" / "frames" / f"{t * 5:05d}.png")
+    return root
+
+
+def test_pairs_are_frames_of_one_clip_within_the_gap(folder):
+    videos = VideoFolder(folder, size=32, gap=(1, 2))
+    assert len(videos.clips) == 3
+    kinds = set()
+    for number in range(60):
+        pair = videos[number]
+        assert pair.shape == (2, 3, 32, 32) and pair.dtype == torch.uint8
+        first, second = pair.float().mean((1, 2, 3)).tolist()
+        kinds.add(0 if first < 110 else 1 if first < 225 else 2)
+        unit = 1 if first > 225 else 10
+        assert round(abs(second - first) / unit) in (1, 2)
+        assert torch.equal(pair, videos[number])
+    assert kinds == {0, 1, 2}
+
+
+def test_textures_come_from_all_clips(folder):
+    textures = VideoFolder(folder, size=32).texture_images(7, 40, 72)
+    assert textures.shape == (7, 3, 40, 72) and textures.dtype == torch.uint8
+    means = textures.float().mean((1, 2, 3))
+    assert (means < 110).any() and (means > 225).any()
+
+
+def test_unusable_videos_are_counted_in_one_line(folder, caplog):
+    write_video(folder / "short.mp4", 10, length=1)
+    (folder / "text.mp4").write_text("no video")
+    with caplog.at_level(logging.WARNING):
+        assert len(VideoFolder(folder, size=32).clips) == 3
+    (message,) = caplog.messages
+    assert "left out 2 videos" in message and "short.mp4" in message
+
+
+def test_empty_folders_are_named(tmp_path):
+    with pytest.raises(OSError, match="empty: holds no videos"):
+        (tmp_path / "empty").mkdir()
+        VideoFolder(tmp_path / "empty")
+    with pytest.raises(OSError, match="absent: there is no such folder"):
+        VideoFolder(tmp_path / "absent")
+    (tmp_path / "empty" / "a.mp4").write_text("no video")
+    with pytest.raises(OSError, match="no video of at least two frames"):
+        VideoFolder(tmp_path / "empty")
+
+
+def test_clips_in_shards_give_pairs_like_the_folder(folder, tmp_path):
+    files = write_shards(clip_rows(folder, short_side=40), tmp_path / "shards", rows_per_shard=2)
+    assert [file.name for file in files] == ["data-00000.parquet", "data-00001.parquet"]
+    clips = ShardedClips(load_shards(tmp_path / "shards"), size=32, gap=(1, 2))
+    assert clips[3].shape == (2, 3, 32, 32)
+    first, second = clips[3].float().mean((1, 2, 3))
+    assert 0.3 < abs(first - second) < 22
+    streamed = list(load_shards(tmp_path / "shards", streaming=True))
+    assert len(streamed) == 3 and len(streamed[0]["frames"]) == 6
+
+
+def test_labelled_pairs_in_shards_keep_their_flow(tmp_path):
+    frames = torch.randint(0, 255, (2, 3, 40, 48), dtype=torch.uint8)
+    flow = torch.rand(2, 40, 48, 2) * 8
+    pair = LabelledPair(frames, flow, torch.ones(2, 40, 48, dtype=torch.bool))
+    write_shards(labelled_rows([pair]), tmp_path)
+    rows = load_shards(tmp_path)
+    found = ShardedPairs(rows)[0]
+    assert torch.equal(found.frames, frames)
+    torch.testing.assert_close(found.flow, flow, atol=0.005, rtol=0)
+    assert LabelledCrops(ShardedPairs(rows), size=32)[0][0].shape == (2, 3, 32, 32)
+    with pytest.raises(OSError, match="000000: is damaged"):
+        row_to_labelled_pair({**rows[0], "flow": rows[0]["flow"][:50]})
+
+
+def test_nothing_to_write_or_to_load(tmp_path):
+    with pytest.raises(ValueError, match="there is nothing to write"):
+        write_shards([], tmp_path / "out")
+    with pytest.raises(OSError, match="holds no shards"):
+        load_shards(tmp_path / "out")

@@ -1,0 +1,230 @@
+"""The loop on a tiny model: it learns, resumes exactly, and several processes equal one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from safetensors.torch import load_file
+from torch.utils.data import Dataset
+
+from fgvc_hf import FgvcConfig, FgvcModel
+from fgvc_hf.data.scene import Random
+from fgvc_hf.data.synthetic import render_pairs
+from fgvc_hf.data.textures import natural_image
+from fgvc_hf.training.joint import JointTraining
+from fgvc_hf.training.loop import Training
+from fgvc_hf.training.recipes import Recipe, parse_recipe
+
+
+TINY = Recipe(
+    steps=8,
+    batch_size=4,
+    crop=32,
+    radius=4,
+    learning_rate=3e-3,
+    reach=6.0,
+    adversarial_step=4,
+    textures=4,
+)
+
+
+# Statistics of a batch are those of a process's share; and Adam turns rounding errors into steps of the size of its rate
+SHARED = replace(TINY, freeze_batch_norm=True, learning_rate=3e-5)
+
+
+def textures():
+    return (255 * natural_image(96, 30, 0.4, Random(range(4)))).byte()
+
+
+class Moving(Dataset):
+    """Real pairs, as far as the loop can tell."""
+
+    def __getitem__(self, number):
+        return (255 * render_pairs(textures(), [number], 32, 4.0, num_bodies=0).frames[0]).byte()
+
+
+def tiny(seed=0):
+    torch.manual_seed(seed)
+    return FgvcModel(FgvcConfig(hidden_sizes=[8, 8, 16], depths=[1, 1, 1]))
+
+
+def make(output, recipe=TINY, accumulate=1, **settings):
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._reset_state()
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=accumulate)
+    module = JointTraining(tiny(), recipe, tiny(1) if recipe.needs_teacher else None)
+    settings = {"save_every": 3, **settings}
+    return Training(module, recipe, output, accelerator, Moving(), textures(), **settings)
+
+
+def weights(output):
+    return load_file(Path(output) / "last" / "model.safetensors")
+
+
+def log(output):
+    return [json.loads(line) for line in (Path(output) / "log.jsonl").read_text().splitlines()]
+
+
+def test_it_learns_and_leaves_a_model(tmp_path):
+    recipe = replace(TINY, steps=40, adversarial=0.0, label="gaussian")
+    make(tmp_path, recipe).run()
+    losses = [entry["label"] for entry in log(tmp_path)]
+    assert len(losses) == 40
+    assert sum(losses[-8:]) < sum(losses[:8]) - 1.0
+    model = FgvcModel.from_pretrained(tmp_path / "last")
+    assert model.config.hidden_sizes == [8, 8, 16]
+    assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == ["step-00000039", "step-00000040"]
+
+
+@pytest.mark.parametrize("label", ["soft", "gaussian", "dirac"])
+def test_a_stopped_run_goes_on_exactly(tmp_path, label):
+    recipe = replace(TINY, label=label)
+    make(tmp_path / "whole", recipe).run()
+    part = make(tmp_path / "parts", recipe)
+    part._log = lambda *_: (_ for _ in ()).throw(KeyboardInterrupt) if part.step == 5 else None
+    with pytest.raises(KeyboardInterrupt):
+        part.run()
+    make(tmp_path / "parts", recipe).run()
+    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_accumulated_parts_equal_the_whole_batch(tmp_path):
+    make(tmp_path / "one", recipe := replace(SHARED, steps=3)).run()
+    make(tmp_path / "two", recipe, accumulate=2).run()
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], atol=1e-5, rtol=0)
+
+
+SCRIPT = """
+import sys, time
+sys.path.insert(0, {tests!r})
+import test_loop
+import torch
+torch.set_num_threads(1)
+if sys.argv[2] == "slowly":
+    log = test_loop.Training._log
+    test_loop.Training._log = lambda self, *a: (log(self, *a), time.sleep(0.15))
+recipe = test_loop.SHARED if sys.argv[2] == "frozen" else test_loop.TINY
+training = test_loop.make(sys.argv[1], recipe, save_every=2)
+if sys.argv[2] == "frozen":
+    print("processes", training.accelerator.num_processes)
+training.run()
+"""
+
+
+def start(output, mode, launcher=(sys.executable,)):
+    script = Path(output).with_suffix(".py")
+    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+    command = [*launcher, str(script), str(output), mode]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_killed_three_times_the_weights_are_the_same(tmp_path):
+    assert start(tmp_path / "whole", "straight").wait() == 0
+    for kill in range(3):
+        process = start(tmp_path / "killed", "slowly")
+        before = len(log(tmp_path / "killed")) if kill else 0
+        while process.poll() is None and (
+            not (tmp_path / "killed" / "log.jsonl").exists() or len(log(tmp_path / "killed")) < before + 2 + kill
+        ):
+            time.sleep(0.02)
+        time.sleep(0.07 * kill)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    process = start(tmp_path / "killed", "straight")
+    assert process.wait() == 0, process.stderr.read()
+    whole, killed = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+
+
+def test_two_processes_equal_one(tmp_path):
+    one = start(tmp_path / "one", "frozen")
+    assert "processes 1" in one.communicate()[0]
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29631")
+    two = start(tmp_path / "two", "frozen", launcher)
+    output, errors = two.communicate()
+    assert two.returncode == 0, errors
+    assert "processes 2" in output
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    before = tiny().state_dict()
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], atol=1e-5, rtol=0)
+    assert max((one[name] - before[name]).abs().max() for name in one) > 1e-4  # they did learn
+
+
+def test_the_best_model_is_kept(tmp_path):
+    scores = iter([0.2, 0.5, 0.4, 0.3])
+    make(tmp_path, evaluate=lambda model: {"score": next(scores)}, evaluate_every=2).run()
+    found = [entry["scores"]["score"] for entry in log(tmp_path) if "scores" in entry]
+    assert found == [0.2, 0.5, 0.4, 0.3]
+    best, last = load_file(tmp_path / "best" / "model.safetensors"), weights(tmp_path)
+    assert any((best[name] != last[name]).any() for name in last)
+
+
+def test_another_recipe_is_refused_by_the_fields_that_differ(tmp_path):
+    make(tmp_path).run()
+    with pytest.raises(ValueError, match=r"another recipe \(batch_size, radius differ\)"):
+        make(tmp_path, replace(TINY, radius=5, batch_size=2))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    training = make(tmp_path)
+    losses = training.losses
+    training.losses = lambda *a: {**losses(*a), **({"label": torch.tensor(torch.nan)} if training.step == 4 else {})}
+    with pytest.raises(FloatingPointError, match="update 4: the loss label is not finite"):
+        training.run()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000003"]
+
+
+def test_a_full_disk_is_a_plain_error(tmp_path, monkeypatch):
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr("fgvc_hf.training.state.shutil.disk_usage", lambda path: usage)
+    with pytest.raises(OSError, match="a checkpoint needs .* MiB, but only 0 are free"):
+        make(tmp_path).run()
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_bad_set_ups(tmp_path):
+    with pytest.raises(ValueError, match="batch_size is 4, but must be a multiple of the 1 processes times the 3"):
+        make(tmp_path, accumulate=3)
+    with pytest.raises(ValueError, match="it needs a teacher"):
+        JointTraining(tiny(), TINY)
+    other = FgvcModel(FgvcConfig(hidden_sizes=[8, 8, 24], depths=[1, 1, 1]))
+    with pytest.raises(ValueError, match="teacher has 24 features at stride 2"):
+        JointTraining(tiny(), TINY, other)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("other", {}, "recipe must be one of teacher, joint"),
+        ("joint", {"stepz": "3"}, "a recipe has no field 'stepz'"),
+        ("joint", {"steps": "many"}, "steps must be a int like 302265"),
+        ("joint", {"gap": "3"}, "gap must be a tuple"),
+        ("joint", {"crop": "50"}, "crop must be a multiple of 8"),
+        ("joint", {"label": "hard"}, "label must be one of"),
+        ("joint", {"real": "0"}, "adversarial needs both domains"),
+        ("teacher", {"real": "0"}, "there is nothing to learn from"),
+        ("joint", {"learning_rate": "0"}, "learning_rate must be positive"),
+    ],
+)
+def test_bad_recipes(name, changes, message):
+    with pytest.raises(ValueError, match=message):
+        parse_recipe(name, changes)
+
+
+def test_recipes_can_be_changed():
+    recipe = parse_recipe("joint-small", {"gap": "2,3", "both_ways": "false", "steps": "7"})
+    assert (recipe.gap, recipe.both_ways, recipe.steps, recipe.crop) == ((2, 3), False, 7, 128)
