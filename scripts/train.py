@@ -1,26 +1,31 @@
-"""Train an FGVC model: the teacher by reconstruction, the joint model with all losses, or a fine-tuned one on your own videos.
+"""Train an FGVC model: the teacher by reconstruction, the joint model with labels, or a fine-tuned one on your own videos.
 
-    python scripts/train.py --recipe joint-small --videos FOLDER --output outputs/joint --start fgvc-reconstruction \
-        --teacher fgvc-reconstruction --precision bf16
+    python scripts/train.py --recipe joint-small --videos FOLDER --output outputs/joint --start fgvc-reconstruction --precision bf16
+    python scripts/train.py --recipe finetune-small --videos MY_CLIPS --output outputs/mine --start fgvc-joint --precision bf16
 
 Start it again with the same arguments to go on where it stopped. Several processes: `torchrun --nproc_per_node N scripts/train.py`.
-`--set FIELD=VALUE` changes a field of the recipe; `--evaluate` follows the TAP-Vid score and keeps the best weights.
+`--set FIELD=VALUE` changes a field of the recipe (see fgvc_hf/training/recipes.py); `--evaluate` follows the TAP-Vid score and
+keeps the best weights; `--dry-run` prints sizes, time and memory, and stops.
 """
 
 import argparse
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from torch.utils.data import Dataset
 
 from fgvc_hf import FgvcConfig, FgvcModel, FgvcProcessor, bundled_checkpoints, default_checkpoint
+from fgvc_hf.data.flying_things import FlyingThings3D, LabelledCrops
+from fgvc_hf.data.shards import ShardedClips, ShardedPairs, StreamedClips, load_shards, shard_names, shard_textures
 from fgvc_hf.data.video_folder import VideoFolder
 from fgvc_hf.evaluation.tap_vid import load_tapvid_npz, track_first
 from fgvc_hf.metrics.tap_vid import aggregate
 from fgvc_hf.training.joint import JointTraining
 from fgvc_hf.training.loop import Training
-from fgvc_hf.training.recipes import RECIPES, parse_recipe
+from fgvc_hf.training.recipes import RECIPES, Recipe, parse_recipe
 
 
 TEXTURE_SIZE = (288, 512)  # pixels of the images that synthetic textures are cut from
@@ -32,19 +37,28 @@ def main() -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the recipe"
     )
-    parser.add_argument("--videos", type=Path, required=True, help="folder of videos: the real domain, and textures")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--videos", type=Path, help="folder of videos: the real domain, and textures")
+    source.add_argument("--shards", help="the same as Parquet shards of scripts/prepare.py: a folder or a Hub dataset")
+    parser.add_argument(
+        "--stream", action="store_true", help="read the shards one after the other instead of loading them"
+    )
+    parser.add_argument("--flyingthings3d", type=Path, help="labelled pairs: root of FlyingThings3D, or its shards")
     parser.add_argument("--output", type=Path, required=True, help="folder of the run")
     parser.add_argument("--start", help="checkpoint to start from; random weights if not given")
     parser.add_argument("--teacher", help="checkpoint that gives soft labels")
     parser.add_argument("--precision", choices=("no", "bf16", "fp16"), default="no")
     parser.add_argument("--accumulate", type=int, default=1, help="parts that each batch is computed in")
+    parser.add_argument("--workers", type=int, default=0, help="processes that read the real pairs")
     parser.add_argument("--save-every", type=int, default=250, help="updates between checkpoints")
+    parser.add_argument("--picture-every", type=int, default=0, help="updates between pictures; 0 for none")
     parser.add_argument("--evaluate", nargs=2, type=Path, metavar=("TRACKS.npz", "FRAMES"), help="TAP-Vid tracks")
     parser.add_argument("--evaluate-sequences", nargs="+", help="only these")
     parser.add_argument("--evaluate-every", type=int, default=1000, help="updates between evaluations")
     parser.add_argument(
         "--tracker", action="append", default=[], help="any tracker of Accelerate, such as tensorboard"
     )
+    parser.add_argument("--dry-run", action="store_true", help="print sizes, time and memory per update, and stop")
     arguments = parser.parse_args()
     try:
         train(arguments)
@@ -53,42 +67,85 @@ def main() -> None:
 
 
 def train(arguments: argparse.Namespace) -> None:
-    changes = dict(pair.split("=", 1) for pair in arguments.set)
-    recipe = parse_recipe(arguments.recipe, changes)
-    videos = VideoFolder(arguments.videos, recipe.crop, recipe.gap, recipe.area, recipe.aspect, seed=recipe.seed)
-    torch.manual_seed(recipe.seed)
-    bundled = bundled_checkpoints()
-    start = arguments.start and FgvcModel.from_pretrained(bundled.get(arguments.start, arguments.start))
-    model = start or FgvcModel(FgvcConfig())
-    teacher = None
-    if recipe.needs_teacher and arguments.teacher:
-        dtype = torch.bfloat16 if arguments.precision == "bf16" else torch.float32
-        teacher = FgvcModel.from_pretrained(bundled.get(arguments.teacher, arguments.teacher), dtype=dtype)
+    changes = [assignment.partition("=") for assignment in arguments.set]
+    recipe = parse_recipe(arguments.recipe, {name: value for name, _, value in changes})
     accelerator = Accelerator(
         mixed_precision=arguments.precision,
         gradient_accumulation_steps=arguments.accumulate,
         log_with=arguments.tracker or None,
         project_dir=arguments.output,
     )
-    if arguments.tracker:
-        accelerator.init_trackers("fgvc_hf")
+    real, textures = real_domain(arguments, recipe)
+    labelled = labelled_domain(arguments.flyingthings3d, recipe) if arguments.flyingthings3d else None
+    torch.manual_seed(recipe.seed)
+    model = load_model(arguments.start, torch.float32) if arguments.start else FgvcModel(FgvcConfig())
+    teacher_dtype = torch.bfloat16 if arguments.precision == "bf16" else torch.float32
+    teacher = load_model(arguments.teacher, teacher_dtype) if recipe.needs_teacher and arguments.teacher else None
+    module = JointTraining(model, recipe, teacher)
+    if torch.cuda.is_available() and accelerator.num_processes > 1:
+        module = torch.nn.SyncBatchNorm.convert_sync_batchnorm(module)
     training = Training(
-        JointTraining(model, recipe, teacher),
+        module,
         recipe,
         arguments.output,
         accelerator,
-        videos,
-        videos.texture_images(recipe.textures, *TEXTURE_SIZE).to(accelerator.device) if recipe.synthetic else None,
+        real,
+        textures.to(accelerator.device),
+        labelled,
         evaluate=tap_vid_score(arguments) if arguments.evaluate else None,
         save_every=arguments.save_every,
         evaluate_every=arguments.evaluate_every,
+        picture_every=arguments.picture_every,
+        workers=arguments.workers,
     )
+    if arguments.dry_run:
+        describe(training, recipe, textures)
+        return
+    if arguments.tracker:
+        accelerator.init_trackers("fgvc_hf", {k: str(v) for k, v in asdict(recipe).items()})
     training.run()
     accelerator.end_training()
 
 
+def load_model(name: str, dtype: torch.dtype) -> FgvcModel:
+    return FgvcModel.from_pretrained(bundled_checkpoints().get(name, name), dtype=dtype)
+
+
+def real_domain(arguments: argparse.Namespace, recipe: Recipe) -> tuple[Dataset, torch.Tensor]:
+    """Real pairs, and images for the textures of synthetic ones."""
+    settings = (recipe.crop, recipe.gap, recipe.area, recipe.aspect)
+    if arguments.videos:
+        videos = VideoFolder(arguments.videos, *settings, seed=recipe.seed)
+        return videos, videos.texture_images(recipe.textures, *TEXTURE_SIZE)
+    textures = shard_textures(load_shards(arguments.shards, streaming=True), recipe.textures, *TEXTURE_SIZE)
+    if arguments.stream:
+        return StreamedClips(shard_names(arguments.shards), *settings, seed=recipe.seed), textures
+    return ShardedClips(load_shards(arguments.shards), *settings, seed=recipe.seed), textures
+
+
+def labelled_domain(root: Path, recipe: Recipe) -> Dataset:
+    shards = sorted(root.glob("*.parquet"))
+    pairs = ShardedPairs(load_shards(root)) if shards else FlyingThings3D(root)
+    return LabelledCrops(pairs, recipe.crop, seed=recipe.seed)
+
+
+def describe(training: Training, recipe: Recipe, textures: torch.Tensor) -> None:
+    """What `--dry-run` prints."""
+    trained = sum(p.numel() for p in training.bare.parameters() if p.requires_grad)
+    measured = training.rehearse()
+    print(f"recipe: {asdict(recipe)}")
+    print(f"data: {len(getattr(training.real, 'clips', ())) or 'sharded'} clips, {len(textures)} texture images")
+    print(
+        f"parameters: {trained:,} trained, {sum(p.numel() for p in training.bare.model.parameters()):,} of them the model's"
+    )
+    print(f"an update: {measured['seconds_per_update']:.2f} s, peak memory {measured['peak_mib']:.0f} MiB")
+    print(
+        f"{recipe.steps - training.step} updates: {measured['seconds_per_update'] * (recipe.steps - training.step) / 3600:.1f} h"
+    )
+
+
 def tap_vid_score(arguments: argparse.Namespace):
-    """A function from a model to its scores, in the paper's inference settings with the aligned read-out."""
+    """A function from a model to its scores, at 256x256 with the aligned read-out."""
     processor = FgvcProcessor.from_pretrained(default_checkpoint())
 
     def score(model: FgvcModel) -> dict[str, float]:

@@ -6,6 +6,7 @@
 `frames_cleanpass` with PNG files is accepted as well. A pair is two frames that follow each other, in either order of time.
 """
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from torch.utils.data import Dataset
 from .scene import pixel_centres
 
 
+logger = logging.getLogger(__name__)
+
+ATTEMPTS = 20
 FRAME_FOLDERS = ("frames_cleanpass_webp", "frames_cleanpass")
 
 
@@ -153,7 +157,7 @@ class LabelledCrops(Dataset):
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Frames `(2, 3, size, size)` in [0, 1], flow `(2, h, w, 2)` and visibility `(2, h, w)`."""
         draw = np.random.default_rng((self.seed, index))
-        pair = self.pairs[int(draw.integers(len(self.pairs)))]  # ty: ignore[invalid-argument-type]
+        pair = self._readable_pair(draw)
         height, width = pair.frames.shape[-2:]
         if min(height, width) < self.size:
             raise ValueError(f"crops of {self.size} pixels do not fit into frames of {height}x{width}.")
@@ -164,3 +168,12 @@ class LabelledCrops(Dataset):
         inside = ((ends >= 0) & (ends < self.size)).all(-1)
         visible = pair.visible[:, rows, columns][:, :: self.stride, :: self.stride] & inside
         return pair.frames[..., rows, columns].float() / 255, flow, visible
+
+    def _readable_pair(self, draw: np.random.Generator) -> LabelledPair:
+        """A pair drawn at random; one that is damaged is reported, and another drawn in its place."""
+        for _ in range(ATTEMPTS):
+            try:
+                return self.pairs[int(draw.integers(len(self.pairs)))]  # ty: ignore[invalid-argument-type]
+            except OSError as error:
+                logger.warning("left out: %s", error)
+        raise OSError(f"{ATTEMPTS} labelled pairs one after the other are damaged.")

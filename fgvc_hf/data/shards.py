@@ -22,7 +22,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from ..video import atomic_write
 from .flying_things import LabelledPair, labelled_pair
-from .video_folder import choose_pair, scaled_frames, video_sources
+from .video_folder import choose_pair, resized_images, scaled_frames, video_sources
 
 
 logger = logging.getLogger(__name__)
@@ -199,9 +199,8 @@ class StreamedClips(IterableDataset):
         while True:
             found = False
             for shard in self.shards:
-                stream = datasets.load_dataset("parquet", data_files=[shard], split="train", streaming=True)
                 try:
-                    for row in stream:
+                    for row in datasets.load_dataset("parquet", data_files=[shard], split="train", streaming=True):
                         found = True
                         yield row
                 except (OSError, ValueError, DatasetGenerationError) as error:
@@ -222,3 +221,27 @@ class StreamedClips(IterableDataset):
                 number,
                 choose_pair(row["frames"], _decode, np.random.default_rng((self.seed, number)), *self.settings),
             )
+
+
+def shard_names(source: str | Path) -> list[str]:
+    """The shards in a folder, or in a dataset repository of the Hub, in name order.
+
+    Raises:
+        `OSError`: there are none.
+    """
+    if Path(source).is_dir():
+        names = sorted(str(path) for path in Path(source).glob("*.parquet"))
+    else:
+        from huggingface_hub import HfFileSystem
+
+        names = [f"hf://{path}" for path in sorted(HfFileSystem().glob(f"datasets/{source}/**/*.parquet"))]
+    if not names:
+        raise FileNotFoundError(f"{source}: holds no shards (*.parquet).")
+    return names
+
+
+def shard_textures(rows: Iterable[dict], count: int, height: int, width: int) -> torch.Tensor:
+    """Frames from the first `count` rows, for synthetic pairs: uint8 of shape `(N, 3, height, width)`."""
+    chosen = itertools.islice(rows, count)
+    images = [_decode(row["frames"][len(row["frames"]) // 2]) for row in chosen]
+    return resized_images(images, height, width)

@@ -7,6 +7,7 @@ killed and started again ends with the same weights.
 
 import json
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -16,13 +17,16 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm.auto import tqdm
 
 from ..data.shards import StreamedClips
+from ..data.synthetic import SyntheticPairs
 from ..image_processing_pil_fgvc import FgvcImageProcessorPil
 from ..processing_fgvc import FgvcProcessor
 from .joint import JointTraining, make_synthetic
+from .pictures import real_picture, synthetic_picture
 from .recipes import Recipe
 from .state import checkpoints, load_checkpoint, save_checkpoint
 
@@ -74,9 +78,11 @@ class Training:
         output: Folder of the run: `log.jsonl`, `checkpoints/`, and `best/` and `last/`, which are models for `from_pretrained`.
         real (`Dataset`, *optional*): Real pairs by number, as [`VideoFolder`] gives them.
         textures (`torch.Tensor` of shape `(N, 3, H, W)`, uint8, *optional*): Material of synthetic pairs.
+        labelled (`Dataset`, *optional*): Labelled crops by number, as [`LabelledCrops`] gives them, instead of rendered pairs.
         accelerator (`Accelerator`): Precision, processes, accumulation and trackers.
         evaluate (callable, *optional*): Takes the model, returns scores by name; the first chooses the best checkpoint.
-        save_every, evaluate_every (`int`): Updates between checkpoints, and between evaluations.
+        save_every, evaluate_every, picture_every (`int`): Updates between checkpoints, evaluations and pictures; 0 for none of the
+            latter two.
         keep (`int`): Checkpoints kept.
 
     Raises:
@@ -91,9 +97,11 @@ class Training:
         accelerator: Accelerator,
         real: Dataset | None = None,
         textures: torch.Tensor | None = None,
+        labelled: Dataset | None = None,
         evaluate: Callable[[Any], dict[str, float]] | None = None,
         save_every: int = 500,
         evaluate_every: int = 0,
+        picture_every: int = 0,
         keep: int = 2,
         workers: int = 0,
     ):
@@ -105,11 +113,14 @@ class Training:
             )
         if recipe.real and real is None:
             raise ValueError("the recipe reconstructs real pairs: it needs a folder of videos.")
-        if recipe.synthetic and textures is None:
-            raise ValueError("the recipe learns from synthetic pairs: it needs images for their textures.")
+        if recipe.synthetic and textures is None and labelled is None:
+            raise ValueError(
+                "the recipe learns from labelled pairs: it needs them, or images for the textures of rendered ones."
+            )
         self.recipe, self.output, self.accelerator, self.evaluate = recipe, Path(output), accelerator, evaluate
-        self.save_every, self.evaluate_every, self.keep, self.workers = save_every, evaluate_every, keep, workers
-        self.real, self.textures = (real if recipe.real else None), textures
+        self.save_every, self.evaluate_every, self.picture_every = save_every, evaluate_every, picture_every
+        self.keep, self.workers = keep, workers
+        self.real, self.textures, self.labelled = (real if recipe.real else None), textures, labelled
         self.step, self.best = 0, -math.inf
         module.to(accelerator.device)
         for other in module._teacher:
@@ -147,13 +158,47 @@ class Training:
 
     def losses(self, numbers: list[int], frames: torch.Tensor | None) -> dict[str, torch.Tensor]:
         """All losses of a part of a batch."""
-        seeds = [number * 2**20 + self.recipe.seed for number in numbers]
-        synthetic = None
-        if self.recipe.synthetic and self.textures is not None:
-            stride = self.bare.model.config.output_stride
-            synthetic = make_synthetic(self.recipe, self.textures, seeds, stride)
+        synthetic = self._synthetic(numbers) if self.recipe.synthetic else None
         with self.accelerator.autocast():
-            return self.module(frames, synthetic, seeds)
+            return self.module(frames, synthetic, self._seeds(numbers))
+
+    def _seeds(self, numbers: list[int]) -> list[int]:
+        return [number * 2**20 + self.recipe.seed for number in numbers]
+
+    def _synthetic(self, numbers: list[int]) -> SyntheticPairs:
+        """Labelled pairs: those given, or else rendered ones."""
+        if self.labelled is not None:
+            crops = zip(*(self.labelled[number] for number in numbers), strict=True)
+            return SyntheticPairs(*(torch.stack(part).to(self.accelerator.device) for part in crops))
+        assert self.textures is not None
+        stride = self.bare.model.config.output_stride
+        return make_synthetic(self.recipe, self.textures, self._seeds(numbers), stride)
+
+    def rehearse(self, updates: int = 3) -> dict[str, float]:
+        """Time and memory of an update, without changing anything.
+
+        Returns:
+            `seconds_per_update` (median) and `peak_mib` of the device, or of the process on a CPU.
+        """
+        self.module.train()
+        buffers = {name: value.clone() for name, value in self.bare.named_buffers()}
+        batches, times = self._batches(), []
+        for _ in range(updates):
+            start = time.perf_counter()
+            for _ in range(self.accelerator.gradient_accumulation_steps):
+                losses = self.losses(*next(batches))
+                self.accelerator.backward(torch.stack(list(losses.values())).sum())
+            self.optimizer.zero_grad()
+            times.append(time.perf_counter() - start)
+        for name, value in self.bare.named_buffers():
+            value.copy_(buffers[name])
+        if self.accelerator.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated() / 2**20
+        else:
+            import resource  # not on Windows
+
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return {"seconds_per_update": statistics.median(times), "peak_mib": peak}
 
     def run(self, show_progress_bar: bool = True) -> None:
         """Train from where the run stands to its end.
@@ -216,6 +261,8 @@ class Training:
         over = self.step == self.recipe.steps
         if self.evaluate is not None and self.evaluate_every and (over or self.step % self.evaluate_every == 0):
             self._evaluate()
+        if self.picture_every and (over or self.step % self.picture_every == 0):
+            self._draw()
         if over or self.step % self.save_every == 0:
             state = {"recipe": asdict(self.recipe), "best": self.best if math.isfinite(self.best) else None}
             if self.accelerator.is_main_process:
@@ -234,6 +281,23 @@ class Training:
                 self.best = next(iter(scores.values()))
                 self._save_model("best")
         self.accelerator.wait_for_everyone()
+
+    def _draw(self) -> None:
+        """Pictures of what the model makes of the first pairs."""
+        if not self.accelerator.is_main_process:
+            return
+        folder, numbers = self.output / "pictures", [0, 1]
+        folder.mkdir(parents=True, exist_ok=True)
+        self.bare.eval()
+        if self.recipe.synthetic:
+            teacher = next(iter(self.bare._teacher), None)
+            picture = synthetic_picture(self.bare.model, teacher, self._synthetic(numbers), self.recipe)
+            Image.fromarray(picture).save(folder / f"labelled-{self.step:08d}.png")
+        if self.real is not None and not isinstance(self.real, StreamedClips):
+            frames = torch.stack([self.real[number] for number in numbers]).to(self.accelerator.device)
+            picture = real_picture(self.bare.model, frames, self.recipe)
+            Image.fromarray(picture).save(folder / f"real-{self.step:08d}.png")
+        self.bare.train()
 
     def _save_model(self, name: str) -> None:
         if self.accelerator.is_main_process:

@@ -92,14 +92,25 @@ def _small(recipe: Recipe, **changes) -> Recipe:
 
 
 TEACHER = Recipe(synthetic=0, adversarial=0)
-FINETUNE = replace(TEACHER, steps=2_000, learning_rate=1e-4, freeze_batch_norm=True)
+# What measured best with little time: labels with the exact sub-cell target, and no discriminator
+JOINT_SMALL = _small(
+    Recipe(),
+    steps=3_300,
+    batch_size=2,
+    learning_rate=4e-4,
+    label="gaussian",
+    label_sigma=0.7,
+    adversarial=0.0,
+    synthetic_dropout=0.3,
+)
+FINETUNE_SMALL = replace(JOINT_SMALL, steps=300, learning_rate=1e-4, freeze_batch_norm=True)
 RECIPES = {
     "teacher": TEACHER,
     "joint": Recipe(),
-    "finetune": FINETUNE,
+    "finetune": replace(FINETUNE_SMALL, crop=256, radius=24, reach=44.0, steps=2_000, batch_size=4),
     "teacher-small": _small(TEACHER, steps=4_000),
-    "joint-small": _small(Recipe(), steps=6_000, learning_rate=5e-4),
-    "finetune-small": _small(FINETUNE, steps=300, batch_size=2),
+    "joint-small": JOINT_SMALL,
+    "finetune-small": FINETUNE_SMALL,
 }
 
 

@@ -1,0 +1,157 @@
+"""scripts/train.py and scripts/prepare.py as a user runs them, on clips that the package renders."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fgvc_hf import FgvcConfig, FgvcModel, render_clip
+from fgvc_hf.data.shards import StreamedClips, shard_names
+from fgvc_hf.video import VideoWriter
+
+
+ROOT = Path(__file__).parents[2]
+SMALL = ["crop=32", "radius=4", "steps=3", "batch_size=2", "textures=8"]
+
+
+def run(script, *arguments):
+    command = [sys.executable, str(ROOT / "scripts" / script), *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
+
+
+def train(*arguments, changes=SMALL):
+    return run("train.py", *arguments, *(part for change in changes for part in ("--set", change)))
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    for seed in range(3):
+        clip = render_clip(num_frames=8, height=64, width=96, num_points=1, seed=seed)
+        with VideoWriter(folder / f"{seed}.mp4", 12, 64, 96) as writer:
+            for frame in clip.frames:
+                writer.write(frame)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    FgvcModel(FgvcConfig(hidden_sizes=[8, 8, 16], depths=[1, 1, 1])).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shards(videos, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
+    done = run("prepare.py", "videos", videos, folder, "--rows-per-shard", "2")
+    assert done.returncode == 0 and "2 shards" in done.stdout, done.stderr
+    return folder
+
+
+@pytest.mark.parametrize("recipe", ["joint-small", "finetune-small", "teacher-small", "joint"])
+def test_every_kind_of_recipe_trains(videos, checkpoint, tmp_path, recipe):
+    extra = ["--teacher", checkpoint] if recipe == "joint" else []
+    done = train("--recipe", recipe, "--videos", videos, "--start", checkpoint, "--output", tmp_path, *extra)
+    assert done.returncode == 0, done.stderr
+    entries = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    names = {"reconstruction", "label", "adversarial"} & set(entries[-1])
+    assert (
+        names
+        == {
+            "joint-small": {"reconstruction", "label"},
+            "finetune-small": {"reconstruction", "label"},
+            "teacher-small": {"reconstruction"},
+            "joint": {"reconstruction", "label", "adversarial"},
+        }[recipe]
+    )
+    assert FgvcModel.from_pretrained(tmp_path / "last").config.hidden_sizes == [8, 8, 16]
+
+
+@pytest.mark.parametrize("stream", [[], ["--stream"]])
+def test_training_from_shards(shards, checkpoint, tmp_path, stream):
+    done = train("--recipe", "joint-small", "--shards", shards, *stream, "--start", checkpoint, "--output", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 3
+
+
+def test_pictures_and_trackers_are_written(videos, checkpoint, tmp_path):
+    options = ("--picture-every", "3")
+    done = train("--recipe", "joint-small", "--videos", videos, "--start", checkpoint, "--output", tmp_path, *options)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == {
+        "labelled-00000003.png",
+        "real-00000003.png",
+    }
+
+
+def test_a_dry_run_changes_nothing(videos, checkpoint, tmp_path):
+    output = tmp_path / "run"
+    done = train("--recipe", "joint-small", "--videos", videos, "--start", checkpoint, "--output", output, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "3 clips" in done.stdout and "trained" in done.stdout and "an update:" in done.stdout
+    assert not output.exists()
+
+
+def test_a_stream_goes_on_where_it_is_asked_to(shards):
+    settings = {"size": 32, "gap": (1, 2), "buffer": 3}
+    whole = StreamedClips(shard_names(shards), **settings)
+    whole.numbers = range(7)
+    later = StreamedClips(shard_names(shards), **settings)
+    later.numbers = range(4, 7)
+    expected = dict(iter(whole))
+    found = dict(iter(later))
+    assert sorted(found) == [4, 5, 6]
+    assert all((found[number] == expected[number]).all() for number in found)
+
+
+def test_a_corrupt_shard_is_reported_by_name_and_left_out(shards, tmp_path, caplog):
+    for name in shard_names(shards):
+        (tmp_path / Path(name).name).write_bytes(Path(name).read_bytes())
+    broken = tmp_path / "data-00000.parquet"
+    broken.write_bytes(broken.read_bytes()[:300])
+    stream = StreamedClips(shard_names(tmp_path), size=32, gap=(1, 2), buffer=1)
+    stream.numbers = range(3)
+    assert len(list(stream)) == 3
+    assert "data-00000.parquet: cannot be read and is left out" in caplog.text
+    (tmp_path / "data-00001.parquet").write_bytes(b"nothing")
+    with pytest.raises(OSError, match="none of the 2 shards can be read"):
+        list(stream)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--recipe", "joint-small", "--videos", "absent"], "absent: there is no such folder of videos"),
+        (["--recipe", "joint", "--videos", "{videos}"], "it needs a teacher"),
+        (["--recipe", "joint-small", "--shards", "{empty}"], "holds no shards"),
+        (["--recipe", "joint-small", "--videos", "{videos}", "--set", "stepz=3"], "a recipe has no field 'stepz'"),
+        (["--recipe", "joint-small", "--videos", "{videos}", "--accumulate", "5"], "batch_size is 2, but must be"),
+        (["--recipe", "joint-small", "--videos", "{videos}", "--flyingthings3d", "{empty}"], "was expected there"),
+    ],
+)
+def test_bad_input_is_one_line_before_training(videos, checkpoint, tmp_path, arguments, message):
+    (tmp_path / "empty").mkdir()
+    arguments = [a.format(videos=videos, empty=tmp_path / "empty") for a in arguments]
+    done = train(*arguments, "--start", checkpoint, "--output", tmp_path / "run")
+    assert done.returncode != 0
+    assert message in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_preparing_named_layouts(tmp_path):
+    done = run("prepare.py", "youtube-vos", tmp_path, tmp_path / "out")
+    assert done.returncode != 0 and "a folder train/JPEGImages was expected there" in done.stderr
+    frames = tmp_path / "train" / "JPEGImages" / "0a1b"
+    frames.mkdir(parents=True)
+    from PIL import Image
+
+    for number in (0, 5, 10):
+        Image.fromarray(np.full((40, 60, 3), number, np.uint8)).save(frames / f"{number:05d}.jpg")
+    done = run("prepare.py", "youtube-vos", tmp_path, tmp_path / "out")
+    assert done.returncode == 0 and "1 shards" in done.stdout, done.stderr
