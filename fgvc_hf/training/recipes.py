@@ -95,7 +95,7 @@ TEACHER = Recipe(synthetic=0, adversarial=0)
 # What measured best with little time: labels with the exact sub-cell target, and no discriminator
 JOINT_SMALL = _small(
     Recipe(),
-    steps=3_300,
+    steps=2_800,
     batch_size=2,
     learning_rate=4e-4,
     label="gaussian",

@@ -155,3 +155,27 @@ def test_preparing_named_layouts(tmp_path):
         Image.fromarray(np.full((40, 60, 3), number, np.uint8)).save(frames / f"{number:05d}.jpg")
     done = run("prepare.py", "youtube-vos", tmp_path, tmp_path / "out")
     assert done.returncode == 0 and "1 shards" in done.stdout, done.stderr
+
+
+def readme_commands():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return [line for line in text.splitlines() if line.startswith("python scripts/train.py")]
+
+
+@pytest.mark.parametrize("line", readme_commands(), ids=lambda line: line.split()[3])
+def test_commands_in_readme(videos, checkpoint, tmp_path, line):
+    """As they stand, but for the folders, the size, and that they stop after a rehearsal."""
+    places = {"MY_CLIPS": videos, "outputs/teacher/last": checkpoint}
+    words = [str(places.get(word, word)) for word in line.split()[2:]]
+    words[words.index("--output") + 1] = str(tmp_path / "run")
+    done = train(*words, "--dry-run")
+    assert done.returncode == 0, done.stderr
+
+
+def test_commands_are_in_readme():
+    assert {line.split()[3] for line in readme_commands()} == {
+        "teacher-small",
+        "joint-small",
+        "finetune-small",
+        "joint",
+    }

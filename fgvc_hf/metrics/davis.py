@@ -1,0 +1,131 @@
+"""Scores of video object segmentation: region similarity J and contour accuracy F of the DAVIS benchmark.
+
+Masks are (T, H, W) integer ids, 0 the background. As in the benchmark's semi-supervised track, the objects are those of the first
+frame, and the first and the last frame are not scored.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+
+BOUND = 0.008  # of the diagonal: how far a contour may be off, as the benchmark sets it
+VOID = 255  # counts as background
+
+
+@dataclass(frozen=True)
+class ObjectScores:
+    """J and F of one object in each scored frame.
+
+    Args:
+        jaccard, boundary (`numpy.ndarray` of shape `(T - 2,)`): In [0, 1].
+    """
+
+    jaccard: np.ndarray
+    boundary: np.ndarray
+
+
+def jaccard(mask: np.ndarray, truth: np.ndarray) -> float:
+    """Intersection over union of two boolean masks `(H, W)`; 1 if both are empty."""
+    union = np.count_nonzero(mask | truth)
+    return np.count_nonzero(mask & truth) / union if union else 1.0
+
+
+def boundary(mask: np.ndarray) -> np.ndarray:
+    """Pixels of a boolean mask `(H, W)` that differ from their right, lower or lower right neighbour."""
+    padded = np.pad(mask, ((0, 1), (0, 1)), mode="edge")
+    # Repeating the edge makes the last row compare with its right neighbour only, and the last column with its lower one
+    return (padded[:-1, 1:] != mask) | (padded[1:, :-1] != mask) | _diagonal(mask)
+
+
+def _diagonal(mask: np.ndarray) -> np.ndarray:
+    different = np.zeros_like(mask)
+    different[:-1, :-1] = mask[1:, 1:] != mask[:-1, :-1]
+    return different
+
+
+def dilate(mask: np.ndarray, radius: int) -> np.ndarray:
+    """A boolean mask `(H, W)` grown by a disc of `radius` pixels."""
+    height, width = mask.shape
+    grown = np.zeros((height + 2 * radius, width), bool)
+    for dy in range(-radius, radius + 1):
+        half = int(np.sqrt(radius**2 - dy**2))
+        total = np.pad(mask, ((0, 0), (half + 1, half))).cumsum(axis=1)
+        grown[radius + dy : radius + dy + height] |= total[:, 2 * half + 1 :] > total[:, :width]
+    return grown[radius : radius + height]
+
+
+def boundary_f(mask: np.ndarray, truth: np.ndarray, bound: float = BOUND) -> float:
+    """F measure of the contours of two boolean masks `(H, W)`.
+
+    A contour pixel counts as found if the other contour is within `bound` of the diagonal, rounded up to pixels (a `bound` of at
+    least one is in pixels).
+    """
+    pixels = int(bound) if bound >= 1 else int(np.ceil(bound * np.linalg.norm(mask.shape)))
+    found, wanted = boundary(mask), boundary(truth)
+    if not found.any() or not wanted.any():
+        return float(found.any() == wanted.any())  # one empty: either precision or recall is 0
+    precision = np.count_nonzero(found & dilate(wanted, pixels)) / np.count_nonzero(found)
+    recall = np.count_nonzero(wanted & dilate(found, pixels)) / np.count_nonzero(wanted)
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def count_davis(masks: np.ndarray, truth: np.ndarray) -> dict[int, ObjectScores]:
+    """Scores of every object of a video.
+
+    Args:
+        masks, truth (`numpy.ndarray` of shape `(T, H, W)`, integer): Predicted and annotated ids.
+
+    Returns:
+        `dict`: scores by object id, for the ids 1 to the largest of the first annotated frame.
+
+    Raises:
+        ValueError: the shapes differ, there are fewer than three frames, or an id was predicted that the first frame lacks.
+    """
+    if masks.shape != truth.shape or truth.ndim != 3:
+        raise ValueError(f"masks and truth must both be (T, H, W), got {masks.shape} and {truth.shape}.")
+    if len(truth) < 3:
+        raise ValueError(
+            f"the first and the last frame are not scored: at least 3 frames are needed, got {len(truth)}."
+        )
+    truth, masks = (np.where(ids == VOID, 0, ids) for ids in (truth, masks))
+    count = int(truth[0].max())
+    if masks[1:-1].max(initial=0) > count:
+        raise ValueError(f"masks hold the id {masks.max()}, but the first frame only has 1 to {count}.")
+    scores = {}
+    for obj_id in range(1, count + 1):
+        pairs = [(m == obj_id, t == obj_id) for m, t in zip(masks[1:-1], truth[1:-1], strict=True)]
+        region, contour = [jaccard(*pair) for pair in pairs], [boundary_f(*pair) for pair in pairs]
+        scores[obj_id] = ObjectScores(np.array(region), np.array(contour))
+    return scores
+
+
+def describe(values: np.ndarray) -> dict[str, float]:
+    """Mean, recall (share above one half) and decay (mean of the first quarter less that of the last) over frames."""
+    edges = np.round(np.linspace(1, len(values), 5) + 1e-10).astype(int) - 1
+    first, last = values[edges[0] : edges[1] + 1], values[edges[3] : edges[4] + 1]  # quarters share their ends
+    return {
+        "mean": float(values.mean()),
+        "recall": float((values > 0.5).mean()),
+        "decay": float(first.mean() - last.mean()),
+    }
+
+
+def aggregate(videos: Mapping[str, Mapping[int, ObjectScores]]) -> dict[str, float]:
+    """Scores of a benchmark, averaged over objects and not over videos.
+
+    Returns:
+        `dict` with `J&F`, and `mean`, `recall` and `decay` of `J` and `F` as `J_mean` and so on.
+
+    Raises:
+        ValueError: there is no object.
+    """
+    objects = [scores for video in videos.values() for scores in video.values()]
+    if not objects:
+        raise ValueError("there are no objects to average over.")
+    result = {}
+    for letter, name in (("J", "jaccard"), ("F", "boundary")):
+        described = [describe(getattr(scores, name)) for scores in objects]
+        result |= {f"{letter}_{key}": float(np.mean([d[key] for d in described])) for key in described[0]}
+    return {"J&F": (result["J_mean"] + result["F_mean"]) / 2} | result

@@ -1,0 +1,138 @@
+"""Share of correct keypoints (PCK) in the ways of BADJA and JHMDB. Positions are (x, y); what they are in does not matter."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+BADJA_ALPHAS = (0.1, 0.2, 0.3, 0.4)
+JHMDB_ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5)
+BOX_SHARE = 0.6  # of the diagonal of the joints' bounding box, which is JHMDB's unit of length
+
+
+@dataclass(frozen=True)
+class BadjaCounts:
+    """Of one video, whether each joint was correct and whether it counts.
+
+    Args:
+        correct (`numpy.ndarray` of shape `(len(BADJA_ALPHAS), T, N)`, bool): Closer than alpha times the root of the area.
+        counted (`numpy.ndarray` of shape `(T, N)`, bool): Annotated and visible.
+    """
+
+    correct: np.ndarray
+    counted: np.ndarray
+
+
+def count_badja(points: np.ndarray, truth: np.ndarray, visible: np.ndarray, areas: np.ndarray) -> BadjaCounts:
+    """Compare the joints of the annotated frames of a video.
+
+    Args:
+        points, truth (`numpy.ndarray` of shape `(T, N, 2)`): Predicted and annotated joints, at one size of the frame.
+        visible (`numpy.ndarray` of shape `(T, N)`, bool): Joints that are annotated as visible.
+        areas (`numpy.ndarray` of shape `(T,)`): Pixels of the animal in each frame, at that size.
+
+    Raises:
+        ValueError: the shapes do not fit one another, or an area is not positive.
+    """
+    if points.shape != truth.shape or points.shape[:2] != visible.shape or areas.shape != points.shape[:1]:
+        shapes = f"{points.shape}, {truth.shape}, {visible.shape} and {areas.shape}"
+        raise ValueError(f"points and truth (T, N, 2), visible (T, N) and areas (T,) were expected, got {shapes}.")
+    if not (areas > 0).all():
+        raise ValueError("areas must be positive.")
+    distance = np.linalg.norm(points - truth, axis=-1)
+    limits = np.array(BADJA_ALPHAS)[:, None] * np.sqrt(areas)
+    return BadjaCounts(distance < limits[..., None], visible.astype(bool))
+
+
+def aggregate_badja(videos: Mapping[str, BadjaCounts]) -> dict[str, dict[str, float]]:
+    """PCK in the two ways in use.
+
+    | name | what is scored | average |
+    |---|---|---|
+    | `"fgvc"` | every annotated frame, the first included, on which the joints are given | over all joints of all videos |
+    | `"pips"` | all annotated frames after the first | over the joints of a video, then over videos |
+
+    Returns:
+        `dict`: for each, `"PCK@0.1"` to `"PCK@0.4"` as fractions; NaN where nothing counts.
+    """
+    pooled = {
+        f"PCK@{alpha}": _ratio(
+            sum(int((c.correct[i] & c.counted).sum()) for c in videos.values()),
+            sum(int(c.counted.sum()) for c in videos.values()),
+        )
+        for i, alpha in enumerate(BADJA_ALPHAS)
+    }
+    later = {
+        f"PCK@{alpha}": _nanmean(
+            [_ratio((c.correct[i] & c.counted)[1:].sum(), c.counted[1:].sum()) for c in videos.values()]
+        )
+        for i, alpha in enumerate(BADJA_ALPHAS)
+    }
+    return {"fgvc": pooled, "pips": later}
+
+
+@dataclass(frozen=True)
+class JhmdbCounts:
+    """Of one clip: distances of the joints in units of the box `(T, N)`, and which joints count `(T, N)`."""
+
+    distance: np.ndarray
+    counted: np.ndarray
+
+
+def count_jhmdb(points: np.ndarray, truth: np.ndarray, counted: np.ndarray | None = None) -> JhmdbCounts:
+    """Compare the joints `(T, N, 2)` of a clip.
+
+    The unit of a frame is 0.6 of the diagonal of the bounding box of the annotated joints that count in it. By default these are the
+    joints whose predicted x is positive, as in the evaluators of VFS and FGVC; others pass their own `(T, N)`.
+
+    Raises:
+        ValueError: the shapes do not fit one another.
+    """
+    if points.shape != truth.shape or points.ndim != 3:
+        raise ValueError(f"points and truth must both be (T, N, 2), got {points.shape} and {truth.shape}.")
+    counted = points[..., 0] > 0 if counted is None else counted.astype(bool)
+    mask = np.where(counted[..., None], 0.0, np.nan)
+    with np.errstate(invalid="ignore"):
+        extent = np.array(
+            [
+                np.ptp(row[~np.isnan(row).any(-1)], axis=0) if c.any() else (np.nan,) * 2
+                for row, c in zip(truth + mask, counted, strict=True)
+            ]
+        )  # (T, 2)
+        unit = BOX_SHARE * np.linalg.norm(extent, axis=-1)
+        return JhmdbCounts(np.linalg.norm(points - truth, axis=-1) / unit[:, None], counted)
+
+
+def aggregate_jhmdb(clips: Sequence[JhmdbCounts], first_frame: bool = True) -> dict[str, float]:
+    """PCK pooled over clips and frames for each joint, then averaged over joints.
+
+    Args:
+        first_frame (`bool`): Score the first frame, on which the joints are given: VFS, FGVC and TAPNet do, CRW, UVC and TimeCycle
+            do not.
+
+    Returns:
+        `dict`: `"PCK@0.1"` to `"PCK@0.5"` as fractions.
+    """
+    start = 0 if first_frame else 1
+    distance = np.concatenate([clip.distance[start:] for clip in clips])
+    counted = np.concatenate([clip.counted[start:] for clip in clips])
+    totals = counted.sum(axis=0)
+    return {
+        f"PCK@{alpha}": _nanmean(
+            [
+                _ratio(hits, total)
+                for hits, total in zip(((distance <= alpha) & counted).sum(axis=0), totals, strict=True)
+            ]
+        )
+        for alpha in JHMDB_ALPHAS
+    }
+
+
+def _ratio(part, whole) -> float:
+    return float(part) / float(whole) if whole else float("nan")
+
+
+def _nanmean(values: Sequence[float]) -> float:
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else float("nan")

@@ -1,0 +1,38 @@
+"""Mean intersection over union of part labels, as VIP measures it: one confusion matrix over all frames of all videos."""
+
+import numpy as np
+
+
+VIP_CLASSES = 20
+
+
+def confusion(
+    labels: np.ndarray, truth: np.ndarray, num_classes: int = VIP_CLASSES, ignore: int | None = None
+) -> np.ndarray:
+    """Pixels `(num_classes, num_classes)` by annotated class (row) and predicted class (column). Matrices of frames add up.
+
+    Args:
+        labels, truth (`numpy.ndarray` of one shape, integer): Predicted and annotated classes.
+        ignore (`int`, *optional*): An annotated value that does not count.
+
+    Raises:
+        ValueError: the shapes differ, or a value that counts is no class.
+    """
+    if labels.shape != truth.shape:
+        raise ValueError(f"labels and truth must have one shape, got {labels.shape} and {truth.shape}.")
+    counted = np.ones(truth.shape, bool) if ignore is None else truth != ignore
+    rows, columns = truth[counted].astype(np.int64), labels[counted].astype(np.int64)
+    for name, values in (("truth", rows), ("labels", columns)):
+        if values.size and not 0 <= values.min() <= values.max() < num_classes:
+            raise ValueError(f"{name} must hold classes 0 to {num_classes - 1}, got {values.min()} to {values.max()}.")
+    return np.bincount(rows * num_classes + columns, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def mean_iou(matrix: np.ndarray) -> dict[str, float]:
+    """Mean over the classes that occur of intersection over union, and that of each class as `iou_0` and so on; NaN if absent."""
+    hits = np.diag(matrix).astype(float)
+    union = matrix.sum(axis=0) + matrix.sum(axis=1) - hits
+    iou = np.divide(hits, union, out=np.full_like(hits, np.nan), where=union > 0)
+    known = iou[~np.isnan(iou)]
+    result = {"mIoU": float(known.mean()) if known.size else float("nan")}
+    return result | {f"iou_{index}": float(value) for index, value in enumerate(iou)}
