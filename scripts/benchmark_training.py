@@ -92,7 +92,8 @@ def shift_loss():
         padded = F.pad(key, (RADIUS,) * 4)
         scores = [(query * padded[:, :, RADIUS : RADIUS + SIDE, dx : dx + SIDE]).sum(1) / 0.07 for dx in range(size)]
         weights = torch.stack(scores, dim=1).softmax(1)
-        copy = sum(weights[:, dx, None] * shown[:, :, RADIUS : RADIUS + SIDE, dx : dx + SIDE] for dx in range(size))
+        copies = [weights[:, dx, None] * shown[:, :, RADIUS : RADIUS + SIDE, dx : dx + SIDE] for dx in range(size)]
+        copy = torch.stack(copies).sum(0)
         torch.autograd.grad(copy.square().mean(), (query, key))
 
     return run

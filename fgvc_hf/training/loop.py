@@ -28,7 +28,7 @@ from ..processing_fgvc import FgvcProcessor
 from .joint import JointTraining, make_synthetic
 from .pictures import real_picture, synthetic_picture
 from .recipes import Recipe
-from .state import checkpoints, load_checkpoint, save_checkpoint
+from .state import check_room, checkpoints, load_checkpoint, save_checkpoint
 
 
 LAST_RATE = 1e-3  # of the learning rate at the start, at the end of the cosine
@@ -87,6 +87,7 @@ class Training:
 
     Raises:
         `ValueError`: the batch cannot be shared out evenly, the recipe lacks its data, or `output` holds a run of another recipe.
+        `OSError`: the disk has no room for a checkpoint.
     """
 
     def __init__(
@@ -128,6 +129,7 @@ class Training:
         parameters = [p for p in module.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(parameters, lr=recipe.learning_rate, betas=BETAS)
         self.bare = module
+        check_room(self.output, module)
         self._resume()
         self.module, self.wrapped = accelerator.prepare(module, self.optimizer)
 
@@ -144,6 +146,8 @@ class Training:
             )
         load_checkpoint(found[-1], self.bare, self.optimizer)
         self.step, self.best = state["step"], state["best"] if state["best"] is not None else -math.inf
+        if self.accelerator.scaler is not None and state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
 
     def _batches(self) -> Iterator[tuple[list[int], torch.Tensor | None]]:
         accelerator, parts = self.accelerator, self.accelerator.gradient_accumulation_steps
@@ -264,7 +268,11 @@ class Training:
         if self.picture_every and (over or self.step % self.picture_every == 0):
             self._draw()
         if over or self.step % self.save_every == 0:
-            state = {"recipe": asdict(self.recipe), "best": self.best if math.isfinite(self.best) else None}
+            state = {
+                "recipe": asdict(self.recipe),
+                "best": self.best if math.isfinite(self.best) else None,
+                "scaler": self.accelerator.scaler and self.accelerator.scaler.state_dict(),  # of fp16
+            }
             if self.accelerator.is_main_process:
                 folder = self.output / "checkpoints"
                 save_checkpoint(folder, self.step, self.bare, self.optimizer, state, self.keep)

@@ -34,6 +34,15 @@ def load_moments(module: nn.Module, optimizer: torch.optim.Optimizer, tensors: d
             optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in state.items()}
 
 
+def check_room(folder: Path, module: nn.Module) -> None:
+    """An `OSError` if the disk of `folder`, which need not exist yet, has no room for a checkpoint: weights and two moments each."""
+    needed = int(SPARE * 3 * sum(value.nbytes for value in module.state_dict().values()))
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise OSError(f"{folder}: a checkpoint needs {needed / 2**20:.1f} MiB, but only {free / 2**20:.1f} are free.")
+
+
 def save_checkpoint(
     folder: Path, step: int, module: nn.Module, optimizer: torch.optim.Optimizer, state: dict, keep: int
 ) -> Path:
@@ -42,13 +51,10 @@ def save_checkpoint(
     Raises:
         `OSError`: there is not enough room on the disk, or it cannot be written to.
     """
+    check_room(folder, module)
     weights = {name: value.contiguous() for name, value in module.state_dict().items()}
     adam = moments(module, optimizer)
-    needed = int(SPARE * sum(value.nbytes for value in (*weights.values(), *adam.values())))
     folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise OSError(f"{folder}: a checkpoint needs {needed / 2**20:.0f} MiB, but only {free / 2**20:.0f} are free.")
     target, partial = folder / f"step-{step:08d}", folder / f".step-{step:08d}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()

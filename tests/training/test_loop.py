@@ -188,12 +188,16 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000003"]
 
 
-def test_a_full_disk_is_a_plain_error(tmp_path, monkeypatch):
-    usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr("fgvc_hf.training.state.shutil.disk_usage", lambda path: usage)
-    with pytest.raises(OSError, match="a checkpoint needs .* MiB, but only 0 are free"):
-        make(tmp_path).run()
-    assert list((tmp_path / "checkpoints").iterdir()) == []
+def test_a_full_disk_is_a_plain_error_before_and_during_training(tmp_path, monkeypatch):
+    full = type("Usage", (), {"free": 1000})
+    training = make(tmp_path / "during")
+    monkeypatch.setattr("fgvc_hf.training.state.shutil.disk_usage", lambda path: full)
+    with pytest.raises(OSError, match="a checkpoint needs .* MiB, but only 0.0 are free"):
+        make(tmp_path / "before")
+    assert not (tmp_path / "before").exists()
+    with pytest.raises(OSError, match="a checkpoint needs .* MiB, but only 0.0 are free"):
+        training.run()
+    assert not (tmp_path / "during" / "checkpoints").exists()
 
 
 def test_bad_set_ups(tmp_path):

@@ -1,0 +1,54 @@
+"""Turn a finished run into a checkpoint that ships: weights, configuration, the learning curve, and a model card.
+
+    python scripts/write_card.py outputs/joint fgvc_hf/checkpoints/fgvc-joint --text card.json --set temperature=0.04
+
+`card.json` holds `summary`, `data`, `notes` and `results` (Markdown, with the commands), which a program cannot know. `--score STEP=VALUE`
+adds a score that was measured apart from the run to its curve.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from fgvc_hf import FgvcModel, FgvcProcessor
+from fgvc_hf.training.card import draw_curves, model_card, read_log
+from fgvc_hf.video import atomic_write
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--weights", default="last", choices=("last", "best"))
+    parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="field of the configuration")
+    parser.add_argument("--score", action="append", default=[], metavar="STEP=VALUE", help="delta_avg in per cent")
+    arguments = parser.parse_args()
+    try:
+        write(arguments)
+    except (ValueError, OSError, KeyError) as error:
+        sys.exit(f"error: {error}")
+
+
+def write(arguments: argparse.Namespace) -> None:
+    settings = {name: json.loads(value) for name, value in (pair.split("=", 1) for pair in arguments.set)}
+    text = json.loads(arguments.text.read_text(encoding="utf-8"))
+    folder = arguments.run / arguments.weights
+    FgvcModel.from_pretrained(folder, **settings).save_pretrained(arguments.output)
+    FgvcProcessor.from_pretrained(folder).save_pretrained(arguments.output)
+    updates, evaluations = read_log(arguments.run / "log.jsonl")
+    for step, value in (pair.split("=", 1) for pair in arguments.score):
+        evaluations.append({"step": int(step), "scores": {"delta_avg": float(value) / 100}})
+    evaluations.sort(key=lambda entry: entry["step"])
+    with atomic_write(arguments.output / "training.png") as path:
+        draw_curves(updates, evaluations).save(path)
+    card = model_card(
+        arguments.output.name, text["summary"], text["data"], arguments.run, text["results"], text["notes"]
+    )
+    with atomic_write(arguments.output / "README.md") as path:
+        path.write_text(card, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
