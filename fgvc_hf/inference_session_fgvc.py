@@ -11,15 +11,26 @@ import torch
 from .configuration_fgvc import FgvcConfig
 from .coordinates_fgvc import rescale_points
 from .correlation_fgvc import merge_topk, window_reach, window_topk
-from .propagation_fgvc import draw_points, label_reach, propagate_labels, read_points
+from .propagation_fgvc import draw_masks, draw_points, label_reach, propagate_labels, read_points
+
+
+MAX_MASKS = 255  # objects with a mask in one session: they fit into 8-bit images
 
 
 @dataclass
-class Target:
+class PointTarget:
     """A prompt: point (x, y) in pixels of the original video, on a frame."""
 
     frame_idx: int
     point: tuple[float, float]
+
+
+@dataclass
+class MaskTarget:
+    """A prompt: mask (H, W), bool, at the size of the original video, on a frame."""
+
+    frame_idx: int
+    mask: np.ndarray
 
 
 @dataclass
@@ -49,15 +60,18 @@ class TargetGroup:
     """Targets prompted on one frame, with the memory of their own: that frame and its label maps.
 
     `labels` (n+1, h*w, targets) has in slot 0 the frame of the prompt, and in slot i+1 the frame whose features are in
-    slot i of the session's ring. `support` (n+1, h*w) tells where any of them is non-zero. `age` counts frames since.
+    slot i of the session's ring; the labels of the points come first, then those of the masks. `support` (n+1, h*w) tells
+    where any of them is non-zero. `age` counts frames since.
     """
 
-    object_ids: list[int]
+    point_ids: list[int]
+    mask_ids: list[int]
     anchor: torch.Tensor  # (h, w, C)
     labels: torch.Tensor
     support: torch.Tensor
-    points: torch.Tensor  # (targets, 2) float64, input pixels
-    confidence: torch.Tensor  # (targets,)
+    points: torch.Tensor  # (points, 2) float64, input pixels
+    confidence: torch.Tensor  # (points,)
+    masks: torch.Tensor  # (h*w, masks): label maps of the frame seen last
     age: int = 0
 
 
@@ -85,12 +99,43 @@ class FgvcInferenceSession:
     # ---- targets ------------------------------------------------------------------------------------------------
 
     def add_point(self, obj_id: int, frame_idx: int, point: tuple[float, float]) -> None:
-        """Add a target.
+        """Add a point to follow.
 
         Raises:
             `ValueError`: the id is taken, the point is not a finite position inside the frame, or the frame is not in the
             video or has been passed.
         """
+        self._check_new(obj_id, frame_idx)
+        if not np.isfinite(point).all():
+            raise ValueError(f"input_points must be finite, got {tuple(point)} for target {obj_id}.")
+        target = PointTarget(int(frame_idx), (float(point[0]), float(point[1])))
+        if self.original_size is not None:
+            _check_fits(obj_id, target, self.original_size)
+        self.targets[obj_id] = target
+
+    def add_mask(self, obj_id: int, frame_idx: int, mask: np.ndarray) -> None:
+        """Add an object to follow by its mask (H, W), bool.
+
+        Raises:
+            `ValueError`: the id is taken or below 1, there are 255 masks already, the mask is empty or of another size than the
+            video, or the frame is not in the video or has been passed.
+        """
+        self._check_new(obj_id, frame_idx)
+        if obj_id < 1:
+            raise ValueError(f"obj_ids must be 1 or more for masks, for 0 is the background, got {obj_id}.")
+        if len(self.masks) >= MAX_MASKS:
+            raise ValueError(f"obj_ids: a session holds at most {MAX_MASKS} masks.")
+        if mask.ndim != 2 or mask.dtype != bool or not mask.any():
+            problem = "is empty" if mask.ndim == 2 and mask.dtype == bool else f"is {mask.dtype} of {mask.shape}"
+            raise ValueError(
+                f"input_masks must be bool (H, W) with a pixel set, but that of target {obj_id} {problem}."
+            )
+        target = MaskTarget(int(frame_idx), mask.copy())
+        if self.original_size is not None:
+            _check_fits(obj_id, target, self.original_size)
+        self.targets[obj_id] = target
+
+    def _check_new(self, obj_id: int, frame_idx: int) -> None:
         if obj_id in self.targets:
             raise ValueError(f"obj_ids: target {obj_id} exists already; every target needs an id of its own.")
         num_frames = None if self.video is None else self.video.num_frames
@@ -102,16 +147,21 @@ class FgvcInferenceSession:
             raise ValueError(
                 f"frame_idx must not be before frame {self.last_frame_idx}, the last one seen, got {frame_idx}."
             )
-        if not np.isfinite(point).all():
-            raise ValueError(f"input_points must be finite, got {tuple(point)} for target {obj_id}.")
-        if self.original_size is not None:
-            _check_inside(obj_id, point, self.original_size)
-        self.targets[obj_id] = Target(int(frame_idx), (float(point[0]), float(point[1])))
 
     @property
     def obj_ids(self) -> list[int]:
         """Ids of all targets, in the order in which they were added."""
         return list(self.targets)
+
+    @property
+    def points(self) -> dict[int, PointTarget]:
+        """The points by id, in the order in which they were added."""
+        return {obj_id: target for obj_id, target in self.targets.items() if isinstance(target, PointTarget)}
+
+    @property
+    def masks(self) -> dict[int, MaskTarget]:
+        """The masks by id, in the order in which they were added."""
+        return {obj_id: target for obj_id, target in self.targets.items() if isinstance(target, MaskTarget)}
 
     def reset_tracking_data(self) -> None:
         """Forget all frames and keep the targets."""
@@ -121,7 +171,7 @@ class FgvcInferenceSession:
 
     def reset_inference_session(self) -> None:
         """Forget all frames and all targets."""
-        self.targets: dict[int, Target] = {}
+        self.targets: dict[int, PointTarget | MaskTarget] = {}
         self.reset_tracking_data()
 
     # ---- frames -------------------------------------------------------------------------------------------------
@@ -136,7 +186,7 @@ class FgvcInferenceSession:
         size = (frame.height, frame.width) if hasattr(frame, "height") else tuple(np.shape(frame)[:2])
         if self.original_size is None:
             for obj_id, target in self.targets.items():
-                _check_inside(obj_id, target.point, size)
+                _check_fits(obj_id, target, size)
         elif size != self.original_size:
             raise ValueError(f"frame must be of size {self.original_size} as those before, got {size}.")
         pixel_values = self.image_processor(frame, return_tensors="pt").pixel_values
@@ -182,20 +232,25 @@ class FgvcInferenceSession:
 
     def start_targets(self, config: FgvcConfig) -> None:
         """Draw the targets that are prompted on the frame remembered last, and have not started yet."""
-        started = {obj_id for group in self.groups for obj_id in group.object_ids}
-        new = [i for i, t in self.targets.items() if t.frame_idx == self.last_frame_idx and i not in started]
+        started = {obj_id for group in self.groups for obj_id in (*group.point_ids, *group.mask_ids)}
+        new = {i: t for i, t in self.targets.items() if t.frame_idx == self.last_frame_idx and i not in started}
         memory = self.memory
         if memory is None or not new:
             return
         anchor = memory.ring[memory.recent_slots(1)[0]].clone()
-        device, (rows, columns) = anchor.device, memory.size
-        points = torch.tensor([self.targets[i].point for i in new], dtype=torch.float64)
+        device, size, stride = anchor.device, memory.size, config.output_stride
+        prompts = {i: t.point for i, t in new.items() if isinstance(t, PointTarget)}
+        points = torch.tensor(list(prompts.values()), dtype=torch.float64).view(-1, 2)
         points = rescale_points(points, *self.sizes).to(device)
-        labels = torch.zeros((len(memory.ring) + 1, rows * columns, len(new)), device=device)
-        labels[0] = draw_points(points, memory.size, config.output_stride, config.label_sigma)
-        self.groups.append(
-            TargetGroup(new, anchor, labels, (labels > 0).any(dim=-1), points, torch.ones(len(new), device=device))
-        )
+        drawn = [draw_points(points, size, stride, config.label_sigma)]
+        masks = {i: torch.from_numpy(t.mask).to(device) for i, t in new.items() if isinstance(t, MaskTarget)}
+        if masks:
+            drawn.append(draw_masks(torch.stack(list(masks.values())), size, self.sizes[1], stride))
+        labels = torch.zeros((len(memory.ring) + 1, size[0] * size[1], len(new)), device=device)
+        labels[0] = torch.cat(drawn, dim=1)
+        support, confidence = (labels > 0).any(dim=-1), torch.ones(len(points), device=device)
+        ids, current = (list(prompts), list(masks)), labels[0, :, len(points) :]
+        self.groups.append(TargetGroup(*ids, anchor, labels, support, points, confidence, current))
 
     def propagate(self, config: FgvcConfig, features: torch.Tensor) -> None:
         """Carry the label maps of all targets over to a frame, and read the points off them.
@@ -223,12 +278,15 @@ class FgvcInferenceSession:
                     )
                 best = merge_topk(best, _offset(recent_topk[len(recent)], recent, size))
             labels = propagate_labels(*best, group.labels, config.temperature, active.flatten())
-            points, peak = read_points(
-                labels, size, input_size, config.output_stride, config.label_sigma, config.readout
-            )
-            found = peak[:, None] > 0
-            group.points = torch.where(found, points, group.points)  # a lost target stays where it was seen last
-            group.confidence = peak.clamp_max(1)
+            number = len(group.point_ids)
+            if number:
+                points, peak = read_points(
+                    labels[:, :number], size, input_size, config.output_stride, config.label_sigma, config.readout
+                )
+                found = peak[:, None] > 0
+                group.points = torch.where(found, points, group.points)  # a lost target stays where it was seen last
+                group.confidence = peak.clamp_max(1)
+            group.masks = labels[:, number:]
             slot = memory.next_slot + 1
             group.labels[slot], group.support[slot] = labels, (labels > 0).any(dim=-1)
             group.age += 1
@@ -242,19 +300,22 @@ class FgvcInferenceSession:
         self.last_frame_idx = frame_idx
 
     def read_targets(self) -> dict:
-        """Ids, points (input pixels) and confidence of the targets that have started, in the order of `obj_ids`."""
-        found = {
-            obj_id: (group.points[i], group.confidence[i])
-            for group in self.groups
-            for i, obj_id in enumerate(group.object_ids)
-        }
-        object_ids = [obj_id for obj_id in self.targets if obj_id in found]
-        points = [found[obj_id][0] for obj_id in object_ids]
-        confidence = [found[obj_id][1] for obj_id in object_ids]
+        """What [`FgvcVideoOutput`] holds: the targets that have started, in the order of `obj_ids`."""
+        points, masks = {}, {}
+        for group in self.groups:
+            points |= {obj_id: (group.points[i], group.confidence[i]) for i, obj_id in enumerate(group.point_ids)}
+            masks |= {obj_id: group.masks[:, i] for i, obj_id in enumerate(group.mask_ids)}
+        object_ids = [obj_id for obj_id in self.points if obj_id in points]
+        mask_ids = [obj_id for obj_id in self.masks if obj_id in masks]
+        tracks, confidence = ([points[obj_id][i] for obj_id in object_ids] for i in (0, 1))
+        size = self.memory.size if self.memory is not None else (0, 0)
+        maps = [masks[obj_id].view(size) for obj_id in mask_ids]
         return {
             "object_ids": object_ids,
-            "tracks": torch.stack(points).cpu() if points else torch.zeros((0, 2), dtype=torch.float64),
-            "confidence": torch.stack(confidence).cpu() if points else torch.zeros(0),
+            "tracks": torch.stack(tracks).cpu() if tracks else torch.zeros((0, 2), dtype=torch.float64),
+            "confidence": torch.stack(confidence).cpu() if tracks else torch.zeros(0),
+            "mask_ids": mask_ids,
+            "mask_maps": torch.stack(maps).cpu() if maps else torch.zeros((0, *size)),
         }
 
 
@@ -278,12 +339,21 @@ class OrderedFrames:
             yield self.start + i, frame
 
 
-def _check_inside(obj_id: int, point: tuple[float, float], size: tuple[int, int]) -> None:
+def _check_fits(obj_id: int, target: PointTarget | MaskTarget, size: tuple[int, int]) -> None:
+    """A `ValueError` if a prompt does not fit frames of a size (height, width)."""
     height, width = size
-    if not (0 <= point[0] <= width and 0 <= point[1] <= height):
+    if isinstance(target, MaskTarget):
+        if target.mask.shape != size:
+            shape = "x".join(map(str, target.mask.shape))
+            raise ValueError(
+                f"input_masks must be {height}x{width} like the video, but that of target {obj_id} is {shape}."
+            )
+        return
+    x, y = target.point
+    if not (0 <= x <= width and 0 <= y <= height):
         raise ValueError(
             f"input_points must lie inside the frame, x in 0..{width} and y in 0..{height}, "
-            f"got ({point[0]:g}, {point[1]:g}) for target {obj_id}."
+            f"got ({x:g}, {y:g}) for target {obj_id}."
         )
 
 

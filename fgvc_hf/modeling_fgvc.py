@@ -76,15 +76,20 @@ class FgvcVideoOutput(ModelOutput):
 
     Args:
         frame_idx (`int`): The frame.
-        object_ids (`list[int]`): The targets that have been prompted on this frame or one processed before it.
-        tracks (`torch.Tensor` of shape `(num_objects, 2)`, float64): (x, y) in pixels of the model's input.
-        confidence (`torch.Tensor` of shape `(num_objects,)`, float32): Peak of the label map, in [0, 1].
+        object_ids (`list[int]`): The points that have been prompted on this frame or one processed before it.
+        tracks (`torch.Tensor` of shape `(num_points, 2)`, float64): (x, y) in pixels of the model's input.
+        confidence (`torch.Tensor` of shape `(num_points,)`, float32): Peak of the label map, in [0, 1].
+        mask_ids (`list[int]`): The masks that have been prompted on this frame or one processed before it.
+        mask_maps (`torch.Tensor` of shape `(num_masks, h, w)`, float32):
+            Share of each feature cell that belongs to the object; [`FgvcProcessor.post_process_masks`] makes masks of it.
     """
 
     frame_idx: int | None = None
     object_ids: list[int] | None = None
     tracks: torch.Tensor | None = None
     confidence: torch.Tensor | None = None
+    mask_ids: list[int] | None = None
+    mask_maps: torch.Tensor | None = None
 
 
 def _convolution(config: FgvcConfig, inputs: int, outputs: int, size: int, stride: int) -> nn.Conv2d:
@@ -329,20 +334,16 @@ class FgvcModel(FgvcPreTrainedModel):
             `ValueError`, `OSError`: the video cannot be read, a point is outside the frame or the clip, or an argument is
             not among those accepted.
         """
-        if direction not in ("forward", "backward", "both"):
-            raise ValueError(f"direction must be 'forward', 'backward' or 'both', got {direction!r}.")
+        passes = _passes(direction)
         points = np.asarray(points, dtype=np.float64)
         if points.ndim != 2 or points.shape[1] != 3 or len(points) == 0:
             raise ValueError(f"points must be an array (N, 3) of (t, x, y), got shape {points.shape}.")
         if not (np.isfinite(points[:, 0]) & (points[:, 0] == np.round(points[:, 0]))).all():
             raise ValueError("points must have whole frame numbers t in (t, x, y).")
-        if processor is None:
-            path = self.config.name_or_path
-            processor = FgvcProcessor.from_pretrained(path) if path else FgvcProcessor(FgvcImageProcessorPil())
+        processor = processor or self._own_processor()
         session = processor.init_video_session(video)
         for obj_id, (t, x, y) in enumerate(points):
             processor.add_inputs_to_inference_session(session, int(t), obj_id, [(x, y)])
-        passes = {"forward": (False,), "backward": (True,), "both": (False, True)}[direction]
         outputs = []
         for reverse in passes:
             outputs += self.propagate_in_video_iterator(session, reverse=reverse, show_progress_bar=show_progress_bar)
@@ -353,6 +354,62 @@ class FgvcModel(FgvcPreTrainedModel):
             )
         threshold = self.config.visibility_threshold if threshold is None else threshold
         return processor.post_process_point_tracking(outputs, session, threshold)
+
+    def propagate_masks(
+        self,
+        video,
+        masks: np.ndarray,
+        frame_idx: int = 0,
+        direction: str = "forward",
+        processor: FgvcProcessor | None = None,
+        show_progress_bar: bool = False,
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """
+        Carry the masks of objects through a video.
+
+        Args:
+            video: Everything [`FgvcProcessor.init_video_session`] takes.
+            masks (`numpy.ndarray` of shape `(H, W)`, integer): Object ids at the size of the video, 0 for the background.
+            frame_idx (`int`, defaults to 0): The frame that they are of.
+            direction (`str`, defaults to `"forward"`): As of [`FgvcModel.track`]; with `"both"`, first forward, then backward.
+            processor ([`FgvcProcessor`], *optional*): As of [`FgvcModel.track`].
+            show_progress_bar (`bool`, defaults to `False`): Show a progress bar on standard error if it is a terminal.
+
+        Yields:
+            Number of a frame, and its object ids `(H, W)`, int32.
+
+        Raises:
+            `ValueError`, `OSError`: the video cannot be read, or `masks` is of another size or holds no object.
+        """
+        masks = np.asarray(masks)
+        if masks.ndim != 2 or masks.dtype.kind not in "iub":
+            raise ValueError(f"masks must hold integer object ids (H, W), got {masks.dtype} of {masks.shape}.")
+        ids = [int(i) for i in np.unique(masks) if i != 0]
+        if not ids:
+            raise ValueError("masks hold no object: all ids are 0.")
+        processor = processor or self._own_processor()
+        session = processor.init_video_session(video)
+        separate = np.stack([masks == i for i in ids])
+        processor.add_inputs_to_inference_session(session, frame_idx, ids, input_masks=separate)
+        for reverse in _passes(direction):
+            for output in self.propagate_in_video_iterator(
+                session, reverse=reverse, show_progress_bar=show_progress_bar
+            ):
+                if direction == "both" and reverse and output.frame_idx == frame_idx:
+                    continue  # given already
+                yield cast(int, output.frame_idx), processor.post_process_masks(output, session)
+
+    def _own_processor(self) -> FgvcProcessor:
+        """The processor saved beside the model; the default one for a model that was not loaded from anywhere."""
+        path = self.config.name_or_path
+        return FgvcProcessor.from_pretrained(path) if path else FgvcProcessor(FgvcImageProcessorPil())
+
+
+def _passes(direction: str) -> tuple[bool, ...]:
+    """Whether each pass over the video is in reverse."""
+    if direction not in ("forward", "backward", "both"):
+        raise ValueError(f"direction must be 'forward', 'backward' or 'both', got {direction!r}.")
+    return {"forward": (False,), "backward": (True,), "both": (False, True)}[direction]
 
 
 def _returns_to_itself(best: torch.Tensor, best_back: torch.Tensor, radius: int) -> torch.Tensor:

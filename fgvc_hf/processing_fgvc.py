@@ -2,14 +2,17 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import ImageInput
 from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, ProcessorMixin, Unpack
 
 from .coordinates_fgvc import rescale_points
 from .inference_session_fgvc import FgvcInferenceSession
+from .propagation_fgvc import read_masks
 
 
 @dataclass
@@ -84,41 +87,72 @@ class FgvcProcessor(ProcessorMixin):
         return FgvcInferenceSession(self.image_processor, video)
 
     def add_inputs_to_inference_session(
-        self, inference_session: FgvcInferenceSession, frame_idx: int, obj_ids: int | Iterable[int], input_points
+        self,
+        inference_session: FgvcInferenceSession,
+        frame_idx: int,
+        obj_ids: int | Iterable[int],
+        input_points=None,
+        input_masks=None,
     ) -> None:
         """
-        Add targets to follow.
+        Add targets to follow: either points or masks.
 
         Args:
             inference_session ([`FgvcInferenceSession`]): The session.
-            frame_idx (`int`): Frame on which the points are given.
-            obj_ids (`int` or iterable of `int`): An id for each point, new to the session.
-            input_points: (x, y) of each point in pixels of the original video: shape `(N, 2)`, or nested as in SAM 2,
+            frame_idx (`int`): Frame on which the prompts are given.
+            obj_ids (`int` or iterable of `int`): An id for each prompt, new to the session; 1 or more for masks.
+            input_points (*optional*): (x, y) of each point in pixels of the original video: shape `(N, 2)`, or nested as in SAM 2,
                 `(1, N, 1, 2)`.
+            input_masks (*optional*): Mask of each object at the size of the original video: bool `(N, H, W)`, or `(H, W)` for one.
 
         Raises:
-            `ValueError`: points and ids differ in number, an id is taken, a point is outside the frame, or the frame is not
-            in the video. Nothing is added then.
+            `ValueError`: prompts and ids differ in number, an id is taken, a point is outside the frame, a mask is empty or of
+            another size, or the frame is not in the video. Nothing is added then.
         """
         ids: list = list(obj_ids) if isinstance(obj_ids, Iterable) else [obj_ids]
         for name, number in (("frame_idx", frame_idx), *(("obj_ids", obj_id) for obj_id in ids)):
             if not (np.isfinite(number) and number == int(number)):
                 raise ValueError(f"{name} must be a whole number, got {number}.")
-        try:
-            points = np.asarray(input_points, dtype=np.float64)
-        except (ValueError, TypeError):
-            raise ValueError(f"input_points must hold an (x, y) for each of {len(ids)} obj_ids.") from None
-        if points.size != 2 * len(ids) or (points.ndim and points.shape[-1] != 2):
-            raise ValueError(f"input_points must hold an (x, y) for each of {len(ids)} obj_ids, got {points.shape}.")
+        if (input_points is None) == (input_masks is None):
+            raise ValueError("exactly one of input_points and input_masks must be given.")
+        add: Any = inference_session.add_mask if input_points is None else inference_session.add_point
+        prompts = _as_masks(input_masks, len(ids)) if input_points is None else _as_points(input_points, len(ids))
         added = []
         try:
-            for obj_id, point in zip(ids, points.reshape(-1, 2), strict=True):
-                inference_session.add_point(int(obj_id), int(frame_idx), tuple(point))
+            for obj_id, prompt in zip(ids, prompts, strict=True):
+                add(int(obj_id), int(frame_idx), prompt)
                 added.append(int(obj_id))
         except ValueError:
             for obj_id in added:
                 del inference_session.targets[obj_id]
             raise
+
+    def post_process_masks(self, output, inference_session: FgvcInferenceSession) -> np.ndarray:
+        """
+        The masks of one frame: every pixel goes to the object with the largest share of it, or to the background.
+
+        Args:
+            output ([`FgvcVideoOutput`]): A frame.
+            inference_session ([`FgvcInferenceSession`]): The session that it comes from.
+
+        Returns:
+            `numpy.ndarray` of shape `(H, W)`, int32, at the size of the original video: object ids, 0 for the background. On the frame
+            of its prompt an object is exactly where the prompt says.
+        """
+        session = inference_session
+        original_size, input_size = session.sizes
+        if not output.mask_ids:
+            return np.zeros(original_size, dtype=np.int32)
+        stride = -(-input_size[0] // output.mask_maps.shape[1])
+        shares = read_masks(output.mask_maps, input_size, original_size, stride)  # (masks, H, W)
+        background = (1 - shares.sum(dim=0, keepdim=True)).clamp_min(0)
+        best = torch.cat([background, shares]).argmax(dim=0).numpy()
+        result = np.array([0, *output.mask_ids], dtype=np.int32)[best]
+        for obj_id, target in session.masks.items():
+            if target.frame_idx == output.frame_idx and obj_id in output.mask_ids:
+                result[(result == obj_id) & ~target.mask] = 0
+                result[target.mask] = obj_id
+        return result
 
     def post_process_point_tracking(
         self, outputs, inference_session: FgvcInferenceSession, threshold: float = 0.12
@@ -137,7 +171,7 @@ class FgvcProcessor(ProcessorMixin):
         """
         session = inference_session
         outputs = outputs if isinstance(outputs, list | tuple) else [outputs]
-        object_ids, (original_size, input_size) = session.obj_ids, session.sizes
+        object_ids, (original_size, input_size) = list(session.points), session.sizes
         row = {obj_id: i for i, obj_id in enumerate(object_ids)}
         num_frames = session.video.num_frames if session.video is not None else None
         if num_frames is None:
@@ -149,10 +183,31 @@ class FgvcProcessor(ProcessorMixin):
             points = output.tracks.numpy()  # float64: a prompt survives the way there and back exactly
             tracks[rows, output.frame_idx] = rescale_points(points, input_size, original_size)
             confidence[rows, output.frame_idx] = output.confidence.numpy()
-        targets = [session.targets[obj_id] for obj_id in object_ids]
-        queries = np.array([(t.frame_idx, *t.point) for t in targets], dtype=np.float32).reshape(-1, 3)
+        queries = np.array([(t.frame_idx, *t.point) for t in session.points.values()], dtype=np.float32).reshape(-1, 3)
         visible = (confidence >= threshold) & ~np.isnan(tracks[..., 0])
         return PointTracks(object_ids, queries, tracks, visible, confidence, original_size)
+
+
+def _as_points(input_points, number: int) -> np.ndarray:
+    """(N, 2) of points given in any nesting."""
+    try:
+        points = np.asarray(input_points, dtype=np.float64)
+    except (ValueError, TypeError):
+        raise ValueError(f"input_points must hold an (x, y) for each of {number} obj_ids.") from None
+    if points.size != 2 * number or (points.ndim and points.shape[-1] != 2):
+        raise ValueError(f"input_points must hold an (x, y) for each of {number} obj_ids, got {points.shape}.")
+    return points.reshape(-1, 2)
+
+
+def _as_masks(input_masks, number: int) -> np.ndarray:
+    """(N, H, W) bool of masks."""
+    masks = np.asarray(input_masks)
+    masks = masks[None] if masks.ndim == 2 else masks
+    if masks.ndim != 3 or len(masks) != number or not np.isin(masks, (0, 1)).all():
+        raise ValueError(
+            f"input_masks must hold a mask (H, W) of 0 and 1 for each of {number} obj_ids, got {masks.dtype} of {masks.shape}."
+        )
+    return masks.astype(bool)
 
 
 __all__ = ["FgvcProcessor", "PointTracks"]

@@ -7,10 +7,13 @@ and travel together.
 import torch
 import torch.nn.functional as F
 
-from .coordinates_fgvc import cell_to_point
+from .coordinates_fgvc import cell_to_point, point_to_cell
 
 
 LABEL_CUTOFF = 1e-3  # label values below are zero, so a label has a bounded support and cells outside need no matching
+MASK_SAMPLES = (
+    5  # per cell along each axis, to measure the share that a mask covers; odd, so that none falls between pixels
+)
 LEGACY_PIXELS = 5  # largest pixels that the official code averages
 
 
@@ -32,6 +35,40 @@ def draw_points(points: torch.Tensor, size: tuple[int, int], stride: int, sigma:
     dx = (x[:, None] - points[:, 0]) / sigma
     labels = torch.exp(-(dy**2)[:, None] / 2) * torch.exp(-(dx**2)[None] / 2)  # (h, w, labels)
     return cut_off(labels.flatten(0, 1).float())
+
+
+def draw_masks(masks: torch.Tensor, size: tuple[int, int], input_size: tuple[int, int], stride: int) -> torch.Tensor:
+    """Label map of masks: the share of each cell, a square of `stride` pixels around its centre, that the mask covers.
+
+    Args:
+        masks (`torch.Tensor` of shape `(labels, H, W)`, bool): Masks at any size of the frame.
+        size (`tuple[int, int]`): Rows and columns (h, w) of the feature map.
+        input_size (`tuple[int, int]`): (height, width) of the model's input.
+        stride (`int`): Pixels of the model's input per cell.
+
+    Returns:
+        `torch.Tensor` of shape `(h*w, labels)`, float32, in [0, 1].
+    """
+    inside = (torch.arange(MASK_SAMPLES, device=masks.device) + 0.5) / MASK_SAMPLES - 0.5
+    indices = []
+    for cells, side, length in zip(size, input_size, masks.shape[1:], strict=True):
+        cell = torch.arange(cells, device=masks.device)[:, None] + inside
+        pixel = (cell_to_point(cell, stride) * (length / side)).floor().long()
+        indices.append(pixel.clamp(0, length - 1).flatten())
+    samples = masks[:, indices[0][:, None], indices[1]].float()  # (labels, h*k, w*k)
+    return cut_off(F.avg_pool2d(samples[None], MASK_SAMPLES)[0].flatten(1).T.contiguous())
+
+
+def read_masks(
+    labels: torch.Tensor, input_size: tuple[int, int], output_size: tuple[int, int], stride: int
+) -> torch.Tensor:
+    """Label maps `(labels, h, w)` at the pixels `(labels, H, W)` of the original video: bilinear between the centres of cells."""
+    axes = []
+    for cells, side, length in zip(labels.shape[1:], input_size, output_size, strict=True):
+        pixel = (torch.arange(length, device=labels.device) + 0.5) * (side / length)
+        axes.append(point_to_cell(pixel, stride) / max(cells - 1, 1) * 2 - 1)  # in the units of grid_sample
+    grid = torch.stack(torch.meshgrid(axes[1], axes[0], indexing="xy"), dim=-1)[None]
+    return F.grid_sample(labels[None], grid, padding_mode="border", align_corners=True)[0]
 
 
 def cut_off(labels: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,138 @@
+"""Masks through a video: drawing, reading, competition, and that they are sessions like any other."""
+
+import numpy as np
+import pytest
+import torch
+
+from fgvc_hf import render_clip
+from fgvc_hf.propagation_fgvc import draw_masks, read_masks
+
+
+def ellipse(height=40, width=56, y=20, x=20, ry=9, rx=12):
+    rows, columns = np.mgrid[:height, :width] + 0.5
+    return ((rows - y) / ry) ** 2 + ((columns - x) / rx) ** 2 < 1
+
+
+def iou(a, b):
+    return (a & b).sum() / (a | b).sum()
+
+
+@pytest.mark.parametrize("stride", [2, 4])
+@pytest.mark.parametrize("input_size", [(80, 112), (160, 224), (96, 96)])
+def test_a_mask_that_is_drawn_and_read_is_where_it_was(stride, input_size):
+    mask = ellipse(160, 224, 90, 70, 40, 30)
+    size = input_size[0] // stride, input_size[1] // stride
+    labels = draw_masks(torch.from_numpy(mask)[None], size, input_size, stride)
+    read = read_masks(labels.T.view(1, *size), input_size, mask.shape, stride)[0].numpy() > 0.5
+    assert iou(read, mask) > (0.93 if stride == 4 and input_size[0] < 100 else 0.96)
+    rows, columns = np.nonzero(read)
+    expected_rows, expected_columns = np.nonzero(mask)
+    assert abs(rows.mean() - expected_rows.mean()) < 0.5 and abs(columns.mean() - expected_columns.mean()) < 0.5
+
+
+def test_a_cell_holds_the_share_that_is_covered():
+    mask = torch.zeros(1, 16, 16, dtype=torch.bool)
+    mask[:, :, :5] = True  # cell 2 of stride 2 spans 3.5 to 5.5: four of its five samples are covered
+    labels = draw_masks(mask, (8, 8), (16, 16), 2).view(8, 8)
+    torch.testing.assert_close(labels[3], torch.tensor([1.0, 1, 0.8, 0, 0, 0, 0, 0]))
+
+
+def moving(noise_clip):
+    ids = np.zeros((40, 56), np.uint8)
+    ids[ellipse(y=20, x=18, ry=8, rx=8)] = 3
+    ids[ellipse(y=20, x=38, ry=8, rx=8)] = 1
+    return noise_clip, ids
+
+
+def test_the_frame_of_the_prompt_is_exact_and_objects_go_on(bundled_model, processor):
+    texture = render_clip(num_frames=1, height=128, width=160, num_points=1, seed=3).frames[0]
+    clip = [texture[4 * t : 96 + 4 * t, 4 * t : 112 + 4 * t] for t in range(5)]
+    ids = np.zeros((96, 112), np.uint8)
+    ids[ellipse(96, 112, 60, 45, 20, 20)] = 3
+    ids[ellipse(96, 112, 45, 80, 18, 14)] = 1
+    found = dict(bundled_model.propagate_masks(clip, ids, processor=processor))
+    assert list(found) == list(range(5))
+    np.testing.assert_array_equal(found[0], ids)
+    assert found[4].dtype == np.int32 and set(np.unique(found[4])) == {0, 1, 3}
+    moved = np.roll(ids, (-16, -16), axis=(0, 1))
+    for obj_id in (1, 3):
+        assert iou(found[4] == obj_id, moved == obj_id) > 0.9
+
+
+def test_both_directions_give_every_frame_once(tiny_model, processor, noise_clip):
+    clip, ids = moving(noise_clip)
+    both = dict(tiny_model.propagate_masks(clip, ids, 4, "both", processor))
+    forward = dict(tiny_model.propagate_masks(clip, ids, 4, "forward", processor))
+    backward = dict(tiny_model.propagate_masks(clip, ids, 4, "backward", processor))
+    assert sorted(both) == list(range(10))
+    assert all((both[t] == {**backward, **forward}[t]).all() for t in range(10))
+    turned = dict(tiny_model.propagate_masks(clip[::-1], ids, 5, "forward", processor))
+    assert all((backward[9 - t] == turned[t]).all() for t in range(5, 10))
+
+
+def test_points_and_masks_share_a_session_without_influence(tiny_model, processor, noise_clip):
+    clip, ids = moving(noise_clip)
+
+    def outputs(points, masks):
+        session = processor.init_video_session(clip)
+        if points:
+            processor.add_inputs_to_inference_session(session, 0, [7, 8], [(20, 20), (30.5, 10)])
+        if masks:
+            processor.add_inputs_to_inference_session(session, 0, [1, 3], input_masks=[ids == 1, ids == 3])
+        return session, list(tiny_model.propagate_in_video_iterator(session))
+
+    session, mixed = outputs(True, True)
+    _, points = outputs(True, False)
+    _, masks = outputs(False, True)
+    for both, point, mask in zip(mixed, points, masks, strict=True):
+        assert torch.equal(both.tracks, point.tracks) and torch.equal(both.confidence, point.confidence)
+        assert torch.equal(both.mask_maps, mask.mask_maps)
+        assert both.object_ids == [7, 8] and both.mask_ids == [1, 3]
+        assert point.mask_ids == [] and mask.object_ids == []
+    tracks = processor.post_process_point_tracking(mixed, session)
+    assert tracks.object_ids == [7, 8]
+
+
+def test_streaming_equals_offline(tiny_model, processor, noise_clip):
+    clip, ids = moving(noise_clip)
+    offline = dict(tiny_model.propagate_masks(clip, ids, 2, processor=processor))
+    live = processor.init_video_session()
+    for t, frame in enumerate(clip):
+        if t == 2:
+            processor.add_inputs_to_inference_session(live, 2, [1, 3], input_masks=[ids == 1, ids == 3])
+        output = tiny_model.step(live, frame)
+        if t >= 2:
+            np.testing.assert_array_equal(processor.post_process_masks(output, live), offline[t])
+        else:
+            assert not processor.post_process_masks(output, live).any()
+
+
+@pytest.mark.parametrize(
+    ("ids", "masks", "message"),
+    [
+        ([1], np.zeros((40, 56), bool), "that of target 1 is empty"),
+        ([1], np.ones((30, 56), bool), "must be 40x56 like the video, but that of target 1 is 30x56"),
+        ([0], np.ones((40, 56), bool), "obj_ids must be 1 or more for masks"),
+        ([9], np.ones((40, 56), bool), "target 9 exists already"),
+        ([1, 2], np.ones((40, 56), bool), "a mask .* for each of 2 obj_ids"),
+        ([1], np.full((40, 56), 7), "of 0 and 1"),
+        (range(10, 266), np.ones((256, 40, 56), bool), "at most 255 masks"),
+        ([1], None, "exactly one of input_points and input_masks"),
+    ],
+)
+def test_bad_masks_leave_the_session_as_it_was(tiny_model, processor, noise_clip, ids, masks, message):
+    session = processor.init_video_session(noise_clip)
+    processor.add_inputs_to_inference_session(session, 0, 9, [(20, 20)])
+    with pytest.raises(ValueError, match=message):
+        processor.add_inputs_to_inference_session(session, 0, ids, input_masks=masks)
+    assert session.obj_ids == [9]
+    assert len(list(tiny_model.propagate_in_video_iterator(session))) == 10
+
+
+def test_bad_id_maps(tiny_model, processor, noise_clip):
+    for masks, message in (
+        (np.zeros((40, 56), int), "masks hold no object"),
+        (np.ones((40, 56)), "masks must hold integer object ids"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            next(tiny_model.propagate_masks(noise_clip, masks, processor=processor))
