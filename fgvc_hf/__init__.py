@@ -22,6 +22,7 @@ _HOMES = {
     "open_video": "video",
     "VideoWriter": "video",
     "draw_flow": "visualization",
+    "draw_masks": "visualization",
     "draw_tracks": "visualization",
     "save_tracks": "tracks",
     "read_points_file": "tracks",

@@ -1,4 +1,4 @@
-"""The command line: `fgvc-hf track` and `fgvc-hf info`. torch is imported when there is work for it."""
+"""The command line: `fgvc-hf track`, `propagate` and `info`. torch is imported when there is work for it."""
 
 import argparse
 import importlib.metadata
@@ -33,23 +33,46 @@ def build_parser() -> argparse.ArgumentParser:
     prompt.add_argument("--points", metavar='"t,x,y;..."', help='points separated by ";"')
     prompt.add_argument("--points-file", metavar="FILE", help="points as .csv with header t,x,y, or .json, or .npz")
     prompt.add_argument("--grid", type=int, metavar="N", help="N x N points spread evenly over the first frame")
-    track.add_argument("--checkpoint", metavar="C", help="name of a bundled checkpoint, folder, or Hub id")
-    track.add_argument("--direction", choices=("forward", "backward", "both"), default="forward")
-    track.add_argument("--preset", choices=tuple(PRESETS), help="working resolution; default: that of the checkpoint")
     track.add_argument("--output", metavar="FILE", help="tracks as .csv, .json or .npz")
     track.add_argument("--overlay", metavar="FILE", help="the video with the tracks drawn over it, as .mp4")
     track.add_argument("--threshold", type=float, metavar="P", help="confidence from which a point counts as visible")
-    track.add_argument("--device", metavar="D", help="cpu, cuda, mps, ...; default: cuda if there is one, else cpu")
-    track.add_argument(
-        "--dtype",
-        choices=("float32", "bfloat16"),
-        help="precision of the features; default: bfloat16 where the device multiplies it fast",
-    )
+    add_model_arguments(track)
     track.set_defaults(run=run_track)
+
+    propagate = commands.add_parser(
+        "propagate",
+        help="carry masks through a video",
+        description="Carry the masks of objects through a video. A mask is a palette or grey image of the size of the video, "
+        "whose values are object ids, 0 for the background.",
+    )
+    propagate.add_argument("video", metavar="VIDEO", help="a video file, or a folder of frames in name order")
+    propagate.add_argument("--mask", metavar="FILE", required=True, help="mask of one frame, as .png")
+    propagate.add_argument("--frame", type=int, default=0, metavar="T", help="number of that frame; default: 0")
+    propagate.add_argument(
+        "--output", metavar="DIR", help="new folder for the masks of all frames, 00000.png and so on"
+    )
+    propagate.add_argument("--overlay", metavar="FILE", help="the video with the masks drawn over it, as .mp4")
+    add_model_arguments(propagate)
+    propagate.set_defaults(run=run_propagate)
 
     info = commands.add_parser("info", help="versions, device, and the checkpoints that ship with the package")
     info.set_defaults(run=run_info)
     return parser
+
+
+def add_model_arguments(command: argparse.ArgumentParser) -> None:
+    """What all commands that run the model have in common."""
+    command.add_argument("--checkpoint", metavar="C", help="name of a bundled checkpoint, folder, or Hub id")
+    command.add_argument("--direction", choices=("forward", "backward", "both"), default="forward")
+    command.add_argument(
+        "--preset", choices=tuple(PRESETS), help="working resolution; default: that of the checkpoint"
+    )
+    command.add_argument("--device", metavar="D", help="cpu, cuda, mps, ...; default: cuda if there is one, else cpu")
+    command.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="precision of the features; default: bfloat16 where the device multiplies it fast",
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -194,6 +217,43 @@ def write_overlay(video, tracks, path: str) -> None:
         for t, frame in enumerate(tqdm(video.frames(), desc="drawing", unit=" frames", disable=None)):
             drawn = draw_tracks(frame, tracks.tracks, tracks.visible, t, ids=tracks.object_ids)
             writer.write(drawn, time=video.time(t))
+
+
+# ---- propagate ----------------------------------------------------------------------------------------------------
+
+
+def run_propagate(arguments: argparse.Namespace) -> None:
+    from contextlib import ExitStack
+
+    import numpy as np
+
+    from .masks import atomic_folder, read_mask, write_mask
+    from .video import VideoWriter, check_video_name, check_writable, open_video
+    from .visualization import draw_masks
+
+    if not arguments.output and not arguments.overlay:
+        raise ValueError("nothing to write: give --output DIR, --overlay FILE, or both.")
+    if arguments.overlay:
+        check_writable(check_video_name(arguments.overlay))
+    video, mask = open_video(arguments.video), read_mask(arguments.mask)
+    model, processor = load_checkpoint(arguments)
+    masks = np.zeros((video.num_frames, video.height, video.width), dtype=np.uint8)
+    found = model.propagate_masks(video, mask, arguments.frame, arguments.direction, processor, show_progress_bar=True)
+    for t, ids in found:
+        masks[t] = ids
+    with ExitStack() as stack:
+        if arguments.output:
+            folder = stack.enter_context(atomic_folder(arguments.output))
+            for t, ids in enumerate(masks):
+                write_mask(folder / f"{t:05d}.png", ids)
+        if arguments.overlay:
+            size = (video.height, video.width)
+            writer = stack.enter_context(VideoWriter(arguments.overlay, video.fps or 24, *size))
+            for t, frame in enumerate(video.frames()):
+                writer.write(draw_masks(frame, masks[t]), time=video.time(t))
+    for path in (arguments.output, arguments.overlay):
+        if path:
+            print(path)
 
 
 # ---- info ---------------------------------------------------------------------------------------------------------

@@ -80,9 +80,6 @@ def _draw_point(draw, point, seen: bool, colour: tuple, unit: float) -> None:
         draw.ellipse(box, outline=(*colour, round(255 * HIDDEN_OPACITY)), width=round(unit * SUPERSAMPLING))
 
 
-__all__ = ["draw_tracks", "point_colours"]
-
-
 def draw_flow(flow: np.ndarray, largest: float | None = None) -> np.ndarray:
     """
     Colour a flow field: the hue is the direction, the saturation the length; white stands still.
@@ -100,3 +97,30 @@ def draw_flow(flow: np.ndarray, largest: float | None = None) -> np.ndarray:
     saturation = np.clip(length / largest, 0, 1)
     hsv = np.stack([hue * 255, saturation * 255, np.full_like(hue, 255)], axis=-1).astype(np.uint8)
     return np.asarray(Image.fromarray(hsv, "HSV").convert("RGB"))
+
+
+def draw_masks(frame: np.ndarray, ids: np.ndarray, opacity: float = 0.45) -> np.ndarray:
+    """
+    Tint objects with their colours, and outline them.
+
+    Args:
+        frame (`numpy.ndarray` of shape `(H, W, 3)`, uint8): The frame; it is not changed.
+        ids (`numpy.ndarray` of shape `(H, W)`, integer): Object ids, 0 for the background.
+        opacity (`float`, defaults to 0.45): Of the tint.
+
+    Returns:
+        `numpy.ndarray` of shape `(H, W, 3)`, uint8.
+    """
+    drawn = frame.astype(np.float32)
+    edge = np.zeros(ids.shape, bool)
+    edge[:, 1:] |= ids[:, 1:] != ids[:, :-1]
+    edge[1:] |= ids[1:] != ids[:-1]
+    present = np.unique(ids[ids != 0])
+    for obj_id, colour in zip(present, point_colours(present), strict=True):
+        inside = ids == obj_id
+        drawn[inside] = (1 - opacity) * drawn[inside] + opacity * colour
+        drawn[inside & edge] = colour
+    return drawn.round().astype(np.uint8)
+
+
+__all__ = ["draw_flow", "draw_masks", "draw_tracks", "point_colours"]

@@ -3,9 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from fgvc_hf import render_clip
+from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, open_video, render_clip
+from fgvc_hf import draw_masks as draw_masks_over
+from fgvc_hf.cli import main
+from fgvc_hf.masks import read_mask, write_mask
 from fgvc_hf.propagation_fgvc import draw_masks, read_masks
+from fgvc_hf.video import VideoWriter
+from fgvc_hf.visualization import point_colours
 
 
 def ellipse(height=40, width=56, y=20, x=20, ry=9, rx=12):
@@ -136,3 +142,68 @@ def test_bad_id_maps(tiny_model, processor, noise_clip):
     ):
         with pytest.raises(ValueError, match=message):
             next(tiny_model.propagate_masks(noise_clip, masks, processor=processor))
+
+
+@pytest.fixture
+def files(tmp_path, noise_clip):
+    clip, ids = moving(noise_clip)
+    with VideoWriter(tmp_path / "clip.mp4", 12, 40, 56) as writer:
+        for frame in clip:
+            writer.write(frame)
+    write_mask(tmp_path / "mask.png", ids)
+    FgvcModel(FgvcConfig(hidden_sizes=[8, 16, 32], propagation_radius=4)).save_pretrained(tmp_path / "tiny")
+    FgvcProcessor(FgvcImageProcessorPil(resize_policy="none")).save_pretrained(tmp_path / "tiny")
+    return tmp_path, ids
+
+
+def propagate(folder, *arguments):
+    command = ["propagate", "clip.mp4", "--mask", "mask.png", "--checkpoint", "tiny", *arguments]
+    names = {"clip.mp4", "mask.png", "tiny", "out", "overlay.mp4", "text.png", "colour.png", "small.png", "empty.png"}
+    return main([str(folder / word) if word in names else word for word in command])
+
+
+def test_the_command_writes_masks_and_overlay(files, capsys):
+    folder, ids = files
+    assert propagate(folder, "--output", "out", "--overlay", "overlay.mp4") == 0
+    assert capsys.readouterr().out.split() == [str(folder / "out"), str(folder / "overlay.mp4")]
+    names = sorted(path.name for path in (folder / "out").iterdir())
+    assert names == [f"{t:05d}.png" for t in range(10)]
+    np.testing.assert_array_equal(read_mask(folder / "out" / "00000.png"), ids)
+    drawn = next(open_video(folder / "overlay.mp4").frames(0, 1))
+    plain = next(open_video(folder / "clip.mp4").frames(0, 1))
+    change = np.abs(drawn.astype(int) - plain).mean(-1)
+    assert change[ids > 0].mean() > 3 * change[ids == 0].mean()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--output", "out", "--mask", "absent.png"], "absent.png: there is no such mask"),
+        (["--output", "out", "--mask", "text.png"], "text.png: cannot be read as an image"),
+        (["--output", "out", "--mask", "colour.png"], "must be a palette or grey image"),
+        (["--output", "out", "--mask", "small.png"], "input_masks must be 40x56 like the video"),
+        (["--output", "out", "--mask", "empty.png"], "masks hold no object"),
+        (["--output", "out", "--frame", "10"], "frame_idx must be a frame of the video, 0 to 9"),
+        (["--output", "tiny"], "exists already; give a new or an empty folder"),
+        ([], "nothing to write"),
+    ],
+)
+def test_bad_commands_are_one_line_and_leave_nothing(files, capsys, arguments, message):
+    folder, ids = files
+    (folder / "text.png").write_text("no image")
+    Image.fromarray(np.zeros((40, 56, 3), np.uint8)).save(folder / "colour.png")
+    write_mask(folder / "small.png", ids[:20])
+    write_mask(folder / "empty.png", ids * 0)
+    before = sorted(path.name for path in folder.iterdir())
+    assert propagate(folder, *arguments) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message in error
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_objects_are_tinted_and_outlined():
+    frame, ids = np.full((40, 56, 3), 100, np.uint8), np.zeros((40, 56), int)
+    ids[10:20, 10:30] = 5
+    drawn = draw_masks_over(frame, ids)
+    assert (drawn[ids == 0] == 100).all() and (drawn[ids == 5] != 100).any(-1).all()
+    assert (drawn[10, 15] == point_colours([5])[0]).all() and (drawn[15, 20] != point_colours([5])[0]).any()
