@@ -36,6 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     track.add_argument("--output", metavar="FILE", help="tracks as .csv, .json or .npz")
     track.add_argument("--overlay", metavar="FILE", help="the video with the tracks drawn over it, as .mp4")
     track.add_argument("--threshold", type=float, metavar="P", help="confidence from which a point counts as visible")
+    track.add_argument("--direction", choices=("forward", "backward", "both"), default="forward")
     add_model_arguments(track)
     track.set_defaults(run=run_track)
 
@@ -52,8 +53,28 @@ def build_parser() -> argparse.ArgumentParser:
         "--output", metavar="DIR", help="new folder for the masks of all frames, 00000.png and so on"
     )
     propagate.add_argument("--overlay", metavar="FILE", help="the video with the masks drawn over it, as .mp4")
+    propagate.add_argument("--direction", choices=("forward", "backward", "both"), default="forward")
     add_model_arguments(propagate)
     propagate.set_defaults(run=run_propagate)
+
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="measure a checkpoint on a benchmark",
+        description="Measure a checkpoint on a benchmark, and write every count and average to one JSON file. "
+        "Several processes share the videos: torchrun --nproc_per_node N -m fgvc_hf.cli evaluate ...",
+    )
+    evaluate.add_argument("benchmark", choices=("tapvid", "davis", "badja"))
+    evaluate.add_argument("--data", metavar="DIR", required=True, help="root folder of the benchmark's data")
+    evaluate.add_argument("--split", metavar="NAME", help="split of the data")
+    evaluate.add_argument("--sequences", nargs="+", metavar="NAME", help="only these videos")
+    evaluate.add_argument("--output", metavar="FILE", required=True, help="result as .json")
+    evaluate.add_argument("--resume", action="store_true", help="go on with an interrupted run of the same output")
+    evaluate.add_argument("--save-visuals", metavar="DIR", help="overlays of the best and the worst videos")
+    evaluate.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="setting of the checkpoint"
+    )
+    add_model_arguments(evaluate)
+    evaluate.set_defaults(run=run_evaluate)
 
     info = commands.add_parser("info", help="versions, device, and the checkpoints that ship with the package")
     info.set_defaults(run=run_info)
@@ -63,7 +84,6 @@ def build_parser() -> argparse.ArgumentParser:
 def add_model_arguments(command: argparse.ArgumentParser) -> None:
     """What all commands that run the model have in common."""
     command.add_argument("--checkpoint", metavar="C", help="name of a bundled checkpoint, folder, or Hub id")
-    command.add_argument("--direction", choices=("forward", "backward", "both"), default="forward")
     command.add_argument(
         "--preset", choices=tuple(PRESETS), help="working resolution; default: that of the checkpoint"
     )
@@ -140,7 +160,7 @@ def read_prompt(arguments: argparse.Namespace, video):
     return np.stack([np.zeros(x.size), x.ravel(), y.ravel()], axis=1)
 
 
-def load_checkpoint(arguments: argparse.Namespace):
+def load_checkpoint(arguments: argparse.Namespace, **settings):
     """Model and processor of a bundled name, a folder or a Hub id, on the device and in the precision asked for."""
     import torch
     from huggingface_hub.errors import StrictDataclassError
@@ -158,13 +178,13 @@ def load_checkpoint(arguments: argparse.Namespace):
         raise ValueError(f"--device {arguments.device} is not available here; cpu always is.") from None
     dtype = getattr(torch, arguments.dtype) if arguments.dtype else fast_dtype(device)
     try:
-        model = FgvcModel.from_pretrained(path, dtype=dtype).to(device)
+        model = FgvcModel.from_pretrained(path, dtype=dtype, **settings).to(device)
         processor = FgvcProcessor.from_pretrained(path)
     except (StrictDataclassError, SafetensorError, RuntimeError) as error:
         raise ValueError(f"{path}: is no checkpoint that can be loaded ({error}).") from None
     if arguments.preset:
-        settings = processor.image_processor.to_dict() | PRESETS[arguments.preset]
-        processor = FgvcProcessor(FgvcImageProcessorPil(**settings))
+        resizing = processor.image_processor.to_dict() | PRESETS[arguments.preset]
+        processor = FgvcProcessor(FgvcImageProcessorPil(**resizing))
     return model, processor
 
 
@@ -254,6 +274,50 @@ def run_propagate(arguments: argparse.Namespace) -> None:
     for path in (arguments.output, arguments.overlay):
         if path:
             print(path)
+
+
+# ---- evaluate -----------------------------------------------------------------------------------------------------
+
+
+def run_evaluate(arguments: argparse.Namespace) -> None:
+    from .evaluation.run import evaluate
+    from .video import check_writable
+
+    check_writable(arguments.output)
+    changes = dict(_parse_setting(assignment) for assignment in arguments.set)
+    model, processor = load_checkpoint(arguments, **changes)
+    size = processor.image_processor.to_dict()
+    settings = {
+        "checkpoint": arguments.checkpoint or Path(default_checkpoint()).name,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "preset": arguments.preset,
+        "input": {key: size[key] for key in ("resize_policy", "size", "size_divisor")},
+        "config": {name: getattr(model.config, name) for name in type(model.config).__annotations__},
+    }
+    evaluate(
+        arguments.benchmark,
+        arguments.data,
+        model,
+        processor,
+        arguments.output,
+        settings,
+        arguments.split,
+        arguments.sequences,
+        arguments.resume,
+        arguments.save_visuals,
+        report=lambda line: print(line, flush=True),
+    )
+
+
+def _parse_setting(assignment: str):
+    """Field and value of FIELD=VALUE; the value is JSON, or else text."""
+    name, equals, value = assignment.partition("=")
+    if not equals:
+        raise ValueError(f"--set must be FIELD=VALUE, got {assignment!r}.")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 # ---- info ---------------------------------------------------------------------------------------------------------

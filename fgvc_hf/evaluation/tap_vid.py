@@ -44,6 +44,22 @@ class TapVidVideo:
         return np.stack([_read_frame(path) for path in self.frame_paths])
 
 
+def load_tapvid(root: str | Path, split: str | None = None) -> "Iterator[TapVidVideo]":
+    """The videos of `ROOT/tapvid_davis_32/SPLIT.npz`, with frames in `ROOT/davis/JPEGImages/480p`.
+
+    Raises:
+        OSError: The folder has another layout, or there is no such split; says which there are.
+    """
+    folder = Path(root) / "tapvid_davis_32"
+    splits = sorted(path.stem for path in folder.glob("*.npz"))
+    if not splits:
+        raise FileNotFoundError(f"{root}: tapvid_davis_32/SPLIT.npz was expected there.")
+    split = split or splits[0]
+    if split not in splits:
+        raise FileNotFoundError(f"{folder}: has no split {split!r}; there are {', '.join(splits)}.")
+    return load_tapvid_npz(folder / f"{split}.npz", Path(root) / "davis" / "JPEGImages" / "480p")
+
+
 def load_tapvid_npz(
     npz_path: str | Path, frames_root: str | Path, names: Iterable[str] | None = None
 ) -> Iterator[TapVidVideo]:

@@ -25,6 +25,15 @@ class ObjectScores:
     jaccard: np.ndarray
     boundary: np.ndarray
 
+    def to_lists(self) -> dict[str, list]:
+        """The scores as lists, ready for JSON."""
+        return {"jaccard": self.jaccard.tolist(), "boundary": self.boundary.tolist()}
+
+    @classmethod
+    def from_lists(cls, lists: Mapping[str, list]) -> "ObjectScores":
+        """The inverse of [`to_lists`]."""
+        return cls(np.array(lists["jaccard"]), np.array(lists["boundary"]))
+
 
 def jaccard(mask: np.ndarray, truth: np.ndarray) -> float:
     """Intersection over union of two boolean masks `(H, W)`; 1 if both are empty."""

@@ -23,6 +23,15 @@ class BadjaCounts:
     correct: np.ndarray
     counted: np.ndarray
 
+    def to_lists(self) -> dict[str, list]:
+        """The flags as lists, ready for JSON."""
+        return {"correct": self.correct.tolist(), "counted": self.counted.tolist()}
+
+    @classmethod
+    def from_lists(cls, lists: Mapping[str, list]) -> "BadjaCounts":
+        """The inverse of [`to_lists`]."""
+        return cls(np.array(lists["correct"], dtype=bool), np.array(lists["counted"], dtype=bool))
+
 
 def count_badja(points: np.ndarray, truth: np.ndarray, visible: np.ndarray, areas: np.ndarray) -> BadjaCounts:
     """Compare the joints of the annotated frames of a video.

@@ -1,0 +1,117 @@
+"""BADJA: joints of animals in sequences of DAVIS.
+
+ROOT/joint_annotations/SEQUENCE.json      or   ROOT/badja/joint_annotations/SEQUENCE.json
+ROOT/JPEGImages/480p/SEQUENCE/00000.jpg   or   ROOT/davis/JPEGImages/480p/SEQUENCE/00000.jpg
+and Annotations beside JPEGImages
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ..coordinates_fgvc import rescale_points
+from ..masks import read_mask
+from ..metrics.keypoints import BadjaCounts, count_badja
+from ..modeling_fgvc import FgvcModel
+from ..processing_fgvc import FgvcProcessor, PointTracks
+from ..video import open_video
+
+
+SEQUENCES = ("bear", "camel", "cows", "dog", "dog-agility", "horsejump-high", "horsejump-low")
+JOINTS = (8, 9, 10, 12, 13, 14, 15, 18, 19, 20, 22, 23, 24, 25, 28, 31, 32, 33, 35, 36)
+ANNOTATED_SIZE = (1080, 1920)  # (height, width) that the joints are given in
+SCORED_SIZE = (320, 512)  # (height, width) that distances and areas are measured in
+
+
+@dataclass(frozen=True)
+class BadjaVideo:
+    """One sequence.
+
+    Args:
+        name (`str`): Name of the sequence.
+        frames (`Path`): Folder of its frames.
+        masks (`tuple[Path, ...]`): Masks of the annotated frames.
+        numbers (`numpy.ndarray` of shape `(T,)`): Which frames are annotated.
+        joints (`numpy.ndarray` of shape `(T, N, 2)`): (x, y) in pixels of `SCORED_SIZE`.
+        visible (`numpy.ndarray` of shape `(T, N)`, bool): Joints that are annotated.
+    """
+
+    name: str
+    frames: Path
+    masks: tuple[Path, ...]
+    numbers: np.ndarray
+    joints: np.ndarray
+    visible: np.ndarray
+
+
+def load_badja(root: str | Path, split: str | None = None) -> list[BadjaVideo]:
+    """The sequences of BADJA that are there. `split` names one of them; all by default.
+
+    Raises:
+        `OSError`: the folder has another layout, or a file is missing or damaged.
+    """
+    root = Path(root)
+    annotations = next(
+        (root / p for p in ("joint_annotations", "badja/joint_annotations") if (root / p).is_dir()), None
+    )
+    if annotations is None:
+        raise FileNotFoundError(f"{root}: a folder joint_annotations was expected there, as in BADJA.")
+    davis = root / "davis" if (root / "davis").is_dir() else root
+    present = [name for name in SEQUENCES if (annotations / f"{name}.json").is_file()]
+    wanted = [split] if split else present
+    unknown = sorted(set(wanted) - set(present))
+    if unknown or not present:
+        raise FileNotFoundError(
+            f"{annotations}: has no {(unknown or ['sequence.json'])[0]}; there are {', '.join(present)}."
+        )
+    return [_load(name, annotations / f"{name}.json", davis) for name in wanted]
+
+
+def _load(name: str, file: Path, davis: Path) -> BadjaVideo:
+    try:
+        rows = json.loads(file.read_text(encoding="utf-8"))
+        numbers = np.array([int(re.findall(r"\d+", Path(row["image_path"]).stem)[-1]) for row in rows])
+        joints = np.array([[row["joints"][j] for j in JOINTS] for row in rows], dtype=float)[
+            ..., ::-1
+        ]  # stored as (y, x)
+        visible = np.array([[row["visibility"][j] for j in JOINTS] for row in rows], dtype=bool)
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise OSError(f"{file}: is no annotation of BADJA ({error}).") from None
+    frames = davis / "JPEGImages" / "480p" / name
+    masks = tuple(davis / "Annotations" / "480p" / name / f"{number:05d}.png" for number in numbers)
+    missing = [path for path in (frames, *masks) if not path.exists()]
+    if missing:
+        raise FileNotFoundError(f"{missing[0]}: was expected there, as in DAVIS.")
+    return BadjaVideo(name, frames, masks, numbers, rescale_points(joints, ANNOTATED_SIZE, SCORED_SIZE), visible)
+
+
+def follow_joints(model: FgvcModel, processor: FgvcProcessor, video: BadjaVideo) -> tuple[PointTracks, BadjaCounts]:
+    """Track the joints of the first annotated frame to the last, and compare.
+
+    A joint that is hidden in the first frame has no place to start from: where it is annotated later it counts as missed.
+
+    Returns:
+        The tracks in pixels of the stored frames, from the first annotated frame on, and the counts.
+    """
+    first, last = int(video.numbers.min()), int(video.numbers.max())
+    source = open_video(video.frames)
+    size = source.height, source.width
+    frames = np.stack(list(source.frames(first, last + 1)))
+    known = np.flatnonzero(video.visible[0])
+    start = rescale_points(video.joints[0, known], SCORED_SIZE, size).clip(0, (size[1], size[0]))
+    queries = np.concatenate([np.zeros((len(known), 1)), start], axis=1)
+    tracks = model.track(frames, queries, processor=processor)
+    found = np.full(video.joints.shape, np.nan)
+    at = tracks.tracks[:, video.numbers - first].transpose(1, 0, 2)  # (T, known, 2)
+    found[:, known] = rescale_points(at, size, SCORED_SIZE)
+    return tracks, count_badja(found, video.joints, video.visible, np.array([_area(path) for path in video.masks]))
+
+
+def _area(path: Path) -> int:
+    """Pixels of the animal at `SCORED_SIZE`."""
+    mask = Image.fromarray((read_mask(path) > 0).astype(np.uint8))
+    return int(np.asarray(mask.resize(SCORED_SIZE[::-1], Image.Resampling.NEAREST)).sum())

@@ -1,0 +1,96 @@
+"""DAVIS: video object segmentation from the masks of the first frame, in the official layout.
+
+ROOT/JPEGImages/480p/SEQUENCE/00000.jpg
+ROOT/Annotations/480p/SEQUENCE/00000.png
+ROOT/ImageSets/2017/SPLIT.txt
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..masks import read_mask
+from ..metrics.davis import VOID, ObjectScores, count_davis
+from ..modeling_fgvc import FgvcModel
+from ..processing_fgvc import FgvcProcessor
+from ..video import open_video
+
+
+@dataclass(frozen=True)
+class DavisVideo:
+    """One sequence.
+
+    Args:
+        name (`str`): Name of the sequence.
+        frames (`Path`): Folder of its frames.
+        masks (`tuple[Path, ...]`): Annotation of each frame.
+    """
+
+    name: str
+    frames: Path
+    masks: tuple[Path, ...]
+
+
+def split_names(root: Path, split: str) -> list[str]:
+    """Sequences of a split; an `OSError` that lists the splits that there are if there is no such one."""
+    folder = root / "ImageSets" / "2017"
+    file = folder / f"{split}.txt"
+    if not file.is_file():
+        present = sorted(path.stem for path in folder.glob("*.txt"))
+        if not present:
+            raise FileNotFoundError(f"{root}: ImageSets/2017/{split}.txt was expected there, as in DAVIS.")
+        raise FileNotFoundError(f"{folder}: has no split {split!r}; there are {', '.join(present)}.")
+    return file.read_text(encoding="utf-8").split()
+
+
+def load_davis(root: str | Path, split: str = "val") -> list[DavisVideo]:
+    """The sequences of a split, checked.
+
+    Raises:
+        `OSError`: the folder has another layout, the split does not exist, or a frame lacks its mask or a mask its frame.
+    """
+    root = Path(root)
+    root = root / "davis" if (root / "davis").is_dir() else root
+    videos = []
+    for name in split_names(root, split):
+        frames, annotations = (root / kind / "480p" / name for kind in ("JPEGImages", "Annotations"))
+        for folder in (frames, annotations):
+            if not folder.is_dir():
+                raise FileNotFoundError(f"{root}: {folder.relative_to(root)} was expected there, as in DAVIS.")
+        masks = sorted(annotations.glob("*.png"))
+        have, want = {path.stem for path in masks}, {path.stem for path in frames.glob("*.jpg")}
+        if have != want:
+            odd = min(have ^ want)
+            where, lacking = (frames, "frame") if odd in have else (annotations, "mask")
+            raise FileNotFoundError(f"{where}: the {lacking} {odd} is missing.")
+        videos.append(DavisVideo(name, frames, tuple(masks)))
+    return videos
+
+
+def segment(
+    model: FgvcModel, processor: FgvcProcessor, video: DavisVideo
+) -> tuple[np.ndarray, dict[int, ObjectScores]]:
+    """Carry the masks of the first frame through a sequence, and score them.
+
+    Returns:
+        Object ids `(T, H, W)`, and the scores of each object. Where there is one object, annotated as 255, its id is 1.
+
+    Raises:
+        `ValueError`: a mask is of another size than its frame.
+    """
+    source = open_video(video.frames)
+    truth = np.stack([_check(read_mask(path), path, source) for path in video.masks])
+    if set(np.unique(truth[0])) == {0, VOID}:
+        truth = (truth == VOID).astype(np.uint8)
+    first = np.where(truth[0] == VOID, 0, truth[0])
+    found = np.zeros_like(truth)
+    for t, ids in model.propagate_masks(source, first, processor=processor):
+        found[t] = ids
+    return found, count_davis(found, truth)
+
+
+def _check(mask: np.ndarray, path: Path, source) -> np.ndarray:
+    if mask.shape != (source.height, source.width):
+        raise ValueError(f"{path}: is {mask.shape[0]}x{mask.shape[1]}, but its frame {source.height}x{source.width}.")
+    return mask

@@ -1,0 +1,249 @@
+"""Benchmarks from one command: videos one by one, counts first, every average derived from them.
+
+The counts of each video are written as soon as they are known, so that a run can be resumed, and shared out over processes: process r
+of n takes every n-th video. The result is the same JSON in all cases, but for its timings.
+"""
+
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..metrics import davis as davis_metrics
+from ..metrics import keypoints as keypoint_metrics
+from ..metrics import tap_vid as tap_vid_metrics
+from ..video import VideoWriter, atomic_write, open_video
+from ..visualization import draw_masks, draw_tracks
+from .badja import follow_joints, load_badja
+from .davis import load_davis, segment
+from .tap_vid import load_tapvid, track_first
+
+
+SHOWN = 2  # of the best and of the worst videos whose overlays are kept
+FPS = 12  # of overlays
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """How one benchmark is read, measured and averaged.
+
+    Args:
+        load (callable): (root, split or `None`) to videos with a `name`; files are read when they are measured.
+        measure (callable): (model, processor, video) to counts as JSON, and a function that gives the frames of an overlay.
+        metrics (callable): Counts as JSON by video name to aggregation, metric and value.
+        headline (`tuple[str, str]`): Aggregation and metric that videos are ranked by.
+    """
+
+    load: Callable[[Path, str | None], Iterable[Any]]
+    measure: Callable[[Any, Any, Any], tuple[dict, Callable[[], Iterable[np.ndarray]]]]
+    metrics: Callable[[dict[str, dict]], dict[str, dict[str, float]]]
+    headline: tuple[str, str]
+
+
+def _measure_tapvid(model, processor, video):
+    tracks, counts = track_first(model, processor, video)
+    return counts.to_lists(), lambda: _draw_points(video.frames, tracks)
+
+
+def _tapvid_metrics(videos: dict[str, dict]) -> dict[str, dict[str, float]]:
+    counts = {name: tap_vid_metrics.TapVidCounts.from_lists(lists) for name, lists in videos.items()}
+    return tap_vid_metrics.aggregate(counts)
+
+
+def _measure_davis(model, processor, video):
+    found, scores = segment(model, processor, video)
+    overlay = lambda: (draw_masks(f, ids) for f, ids in zip(open_video(video.frames).frames(), found, strict=True))  # noqa: E731
+    return {str(obj_id): score.to_lists() for obj_id, score in scores.items()}, overlay
+
+
+def _davis_metrics(videos: dict[str, dict]) -> dict[str, dict[str, float]]:
+    scores = {
+        name: {int(obj_id): davis_metrics.ObjectScores.from_lists(lists) for obj_id, lists in objects.items()}
+        for name, objects in videos.items()
+    }
+    return {"objects": davis_metrics.aggregate(scores)}
+
+
+def _measure_badja(model, processor, video):
+    tracks, counts = follow_joints(model, processor, video)
+    first = int(video.numbers.min())
+    frames = lambda: open_video(video.frames).frames(first, first + tracks.tracks.shape[1])  # noqa: E731
+    return counts.to_lists(), lambda: _draw_points(frames(), tracks)
+
+
+def _badja_metrics(videos: dict[str, dict]) -> dict[str, dict[str, float]]:
+    counts = {name: keypoint_metrics.BadjaCounts.from_lists(lists) for name, lists in videos.items()}
+    return keypoint_metrics.aggregate_badja(counts)
+
+
+def _draw_points(frames: Iterable[np.ndarray], tracks) -> Iterable[np.ndarray]:
+    return (draw_tracks(frame, tracks.tracks, tracks.visible, t) for t, frame in enumerate(frames))
+
+
+BENCHMARKS = {
+    "tapvid": Benchmark(load_tapvid, _measure_tapvid, _tapvid_metrics, ("tapvid", "delta_avg")),
+    "davis": Benchmark(
+        lambda root, split: load_davis(root, split or "val"), _measure_davis, _davis_metrics, ("objects", "J&F")
+    ),
+    "badja": Benchmark(load_badja, _measure_badja, _badja_metrics, ("pips", "PCK@0.2")),
+}
+
+
+def evaluate(
+    name: str,
+    data: str | Path,
+    model,
+    processor,
+    output: str | Path,
+    settings: dict,
+    split: str | None = None,
+    sequences: Iterable[str] | None = None,
+    resume: bool = False,
+    visuals: str | Path | None = None,
+    report: Callable[[str], None] = print,
+) -> dict | None:
+    """Measure a model on a benchmark, and write the result.
+
+    Args:
+        name (`str`): One of `BENCHMARKS`.
+        data, split: Root folder and split.
+        model ([`FgvcModel`]), processor ([`FgvcProcessor`]): What is measured.
+        output: JSON file of the result.
+        settings (`dict`): What the result says of how it was made, as JSON; a resumed run must agree.
+        sequences (*optional*): Only these videos.
+        resume (`bool`): Go on with an interrupted run of the same output.
+        visuals (*optional*): Folder for overlays of the best and the worst videos.
+        report (callable): Takes lines of progress, and the table at the end.
+
+    Returns:
+        `dict`: what was written; `None` in all processes but the first.
+
+    Raises:
+        `ValueError`, `OSError`: unknown benchmark, other layout, damaged data, a file that cannot be written, or a run to be resumed that
+        had other settings.
+    """
+    if name not in BENCHMARKS:
+        raise ValueError(f"benchmark must be one of {', '.join(BENCHMARKS)}, got {name!r}.")
+    benchmark, output = BENCHMARKS[name], Path(output)
+    chosen = _choose(list(benchmark.load(Path(data), split)), sequences)
+    settings = {"benchmark": name, "split": split, "sequences": [video.name for video in chosen], **settings}
+    process, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if processes > 1 and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo")
+    parts = output.with_name(f"{output.name}.parts")
+    if process == 0:
+        _prepare(parts, settings, resume)
+    _wait(processes)
+    for number, video in enumerate(chosen):
+        file = parts / f"{video.name}.json"
+        if number % processes != process or file.is_file():
+            continue
+        start = time.perf_counter()
+        counts, draw = benchmark.measure(model, processor, video)
+        part = {"counts": counts, "seconds": time.perf_counter() - start}
+        if visuals:
+            _write_overlay(Path(visuals) / f"{video.name}.mp4", draw())
+        with atomic_write(file) as path:
+            path.write_text(json.dumps(part), encoding="utf-8")
+        score = benchmark.metrics({video.name: counts})[benchmark.headline[0]][benchmark.headline[1]]
+        report(f"{number + 1:4d} / {len(chosen)}  {video.name:24s} {100 * score:6.1f}  {part['seconds']:.0f} s")
+    _wait(processes)
+    if process:
+        return None
+    result = _merge(benchmark, parts, settings)
+    with atomic_write(output) as path:
+        path.write_text(json.dumps(result, indent=1), encoding="utf-8")
+    shutil.rmtree(parts)
+    if visuals:
+        _keep_extremes(Path(visuals), benchmark, result)
+    report(table(result, benchmark))
+    return result
+
+
+def _choose(videos: list, sequences: Iterable[str] | None) -> list:
+    if sequences is None:
+        return videos
+    by_name = {video.name: video for video in videos}
+    unknown = sorted(set(sequences) - set(by_name))
+    if unknown:
+        raise ValueError(f"there is no sequence {unknown[0]!r}; there are {', '.join(by_name)}.")
+    return [by_name[name] for name in sequences]
+
+
+def _prepare(parts: Path, settings: dict, resume: bool) -> None:
+    """The folder of finished videos: that of the interrupted run, or an empty one."""
+    file, wanted = parts / ".settings.json", json.loads(json.dumps(settings))
+    if resume and file.is_file():
+        before = json.loads(file.read_text(encoding="utf-8"))
+        different = sorted(key for key in {*before, *wanted} if before.get(key) != wanted.get(key))
+        if different:
+            raise ValueError(f"{parts}: the interrupted run had other settings ({', '.join(different)}).")
+        return
+    shutil.rmtree(parts, ignore_errors=True)
+    parts.mkdir(parents=True)
+    file.write_text(json.dumps(settings), encoding="utf-8")
+
+
+def _wait(processes: int) -> None:
+    if processes > 1:
+        torch.distributed.barrier()
+
+
+def _merge(benchmark: Benchmark, parts: Path, settings: dict) -> dict:
+    read = {name: json.loads((parts / f"{name}.json").read_text(encoding="utf-8")) for name in settings["sequences"]}
+    counts = {name: part["counts"] for name, part in read.items()}
+    packages = ("fgvc-hf", "torch", "transformers", "numpy", "pillow")
+    return {
+        "metrics": benchmark.metrics(counts),
+        "videos": {name: {"counts": c, "metrics": benchmark.metrics({name: c})} for name, c in counts.items()},
+        "settings": settings,
+        "versions": {"python": platform.python_version()} | {package: version(package) for package in packages},
+        "seconds": {name: part["seconds"] for name, part in read.items()},
+    }
+
+
+def _write_overlay(path: Path, frames: Iterable[np.ndarray]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frames = iter(frames)
+    first = next(frames)
+    with VideoWriter(path, FPS, *first.shape[:2]) as writer:
+        writer.write(first)
+        for frame in frames:
+            writer.write(frame)
+
+
+def _keep_extremes(folder: Path, benchmark: Benchmark, result: dict) -> None:
+    """Of the overlays, keep those of the best and the worst videos, and name them so."""
+    group, metric = benchmark.headline
+    ranked = sorted(result["videos"], key=lambda name: result["videos"][name]["metrics"][group][metric])
+    worst, best = ranked[:SHOWN], ranked[::-1][:SHOWN]
+    for name in ranked:
+        file = folder / f"{name}.mp4"
+        if not file.is_file():  # measured before the interruption of a resumed run
+            continue
+        kinds = [("worst", worst), ("best", best)]
+        kind = next(((kind, names.index(name) + 1) for kind, names in kinds if name in names), None)
+        if kind is None:
+            file.unlink()
+        else:
+            file.rename(folder / f"{kind[0]}-{kind[1]}-{name}.mp4")
+
+
+def table(result: dict, benchmark: Benchmark) -> str:
+    """Per video and on average, in per cent."""
+    group = benchmark.headline[0]
+    columns = [name for name in result["metrics"][group] if not name.startswith("iou_")]
+    rows = {name: video["metrics"][group] for name, video in result["videos"].items()}
+    rows |= {f"mean, {name}": values for name, values in result["metrics"].items()}
+    lines = [f"{'':24s}" + "".join(f"{column:>10s}" for column in columns)]
+    lines += [f"{name:24s}" + "".join(f"{100 * row[c]:10.1f}" for c in columns) for name, row in rows.items()]
+    return "\n".join(lines)

@@ -1,0 +1,211 @@
+"""Benchmarks on small trees of the official layouts, whole, resumed, and shared out over processes."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, render_clip
+from fgvc_hf.cli import main
+from fgvc_hf.evaluation.badja import JOINTS, follow_joints, load_badja
+from fgvc_hf.evaluation.davis import load_davis, segment
+from fgvc_hf.masks import write_mask
+from fgvc_hf.metrics.davis import aggregate
+from fgvc_hf.metrics.keypoints import aggregate_badja
+from fgvc_hf.processing_fgvc import PointTracks
+
+
+H, W, T = 48, 64, 6
+NAMES = ("bear", "camel", "dog")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """DAVIS, BADJA and TAP-Vid of three sequences: two bodies that stand still, in front of a moving picture."""
+    root = tmp_path_factory.mktemp("data")
+    tracks = {}
+    for seed, name in enumerate(NAMES):
+        clip = render_clip(T, H, W, num_points=5, seed=seed)
+        frames, masks = (root / "davis" / kind / "480p" / name for kind in ("JPEGImages", "Annotations"))
+        frames.mkdir(parents=True)
+        masks.mkdir(parents=True)
+        ids = np.zeros((H, W), np.uint8)
+        ids[10:24, 10:30] = 1
+        if seed:
+            ids[26:40, 34:58] = 2
+        for t, frame in enumerate(clip.frames):
+            Image.fromarray(frame).save(frames / f"{t:05d}.jpg", quality=95)
+            write_mask(masks / f"{t:05d}.png", ids if seed else ids * 255)
+        tracks |= {f"{name}/points": clip.tracks, f"{name}/occluded": ~clip.visible, f"{name}/size": np.array([W, H])}
+        write_joints(root / "badja" / "joint_annotations" / f"{name}.json", name)
+    splits = root / "davis" / "ImageSets" / "2017"
+    splits.mkdir(parents=True)
+    (splits / "val.txt").write_text("\n".join(NAMES))
+    (splits / "one.txt").write_text("camel\n")
+    (root / "tapvid_davis_32").mkdir()
+    np.savez(root / "tapvid_davis_32" / "dev.npz", **tracks)
+    return root
+
+
+def write_joints(path, name):
+    """Two joints of the twenty, on frames 1, 3 and 5; the second is hidden in the first of them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for t in (1, 3, 5):
+        joints, visibility = [[0, 0]] * 37, [False] * 37
+        joints[JOINTS[0]], visibility[JOINTS[0]] = [540, 960], True  # (y, x) of 1080x1920: the middle
+        joints[JOINTS[1]], visibility[JOINTS[1]] = [270, 480], t > 1
+        joint = {"joints": joints, "visibility": visibility}
+        rows.append({**joint, "image_path": f"DAVIS/JPEGImages/Full-Resolution/{name}/{t:05d}.jpg"})
+    path.write_text(json.dumps(rows))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny")
+    FgvcModel(FgvcConfig(hidden_sizes=[8, 16, 32], depths=[1, 1, 1], propagation_radius=4)).save_pretrained(folder)
+    FgvcProcessor(FgvcImageProcessorPil(resize_policy="none")).save_pretrained(folder)
+    return folder
+
+
+def run(name, data, checkpoint, output, *extra):
+    arguments = ["evaluate", name, "--data", data, "--checkpoint", checkpoint, "--output", output, *extra]
+    return main([str(argument) for argument in arguments])
+
+
+def read(path):
+    """A result without its timings."""
+    result = json.loads(path.read_text())
+    assert set(result.pop("seconds")) == set(result["videos"])
+    return result
+
+
+@pytest.mark.parametrize(
+    ("name", "group", "metric"),
+    [("tapvid", "tapvid", "AJ"), ("davis", "objects", "J&F"), ("badja", "fgvc", "PCK@0.2")],
+)
+def test_a_run_writes_counts_metrics_and_settings(data, checkpoint, tmp_path, capsys, name, group, metric):
+    output = tmp_path / "result.json"
+    assert run(name, data, checkpoint, output, "--set", "temperature=0.05") == 0
+    result = read(output)
+    assert 0 <= result["metrics"][group][metric] <= 1
+    assert list(result["videos"]) == list(NAMES)
+    assert all(set(video) == {"counts", "metrics"} for video in result["videos"].values())
+    assert result["settings"]["config"]["temperature"] == 0.05 and result["settings"]["benchmark"] == name
+    printed = capsys.readouterr().out
+    assert metric in printed and f"mean, {group}" in printed and "camel" in printed
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_an_interrupted_run_is_resumed_to_the_same_result(data, checkpoint, tmp_path, monkeypatch):
+    whole, parts = tmp_path / "whole.json", tmp_path / "parts.json"
+    assert run("tapvid", data, checkpoint, whole) == 0
+    from fgvc_hf.evaluation import run as module
+
+    measured = []
+
+    def interrupted(model, processor, video):
+        if len(measured) == 2:
+            raise KeyboardInterrupt
+        measured.append(video.name)
+        return original.measure(model, processor, video)
+
+    original = module.BENCHMARKS["tapvid"]
+    replaced = module.Benchmark(original.load, interrupted, original.metrics, original.headline)
+    monkeypatch.setitem(module.BENCHMARKS, "tapvid", replaced)
+    assert run("tapvid", data, checkpoint, parts) == 130
+    assert not parts.exists() and measured == ["bear", "camel"]
+    measured.clear()
+    assert run("tapvid", data, checkpoint, parts, "--resume", "--set", "temperature=0.05") == 2  # other settings
+    assert run("tapvid", data, checkpoint, parts, "--resume") == 0
+    assert measured == ["dog"] and read(parts) == read(whole)
+
+
+def test_two_processes_write_the_same_result(data, checkpoint, tmp_path):
+    assert run("davis", data, checkpoint, tmp_path / "one.json", "--dtype", "float32") == 0
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29677"]
+    command += ["-m", "fgvc_hf.cli", "evaluate", "davis", "--data", str(data), "--checkpoint", str(checkpoint)]
+    command += ["--output", str(tmp_path / "two.json"), "--dtype", "float32"]
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert read(tmp_path / "two.json") == read(tmp_path / "one.json")
+
+
+def test_overlays_of_the_best_and_the_worst_are_kept(data, checkpoint, tmp_path):
+    visuals = tmp_path / "visuals"
+    assert run("badja", data, checkpoint, tmp_path / "r.json", "--save-visuals", visuals) == 0
+    kinds = sorted(path.name.rsplit("-", 1)[0] for path in visuals.iterdir())
+    assert kinds == ["best-1", "worst-1", "worst-2"]  # the middle one of three is the second worst
+
+
+def test_splits_and_sequences(data, checkpoint, tmp_path):
+    assert run("davis", data, checkpoint, tmp_path / "r.json", "--split", "one") == 0
+    assert list(read(tmp_path / "r.json")["videos"]) == ["camel"]
+    assert run("badja", data, checkpoint, tmp_path / "r.json", "--sequences", "dog", "bear") == 0
+    assert list(read(tmp_path / "r.json")["videos"]) == ["dog", "bear"]
+
+
+class Still:
+    """A model that predicts that nothing moves: exact scores are known for a scene that does not."""
+
+    def track(self, frames, queries, processor=None):
+        tracks = np.repeat(queries[:, None, 1:], len(frames), axis=1)
+        seen = np.ones(tracks.shape[:2], bool)
+        return PointTracks(list(range(len(queries))), queries, tracks, seen, seen.astype(float), frames.shape[1:3])
+
+    def propagate_masks(self, video, masks, processor=None):
+        return ((t, masks) for t in range(video.num_frames))
+
+
+def test_standing_still_is_right_where_nothing_moves(data):
+    scores = {video.name: segment(Still(), None, video)[1] for video in load_davis(data)}
+    assert [len(objects) for objects in scores.values()] == [1, 2, 2]
+    assert aggregate(scores)["J&F"] == 1
+    counts = {video.name: follow_joints(Still(), None, video)[1] for video in load_badja(data)}
+    scores = aggregate_badja(counts)
+    assert scores["fgvc"]["PCK@0.1"] == pytest.approx(3 / 5)  # the joint that is hidden at first is missed later
+    assert scores["pips"]["PCK@0.1"] == pytest.approx(1 / 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "extra", "message"),
+    [
+        ("davis", ["--split", "test"], "has no split 'test'; there are one, val"),
+        ("tapvid", ["--split", "val"], "has no split 'val'; there are dev"),
+        ("badja", ["--split", "cows"], "has no cows; there are bear, camel, dog"),
+        ("davis", ["--sequences", "cow"], "there is no sequence 'cow'; there are bear, camel, dog"),
+        ("davis", ["--set", "temperature"], "--set must be FIELD=VALUE"),
+        ("davis", ["--data", "empty"], "ImageSets/2017/val.txt was expected there"),
+        ("badja", ["--data", "empty"], "a folder joint_annotations was expected there"),
+        ("tapvid", ["--data", "empty"], "tapvid_davis_32/SPLIT.npz was expected there"),
+    ],
+)
+def test_bad_input_is_one_line(data, checkpoint, tmp_path, capsys, monkeypatch, name, extra, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    assert run(name, data, checkpoint, tmp_path / "r.json", *extra) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert message in error[-1]
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def test_missing_and_damaged_files_are_named(data, tmp_path):
+    import shutil
+
+    root = tmp_path / "copy"
+    shutil.copytree(data, root)
+    (root / "davis/Annotations/480p/bear/00003.png").unlink()
+    with pytest.raises(OSError, match="the mask 00003 is missing"):
+        load_davis(root)
+    with pytest.raises(OSError, match="00003.png: was expected there"):
+        load_badja(root)
+    write_mask(root / "davis/Annotations/480p/bear/00003.png", np.zeros((10, 10), np.uint8))
+    with pytest.raises(ValueError, match="is 10x10, but its frame 48x64"):
+        segment(Still(), None, load_davis(root)[0])
+    (root / "badja/joint_annotations/dog.json").write_text("[{}]")
+    with pytest.raises(OSError, match=r"dog.json: is no annotation of BADJA"):
+        load_badja(root)
