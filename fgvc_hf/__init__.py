@@ -25,6 +25,7 @@ _HOMES = {
     "draw_masks": "visualization",
     "draw_tracks": "visualization",
     "save_tracks": "tracks",
+    "read_mask": "masks",
     "read_points_file": "tracks",
     "render_clip": "data.synthetic",
 }

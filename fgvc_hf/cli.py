@@ -284,16 +284,16 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     from .video import check_writable
 
     check_writable(arguments.output)
-    changes = dict(_parse_setting(assignment) for assignment in arguments.set)
-    model, processor = load_checkpoint(arguments, **changes)
-    size = processor.image_processor.to_dict()
-    settings = {
-        "checkpoint": arguments.checkpoint or Path(default_checkpoint()).name,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "preset": arguments.preset,
-        "input": {key: size[key] for key in ("resize_policy", "size", "size_divisor")},
-        "config": {name: getattr(model.config, name) for name in type(model.config).__annotations__},
-    }
+    if arguments.baseline:
+        from .evaluation.baselines import ChainedTracker
+
+        if arguments.benchmark == "davis":
+            raise ValueError("--baseline tracks points; davis measures masks.")
+        size = None if arguments.preset == "accurate" else (256, 256)
+        model, processor, settings = ChainedTracker(arguments.baseline, size), None, {"size": size}
+        settings["baseline"] = arguments.baseline
+    else:
+        model, processor, settings = load_for_evaluation(arguments)
     evaluate(
         arguments.benchmark,
         arguments.data,
@@ -307,6 +307,21 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         arguments.save_visuals,
         report=lambda line: print(line, flush=True),
     )
+
+
+def load_for_evaluation(arguments: argparse.Namespace):
+    """Model, processor, and what a result says of them."""
+    changes = dict(_parse_setting(assignment) for assignment in arguments.set)
+    model, processor = load_checkpoint(arguments, **changes)
+    size = processor.image_processor.to_dict()
+    settings = {
+        "checkpoint": arguments.checkpoint or Path(default_checkpoint()).name,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "preset": arguments.preset,
+        "input": {key: size[key] for key in ("resize_policy", "size", "size_divisor")},
+        "config": {name: getattr(model.config, name) for name in type(model.config).__annotations__},
+    }
+    return model, processor, settings
 
 
 def _parse_setting(assignment: str):

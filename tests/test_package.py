@@ -7,10 +7,12 @@ import sys
 import venv
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from fgvc_hf.data.synthetic import render_clip
+from fgvc_hf.masks import write_mask
 from fgvc_hf.video import VideoWriter
 
 
@@ -26,6 +28,9 @@ def folder_with_clip(tmp_path, monkeypatch):
     with VideoWriter("clip.mp4", 12, 64, 64) as writer:
         for frame in clip.frames:
             writer.write(frame)
+    ids = np.zeros((64, 64), np.uint8)
+    ids[20:40, 10:30] = 1
+    write_mask("mask.png", ids)
     return tmp_path
 
 

@@ -18,6 +18,7 @@ from ..coordinates_fgvc import rescale_points
 from ..metrics.tap_vid import RASTER_SIZE, TapVidCounts, count_tapvid, queries_first
 from ..modeling_fgvc import FgvcModel
 from ..processing_fgvc import FgvcProcessor, PointTracks
+from .baselines import ChainedTracker
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +152,9 @@ def _read_frame(path: Path) -> np.ndarray:
             raise OSError(f"{path} cannot be decoded: {error}.") from error
 
 
-def track_first(model: FgvcModel, processor: FgvcProcessor, video: TapVidVideo) -> tuple[PointTracks, TapVidCounts]:
+def track_first(
+    model: FgvcModel | ChainedTracker, processor: FgvcProcessor | None, video: TapVidVideo
+) -> tuple[PointTracks, TapVidCounts]:
     """Track every point of a video from the first frame that shows it, and compare with the truth.
 
     All points share one pass over the video, but none is used to help another, as the benchmark demands.

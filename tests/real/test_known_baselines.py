@@ -1,0 +1,24 @@
+"""Baselines on real video reproduce what is known of them; skipped where the data is absent."""
+
+from pathlib import Path
+
+import pytest
+
+from fgvc_hf.evaluation.baselines import ChainedTracker
+from fgvc_hf.evaluation.tap_vid import load_tapvid, track_first
+from fgvc_hf.metrics.tap_vid import aggregate
+
+
+DATA = Path(__file__).parents[3] / "shared" / "data"
+pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"there is no real data at {DATA}")
+
+
+@pytest.mark.parametrize(
+    ("name", "delta_avg", "pooled", "jaccard", "accuracy"),
+    [("lucas-kanade", 56.9, 55.5, 40.7, 84.3), ("dis", 51.8, 50.7, 36.6, 86.5)],
+)
+def test_known_scores_on_the_dev_sequences(name, delta_avg, pooled, jaccard, accuracy):
+    tracker = ChainedTracker(name)
+    scores = aggregate({video.name: track_first(tracker, None, video)[1] for video in load_tapvid(DATA)})
+    found = [scores["tapvid"][metric] for metric in ("delta_avg", "AJ", "OA")] + [scores["pooled"]["delta_avg"]]
+    assert [100 * value for value in found] == pytest.approx([delta_avg, jaccard, accuracy, pooled], abs=0.3)
