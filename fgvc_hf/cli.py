@@ -71,6 +71,11 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--resume", action="store_true", help="go on with an interrupted run of the same output")
     evaluate.add_argument("--save-visuals", metavar="DIR", help="overlays of the best and the worst videos")
     evaluate.add_argument(
+        "--baseline",
+        choices=("stand-still", "lucas-kanade", "dis"),
+        help="instead of a checkpoint, at 256x256, or at the size of the video with --preset accurate; points only",
+    )
+    evaluate.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="setting of the checkpoint"
     )
     add_model_arguments(evaluate)

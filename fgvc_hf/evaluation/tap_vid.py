@@ -19,6 +19,7 @@ from ..metrics.tap_vid import RASTER_SIZE, TapVidCounts, count_tapvid, queries_f
 from ..modeling_fgvc import FgvcModel
 from ..processing_fgvc import FgvcProcessor, PointTracks
 from .baselines import ChainedTracker
+from .tap_vid_pickle import PickledVideo, load_tapvid_pickle
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,20 +46,33 @@ class TapVidVideo:
         return np.stack([_read_frame(path) for path in self.frame_paths])
 
 
-def load_tapvid(root: str | Path, split: str | None = None) -> "Iterator[TapVidVideo]":
-    """The videos of `ROOT/tapvid_davis_32/SPLIT.npz`, with frames in `ROOT/davis/JPEGImages/480p`.
+def load_tapvid(root: str | Path, split: str | None = None) -> Iterator["TapVidVideo | PickledVideo"]:
+    """The videos of a split.
+
+    | split | where |
+    |---|---|
+    | `davis` | `ROOT/tapvid_davis/tapvid_davis.pkl`, the official file |
+    | `kinetics` | `ROOT/tapvid_kinetics/*.pkl`, the official files, one at a time |
+    | any other | `ROOT/tapvid_davis_32/SPLIT.npz`, with frames in `ROOT/davis/JPEGImages/480p` |
 
     Raises:
-        OSError: The folder has another layout, or there is no such split; says which there are.
+        OSError: There is no such split; says which there are. Or a file is damaged.
     """
-    folder = Path(root) / "tapvid_davis_32"
-    splits = sorted(path.stem for path in folder.glob("*.npz"))
-    if not splits:
-        raise FileNotFoundError(f"{root}: tapvid_davis_32/SPLIT.npz was expected there.")
-    split = split or splits[0]
-    if split not in splits:
-        raise FileNotFoundError(f"{folder}: has no split {split!r}; there are {', '.join(splits)}.")
-    return load_tapvid_npz(folder / f"{split}.npz", Path(root) / "davis" / "JPEGImages" / "480p")
+    root = Path(root)
+    files: dict[str, list[Path]] = {path.stem: [path] for path in sorted((root / "tapvid_davis_32").glob("*.npz"))} | {
+        name: sorted((root / f"tapvid_{name}").glob("*.pkl")) for name in ("davis", "kinetics")
+    }
+    present = [name for name, paths in files.items() if paths]
+    if not present:
+        raise FileNotFoundError(
+            f"{root}: tapvid_davis_32/SPLIT.npz, tapvid_davis/*.pkl or tapvid_kinetics/*.pkl was expected there."
+        )
+    split = split or present[0]
+    if split not in present:
+        raise FileNotFoundError(f"{root}: has no split {split!r}; there are {', '.join(present)}.")
+    if files[split][0].suffix == ".npz":
+        return load_tapvid_npz(files[split][0], root / "davis" / "JPEGImages" / "480p")
+    return (video for path in files[split] for video in load_tapvid_pickle(path))
 
 
 def load_tapvid_npz(

@@ -181,7 +181,7 @@ def test_standing_still_is_right_where_nothing_moves(data):
         ("davis", ["--set", "temperature"], "--set must be FIELD=VALUE"),
         ("davis", ["--data", "empty"], "ImageSets/2017/val.txt was expected there"),
         ("badja", ["--data", "empty"], "a folder joint_annotations was expected there"),
-        ("tapvid", ["--data", "empty"], "tapvid_davis_32/SPLIT.npz was expected there"),
+        ("tapvid", ["--data", "empty"], "tapvid_kinetics/*.pkl was expected there"),
     ],
 )
 def test_bad_input_is_one_line(data, checkpoint, tmp_path, capsys, monkeypatch, name, extra, message):
@@ -209,3 +209,13 @@ def test_missing_and_damaged_files_are_named(data, tmp_path):
     (root / "badja/joint_annotations/dog.json").write_text("[{}]")
     with pytest.raises(OSError, match=r"dog.json: is no annotation of BADJA"):
         load_badja(root)
+
+
+def test_baselines_are_measured_by_the_same_command(data, checkpoint, tmp_path, capsys):
+    for name, preset in (("stand-still", []), ("lucas-kanade", ["--preset", "accurate"])):
+        assert run("tapvid", data, checkpoint, tmp_path / "r.json", "--baseline", name, *preset) == 0
+        result = read(tmp_path / "r.json")
+        assert result["settings"]["baseline"] == name
+    assert result["metrics"]["tapvid"]["delta_avg"] > 0.7
+    assert run("davis", data, checkpoint, tmp_path / "r.json", "--baseline", "dis") == 2
+    assert "davis measures masks" in capsys.readouterr().err
