@@ -24,6 +24,33 @@ def test_aligned_readout_returns_the_point_and_legacy_is_shifted(stride):
     assert legacy.mean(dim=0) == pytest.approx([shift, shift], abs=0.15 * stride)
 
 
+@pytest.mark.parametrize(
+    ("stride", "readout", "ceiling"),
+    [
+        (2, "legacy", 100),
+        (4, "legacy", 67),
+        (8, "legacy", 45),
+        (2, "aligned", 100),
+        (4, "aligned", 99),
+        (8, "aligned", 68),
+    ],
+)
+def test_what_a_perfect_propagation_can_score_at_most(stride, readout, ceiling):
+    """Average share within 1, 2, 4, 8 and 16 pixels of 256 when labels arrive where they should, as they were drawn.
+
+    The official read-out caps its own score at coarse strides: 45 at stride 8.
+    """
+    points = random_points(500, 256, 256, 24)
+    size = feature_size(256, 256, stride)
+    labels = draw_points(points, size, stride, 6.0)
+    distance = (read_points(labels, size, (256, 256), stride, 6.0, readout)[0] - points).norm(dim=1)
+    score = 100 * torch.stack([(distance < limit).double().mean() for limit in (1, 2, 4, 8, 16)]).mean().item()
+    if readout == "legacy":
+        assert score == pytest.approx(ceiling, abs=1)
+    else:
+        assert score >= ceiling
+
+
 def test_readout_at_the_borders_stays_inside():
     points = torch.tensor([[0.0, 0.0], [64.0, 48.0], [64.0, 0.0]], dtype=torch.float64)
     for readout in ("aligned", "legacy"):
