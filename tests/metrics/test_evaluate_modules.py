@@ -1,0 +1,61 @@
+"""The metrics of `evaluate` load from their folders, offline, and say what the plain functions say."""
+
+from pathlib import Path
+
+import evaluate
+import numpy as np
+import pytest
+
+import fgvc_hf
+from fgvc_hf.metrics.davis import aggregate as aggregate_davis
+from fgvc_hf.metrics.davis import count_davis
+from fgvc_hf.metrics.tap_vid import aggregate, count_tapvid
+
+
+MODULES = Path(fgvc_hf.__file__).parent / "metrics" / "evaluate_modules"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """One folder for all: Python remembers where it found the first module."""
+    folder = tmp_path_factory.mktemp("modules")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("evaluate.config.HF_MODULES_CACHE", str(folder))
+        yield
+
+
+def load(name):
+    return evaluate.load(str(MODULES / name), module_type="metric")
+
+
+def test_tap_vid():
+    draw = np.random.default_rng(0)
+    truth = {
+        "query_frames": [0, 1, 0],
+        "points": draw.uniform(0, 256, (3, 8, 2)),
+        "occluded": draw.random((3, 8)) < 0.3,
+    }
+    found = {"tracks": truth["points"] + draw.normal(0, 4, (3, 8, 2)), "visible": draw.random((3, 8)) < 0.7}
+    as_lists = [{key: np.asarray(value).tolist() for key, value in rows.items()} for rows in (found, truth)]
+    scores = load("tap_vid").compute(predictions=[as_lists[0]], references=[as_lists[1]])
+    expected = aggregate({"a": count_tapvid(*truth.values(), *found.values())})
+    assert scores["tapvid/AJ"] == pytest.approx(expected["tapvid"]["AJ"], abs=1e-9)
+    assert scores["track/delta_avg"] == pytest.approx(expected["track"]["delta_avg"], abs=1e-9)
+
+
+def test_davis():
+    truth = np.zeros((5, 20, 24), np.uint8)
+    truth[:, 4:12, 5:15] = 1
+    found = np.roll(truth, 2, axis=2)
+    scores = load("davis_jf").compute(predictions=[found.tolist()], references=[truth.tolist()])
+    assert scores["J&F"] == pytest.approx(aggregate_davis({"a": count_davis(found, truth)})["J&F"], abs=1e-9)
+
+
+def test_badja_in_batches():
+    metric = load("badja_pck")
+    points = np.full((3, 2, 2), 50.0)
+    reference = {"points": points.tolist(), "visible": [[True, True]] * 3, "areas": [400.0] * 3}
+    metric.add_batch(predictions=[points.tolist()], references=[reference])
+    metric.add_batch(predictions=[(points + [5.0, 0]).tolist()], references=[reference])
+    scores = metric.compute()
+    assert scores["pips/PCK@0.2"] == 0.5 and scores["fgvc/PCK@0.3"] == 1
