@@ -21,6 +21,7 @@ _HOMES = {
     "PointTracks": "processing_fgvc",
     "open_video": "video",
     "VideoWriter": "video",
+    "contact_sheet": "visualization",
     "draw_flow": "visualization",
     "draw_masks": "visualization",
     "draw_tracks": "visualization",

@@ -10,6 +10,7 @@ from pathlib import Path
 from . import __version__, bundled_checkpoints, default_checkpoint
 
 
+SHEET_FRAMES = 6
 PRESETS = {
     "fast": {"resize_policy": "stretch", "size": {"height": 256, "width": 256}},
     "balanced": {"resize_policy": "short_side", "size": {"shortest_edge": 256}},
@@ -35,6 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     prompt.add_argument("--grid", type=int, metavar="N", help="N x N points spread evenly over the first frame")
     track.add_argument("--output", metavar="FILE", help="tracks as .csv, .json or .npz")
     track.add_argument("--overlay", metavar="FILE", help="the video with the tracks drawn over it, as .mp4")
+    track.add_argument("--sheet", metavar="FILE", help="six frames with the tracks drawn over them, as .png")
     track.add_argument("--threshold", type=float, metavar="P", help="confidence from which a point counts as visible")
     track.add_argument("--direction", choices=("forward", "backward", "both"), default="forward")
     add_model_arguments(track)
@@ -121,10 +123,14 @@ def run_track(arguments: argparse.Namespace) -> None:
     from .tracks import check_format, save_tracks
     from .video import check_video_name, check_writable, open_video
 
-    if not arguments.output and not arguments.overlay:
-        raise ValueError("nothing to write: give --output FILE, --overlay FILE, or both.")
+    if not (arguments.output or arguments.overlay or arguments.sheet):
+        raise ValueError("nothing to write: give --output FILE, --overlay FILE, --sheet FILE, or several of them.")
     if arguments.output:
         check_writable(check_format(arguments.output))
+    if arguments.sheet:
+        check_writable(arguments.sheet)
+        if Path(arguments.sheet).suffix.lower() != ".png":
+            raise ValueError(f"{arguments.sheet}: the name must end in .png.")
     if arguments.overlay:
         check_writable(check_video_name(arguments.overlay))
     video = open_video(arguments.video)
@@ -139,6 +145,9 @@ def run_track(arguments: argparse.Namespace) -> None:
     if arguments.overlay:
         write_overlay(video, tracks, arguments.overlay)
         print(arguments.overlay)
+    if arguments.sheet:
+        write_sheet(video, tracks, arguments.sheet)
+        print(arguments.sheet)
 
 
 def read_prompt(arguments: argparse.Namespace, video):
@@ -242,6 +251,25 @@ def write_overlay(video, tracks, path: str) -> None:
         for t, frame in enumerate(tqdm(video.frames(), desc="drawing", unit=" frames", disable=None)):
             drawn = draw_tracks(frame, tracks.tracks, tracks.visible, t, ids=tracks.object_ids)
             writer.write(drawn, time=video.time(t))
+
+
+def write_sheet(video, tracks, path: str) -> None:
+    """Frames spread evenly over the video, with the tracks drawn over them, in one picture."""
+    import numpy as np
+    from PIL import Image
+
+    from .video import atomic_write
+    from .visualization import contact_sheet, draw_tracks
+
+    length = tracks.tracks.shape[1]
+    chosen = set(np.linspace(0, length - 1, min(SHEET_FRAMES, length)).round().astype(int).tolist())
+    drawn = [
+        draw_tracks(frame, tracks.tracks, tracks.visible, t, ids=tracks.object_ids)
+        for t, frame in enumerate(video.frames())
+        if t in chosen
+    ]
+    with atomic_write(path) as temporary:
+        Image.fromarray(contact_sheet(drawn)).save(temporary)
 
 
 # ---- propagate ----------------------------------------------------------------------------------------------------

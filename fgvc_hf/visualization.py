@@ -1,6 +1,7 @@
 """Tracks drawn over frames; numpy in, numpy out."""
 
 import colorsys
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -123,4 +124,24 @@ def draw_masks(frame: np.ndarray, ids: np.ndarray, opacity: float = 0.45) -> np.
     return drawn.round().astype(np.uint8)
 
 
-__all__ = ["draw_flow", "draw_masks", "draw_tracks", "point_colours"]
+def contact_sheet(frames: Sequence[np.ndarray], columns: int = 3, width: int = 768) -> np.ndarray:
+    """
+    Frames side by side, row by row.
+
+    Args:
+        frames (sequence of `numpy.ndarray` of shape `(H, W, 3)`, uint8): Frames of one size.
+        columns (`int`, defaults to 3): Frames in a row; what is missing in the last one is black.
+        width (`int`, defaults to 768): Of the sheet, in pixels; frames are scaled to fit.
+
+    Returns:
+        `numpy.ndarray` of shape `(H', W', 3)`, uint8.
+    """
+    scale = width / columns / frames[0].shape[1]
+    size = round(frames[0].shape[1] * scale), round(frames[0].shape[0] * scale)
+    cells = [np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR)) for frame in frames]
+    cells += [np.zeros_like(cells[0])] * (-len(cells) % columns)
+    rows = [np.concatenate(cells[i : i + columns], axis=1) for i in range(0, len(cells), columns)]
+    return np.concatenate(rows)
+
+
+__all__ = ["contact_sheet", "draw_flow", "draw_masks", "draw_tracks", "point_colours"]

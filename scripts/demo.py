@@ -8,8 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
-from fgvc_hf import FgvcModel, FgvcProcessor, VideoWriter, default_checkpoint, draw_tracks, render_clip, save_tracks
+from fgvc_hf import (
+    FgvcModel,
+    FgvcProcessor,
+    VideoWriter,
+    contact_sheet,
+    default_checkpoint,
+    draw_tracks,
+    render_clip,
+    save_tracks,
+)
 from fgvc_hf.cli import fast_dtype
 
 
@@ -47,8 +57,10 @@ def main() -> None:
     save_tracks(result, arguments.output / "tracks.csv")
     drawn = [draw_tracks(f, result.tracks, result.visible, t) for t, f in enumerate(clip.frames)]
     write_video(overlay_path, drawn)
+    sheet = contact_sheet([drawn[t] for t in np.linspace(0, len(drawn) - 1, 6).round().astype(int)])
+    Image.fromarray(sheet).save(arguments.output / "tracks.png")
     print(f"tracks: {arguments.output / 'tracks.csv'}")
-    print(f"overlay: {overlay_path}")
+    print(f"overlay: {overlay_path}, six frames of it: {arguments.output / 'tracks.png'}")
 
 
 def write_video(path: Path, frames) -> None:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fgvc_hf.visualization import draw_tracks, point_colours
+from fgvc_hf.visualization import contact_sheet, draw_flow, draw_tracks, point_colours
 
 
 @pytest.fixture
@@ -48,3 +48,20 @@ def test_colours_depend_on_the_id_alone_and_differ():
     colours = point_colours(range(12))
     np.testing.assert_array_equal(point_colours([7, 3]), colours[[7, 3]])
     assert len({tuple(colour) for colour in colours.tolist()}) == 12
+
+
+def test_a_sheet_shows_the_frames_row_by_row():
+    frames = [np.full((40, 80, 3), value, np.uint8) for value in (10, 20, 30, 40)]
+    sheet = contact_sheet(frames, columns=3, width=120)
+    assert sheet.shape == (40, 120, 3)
+    assert [int(sheet[10, x, 0]) for x in (20, 60, 100)] == [10, 20, 30]
+    assert [int(sheet[30, x, 0]) for x in (20, 60, 100)] == [40, 0, 0]
+
+
+def test_flow_colours_tell_direction_and_length():
+    flow = np.array([[[1.0, 0], [2, 0], [0, 2], [0, 0]]])
+    colours = draw_flow(flow, largest=2)[0].astype(int)
+    assert (colours[3] == 255).all()
+    assert colours[1, 0] == 255 and colours[1, 1] < 5 and colours[1, 2] < 5  # to the right: red
+    assert 100 < colours[0, 1] < 150  # half as long, half as saturated
+    assert np.abs(colours[1] - colours[2]).max() > 100
