@@ -4,7 +4,10 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 
-OUTPUT_STRIDES = {2: (2, 1, 1, 1), 4: (2, 1, 2, 1), 8: (2, 1, 2, 2)}  # output stride -> strides of stem, layer1, 2, 3
+# Output stride -> strides of stem, layer1, 2, 3 and 4; and the same with a pooling layer of stride 2 after the stem
+OUTPUT_STRIDES: dict[int, tuple[int, ...]] = {2: (2, 1, 1, 1, 1), 4: (2, 1, 2, 1, 1), 8: (2, 1, 2, 2, 1)}
+POOLED_STRIDES: dict[int, tuple[int, ...]] = {4: (2, 1, 1, 1, 1), 8: (2, 1, 2, 1, 1), 16: (2, 1, 2, 2, 1)}
+BOTTLENECK_EXPANSION = 4
 BASE_ARGUMENTS = {  # what the base class, or the machinery around it, understands beside its fields
     "torch_dtype",
     "attn_implementation",
@@ -26,10 +29,18 @@ class FgvcConfig(PreTrainedConfig):
     Args:
         num_channels (`int`, defaults to 3): Channels of the input (CIE Lab).
         hidden_sizes (`list[int]`, defaults to `[64, 128, 256]`):
-            Channels of layer1, layer2 and layer3. The stem has those of layer1, the features those of layer3.
-        depths (`list[int]`, defaults to `[2, 2, 2]`): Basic blocks of layer1, layer2 and layer3.
+            Channels of layer1, layer2 and layer3, and of layer4 if there is a fourth entry. The stem has those of layer1, the
+            features those of the last layer.
+        depths (`list[int]`, defaults to `[2, 2, 2]`): Blocks of the same layers.
+        bottleneck (`bool`, defaults to `False`):
+            Blocks of ResNet-50 instead of ResNet-18; their outputs have four times the channels of `hidden_sizes`.
+        stem_pooling (`str`, *optional*): `"max"` or `"avg"` pools with stride 2 after the stem, as ResNet does for images.
+        projection_size (`int`, defaults to 0): Channels of a convolution after the last layer; 0 for none.
+        projection_kernel (`int`, defaults to 1): Its size, 1 or 3.
+        projection_relu (`bool`, defaults to `False`): Whether a ReLU follows it.
         output_stride (`int`, defaults to 2):
-            Pixels per feature cell: 2 (fine; no layer after the stem is strided), 4 or 8. Weights do not depend on it.
+            Pixels per feature cell: 2 (fine; no layer after the stem is strided), 4 or 8; with pooling 4, 8 or 16. Weights do
+            not depend on it.
         padding_mode (`str`, defaults to `"zeros"`): Padding of every convolution, `"zeros"` or `"reflect"`.
         batch_norm_eps (`float`, defaults to 1e-5): Epsilon of batch normalisation.
         window_radius (`int`, defaults to 24):
@@ -60,6 +71,11 @@ class FgvcConfig(PreTrainedConfig):
     num_channels: int = 3
     hidden_sizes: list[int] | tuple[int, ...] = (64, 128, 256)
     depths: list[int] | tuple[int, ...] = (2, 2, 2)
+    bottleneck: bool = False
+    stem_pooling: str | None = None
+    projection_size: int = 0
+    projection_kernel: int = 1
+    projection_relu: bool = False
     output_stride: int = 2
     padding_mode: str = "zeros"
     batch_norm_eps: float = 1e-5
@@ -86,10 +102,12 @@ class FgvcConfig(PreTrainedConfig):
 
     def _check_values(self):
         """Types are checked by the dataclass; here is the rest."""
-        if len(self.hidden_sizes) != 3 or len(self.depths) != 3:
-            raise ValueError("hidden_sizes and depths must have three entries, for layer1, layer2 and layer3.")
+        if len(self.hidden_sizes) not in (3, 4) or len(self.depths) != len(self.hidden_sizes):
+            raise ValueError("hidden_sizes and depths must both have three entries, for layer1 to layer3, or four.")
         for name, accepted in (
-            ("output_stride", tuple(OUTPUT_STRIDES)),
+            ("stem_pooling", (None, "max", "avg")),
+            ("output_stride", tuple(self._strides)),
+            ("projection_kernel", (1, 3)),
             ("padding_mode", ("zeros", "reflect")),
             ("propagation_window", ("disc", "square")),
             ("readout", ("aligned", "legacy")),
@@ -109,14 +127,18 @@ class FgvcConfig(PreTrainedConfig):
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
 
     @property
-    def hidden_size(self) -> int:
-        """Channels of the features."""
-        return self.hidden_sizes[-1]
+    def _strides(self) -> dict[int, tuple[int, ...]]:
+        return OUTPUT_STRIDES if self.stem_pooling is None else POOLED_STRIDES
 
     @property
-    def stage_strides(self) -> tuple[int, int, int, int]:
-        """Strides of the stem and of layer1, layer2 and layer3."""
-        return OUTPUT_STRIDES[self.output_stride]
+    def hidden_size(self) -> int:
+        """Channels of the features."""
+        return self.projection_size or self.hidden_sizes[-1] * (BOTTLENECK_EXPANSION if self.bottleneck else 1)
+
+    @property
+    def stage_strides(self) -> tuple[int, ...]:
+        """Strides of the stem and of the layers that there are."""
+        return self._strides[self.output_stride][: len(self.hidden_sizes) + 1]
 
 
 __all__ = ["FgvcConfig"]

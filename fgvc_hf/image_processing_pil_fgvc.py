@@ -28,11 +28,14 @@ class FgvcImageProcessorKwargs(ImagesKwargs, total=False):
         Height and width are rounded to the nearest multiple of it. 8 serves every output stride of the encoder.
     do_convert_lab (`bool`, *optional*, defaults to `True`):
         Whether to convert sRGB to CIE Lab. Needs `do_rescale`, for the conversion starts from values in [0, 1].
+    lightness_only (`bool`, *optional*, defaults to `False`):
+        Whether L takes the place of a and b, for encoders that see lightness alone. Needs `do_convert_lab`.
     """
 
     resize_policy: str
     size_divisor: int
     do_convert_lab: bool
+    lightness_only: bool
 
 
 def rgb_to_lab(image: np.ndarray) -> np.ndarray:
@@ -77,6 +80,7 @@ class FgvcImageProcessorPil(PilBackend):
     rescale_factor = 1 / 255
     do_convert_rgb = True
     do_convert_lab = True
+    lightness_only = False
     do_normalize = True
     image_mean = [50.0, 0.0, 0.0]
     image_std = [50.0, 127.0, 127.0]
@@ -113,6 +117,7 @@ class FgvcImageProcessorPil(PilBackend):
         do_rescale: bool,
         rescale_factor: float,
         do_convert_lab: bool,
+        lightness_only: bool,
         do_normalize: bool,
         image_mean: float | list[float],
         image_std: float | list[float],
@@ -121,6 +126,8 @@ class FgvcImageProcessorPil(PilBackend):
     ) -> BatchFeature:
         if do_convert_lab and not do_rescale:
             raise ValueError("do_convert_lab needs do_rescale: Lab is computed from values in [0, 1].")
+        if lightness_only and not do_convert_lab:
+            raise ValueError("lightness_only needs do_convert_lab: lightness is the L of Lab.")
         processed = []
         for image in images:  # (3, H, W)
             if do_convert_lab and image.shape[0] != 3:
@@ -133,6 +140,8 @@ class FgvcImageProcessorPil(PilBackend):
                 image = self.rescale(image, rescale_factor)
             if do_convert_lab:
                 image = rgb_to_lab(image)
+            if lightness_only:
+                image = image[[0, 0, 0]]
             if do_normalize:
                 image = self.normalize(image, image_mean, image_std)
             processed.append(image)

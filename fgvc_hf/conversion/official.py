@@ -1,0 +1,245 @@
+"""Checkpoints of this method and of the compared ones, as their authors publish them, into our encoder.
+
+Every rule is data: where the weights are in the file, what prefix those of the encoder have, how names map to ours (which are
+torchvision's), what is left out on purpose, and the configuration that makes our encoder compute the same. A key that no rule
+accounts for, and a weight that is missing, are errors.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..configuration_fgvc import FgvcConfig
+from ..image_processing_pil_fgvc import FgvcImageProcessorPil
+from ..modeling_fgvc import FgvcModel
+from ..processing_fgvc import FgvcProcessor
+
+
+RESNET_18 = {"hidden_sizes": [64, 128, 256], "depths": [2, 2, 2]}
+RESNET_18_LAYER4 = {"hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2]}
+RESNET_50 = {"hidden_sizes": [64, 128, 256], "depths": [3, 4, 6], "bottleneck": True}
+POOLED = {"stem_pooling": "max", "output_stride": 8}
+RGB: dict[str, Any] = {
+    "do_convert_lab": False,
+    "image_mean": [0.485, 0.456, 0.406],
+    "image_std": [0.229, 0.224, 0.225],
+}
+L_SCALE = 255 / 256 / 100  # UVC sees 8-bit lightness divided by 256, three times, normalised as RGB
+LIGHTNESS = {
+    "lightness_only": True,
+    "image_mean": [mean / L_SCALE for mean in RGB["image_mean"]],
+    "image_std": [std / L_SCALE for std in RGB["image_std"]],
+}
+SHORT_SIDE_480 = {"resize_policy": "short_side", "size": {"shortest_edge": 480}}
+
+
+def _same(key: str) -> str:
+    return key
+
+
+def _mmcv(key: str) -> str:
+    """mmcv's ConvModules: `conv1.conv.weight` and `conv1.bn.weight` instead of `conv1.weight` and `bn1.weight`."""
+    key = re.sub(r"conv(\d)\.conv\.", r"conv\1.", key)
+    key = re.sub(r"conv(\d)\.bn\.", r"bn\1.", key)
+    return key.replace("downsample.conv.", "downsample.0.").replace("downsample.bn.", "downsample.1.")
+
+
+def _reflect(key: str) -> str:
+    """CRW puts a padding layer before some convolutions."""
+    return re.sub(r"(conv\d)\.1\.", r"\1.", key)
+
+
+def _mast(key: str) -> str:
+    """MAST's blocks: `left` is the residual branch."""
+    key = re.sub(r"^conv1\.0\.", "conv1.", key)
+    key = re.sub(r"^conv1\.1\.", "bn1.", key)
+    for index, name in (("0", "conv1"), ("1", "bn1"), ("3", "conv2"), ("4", "bn2")):
+        key = key.replace(f".left.{index}.", f".{name}.")
+    return key.replace(".shortcut.", ".downsample.").replace("post_convolution.", "projection.")
+
+
+@dataclass(frozen=True)
+class Source:
+    """How one kind of published file becomes ours.
+
+    Args:
+        container (`str`, *optional*): Entry of the file that holds the weights; `None` if the file is the weights.
+        prefixes (`tuple[str, ...]`): What the names of the encoder's weights begin with, one of them.
+        rename (callable): From a name without its prefix to ours.
+        ignored (`tuple[str, ...]`): Patterns of names, with their prefixes, that are left out on purpose.
+        config (`dict`): Fields of [`FgvcConfig`].
+        processor (`dict`): Settings of [`FgvcImageProcessorPil`].
+    """
+
+    container: str | None = None
+    prefixes: tuple[str, ...] = ("",)
+    rename: Callable[[str], str] = _same
+    ignored: tuple[str, ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+    processor: Mapping[str, Any] = field(default_factory=dict)
+
+
+MMCV = ("module.backbone.", "backbone.", "")
+LAYER4 = r"(.*\.)?layer4\."
+SOURCES = {
+    "fgvc": Source(
+        "state_dict",
+        MMCV,
+        _mmcv,
+        (LAYER4, r"(module\.)?(teacher|corr_discriminator|discriminator)\.", r"(module\.)?iteration$"),
+        {**RESNET_18},
+    ),
+    "spa-then-temp": Source(
+        "state_dict", MMCV, _mmcv, (LAYER4, r".*(head|teacher)\."), {**RESNET_18, "output_stride": 8}
+    ),
+    "vfs-resnet18": Source(
+        "state_dict",
+        MMCV,
+        _mmcv,
+        (LAYER4, r"(module\.)?img_head\."),
+        {**RESNET_18, **POOLED},
+        {**RGB, **SHORT_SIDE_480},
+    ),
+    "vfs-resnet50": Source(
+        "state_dict",
+        MMCV,
+        _mmcv,
+        (LAYER4, r"(module\.)?img_head\."),
+        {**RESNET_50, **POOLED},
+        {**RGB, **SHORT_SIDE_480},
+    ),
+    "crw": Source(
+        "model",
+        ("encoder.model.",),
+        _reflect,
+        (LAYER4, r"selfsim_", r"encoder\.model\.fc\."),
+        {**RESNET_18, **POOLED, "padding_mode": "reflect", "temperature": 0.05},
+        {**RGB, **SHORT_SIDE_480},
+    ),
+    "uvc": Source(
+        "state_dict",
+        ("module.gray_encoder.",),
+        ignored=(r"module\.(rgb_encoder|decoder|normalize)", r".*\.fc\."),
+        config={**RESNET_18_LAYER4, **POOLED},
+        processor={**LIGHTNESS, **SHORT_SIDE_480},
+    ),
+    "time-cycle": Source(
+        "state_dict",
+        ("module.encoderVideo.", "module.afterconv1."),
+        ignored=(LAYER4, r"module\.(afterconv[34]|linear|encoderVideo\.fc)"),
+        config={**RESNET_50, **POOLED, "projection_size": 512, "projection_relu": True},
+        processor={**RGB, **SHORT_SIDE_480},
+    ),
+    "mast": Source(
+        "state_dict",
+        ("feature_extraction.",),
+        _mast,
+        config={
+            "hidden_sizes": [64, 128, 256, 256],
+            "depths": [2, 2, 2, 2],
+            "output_stride": 4,
+            "projection_size": 64,
+            "projection_kernel": 3,
+        },
+        processor={"resize_policy": "none"},
+    ),
+    "sfc": Source(
+        "model",
+        ("online_encoder.",),
+        ignored=(LAYER4, r"(target_encoder|predictor|.*\.fc\.|.*head)"),
+        config={**RESNET_18, **POOLED},
+        processor={**RGB, **SHORT_SIDE_480},
+    ),
+    "dul": Source(
+        "model",
+        ("module.fast_net.backbone.", "fast_net.backbone."),
+        ignored=(r"(module\.)?(slow_net|fast_net\.(?!backbone))", r".*\.fc\."),
+        config={**RESNET_18_LAYER4, **POOLED, "temperature": 0.05},
+        processor={**RGB, **SHORT_SIDE_480},
+    ),
+    "torchvision-resnet18": Source(
+        None, ignored=(LAYER4, r"fc\."), config={**RESNET_18, **POOLED}, processor={**RGB, **SHORT_SIDE_480}
+    ),
+    "torchvision-resnet50": Source(
+        None, ignored=(LAYER4, r"fc\."), config={**RESNET_50, **POOLED}, processor={**RGB, **SHORT_SIDE_480}
+    ),
+}
+
+
+def convert(method: str, checkpoint: str | Path) -> tuple[FgvcModel, FgvcProcessor]:
+    """Model and processor of a published checkpoint.
+
+    Raises:
+        `OSError`: the file is missing, or is no PyTorch checkpoint of tensors.
+        `ValueError`: an unknown method, keys that the method does not have, or weights that are missing or of another shape; all named.
+    """
+    if method not in SOURCES:
+        raise ValueError(f"method must be one of {', '.join(SOURCES)}, got {method!r}.")
+    source = SOURCES[method]
+    weights = encoder_weights(read_checkpoint(checkpoint, source.container), source)
+    model = FgvcModel(FgvcConfig(**source.config))
+    expected = {name: tensor for name, tensor in model.encoder.state_dict().items() if "num_batches" not in name}
+    if "projection.bias" in expected and "projection.bias" not in weights:
+        weights["projection.bias"] = torch.zeros_like(expected["projection.bias"])  # TimeCycle's has none
+    _compare(
+        {name: tuple(t.shape) for name, t in weights.items()}, {name: tuple(t.shape) for name, t in expected.items()}
+    )
+    model.encoder.load_state_dict(weights, strict=False)
+    return model.eval(), FgvcProcessor(FgvcImageProcessorPil(**source.processor))
+
+
+def read_checkpoint(path: str | Path, container: str | None) -> dict[str, torch.Tensor]:
+    """The tensors of a PyTorch file by name. Nothing but tensors and plain containers is constructed."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such checkpoint.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds; what matters is that it is not such a file
+        raise OSError(f"{path}: is no PyTorch checkpoint of tensors ({str(error).splitlines()[0]}).") from None
+    if container is not None:
+        if not isinstance(content, dict) or container not in content:
+            keys = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
+            raise ValueError(f"{path}: the weights were expected under {container!r}, found {keys[:200]}.")
+        content = content[container]
+    return {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
+
+
+def encoder_weights(state: Mapping[str, torch.Tensor], source: Source) -> dict[str, torch.Tensor]:
+    """The encoder's weights by our names; a `ValueError` that lists the keys that no rule accounts for."""
+    weights, unknown = {}, []
+    for key, value in state.items():
+        if "num_batches_tracked" in key or any(re.match(pattern, key) for pattern in source.ignored):
+            continue
+        prefix = next((prefix for prefix in source.prefixes if key.startswith(prefix)), None)
+        name = None if prefix is None else source.rename(key[len(prefix) :])
+        if name is not None and prefix == "module.afterconv1.":
+            name = f"projection.{name}"
+        if name is None or not re.match(r"(conv1|bn1|layer\d|projection)\.", name):
+            unknown.append(key)
+            continue
+        # TimeCycle's convolutions are 3-D with one frame of depth
+        weights[name] = value.squeeze(2) if value.ndim == 5 else value
+    if unknown:
+        raise ValueError(f"the checkpoint has keys that were not expected: {_some(unknown)}.")
+    return weights
+
+
+def _compare(found: dict[str, tuple], expected: dict[str, tuple]) -> None:
+    missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    if missing:
+        raise ValueError(f"the checkpoint lacks {_some(missing)}.")
+    if extra:
+        raise ValueError(f"the checkpoint has keys that were not expected: {_some(extra)}.")
+    for name, shape in expected.items():
+        if found[name] != shape:
+            raise ValueError(f"{name} is {found[name]} in the checkpoint, but {shape} was expected.")
+
+
+def _some(names: list[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
