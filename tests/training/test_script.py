@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from fgvc_hf import FgvcConfig, FgvcModel, render_clip
 from fgvc_hf.data.shards import StreamedClips, shard_names
@@ -155,6 +156,23 @@ def test_preparing_named_layouts(tmp_path):
         Image.fromarray(np.full((40, 60, 3), number, np.uint8)).save(frames / f"{number:05d}.jpg")
     done = run("prepare.py", "youtube-vos", tmp_path, tmp_path / "out")
     assert done.returncode == 0 and "1 shards" in done.stdout, done.stderr
+
+
+def test_averaging_checkpoints(videos, checkpoint, tmp_path):
+    out = tmp_path / "average"
+    done = run(
+        "average.py", f"{checkpoint}=0.5", f"{checkpoint}=0.5", "--videos", videos, "--output", out, "--frames", "4"
+    )
+    assert done.returncode == 0, done.stderr
+    before, after = FgvcModel.from_pretrained(checkpoint), FgvcModel.from_pretrained(out)
+    assert torch.equal(before.encoder.conv1.weight, after.encoder.conv1.weight)
+    assert not torch.equal(before.encoder.bn1.running_mean, after.encoder.bn1.running_mean)
+
+
+def test_averaging_needs_numbers(videos, checkpoint, tmp_path):
+    done = run("average.py", f"{checkpoint}=much", "--videos", videos, "--output", tmp_path / "out")
+    assert done.returncode == 1 and done.stderr.startswith("error: a share must be a number"), done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def readme_commands():

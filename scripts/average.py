@@ -1,0 +1,64 @@
+"""Average checkpoints, and estimate the statistics of batch normalisation anew on frames of a folder of videos.
+
+    python scripts/average.py fgvc-reconstruction=0.5 outputs/joint/last=0.5 --videos FOLDER --output outputs/average
+
+Checkpoints that were trained one from another only; one alone gets new statistics. The crops are those of a recipe's real pairs.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from train import load_model
+
+from fgvc_hf import FgvcImageProcessorPil, FgvcProcessor
+from fgvc_hf.data.augmentation import rgb_to_pixel_values
+from fgvc_hf.data.video_folder import VideoFolder
+from fgvc_hf.training.averaging import average_weights, estimate_batch_norm
+
+
+BATCH = 4
+CROP, GAP, AREA, ASPECT = 256, (1, 6), (0.5, 1.0), (1.0, 1.8)  # frames about as they are tracked
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT=SHARE")
+    parser.add_argument("--videos", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--frames", type=int, default=160, help="crops that the statistics are the mean over")
+    arguments = parser.parse_args()
+    try:
+        average(arguments)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+def average(arguments: argparse.Namespace) -> None:
+    names, shares = zip(*(parse(text) for text in arguments.checkpoints), strict=True)
+    videos = VideoFolder(arguments.videos, CROP, GAP, AREA, ASPECT)
+    model = average_weights([load_model(name, torch.float32).eval() for name in names], shares)
+    estimate_batch_norm(model, crops(videos, arguments.frames))
+    model.save_pretrained(arguments.output)
+    FgvcProcessor(FgvcImageProcessorPil()).save_pretrained(arguments.output)
+
+
+def parse(text: str) -> tuple[str, float]:
+    name, equals, share = text.rpartition("=")
+    try:
+        return (name, float(share)) if equals else (text, 1.0)
+    except ValueError:
+        raise ValueError(f"a share must be a number, got {share!r} in {text!r}.") from None
+
+
+def crops(videos: VideoFolder, frames: int) -> Iterator[torch.Tensor]:
+    """First frames of real pairs, in batches."""
+    for start in range(0, frames, BATCH):
+        batch = torch.stack([videos[number][0] for number in range(start, start + BATCH)])
+        yield rgb_to_pixel_values(batch.float() / 255)
+
+
+if __name__ == "__main__":
+    main()
