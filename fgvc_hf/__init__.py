@@ -19,6 +19,7 @@ _HOMES = {
     "FgvcProcessor": "auto",
     "FgvcInferenceSession": "inference_session_fgvc",
     "PointTracks": "processing_fgvc",
+    "load": "presets",
     "open_video": "video",
     "VideoWriter": "video",
     "contact_sheet": "visualization",

@@ -8,14 +8,10 @@ import sys
 from pathlib import Path
 
 from . import __version__, bundled_checkpoints, default_checkpoint
+from .presets import PRESETS, fast_dtype, load
 
 
 SHEET_FRAMES = 6
-PRESETS = {
-    "fast": {"resize_policy": "stretch", "size": {"height": 256, "width": 256}},
-    "balanced": {"resize_policy": "short_side", "size": {"shortest_edge": 256}},
-    "accurate": {"resize_policy": "short_side", "size": {"shortest_edge": 480}},
-}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -92,7 +88,7 @@ def add_model_arguments(command: argparse.ArgumentParser) -> None:
     """What all commands that run the model have in common."""
     command.add_argument("--checkpoint", metavar="C", help="name of a bundled checkpoint, folder, or Hub id")
     command.add_argument(
-        "--preset", choices=tuple(PRESETS), help="working resolution; default: that of the checkpoint"
+        "--preset", choices=tuple(PRESETS), help="resolution and method; default: those of the checkpoint"
     )
     command.add_argument("--device", metavar="D", help="cpu, cuda, mps, ...; default: cuda if there is one, else cpu")
     command.add_argument(
@@ -175,68 +171,11 @@ def read_prompt(arguments: argparse.Namespace, video):
 
 
 def load_checkpoint(arguments: argparse.Namespace, **settings):
-    """Model and processor of a bundled name, a folder or a Hub id, on the device and in the precision asked for."""
-    import torch
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
+    """Model and processor that the arguments ask for."""
     from transformers.utils import logging
 
-    from .auto import FgvcImageProcessorPil, FgvcModel, FgvcProcessor
-
     logging.disable_progress_bar()
-    path = resolve_checkpoint(arguments.checkpoint)
-    try:
-        device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
-        raise ValueError(f"--device {arguments.device} is not available here; cpu always is.") from None
-    dtype = getattr(torch, arguments.dtype) if arguments.dtype else fast_dtype(device)
-    try:
-        model = FgvcModel.from_pretrained(path, dtype=dtype, **settings).to(device)
-        processor = FgvcProcessor.from_pretrained(path)
-    except (StrictDataclassError, SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{path}: is no checkpoint that can be loaded ({error}).") from None
-    if arguments.preset:
-        resizing = processor.image_processor.to_dict() | PRESETS[arguments.preset]
-        processor = FgvcProcessor(FgvcImageProcessorPil(**resizing))
-    return model, processor
-
-
-def resolve_checkpoint(name: str | None) -> str:
-    """Path or Hub id of a checkpoint; folders are checked, so that the error is a plain one."""
-    if name is None:
-        return default_checkpoint()
-    if name in bundled_checkpoints():
-        return bundled_checkpoints()[name]
-    folder = Path(name)
-    if not folder.is_dir():
-        if name.count("/") == 1 and not folder.exists() and not name.startswith((".", "/")):
-            return name  # a Hub id
-        names = ", ".join(bundled_checkpoints())
-        raise ValueError(f"{name}: is no checkpoint; accepted are {names}, a folder, or a Hub id such as user/name.")
-    config = folder / "config.json"
-    if not config.is_file():
-        raise ValueError(f"{name}: is no checkpoint, it has no config.json.")
-    try:
-        model_type = json.loads(config.read_text(encoding="utf-8")).get("model_type")
-    except (ValueError, AttributeError):
-        raise ValueError(f"{config}: is not valid JSON.") from None
-    if model_type != "fgvc":
-        raise ValueError(f"{name}: is a checkpoint of model type {model_type!r}, not 'fgvc'.")
-    if not any(folder.glob("*.safetensors")):
-        raise ValueError(f"{name}: has no weights; there must be a model.safetensors.")
-    return name
-
-
-def fast_dtype(device):
-    """bfloat16 where the device has fast products for it, otherwise float32."""
-    import torch
-
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    if device.type == "cpu":
-        return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
-    return torch.float32
+    return load(arguments.checkpoint, arguments.preset, arguments.device, arguments.dtype, **settings)
 
 
 def write_overlay(video, tracks, path: str) -> None:

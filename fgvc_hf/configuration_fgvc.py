@@ -58,8 +58,21 @@ class FgvcConfig(PreTrainedConfig):
         readout (`str`, defaults to `"aligned"`):
             How a label map becomes a point. `"aligned"` is the centre of its peak, and respects where cells are centred.
             `"legacy"` reproduces the official code, which moves every point by (stride - 1) / 2 pixels.
-        visibility_threshold (`float`, defaults to 0.12):
-            A point is reported visible where its confidence is at least this.
+        point_matching (`str`, defaults to `"labels"`):
+            How points are followed: by their label maps, as in the paper, or by `"templates"`: patches of features around each
+            point, matched in a window that moves with it. Templates follow points more precisely, at a small part of the cost.
+        template_radius (`int`, defaults to 2): Radius in cells of the square patch of a template.
+        template_trust (`float`, defaults to 0.7): Mean cosine similarity from which a new patch becomes a template.
+        search_radius (`float`, defaults to 0.12):
+            Radius of the window that templates are searched in, per mean side of the frame (the root of its area).
+        motion_prior (`float`, defaults to 16.0):
+            Similarity that a shift of a mean side from one frame to the next costs; it grows with the square of the shift.
+        visibility_weights (`list[float]`, defaults to `[3.5, 4.0, 11.0, -4.6]`):
+            Logistic model that tells from the matching of templates whether a point is visible: weights of the similarity to the
+            first patch and to the mean of patches, of the margin over the next best place, and the constant.
+        visibility_threshold (`float`, defaults to 0.5):
+            A point is reported visible where its confidence is at least this. With templates the confidence is the probability
+            that the point is visible; with labels a bare function of the height of its label map's peak.
 
     Raises:
         `ValueError`: a value outside what is accepted, or an unknown field.
@@ -87,7 +100,13 @@ class FgvcConfig(PreTrainedConfig):
     num_context_frames: int = 5
     label_sigma: float = 6.0
     readout: str = "aligned"
-    visibility_threshold: float = 0.12
+    point_matching: str = "labels"
+    template_radius: int = 2
+    template_trust: float = 0.7
+    search_radius: float = 0.12
+    motion_prior: float = 16.0
+    visibility_weights: list[float] | tuple[float, ...] = (3.5, 4.0, 11.0, -4.6)
+    visibility_threshold: float = 0.5
 
     def __post_init__(self, **kwargs):
         for name in kwargs:  # what is left here are no fields; the base class would silently turn them into attributes
@@ -97,6 +116,7 @@ class FgvcConfig(PreTrainedConfig):
                 raise ValueError(f"FgvcConfig has no field {name!r}; its fields are {fields}.")
         self.hidden_sizes = list(self.hidden_sizes)  # JSON has no tuples, and a loaded config equals the saved one
         self.depths = list(self.depths)
+        self.visibility_weights = list(self.visibility_weights)
         super().__post_init__(**kwargs)
         self._check_values()
 
@@ -111,6 +131,7 @@ class FgvcConfig(PreTrainedConfig):
             ("padding_mode", ("zeros", "reflect")),
             ("propagation_window", ("disc", "square")),
             ("readout", ("aligned", "legacy")),
+            ("point_matching", ("labels", "templates")),
         ):
             if getattr(self, name) not in accepted:
                 raise ValueError(f"{name} must be one of {accepted}, got {getattr(self, name)!r}.")
@@ -122,9 +143,15 @@ class FgvcConfig(PreTrainedConfig):
             "num_context_frames",
             "temperature",
             "label_sigma",
+            "search_radius",
         ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+        for name in ("template_radius", "motion_prior"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        if len(self.visibility_weights) != 4:
+            raise ValueError(f"visibility_weights must have four entries, got {len(self.visibility_weights)}.")
 
     @property
     def _strides(self) -> dict[int, tuple[int, ...]]:

@@ -11,7 +11,8 @@ import torch
 from .configuration_fgvc import FgvcConfig
 from .coordinates_fgvc import rescale_points
 from .correlation_fgvc import merge_topk, window_reach, window_topk
-from .propagation_fgvc import draw_masks, draw_points, label_reach, propagate_labels, read_points
+from .propagation_fgvc import draw_masks, draw_points, label_reach, peak_confidence, propagate_labels, read_points
+from .templates_fgvc import PointTemplates
 
 
 MAX_MASKS = 255  # objects with a mask in one session: they fit into 8-bit images
@@ -54,6 +55,12 @@ class FrameMemory:
         """Slots of the last frames, latest first; at most as many as there are."""
         return [(self.count - back) % len(self.ring) for back in range(1, min(number, len(self.ring)) + 1)]
 
+    def grow(self, frames: int) -> None:
+        """Make room for so many frames, and keep the last."""
+        last = self.ring[self.recent_slots(1)[0]]
+        self.ring = self.ring.new_zeros((frames, *last.shape))
+        self.ring[0], self.count = last, 1
+
 
 @dataclass
 class TargetGroup:
@@ -79,9 +86,10 @@ class FgvcInferenceSession:
     """
     One video being propagated: its targets, and a memory of constant size.
 
-    Features of the n previous frames are kept once, in a ring that all targets share; targets prompted on one frame
-    share the features of that frame. A target is matched against its own first frame and the previous frames since, so
-    other targets change nothing in its track.
+    Label maps: features of the n previous frames are kept once, in a ring that all targets share; targets prompted on one
+    frame share the features of that frame. A target is matched against its own first frame and the previous frames since.
+    Templates: patches of features for each point, and of the frames themselves just the last. Either way other targets change
+    nothing in a track.
 
     Made by [`FgvcProcessor.init_video_session`].
 
@@ -166,6 +174,7 @@ class FgvcInferenceSession:
     def reset_tracking_data(self) -> None:
         """Forget all frames and keep the targets."""
         self.groups: list[TargetGroup] = []
+        self.templates: PointTemplates | None = None
         self.memory: FrameMemory | None = None
         self.last_frame_idx: int | None = None
 
@@ -231,34 +240,57 @@ class FgvcInferenceSession:
     # ---- propagation --------------------------------------------------------------------------------------------
 
     def start_targets(self, config: FgvcConfig) -> None:
-        """Draw the targets that are prompted on the frame remembered last, and have not started yet."""
+        """Start the targets that are prompted on the frame remembered last, and have not started yet."""
         started = {obj_id for group in self.groups for obj_id in (*group.point_ids, *group.mask_ids)}
+        started |= set(self.templates.ids) if self.templates else set()
         new = {i: t for i, t in self.targets.items() if t.frame_idx == self.last_frame_idx and i not in started}
         memory = self.memory
         if memory is None or not new:
             return
-        anchor = memory.ring[memory.recent_slots(1)[0]].clone()
-        device, size, stride = anchor.device, memory.size, config.output_stride
+        features = memory.ring[memory.recent_slots(1)[0]].clone()  # (h, w, C)
         prompts = {i: t.point for i, t in new.items() if isinstance(t, PointTarget)}
         points = torch.tensor(list(prompts.values()), dtype=torch.float64).view(-1, 2)
-        points = rescale_points(points, *self.sizes).to(device)
+        points = rescale_points(points, *self.sizes).to(features.device)
+        masks = {i: torch.from_numpy(t.mask) for i, t in new.items() if isinstance(t, MaskTarget)}
+        if config.point_matching == "templates" and prompts:
+            self.templates = self.templates or PointTemplates.empty(features, config.template_radius)
+            self.templates.add(list(prompts), points, features, config)
+            prompts, points = {}, points[:0]
+        if prompts or masks:
+            if not self.groups:
+                memory.grow(config.num_context_frames)
+            self.groups.append(self._draw_targets(list(prompts), points, masks, features, config))
+
+    def _draw_targets(
+        self,
+        point_ids: list[int],
+        points: torch.Tensor,
+        masks: dict[int, torch.Tensor],
+        anchor: torch.Tensor,
+        config: FgvcConfig,
+    ) -> TargetGroup:
+        """Targets that are followed by their label maps, on their first frame."""
+        assert self.memory is not None
+        device, size, stride = anchor.device, self.memory.size, config.output_stride
         drawn = [draw_points(points, size, stride, config.label_sigma)]
-        masks = {i: torch.from_numpy(t.mask).to(device) for i, t in new.items() if isinstance(t, MaskTarget)}
         if masks:
-            drawn.append(draw_masks(torch.stack(list(masks.values())), size, self.sizes[1], stride))
-        labels = torch.zeros((len(memory.ring) + 1, size[0] * size[1], len(new)), device=device)
-        labels[0] = torch.cat(drawn, dim=1)
+            drawn.append(draw_masks(torch.stack(list(masks.values())).to(device), size, self.sizes[1], stride))
+        first = torch.cat(drawn, dim=1)
+        labels = torch.zeros((len(self.memory.ring) + 1, *first.shape), device=device)
+        labels[0] = first
         support, confidence = (labels > 0).any(dim=-1), torch.ones(len(points), device=device)
-        ids, current = (list(prompts), list(masks)), labels[0, :, len(points) :]
-        self.groups.append(TargetGroup(*ids, anchor, labels, support, points, confidence, current))
+        current = first[:, len(points) :]
+        return TargetGroup(point_ids, list(masks), anchor, labels, support, points, confidence, current)
 
     def propagate(self, config: FgvcConfig, features: torch.Tensor) -> None:
-        """Carry the label maps of all targets over to a frame, and read the points off them.
+        """Carry all targets over to a frame: templates are found there, label maps propagated and the points read off them.
 
         Args:
             config ([`FgvcConfig`]): Window, top-k, temperature and read-out.
             features (`torch.Tensor` of shape `(h, w, C)`): Normalised features of the frame.
         """
+        if self.templates:
+            self.templates.follow(features, self.sizes[1], config)
         memory = self.memory
         if memory is None or not self.groups:
             return
@@ -285,16 +317,18 @@ class FgvcInferenceSession:
                 )
                 found = peak[:, None] > 0
                 group.points = torch.where(found, points, group.points)  # a lost target stays where it was seen last
-                group.confidence = peak.clamp_max(1)
+                group.confidence = peak_confidence(peak)
             group.masks = labels[:, number:]
             slot = memory.next_slot + 1
             group.labels[slot], group.support[slot] = labels, (labels > 0).any(dim=-1)
             group.age += 1
 
-    def remember(self, config: FgvcConfig, features: torch.Tensor, frame_idx: int) -> None:
+    def remember(self, features: torch.Tensor, frame_idx: int) -> None:
         """Put the features (h, w, C) of a frame into the memory, in place of the oldest."""
         if self.memory is None:
-            self.memory = FrameMemory(features.new_zeros((config.num_context_frames, *features.shape)))
+            self.memory = FrameMemory(
+                features.new_zeros((1, *features.shape))
+            )  # label maps need more, see start_targets
         self.memory.ring[self.memory.next_slot] = features
         self.memory.count += 1
         self.last_frame_idx = frame_idx
@@ -302,6 +336,9 @@ class FgvcInferenceSession:
     def read_targets(self) -> dict:
         """What [`FgvcVideoOutput`] holds: the targets that have started, in the order of `obj_ids`."""
         points, masks = {}, {}
+        if self.templates:
+            found = zip(self.templates.points, self.templates.confidence, strict=True)
+            points = dict(zip(self.templates.ids, found, strict=True))
         for group in self.groups:
             points |= {obj_id: (group.points[i], group.confidence[i]) for i, obj_id in enumerate(group.point_ids)}
             masks |= {obj_id: group.masks[:, i] for i, obj_id in enumerate(group.mask_ids)}

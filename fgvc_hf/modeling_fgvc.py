@@ -322,7 +322,7 @@ class FgvcModel(FgvcPreTrainedModel):
         features = self.normalized_features(pixel_values)[0]  # (h, w, C)
         session.start_targets(self.config)  # those prompted since on the frame that was processed last
         session.propagate(self.config, features)
-        session.remember(self.config, features, frame_idx)
+        session.remember(features, frame_idx)
         session.start_targets(self.config)  # those prompted on this frame
         return FgvcVideoOutput(frame_idx=frame_idx, **session.read_targets())
 

@@ -155,7 +155,7 @@ class FgvcProcessor(ProcessorMixin):
         return result
 
     def post_process_point_tracking(
-        self, outputs, inference_session: FgvcInferenceSession, threshold: float = 0.12
+        self, outputs, inference_session: FgvcInferenceSession, threshold: float = 0.5
     ) -> PointTracks:
         """
         Collect the outputs of a session into tracks in pixels of the original video.
@@ -163,7 +163,7 @@ class FgvcProcessor(ProcessorMixin):
         Args:
             outputs ([`FgvcVideoOutput`] or a list of them): Frames in any order.
             inference_session ([`FgvcInferenceSession`]): The session that they come from.
-            threshold (`float`, defaults to 0.12):
+            threshold (`float`, defaults to 0.5):
                 Confidence from which a point counts as visible, as `FgvcConfig.visibility_threshold`.
 
         Returns:

@@ -24,9 +24,9 @@ import torch
 import torch.nn.functional as F
 
 from fgvc_hf import FgvcImageProcessorPil, FgvcModel, FgvcProcessor, VideoWriter, default_checkpoint, render_clip
-from fgvc_hf.cli import fast_dtype
 from fgvc_hf.correlation_fgvc import reference_topk, window_topk
 from fgvc_hf.modeling_fgvc import FgvcEncoder
+from fgvc_hf.presets import fast_dtype
 from fgvc_hf.propagation_fgvc import propagate_labels
 
 

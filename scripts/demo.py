@@ -20,7 +20,7 @@ from fgvc_hf import (
     render_clip,
     save_tracks,
 )
-from fgvc_hf.cli import fast_dtype
+from fgvc_hf.presets import fast_dtype
 
 
 FPS = 12

@@ -147,7 +147,7 @@ def broken_checkpoint(tmp_path):
         ({"output": "out.txt"}, "out.txt: the name must end in .csv, .json or .npz"),
         ({"output": None}, "nothing to write"),
         ({"overlay": "out.gif"}, "out.gif: the name must end in .mp4"),
-        ({"device": "quantum"}, "--device quantum is not available here"),
+        ({"device": "quantum"}, "device quantum is not available here"),
     ],
 )
 def test_user_errors_are_one_line_and_leave_nothing(

@@ -365,7 +365,7 @@ def test_results_come_from_any_part_of_the_outputs_in_any_order(tiny_model, proc
     assert np.isnan(empty.tracks).all() and empty.tracks.shape == (4, 10, 2) and not empty.visible.any()
 
 
-@pytest.mark.parametrize("threshold", [0.0, 0.12, 0.9, 1.0])
+@pytest.mark.parametrize("threshold", [0.0, 0.5, 0.9, 1.0])
 def test_visible_is_confident_enough(tiny_model, processor, noise_clip, threshold):
     result = tiny_model.track(noise_clip, QUERIES, processor=processor, threshold=threshold)
     np.testing.assert_array_equal(

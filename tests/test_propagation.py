@@ -2,7 +2,15 @@ import pytest
 import torch
 
 from fgvc_hf.coordinates_fgvc import cell_to_point, feature_size
-from fgvc_hf.propagation_fgvc import LABEL_CUTOFF, draw_points, label_reach, propagate_labels, read_points
+from fgvc_hf.propagation_fgvc import (
+    EVEN_PEAK,
+    LABEL_CUTOFF,
+    draw_points,
+    label_reach,
+    peak_confidence,
+    propagate_labels,
+    read_points,
+)
 
 
 def random_points(number: int, height: int, width: int, margin: float) -> torch.Tensor:
@@ -81,11 +89,13 @@ def test_cells_out_of_reach_get_no_label():
     assert torch.equal(everywhere, propagate_labels(scores, indices, labels, 0.07, active.flatten()))
 
 
-def test_peak_is_the_confidence():
+def test_confidence_grows_with_the_peak():
     labels = torch.zeros(12 * 12, 2)
     labels[50, 0] = 0.3
     points, peak = read_points(labels, (12, 12), (24, 24), 2, 6.0, "aligned")
     assert peak.tolist() == pytest.approx([0.3, 0])
+    assert peak_confidence(torch.tensor([0.0, EVEN_PEAK])).tolist() == [0, 0.5]
+    assert peak_confidence(torch.linspace(0, 1, 9)).diff().min() > 0
     assert torch.isfinite(points).all()
 
 

@@ -11,6 +11,15 @@ from fgvc_hf.data.synthetic import render_clip
 QUERIES = np.array([(0, 12.3, 20.1), (0, 40.0, 8.5), (2, 30.2, 30.7), (5, 20.0, 15.0)])
 
 
+@pytest.fixture(params=["labels", "templates"])
+def tiny_model(tiny_model, request) -> FgvcModel:
+    """The same promises hold however points are followed."""
+    config = FgvcConfig.from_dict(tiny_model.config.to_dict() | {"point_matching": request.param})
+    model = FgvcModel(config).eval()
+    model.load_state_dict(tiny_model.state_dict())
+    return model
+
+
 def assert_same(a, b, rows=slice(None), other_rows=slice(None)):
     np.testing.assert_array_equal(a.tracks[rows], b.tracks[other_rows])
     np.testing.assert_array_equal(a.confidence[rows], b.confidence[other_rows])
@@ -105,6 +114,8 @@ def test_features_are_computed_once_per_frame_and_memory_is_bounded(tiny_model, 
     held = []
     for _ in tiny_model.propagate_in_video_iterator(session):
         group_tensors = [tensor for group in session.groups for tensor in (group.anchor, group.labels, group.support)]
+        if session.templates:
+            group_tensors += [session.templates.anchor, session.templates.recent]
         held.append(sum(tensor.numel() for tensor in (session.memory.ring, *group_tensors)))
     hook.remove()
     assert len(calls) == 30
@@ -133,6 +144,8 @@ def test_iterators_and_one_frame_clips(tiny_model, processor, noise_clip):
 
 
 def test_a_lost_point_stays_where_it_was_seen(tiny_model, processor, noise_clip, monkeypatch):
+    if tiny_model.config.point_matching == "templates":
+        pytest.skip("a template always has a best match")
     session = processor.init_video_session(noise_clip)
     processor.add_inputs_to_inference_session(session, 0, 1, [(20, 20)])
     outputs = []

@@ -1,0 +1,180 @@
+"""Points followed by their templates."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fgvc_hf import FgvcConfig
+from fgvc_hf.templates_fgvc import (
+    PointTemplates,
+    locate,
+    patch_offsets,
+    patch_weights,
+    sample_patches,
+    search_cells,
+    visibility,
+    window_scores,
+)
+
+
+def unit_features(h, w, channels=16, seed=0, dtype=torch.float32):
+    noise = torch.randn(h, w, channels, generator=torch.Generator().manual_seed(seed))
+    return F.normalize(noise, dim=-1).to(dtype)
+
+
+def smooth_field(h, w, channels=32, seed=0):
+    """Features that vary smoothly, so that positions between cells mean something."""
+    coarse = torch.randn(1, channels, h // 3, w // 3, generator=torch.Generator().manual_seed(seed))
+    return F.interpolate(coarse, (h, w), mode="bicubic", align_corners=False)
+
+
+def shifted(field, dx, dy, h, w, top=20, left=20):
+    """The (h, w) features of a field whose content has moved by (dx, dy) cells, fractions included."""
+    y = torch.arange(h, dtype=torch.float32) + top - dy
+    x = torch.arange(w, dtype=torch.float32) + left - dx
+    height, width = field.shape[-2:]
+    grid = torch.stack(torch.meshgrid(2 * x / (width - 1) - 1, 2 * y / (height - 1) - 1, indexing="xy"), dim=-1)
+    sampled = F.grid_sample(field, grid[None], mode="bicubic", align_corners=True)
+    return F.normalize(sampled[0].permute(1, 2, 0), dim=-1)
+
+
+@pytest.mark.parametrize("radius", [0, 1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_scores_equal_the_definition(radius, dtype):
+    h, w = 17, 23
+    features = unit_features(h, w, dtype=dtype)
+    config = FgvcConfig(search_radius=0.2, template_radius=radius)
+    centres = torch.tensor([[0.0, 0.0], [11.4, 8.2], [22.0, 16.0]])
+    templates = torch.stack(
+        [sample_patches(features, centres, radius), sample_patches(features, centres + 0.3, radius)], 1
+    )
+    scores, inside, corner = window_scores(features, centres, templates, config)
+    search = search_cells(h, w, config)
+    weights, offsets = patch_weights(radius), patch_offsets(radius)
+    assert scores.shape == (3, 2, 2 * search + 1, 2 * search + 1)
+    for n in range(3):
+        for row in range(2 * search + 1):
+            for column in range(2 * search + 1):
+                x, y = (corner[n] + torch.tensor([column, row])).tolist()
+                assert bool(inside[n, row, column]) == (0 <= x < w and 0 <= y < h)
+                expected = torch.zeros(2)
+                for p, (dx, dy) in enumerate(offsets.tolist()):
+                    if 0 <= x + dx < w and 0 <= y + dy < h:
+                        products = templates[n, :, p].float() @ features[y + dy, x + dx].float()
+                        expected += weights[p] * products
+                tolerance = 1e-5 if dtype == torch.float32 else 0.01
+                torch.testing.assert_close(scores[n, :, row, column], expected, atol=tolerance, rtol=0)
+
+
+def test_a_patch_on_whole_cells_is_a_cut_and_weights_sum_to_one():
+    features = unit_features(9, 12)
+    patch = sample_patches(features, torch.tensor([[5.0, 4.0]]), 1)
+    torch.testing.assert_close(patch[0], features[3:6, 4:7].reshape(9, -1))
+    halfway = sample_patches(features, torch.tensor([[5.5, 4.0]]), 0)
+    torch.testing.assert_close(halfway[0, 0], (features[4, 5] + features[4, 6]) / 2)
+    assert float(patch_weights(2).sum()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("velocity", [(0.5, -0.25), (1.3, 0.8), (4.0, -3.0), (0.0, 0.0)])
+def test_motion_by_fractions_of_cells(velocity):
+    h = w = 48
+    config = FgvcConfig(point_matching="templates")
+    field = smooth_field(120, 120)
+    points = torch.tensor([(x, y) for x in (40.5, 50.5) for y in (41.5, 56.0)], dtype=torch.float64)
+    state = None
+    for t in range(6):
+        features = shifted(field, velocity[0] * t, velocity[1] * t, h, w)
+        if state is None:
+            state = PointTemplates.empty(features, config.template_radius)
+            state.add([0, 1, 2, 3], points, features, config)
+        else:
+            state.follow(features, (2 * h, 2 * w), config)
+            truth = points + 2 * t * torch.tensor(velocity, dtype=torch.float64)
+            error = (state.points - truth).norm(dim=-1) / 2
+            assert float(error.mean()) < 0.25, (t, error)
+
+
+def test_the_window_moves_with_the_point():
+    """Far beyond what one window reaches from where the point started."""
+    h, w = 24, 120
+    config = FgvcConfig(point_matching="templates")
+    field = smooth_field(80, 180)
+    state = None
+    for t in range(20):
+        features = shifted(field, 4.0 * t, 0.0, h, w)
+        if state is None:
+            state = PointTemplates.empty(features, 2)
+            state.add([0], torch.tensor([[20.5, 24.5]], dtype=torch.float64), features, config)
+        else:
+            state.follow(features, (2 * h, 2 * w), config)
+    assert search_cells(h, w, config) < 4 * 19
+    np.testing.assert_allclose(state.points[0], (20.5 + 2 * 4 * 19, 24.5), atol=0.5)
+
+
+def test_what_covers_a_point_is_not_learnt_and_lowers_the_confidence():
+    h = w = 40
+    config = FgvcConfig(point_matching="templates")
+    world, cover = shifted(smooth_field(100, 100), 0, 0, h, w), shifted(smooth_field(100, 100, seed=9), 0, 0, h, w)
+    state = PointTemplates.empty(world, 2)
+    state.add([0], torch.tensor([[40.5, 40.5]], dtype=torch.float64), world, config)
+    confidence = []
+    for t in range(1, 9):
+        features = world.clone()
+        if 3 <= t < 7:
+            features[8:33, 8:33] = cover[8:33, 8:33]
+        state.follow(features, (2 * h, 2 * w), config)
+        confidence.append(float(state.confidence[0]))
+        assert bool(state.trusted[(state.count - 1) % 16, 0]) == (not 3 <= t < 7)
+    assert min(confidence[:2] + confidence[6:]) > max(confidence[2:6]) + 0.3
+    np.testing.assert_allclose(state.points[0], (40.5, 40.5), atol=0.2)
+
+
+def test_points_stay_in_the_frame():
+    config = FgvcConfig(point_matching="templates", search_radius=0.5)
+    features = unit_features(10, 14)
+    state = PointTemplates.empty(features, 2)
+    state.add([0, 1], torch.tensor([[0.0, 0.0], [28.0, 20.0]], dtype=torch.float64), features, config)
+    for seed in range(1, 5):
+        state.follow(unit_features(10, 14, seed=seed), (20, 28), config)
+        assert (state.points >= 0).all() and (state.points <= torch.tensor([28, 20])).all()
+        assert ((state.confidence >= 0) & (state.confidence <= 1)).all()
+
+
+def test_memory_does_not_grow():
+    config = FgvcConfig(point_matching="templates")
+    features = unit_features(12, 12)
+    state = PointTemplates.empty(features, 2)
+    state.add([0, 1, 2], torch.tensor([[5.0, 5.0]] * 3, dtype=torch.float64), features, config)
+    sizes = set()
+    for seed in range(20):
+        state.follow(unit_features(12, 12, seed=seed), (24, 24), config)
+        sizes.add(state.recent.numel() + state.anchor.numel())
+    assert len(sizes) == 1
+
+
+def test_a_lone_place_has_the_largest_margin():
+    config = FgvcConfig(motion_prior=0.0)
+    scores = torch.zeros(2, 2, 15, 15)
+    scores[:, :, 7, 7] = 0.9
+    scores[1, :, 1, 2] = 0.8  # a rival
+    inside, corner = torch.ones(2, 15, 15, dtype=torch.bool), torch.zeros(2, 2, dtype=torch.long)
+    cells, evidence = locate(scores, inside, corner, torch.full((2, 2), 7.0), torch.zeros(2), (15, 15), config)
+    torch.testing.assert_close(cells, torch.full((2, 2), 7.0), atol=1e-3, rtol=0)
+    torch.testing.assert_close(evidence[:, :2], torch.full((2, 2), 0.9))
+    torch.testing.assert_close(evidence[:, 2], torch.tensor([0.9, 0.1]))
+
+
+def test_a_point_unseen_for_long_may_be_farther():
+    config = FgvcConfig(motion_prior=16.0)
+    scores = torch.zeros(2, 2, 31, 31)
+    scores[:, :, 15, 15], scores[:, :, 15, 28] = 0.5, 0.65
+    arguments = torch.ones(2, 31, 31, dtype=torch.bool), torch.zeros(2, 2, dtype=torch.long), torch.full((2, 2), 15.0)
+    cells, _ = locate(scores, *arguments, torch.tensor([0.0, 20.0]), (128, 128), config)
+    assert cells[:, 0].round().tolist() == [15, 28]
+
+
+def test_visibility_is_a_logistic_model():
+    weights = [1.0, 2.0, 3.0, -1.0]
+    found = visibility(torch.tensor([[0.5, 0.25, 0.1]]), weights)
+    assert float(found) == pytest.approx(1 / (1 + np.exp(-(0.5 + 0.5 + 0.3 - 1))))
