@@ -114,7 +114,16 @@ def translation_motion(num_frames: int, velocity: tuple[float, float], device: t
 # Scenes of clips
 
 
-def background_layer(num_frames: int, height: int, width: int, random: Random) -> Layer:
+def scene_image(size: int, detail: float, saturation: float, random: Random, images: torch.Tensor | None):
+    """A texture `(B, 3, size, size)` cut out of `images`, or made up where there are none."""
+    if images is None:
+        return natural_image(size, detail, saturation, random)
+    return image_patches(images, size, (0.7, 1.6), random)
+
+
+def background_layer(
+    num_frames: int, height: int, width: int, random: Random, images: torch.Tensor | None = None
+) -> Layer:
     """A slowly panning, turning and zooming background whose texture covers every frame of the clip."""
     unit = min(height, width) / 256
     centre = torch.tensor([[width / 2, height / 2]], device=random.device).expand(len(random), 2)
@@ -122,11 +131,19 @@ def background_layer(num_frames: int, height: int, width: int, random: Random) -
     corners = torch.tensor([(0, 0), (width, 0), (0, height), (width, height)], device=random.device).float()
     corners = corners.expand(len(random), 4, 2)
     reach = max(float(motion.to_layer(corners, time).abs().max()) for time in range(num_frames))
-    image = natural_image(2 * math.ceil(reach) + 4, 72 * unit, 0.25, random)
+    image = scene_image(2 * math.ceil(reach) + 4, 72 * unit, 0.25, random, images)
     return Layer(everywhere, raster_texture(0.9 * image), motion)
 
 
-def body_layer(index: int, start: torch.Tensor, num_frames: int, height: int, width: int, random: Random) -> Layer:
+def body_layer(
+    index: int,
+    start: torch.Tensor,
+    num_frames: int,
+    height: int,
+    width: int,
+    random: Random,
+    images: torch.Tensor | None = None,
+) -> Layer:
     """The `index`-th moving body. `start` `(B, 2)` shifts the sequence that spreads the bodies over the frame."""
     unit = min(height, width) / 256
     radius = unit * random.uniform(36, 58)
@@ -135,15 +152,17 @@ def body_layer(index: int, start: torch.Tensor, num_frames: int, height: int, wi
     place = 0.2 + 0.6 * ((start + index * start.new_tensor([0.7548777, 0.5698403])) % 1)
     motion = wandering_motion(num_frames, place * place.new_tensor([width, height]), 3 * unit, 0.02, 0.006, random)
     size = 2 * math.ceil(1.6 * float(radius.max()))
-    image = natural_image(size, 0.8 * float(radius.mean()), 0.46, random) * body_shading(shape, size, radius)
-    return Layer(shape, raster_texture(image), motion)
+    image = scene_image(size, 0.8 * float(radius.mean()), 0.46, random, images)
+    return Layer(shape, raster_texture(image * body_shading(shape, size, radius)), motion)
 
 
-def random_scene(num_frames: int, height: int, width: int, num_bodies: int, random: Random) -> list[Layer]:
+def random_scene(
+    num_frames: int, height: int, width: int, num_bodies: int, random: Random, images: torch.Tensor | None = None
+) -> list[Layer]:
     """A background and `num_bodies` bodies, from back to front."""
     start = random.uniform(0, 1, 2)
-    bodies = [body_layer(index, start, num_frames, height, width, random) for index in range(num_bodies)]
-    return [background_layer(num_frames, height, width, random), *bodies]
+    bodies = [body_layer(index, start, num_frames, height, width, random, images) for index in range(num_bodies)]
+    return [background_layer(num_frames, height, width, random, images), *bodies]
 
 
 def sample_queries(
@@ -195,6 +214,7 @@ def render_clip(
     num_points: int = 32,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    images: torch.Tensor | None = None,
 ) -> SyntheticClip:
     """Render textured bodies that move over a moving background and hide it and one another.
 
@@ -206,6 +226,7 @@ def render_clip(
         num_points (`int`): Points to follow. Three of four are queried at frame 0 and the others at a random frame.
         seed (`int`): The same seed gives the same scene, also on another device.
         device (`torch.device` or `str`): Where to render.
+        images (`torch.Tensor` of shape `(N, 3, H, W)`, uint8, *optional*): Where textures are cut from, instead of made up.
 
     Raises:
         ValueError: If a size or a number is below its least value.
@@ -213,7 +234,7 @@ def render_clip(
     _check_least(num_frames=(num_frames, 1), height=(height, MIN_SIZE), width=(width, MIN_SIZE))
     _check_least(num_bodies=(num_bodies, 0), num_points=(num_points, 0))
     random = Random([seed], device)
-    layers = random_scene(num_frames, height, width, num_bodies, random)
+    layers = random_scene(num_frames, height, width, num_bodies, random, images)
     times, points = sample_queries(layers, num_frames, height, width, num_points, random)
     return make_clip(layers, times, points, height, width)
 

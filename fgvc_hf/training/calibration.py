@@ -1,0 +1,87 @@
+"""When a followed point is visible: a logistic model of what its matching shows, fitted where the truth is exact."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..data.synthetic import SyntheticClip
+from ..modeling_fgvc import FgvcModel
+from ..processing_fgvc import FgvcProcessor
+from ..templates_fgvc import EVIDENCE
+
+
+BINS = 10  # of the calibration error
+PENALTY = 1e-4  # on the weights of the standardised evidence, for evidence that tells all
+
+
+def collect_evidence(
+    model: FgvcModel, processor: FgvcProcessor, clips: Iterable[SyntheticClip]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Follow the points of clips by their templates.
+
+    Returns:
+        Evidence (M, 3) of every point on every frame after its first, and whether it was visible there (M,), bool.
+
+    Raises:
+        `ValueError`: the model follows points by labels.
+    """
+    if model.config.point_matching != "templates":
+        raise ValueError("visibility is calibrated for point_matching='templates'.")
+    evidence, visible = [], []
+    for clip in clips:
+        session = processor.init_video_session(clip.frames)
+        for i, (t, x, y) in enumerate(clip.queries.astype(float)):
+            processor.add_inputs_to_inference_session(session, int(t), i, [(x, y)])
+        for output in model.propagate_in_video_iterator(session):
+            assert session.templates is not None
+            ids = np.array(session.templates.ids)
+            later = clip.queries[ids, 0] < output.frame_idx
+            evidence.append(session.templates.evidence.cpu()[torch.from_numpy(later)])
+            visible.append(torch.from_numpy(clip.visible[ids, output.frame_idx][later]))
+    return torch.cat(evidence), torch.cat(visible)
+
+
+def fit_visibility(evidence: torch.Tensor, visible: torch.Tensor) -> list[float]:
+    """Weights of the logistic model of most likelihood, with the constant last: `FgvcConfig.visibility_weights`.
+
+    Args:
+        evidence (`torch.Tensor` of shape `(M, 3)`), visible (`torch.Tensor` of shape `(M,)`, bool): As [`collect_evidence`] gives them.
+
+    Raises:
+        `ValueError`: all points are visible, or none is.
+    """
+    if visible.all() or not visible.any():
+        raise ValueError("visibility cannot be fitted where points are always visible, or never.")
+    mean, std = evidence.double().mean(dim=0), evidence.double().std(dim=0).clamp_min(1e-6)
+    standard, target = (evidence.double() - mean) / std, visible.double()
+    weights = torch.zeros(len(EVIDENCE) + 1, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weights], max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        logits = standard @ weights[:-1] + weights[-1]
+        value = F.binary_cross_entropy_with_logits(logits, target) + PENALTY * weights[:-1].square().sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    slopes = weights.detach()[:-1] / std
+    return [*slopes.tolist(), float(weights.detach()[-1] - slopes @ mean)]
+
+
+def calibration_error(probability: np.ndarray, truth: np.ndarray) -> float:
+    """Expected calibration error over ten bins: mean gap between what is foretold and what is so, weighted by their sizes.
+
+    Args:
+        probability, truth (`numpy.ndarray` of one shape): Probabilities in [0, 1], and what they are of, bool.
+    """
+    probability, truth = np.ravel(probability), np.ravel(truth)
+    which = np.minimum((probability * BINS).astype(int), BINS - 1)
+    gaps = [
+        abs(probability[which == b].mean() - truth[which == b].mean()) * (which == b).mean()
+        for b in range(BINS)
+        if (which == b).any()
+    ]
+    return float(sum(gaps))

@@ -1,0 +1,88 @@
+"""Fit when a followed point counts as visible, on rendered clips whose truth is exact, and write it into a checkpoint.
+
+    python scripts/calibrate.py CHECKPOINT --videos FOLDER --preset balanced
+
+Textures are cut out of the videos; light wanders and noise is added. Every fourth clip is held out and tells how good the fit is.
+CHECKPOINT is a folder, whose config.json gets new `visibility_weights`.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from train import TEXTURE_SIZE
+
+from fgvc_hf import load, render_clip
+from fgvc_hf.data.synthetic import SyntheticClip
+from fgvc_hf.data.video_folder import VideoFolder
+from fgvc_hf.presets import PRESETS
+from fgvc_hf.templates_fgvc import EVIDENCE, visibility
+from fgvc_hf.training.calibration import calibration_error, collect_evidence, fit_visibility
+
+
+FRAMES, POINTS, TEXTURES = 24, 24, 128
+HELD_OUT = 4  # one clip in so many
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint", type=Path, help="folder; its config.json is written")
+    parser.add_argument("--videos", type=Path, required=True, help="where textures are cut from")
+    parser.add_argument("--preset", choices=[name for name in PRESETS if name != "paper"], default="balanced")
+    parser.add_argument("--clips", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=1000)
+    arguments = parser.parse_args()
+    try:
+        calibrate(arguments)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+def calibrate(arguments: argparse.Namespace) -> None:
+    videos = VideoFolder(arguments.videos, 256, (1, 1), (0.5, 1.0), (1.0, 1.8))
+    images = videos.texture_images(TEXTURES, *TEXTURE_SIZE)
+    model, processor = load(str(arguments.checkpoint), arguments.preset)
+    parts = [[], []]
+    for number in range(arguments.clips):
+        parts[number % HELD_OUT == 0].extend([clip(images, arguments.seed + number)])
+    evidence, visible = collect_evidence(model, processor, parts[0])
+    weights = fit_visibility(evidence, visible)
+    report("fitted on", evidence, visible, weights)
+    report("held out", *collect_evidence(model, processor, parts[1]), weights)
+    config = type(model.config).from_pretrained(arguments.checkpoint)
+    config.visibility_weights = [round(weight, 3) for weight in weights]
+    config.save_pretrained(arguments.checkpoint)
+    print(f"{arguments.checkpoint}: visibility_weights {config.visibility_weights} ({', '.join(EVIDENCE)}, constant)")
+
+
+def clip(images: torch.Tensor, seed: int) -> SyntheticClip:
+    """A rendered clip under a light that wanders, with noise."""
+    rendered = render_clip(FRAMES, 256, 384, num_bodies=4, num_points=POINTS, seed=seed, images=images)
+    random = np.random.default_rng(seed)
+    return replace(rendered, frames=np.stack(list(disturb(rendered.frames, random))))
+
+
+def disturb(frames: np.ndarray, random: np.random.Generator) -> Iterator[np.ndarray]:
+    noise, gain, gamma = random.uniform(0, 0.03), 0.0, 0.0
+    for frame in frames:
+        gain, gamma = (0.9 * value + random.normal(0, 0.03) for value in (gain, gamma))
+        light = np.clip(frame / 255, 1e-3, 1) ** np.exp(gamma) * np.exp(gain) + random.normal(0, noise, frame.shape)
+        yield (255 * light.clip(0, 1)).round().astype(np.uint8)
+
+
+def report(name: str, evidence: torch.Tensor, visible: torch.Tensor, weights: list[float]) -> None:
+    probability = visibility(evidence, weights).numpy()
+    right = ((probability >= 0.5) == visible.numpy()).mean()
+    error = calibration_error(probability, visible.numpy())
+    print(
+        f"{name} {len(visible)} points on frames, {visible.float().mean():.1%} visible: "
+        f"{right:.1%} told right, calibration error {error:.3f}"
+    )
+
+
+if __name__ == "__main__":
+    main()

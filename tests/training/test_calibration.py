@@ -1,0 +1,49 @@
+"""Visibility from what matching shows."""
+
+import numpy as np
+import pytest
+import torch
+
+from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, render_clip
+from fgvc_hf.templates_fgvc import visibility
+from fgvc_hf.training.calibration import calibration_error, collect_evidence, fit_visibility
+
+
+def test_the_weights_that_made_the_data_are_found():
+    generator = torch.Generator().manual_seed(0)
+    evidence = torch.rand(200_000, 3, generator=generator)
+    weights = [2.0, -1.0, 4.0, -1.5]
+    visible = torch.rand(len(evidence), generator=generator) < visibility(evidence, weights)
+    np.testing.assert_allclose(fit_visibility(evidence, visible), weights, atol=0.1)
+
+
+def test_a_fit_needs_both_cases():
+    with pytest.raises(ValueError, match="always visible, or never"):
+        fit_visibility(torch.rand(5, 3), torch.ones(5, dtype=torch.bool))
+
+
+def test_calibration_error_known_answers():
+    assert calibration_error(np.array([0.0, 1.0]), np.array([False, True])) == 0
+    assert calibration_error(np.full(4, 0.75), np.array([True, True, True, False])) == pytest.approx(0)
+    assert calibration_error(
+        np.array([0.95, 0.95, 0.15, 0.15]), np.array([True, False, True, False])
+    ) == pytest.approx(0.4)
+
+
+def tiny(point_matching):
+    torch.manual_seed(0)
+    config = FgvcConfig(hidden_sizes=[8, 8, 16], depths=[1, 1, 1], point_matching=point_matching)
+    return FgvcModel(config).eval(), FgvcProcessor(FgvcImageProcessorPil(resize_policy="none"))
+
+
+def test_evidence_is_of_frames_after_the_query():
+    clip = render_clip(num_frames=6, height=64, width=64, num_points=5, seed=2)
+    evidence, visible = collect_evidence(*tiny("templates"), [clip, clip])
+    later = np.arange(6) > clip.queries[:, :1]
+    assert evidence.shape == (2 * later.sum(), 3) and visible.shape == (2 * later.sum(),)
+    assert int(visible.sum()) == 2 * clip.visible[later].sum()
+
+
+def test_labels_have_no_evidence():
+    with pytest.raises(ValueError, match="templates"):
+        collect_evidence(*tiny("labels"), [])
