@@ -61,11 +61,11 @@ class FgvcConfig(PreTrainedConfig):
         point_matching (`str`, defaults to `"labels"`):
             How points are followed: by their label maps, as in the paper, or by `"templates"`: patches of features around each
             point, matched in a window that moves with it. Templates follow points more precisely, at a small part of the cost.
-        template_radius (`int`, defaults to 2): Radius in cells of the square patch of a template.
-        template_trust (`float`, defaults to 0.7): Mean cosine similarity from which a new patch becomes a template.
+        template_radius (`int`, defaults to 3): Radius in cells of the square patch of a template.
+        template_trust (`float`, defaults to 0.75): Mean cosine similarity from which a new patch becomes a template.
         search_radius (`float`, defaults to 0.12):
             Radius of the window that templates are searched in, per mean side of the frame (the root of its area).
-        motion_prior (`float`, defaults to 16.0):
+        motion_prior (`float`, defaults to 20.0):
             Similarity that a shift of a mean side from one frame to the next costs; it grows with the square of the shift.
         visibility_weights (`list[float]`, defaults to `[3.5, 4.0, 11.0, -4.6]`):
             Logistic model that tells from the matching of templates whether a point is visible: weights of the similarity to the
@@ -101,10 +101,10 @@ class FgvcConfig(PreTrainedConfig):
     label_sigma: float = 6.0
     readout: str = "aligned"
     point_matching: str = "labels"
-    template_radius: int = 2
-    template_trust: float = 0.7
+    template_radius: int = 3
+    template_trust: float = 0.75
     search_radius: float = 0.12
-    motion_prior: float = 16.0
+    motion_prior: float = 20.0
     visibility_weights: list[float] | tuple[float, ...] = (3.5, 4.0, 11.0, -4.6)
     visibility_threshold: float = 0.5
 

@@ -12,74 +12,11 @@ from .configuration_fgvc import FgvcConfig
 from .coordinates_fgvc import rescale_points
 from .correlation_fgvc import merge_topk, window_reach, window_topk
 from .propagation_fgvc import draw_masks, draw_points, label_reach, peak_confidence, propagate_labels, read_points
+from .targets_fgvc import FrameMemory, MaskTarget, PointTarget, TargetGroup, check_fits
 from .templates_fgvc import PointTemplates
 
 
 MAX_MASKS = 255  # objects with a mask in one session: they fit into 8-bit images
-
-
-@dataclass
-class PointTarget:
-    """A prompt: point (x, y) in pixels of the original video, on a frame."""
-
-    frame_idx: int
-    point: tuple[float, float]
-
-
-@dataclass
-class MaskTarget:
-    """A prompt: mask (H, W), bool, at the size of the original video, on a frame."""
-
-    frame_idx: int
-    mask: np.ndarray
-
-
-@dataclass
-class FrameMemory:
-    """Features of the previous frames: frame number c since the start is in slot c % n of the ring."""
-
-    ring: torch.Tensor  # (n, h, w, C)
-    count: int = 0
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Rows and columns (h, w) of a feature map."""
-        return self.ring.shape[1], self.ring.shape[2]
-
-    @property
-    def next_slot(self) -> int:
-        """Where the next frame goes, in place of the oldest."""
-        return self.count % len(self.ring)
-
-    def recent_slots(self, number: int) -> list[int]:
-        """Slots of the last frames, latest first; at most as many as there are."""
-        return [(self.count - back) % len(self.ring) for back in range(1, min(number, len(self.ring)) + 1)]
-
-    def grow(self, frames: int) -> None:
-        """Make room for so many frames, and keep the last."""
-        last = self.ring[self.recent_slots(1)[0]]
-        self.ring = self.ring.new_zeros((frames, *last.shape))
-        self.ring[0], self.count = last, 1
-
-
-@dataclass
-class TargetGroup:
-    """Targets prompted on one frame, with the memory of their own: that frame and its label maps.
-
-    `labels` (n+1, h*w, targets) has in slot 0 the frame of the prompt, and in slot i+1 the frame whose features are in
-    slot i of the session's ring; the labels of the points come first, then those of the masks. `support` (n+1, h*w) tells
-    where any of them is non-zero. `age` counts frames since.
-    """
-
-    point_ids: list[int]
-    mask_ids: list[int]
-    anchor: torch.Tensor  # (h, w, C)
-    labels: torch.Tensor
-    support: torch.Tensor
-    points: torch.Tensor  # (points, 2) float64, input pixels
-    confidence: torch.Tensor  # (points,)
-    masks: torch.Tensor  # (h*w, masks): label maps of the frame seen last
-    age: int = 0
 
 
 class FgvcInferenceSession:
@@ -107,45 +44,65 @@ class FgvcInferenceSession:
     # ---- targets ------------------------------------------------------------------------------------------------
 
     def add_point(self, obj_id: int, frame_idx: int, point: tuple[float, float]) -> None:
-        """Add a point to follow.
+        """Add a point to follow; or, where it exists already, say where it is on another frame: from there it starts anew.
 
         Raises:
-            `ValueError`: the id is taken, the point is not a finite position inside the frame, or the frame is not in the
-            video or has been passed.
+            `ValueError`: the id has a prompt on that frame or belongs to a mask, the point is not a finite position inside the
+            frame, or the frame is not in the video or has been passed.
         """
-        self._check_new(obj_id, frame_idx)
+        self._check_prompt(obj_id, frame_idx, PointTarget)
         if not np.isfinite(point).all():
             raise ValueError(f"input_points must be finite, got {tuple(point)} for target {obj_id}.")
-        target = PointTarget(int(frame_idx), (float(point[0]), float(point[1])))
-        if self.original_size is not None:
-            _check_fits(obj_id, target, self.original_size)
-        self.targets[obj_id] = target
+        self._add(obj_id, PointTarget(int(frame_idx), (float(point[0]), float(point[1]))))
 
     def add_mask(self, obj_id: int, frame_idx: int, mask: np.ndarray) -> None:
-        """Add an object to follow by its mask (H, W), bool.
+        """Add an object to follow by its mask (H, W), bool; or give a new mask of it on another frame.
 
         Raises:
-            `ValueError`: the id is taken or below 1, there are 255 masks already, the mask is empty or of another size than the
-            video, or the frame is not in the video or has been passed.
+            `ValueError`: the id is below 1, has a prompt on that frame or belongs to a point, there are 255 masks already, the
+            mask is empty or of another size than the video, or the frame is not in the video or has been passed.
         """
-        self._check_new(obj_id, frame_idx)
+        self._check_prompt(obj_id, frame_idx, MaskTarget)
         if obj_id < 1:
             raise ValueError(f"obj_ids must be 1 or more for masks, for 0 is the background, got {obj_id}.")
-        if len(self.masks) >= MAX_MASKS:
+        if len(self.masks) >= MAX_MASKS and obj_id not in self.masks:
             raise ValueError(f"obj_ids: a session holds at most {MAX_MASKS} masks.")
         if mask.ndim != 2 or mask.dtype != bool or not mask.any():
             problem = "is empty" if mask.ndim == 2 and mask.dtype == bool else f"is {mask.dtype} of {mask.shape}"
             raise ValueError(
                 f"input_masks must be bool (H, W) with a pixel set, but that of target {obj_id} {problem}."
             )
-        target = MaskTarget(int(frame_idx), mask.copy())
-        if self.original_size is not None:
-            _check_fits(obj_id, target, self.original_size)
-        self.targets[obj_id] = target
+        self._add(obj_id, MaskTarget(int(frame_idx), mask.copy()))
 
-    def _check_new(self, obj_id: int, frame_idx: int) -> None:
-        if obj_id in self.targets:
-            raise ValueError(f"obj_ids: target {obj_id} exists already; every target needs an id of its own.")
+    def _add(self, obj_id: int, prompt: PointTarget | MaskTarget) -> None:
+        if self.original_size is not None:
+            check_fits(obj_id, prompt, self.original_size)
+        self.prompts[obj_id, prompt.frame_idx] = prompt
+
+    def remove(self, obj_id: int) -> None:
+        """Stop following a target, and forget its prompts. The others go on as if it had never been there.
+
+        Raises:
+            `ValueError`: there is no such target.
+        """
+        if obj_id not in self.targets:
+            raise ValueError(f"obj_id: there is no target {obj_id}; there are {self.obj_ids}.")
+        self.prompts = {key: prompt for key, prompt in self.prompts.items() if key[0] != obj_id}
+        self.started = {key for key in self.started if key[0] != obj_id}
+        self._drop({obj_id})
+
+    def _drop(self, ids: set[int]) -> None:
+        """Forget what is remembered for some targets."""
+        if self.templates:
+            self.templates.keep([i for i, obj_id in enumerate(self.templates.ids) if obj_id not in ids])
+        others = set(self.targets) - ids
+        self.groups = [group for group in self.groups if group.keep(others)]
+
+    def _check_prompt(self, obj_id: int, frame_idx: int, kind: type) -> None:
+        if (obj_id, frame_idx) in self.prompts:
+            raise ValueError(f"obj_ids: target {obj_id} exists already, with a prompt on frame {frame_idx}.")
+        if obj_id in self.targets and not isinstance(self.targets[obj_id], kind):
+            raise ValueError(f"obj_ids: target {obj_id} exists already, as another kind of target.")
         num_frames = None if self.video is None else self.video.num_frames
         if frame_idx < 0 or (num_frames is not None and frame_idx >= num_frames):
             limit = "" if num_frames is None else f" to {num_frames - 1}"
@@ -157,30 +114,39 @@ class FgvcInferenceSession:
             )
 
     @property
+    def targets(self) -> dict[int, PointTarget | MaskTarget]:
+        """The first prompt of every target by id, in the order in which they were added."""
+        first = {}
+        for (obj_id, _), prompt in self.prompts.items():
+            first.setdefault(obj_id, prompt)
+        return first
+
+    @property
     def obj_ids(self) -> list[int]:
         """Ids of all targets, in the order in which they were added."""
         return list(self.targets)
 
     @property
     def points(self) -> dict[int, PointTarget]:
-        """The points by id, in the order in which they were added."""
-        return {obj_id: target for obj_id, target in self.targets.items() if isinstance(target, PointTarget)}
+        """The points by id, with their first prompts, in the order in which they were added."""
+        return {obj_id: prompt for obj_id, prompt in self.targets.items() if isinstance(prompt, PointTarget)}
 
     @property
     def masks(self) -> dict[int, MaskTarget]:
-        """The masks by id, in the order in which they were added."""
-        return {obj_id: target for obj_id, target in self.targets.items() if isinstance(target, MaskTarget)}
+        """The masks by id, with their first prompts, in the order in which they were added."""
+        return {obj_id: prompt for obj_id, prompt in self.targets.items() if isinstance(prompt, MaskTarget)}
 
     def reset_tracking_data(self) -> None:
         """Forget all frames and keep the targets."""
         self.groups: list[TargetGroup] = []
         self.templates: PointTemplates | None = None
         self.memory: FrameMemory | None = None
+        self.started: set[tuple[int, int]] = set()  # prompts (id, frame) that are being followed
         self.last_frame_idx: int | None = None
 
     def reset_inference_session(self) -> None:
         """Forget all frames and all targets."""
-        self.targets: dict[int, PointTarget | MaskTarget] = {}
+        self.prompts: dict[tuple[int, int], PointTarget | MaskTarget] = {}  # by id and frame
         self.reset_tracking_data()
 
     # ---- frames -------------------------------------------------------------------------------------------------
@@ -194,8 +160,8 @@ class FgvcInferenceSession:
         """The model's input (1, 3, H, W) of a frame (H, W, 3) or PIL image."""
         size = (frame.height, frame.width) if hasattr(frame, "height") else tuple(np.shape(frame)[:2])
         if self.original_size is None:
-            for obj_id, target in self.targets.items():
-                _check_fits(obj_id, target, size)
+            for (obj_id, _), prompt in self.prompts.items():
+                check_fits(obj_id, prompt, size)
         elif size != self.original_size:
             raise ValueError(f"frame must be of size {self.original_size} as those before, got {size}.")
         pixel_values = self.image_processor(frame, return_tensors="pt").pixel_values
@@ -220,9 +186,9 @@ class FgvcInferenceSession:
         if self.video is None:
             raise ValueError("inference_session has no video; pass frames one by one to model.step.")
         if start_frame_idx is None:
-            if not self.targets:
+            if not self.prompts:
                 raise ValueError("inference_session has no targets; add them, or give start_frame_idx.")
-            prompted = [target.frame_idx for target in self.targets.values()]
+            prompted = [frame_idx for _, frame_idx in self.prompts]
             start_frame_idx = max(prompted) if reverse else min(prompted)
         num_frames, limit = self.video.num_frames, max_frame_num_to_track
         if start_frame_idx < 0 or (num_frames is not None and start_frame_idx >= num_frames):
@@ -240,20 +206,21 @@ class FgvcInferenceSession:
     # ---- propagation --------------------------------------------------------------------------------------------
 
     def start_targets(self, config: FgvcConfig) -> None:
-        """Start the targets that are prompted on the frame remembered last, and have not started yet."""
-        started = {obj_id for group in self.groups for obj_id in (*group.point_ids, *group.mask_ids)}
-        started |= set(self.templates.ids) if self.templates else set()
-        new = {i: t for i, t in self.targets.items() if t.frame_idx == self.last_frame_idx and i not in started}
+        """Start the targets that are prompted on the frame remembered last, anew where they were followed already."""
+        due = [key for key in self.prompts if key[1] == self.last_frame_idx and key not in self.started]
         memory = self.memory
-        if memory is None or not new:
+        if memory is None or not due:
             return
+        self.started |= set(due)
+        new = {obj_id: self.prompts[obj_id, frame_idx] for obj_id, frame_idx in due}
+        self._drop(set(new))
         features = memory.ring[memory.recent_slots(1)[0]].clone()  # (h, w, C)
         prompts = {i: t.point for i, t in new.items() if isinstance(t, PointTarget)}
         points = torch.tensor(list(prompts.values()), dtype=torch.float64).view(-1, 2)
         points = rescale_points(points, *self.sizes).to(features.device)
         masks = {i: torch.from_numpy(t.mask) for i, t in new.items() if isinstance(t, MaskTarget)}
         if config.point_matching == "templates" and prompts:
-            self.templates = self.templates or PointTemplates.empty(features, config.template_radius)
+            self.templates = self.templates or PointTemplates.empty(features, config)
             self.templates.add(list(prompts), points, features, config)
             prompts, points = {}, points[:0]
         if prompts or masks:
@@ -374,24 +341,6 @@ class OrderedFrames:
         numbers = range(len(self))[::-1] if self.reverse else itertools.count()
         for i, frame in zip(numbers, self.video.frames(self.start, self.stop, self.reverse), strict=False):
             yield self.start + i, frame
-
-
-def _check_fits(obj_id: int, target: PointTarget | MaskTarget, size: tuple[int, int]) -> None:
-    """A `ValueError` if a prompt does not fit frames of a size (height, width)."""
-    height, width = size
-    if isinstance(target, MaskTarget):
-        if target.mask.shape != size:
-            shape = "x".join(map(str, target.mask.shape))
-            raise ValueError(
-                f"input_masks must be {height}x{width} like the video, but that of target {obj_id} is {shape}."
-            )
-        return
-    x, y = target.point
-    if not (0 <= x <= width and 0 <= y <= height):
-        raise ValueError(
-            f"input_points must lie inside the frame, x in 0..{width} and y in 0..{height}, "
-            f"got ({x:g}, {y:g}) for target {obj_id}."
-        )
 
 
 def _offset(best: tuple[torch.Tensor, torch.Tensor], slots: list[int], size: tuple[int, int]):

@@ -13,6 +13,7 @@ from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, Proces
 from .coordinates_fgvc import rescale_points
 from .inference_session_fgvc import FgvcInferenceSession
 from .propagation_fgvc import read_masks
+from .targets_fgvc import MaskTarget
 
 
 @dataclass
@@ -95,18 +96,19 @@ class FgvcProcessor(ProcessorMixin):
         input_masks=None,
     ) -> None:
         """
-        Add targets to follow: either points or masks.
+        Add targets to follow: either points or masks. A target that exists gets another prompt, on another frame: from there it
+        starts anew, which corrects it or brings it back.
 
         Args:
             inference_session ([`FgvcInferenceSession`]): The session.
             frame_idx (`int`): Frame on which the prompts are given.
-            obj_ids (`int` or iterable of `int`): An id for each prompt, new to the session; 1 or more for masks.
+            obj_ids (`int` or iterable of `int`): An id for each prompt; 1 or more for masks.
             input_points (*optional*): (x, y) of each point in pixels of the original video: shape `(N, 2)`, or nested as in SAM 2,
                 `(1, N, 1, 2)`.
             input_masks (*optional*): Mask of each object at the size of the original video: bool `(N, H, W)`, or `(H, W)` for one.
 
         Raises:
-            `ValueError`: prompts and ids differ in number, an id is taken, a point is outside the frame, a mask is empty or of
+            `ValueError`: prompts and ids differ in number, an id has a prompt on that frame or is of another kind, a point is outside the frame, a mask is empty or of
             another size, or the frame is not in the video. Nothing is added then.
         """
         ids: list = list(obj_ids) if isinstance(obj_ids, Iterable) else [obj_ids]
@@ -124,7 +126,7 @@ class FgvcProcessor(ProcessorMixin):
                 added.append(int(obj_id))
         except ValueError:
             for obj_id in added:
-                del inference_session.targets[obj_id]
+                del inference_session.prompts[obj_id, int(frame_idx)]
             raise
 
     def post_process_masks(self, output, inference_session: FgvcInferenceSession) -> np.ndarray:
@@ -148,10 +150,10 @@ class FgvcProcessor(ProcessorMixin):
         background = (1 - shares.sum(dim=0, keepdim=True)).clamp_min(0)
         best = torch.cat([background, shares]).argmax(dim=0).numpy()
         result = np.array([0, *output.mask_ids], dtype=np.int32)[best]
-        for obj_id, target in session.masks.items():
-            if target.frame_idx == output.frame_idx and obj_id in output.mask_ids:
-                result[(result == obj_id) & ~target.mask] = 0
-                result[target.mask] = obj_id
+        for (obj_id, frame_idx), prompt in session.prompts.items():
+            if isinstance(prompt, MaskTarget) and frame_idx == output.frame_idx and obj_id in output.mask_ids:
+                result[(result == obj_id) & ~prompt.mask] = 0
+                result[prompt.mask] = obj_id
         return result
 
     def post_process_point_tracking(

@@ -30,7 +30,7 @@ BACK = (
 )  # frames back that templates are taken from: near ones know the pose, far ones have drifted less
 ANCHOR_SHARE = 1.5  # of the first patch in the mean; each other one counts 1
 REFINEMENT = 2  # cells around the best one within which the first patch has a say
-LOST_GROWTH = 0.25  # of the range of likely motion, per frame that a point was not seen
+LOST_GROWTH = 0.1  # of the range of likely motion, per frame that a point was not seen
 RIVAL_DISTANCE = 3  # cells beyond which another maximum is a rival
 POINTS_AT_ONCE = 64  # windows held at a time
 EVIDENCE = ("anchor", "mean", "margin")  # what visibility is told from
@@ -57,9 +57,9 @@ class PointTemplates:
     count: int = 0
 
     @classmethod
-    def empty(cls, features: torch.Tensor, radius: int) -> "PointTemplates":
+    def empty(cls, features: torch.Tensor, config: FgvcConfig) -> "PointTemplates":
         """No points, for features (h, w, C)."""
-        patch = (2 * radius + 1) ** 2
+        patch = (2 * config.template_radius + 1) ** 2
         new = features.new_zeros
         return cls(
             [],
@@ -87,6 +87,13 @@ class PointTemplates:
             torch.cat([old, old.new_full((n,), value)]) for old, value in ((self.lost, 0), (self.confidence, 1))
         )
         self.evidence = torch.cat([self.evidence, self.evidence.new_zeros((n, len(EVIDENCE)))])
+
+    def keep(self, rows: list[int]) -> None:
+        """Forget all other points."""
+        self.ids = [self.ids[row] for row in rows]
+        self.recent, self.trusted = self.recent[:, rows], self.trusted[:, rows]
+        for name in ("anchor", "cells", "lost", "points", "confidence", "evidence"):
+            setattr(self, name, getattr(self, name)[rows])
 
     def follow(self, features: torch.Tensor, input_size: tuple[int, int], config: FgvcConfig) -> None:
         """Find all points on the next frame, with features (h, w, C), and learn from what was found."""

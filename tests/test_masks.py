@@ -207,3 +207,22 @@ def test_objects_are_tinted_and_outlined():
     drawn = draw_masks_over(frame, ids)
     assert (drawn[ids == 0] == 100).all() and (drawn[ids == 5] != 100).any(-1).all()
     assert (drawn[10, 15] == point_colours([5])[0]).all() and (drawn[15, 20] != point_colours([5])[0]).any()
+
+
+def test_a_mask_can_be_corrected_and_removed(tiny_model, processor, noise_clip):
+    left, right = np.zeros((2, 40, 56), bool)
+    left[10:30, 5:20], right[10:30, 30:50] = True, True
+    session = processor.init_video_session(noise_clip)
+    processor.add_inputs_to_inference_session(session, 0, [1, 2], input_masks=np.stack([left, right]))
+    processor.add_inputs_to_inference_session(session, 4, 1, input_masks=right & (np.arange(40) < 20)[:, None])
+    alone = processor.init_video_session(noise_clip)
+    processor.add_inputs_to_inference_session(alone, 0, 2, input_masks=right)
+    expected = list(tiny_model.propagate_in_video_iterator(alone))
+    for t, output in enumerate(tiny_model.propagate_in_video_iterator(session)):
+        assert output.mask_ids == ([1, 2] if t < 7 else [2])
+        assert torch.equal(output.mask_maps[-1], expected[t].mask_maps[0])
+        if t == 4:
+            ids = processor.post_process_masks(output, session)
+            np.testing.assert_array_equal(ids == 1, right & (np.arange(40) < 20)[:, None])
+        if t == 6:
+            session.remove(1)

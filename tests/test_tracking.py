@@ -236,3 +236,68 @@ def test_strides_and_windows_are_settings(noise_clip, processor):
         model = FgvcModel(FgvcConfig(hidden_sizes=[8, 16, 32], propagation_radius=4, **settings)).eval()
         result = model.track(noise_clip[:3], QUERIES[:2], processor=processor)
         assert np.isfinite(result.tracks).all()
+
+
+def run(model, processor, session, frames, at):
+    """Step through frames; `at` maps a frame number to what is done before it. Gives the outputs."""
+    outputs = []
+    for t, frame in enumerate(frames):
+        if t in at:
+            at[t](session)
+        outputs.append(model.step(session, frame))
+    return outputs
+
+
+def test_a_removed_target_changes_nothing_for_the_others(tiny_model, processor, noise_clip):
+    points = [(12 + 4 * i, 10 + 2 * i) for i in range(10)]
+    live = processor.init_video_session()
+    processor.add_inputs_to_inference_session(live, 0, range(10), points)
+    outputs = run(tiny_model, processor, live, noise_clip, {5: lambda session: session.remove(3)})
+    session = processor.init_video_session()
+    others = [i for i in range(10) if i != 3]
+    processor.add_inputs_to_inference_session(session, 0, others, [points[i] for i in others])
+    expected = run(tiny_model, processor, session, noise_clip, {})
+    for t, (with_it, without) in enumerate(zip(outputs, expected, strict=True)):
+        assert with_it.object_ids == (list(range(10)) if t < 5 else others)
+        rows = [with_it.object_ids.index(i) for i in others]
+        assert torch.equal(with_it.tracks[rows], without.tracks)
+        assert torch.equal(with_it.confidence[rows], without.confidence)
+
+
+def test_removing_an_unknown_target(processor, noise_clip):
+    session = processor.init_video_session(noise_clip)
+    processor.add_inputs_to_inference_session(session, 0, [4, 2], [(5, 5), (6, 6)])
+    with pytest.raises(ValueError, match=r"there is no target 3; there are \[4, 2\]"):
+        session.remove(3)
+    assert session.obj_ids == [4, 2]
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_corrected_target_goes_on_from_the_correction(tiny_model, processor, noise_clip, reverse):
+    def tracks(prompts, ids):
+        session = processor.init_video_session(noise_clip)
+        for obj_id, (t, x, y) in zip(ids, prompts, strict=True):
+            processor.add_inputs_to_inference_session(session, t, obj_id, [(x, y)])
+        outputs = list(tiny_model.propagate_in_video_iterator(session, reverse=reverse))
+        return processor.post_process_point_tracking(outputs, session)
+
+    both = tracks([(2, 20.5, 20.5), (6, 31.2, 12.7)], [1, 1])
+    first, second = tracks([(2, 20.5, 20.5), (6, 31.2, 12.7)], [1, 2]).tracks
+    before, after = (first, second) if not reverse else (second, first)
+    turn = 6 if not reverse else 2
+    np.testing.assert_array_equal(both.queries, [[2, 20.5, 20.5]])
+    if reverse:
+        np.testing.assert_array_equal(both.tracks[0, : turn + 1], after[: turn + 1])
+        np.testing.assert_array_equal(both.tracks[0, turn + 1 :], before[turn + 1 :])
+    else:
+        np.testing.assert_array_equal(both.tracks[0, turn:], after[turn:])
+        np.testing.assert_array_equal(both.tracks[0, :turn], before[:turn])
+    assert both.tracks[0, 6].tolist() == np.float32([31.2, 12.7]).tolist()
+    assert both.confidence[0, 6] == 1
+
+
+def test_a_point_is_no_mask(processor, noise_clip):
+    session = processor.init_video_session(noise_clip)
+    processor.add_inputs_to_inference_session(session, 0, 1, [(5, 5)])
+    with pytest.raises(ValueError, match="target 1 exists already, as another kind"):
+        processor.add_inputs_to_inference_session(session, 3, 1, input_masks=np.ones((40, 56), bool))
