@@ -1,4 +1,4 @@
-"""The command line: `fgvc-hf track`, `propagate` and `info`. torch is imported when there is work for it."""
+"""The command line: `fgvc-hf track`, `propagate`, `flow`, `evaluate` and `info`. torch is imported when there is work for it."""
 
 import argparse
 import importlib.metadata
@@ -54,6 +54,21 @@ def build_parser() -> argparse.ArgumentParser:
     propagate.add_argument("--direction", choices=("forward", "backward", "both"), default="forward")
     add_model_arguments(propagate)
     propagate.set_defaults(run=run_propagate)
+
+    flow = commands.add_parser(
+        "flow",
+        help="dense flow between two images",
+        description="Dense flow from one image to another of the same size.",
+    )
+    flow.add_argument("images", nargs=2, metavar="IMAGE")
+    flow.add_argument(
+        "--output",
+        metavar="FILE",
+        required=True,
+        help="flow as .flo (Middlebury), .npz with occlusions, or .png in colours",
+    )
+    add_model_arguments(flow)
+    flow.set_defaults(run=run_flow)
 
     evaluate = commands.add_parser(
         "evaluate",
@@ -246,6 +261,21 @@ def run_propagate(arguments: argparse.Namespace) -> None:
     for path in (arguments.output, arguments.overlay):
         if path:
             print(path)
+
+
+# ---- flow ---------------------------------------------------------------------------------------------------------
+
+
+def run_flow(arguments: argparse.Namespace) -> None:
+    from .flow_files import check_flow_format, save_flow
+    from .video import check_writable, read_image
+
+    check_writable(check_flow_format(arguments.output))
+    first, second = (read_image(path) for path in arguments.images)
+    model, processor = load_checkpoint(arguments)
+    found = model.flow(first, second, processor)
+    save_flow(found.flow, found.occluded, arguments.output)
+    print(arguments.output)
 
 
 # ---- evaluate -----------------------------------------------------------------------------------------------------

@@ -1,9 +1,7 @@
-"""The FGVC encoder, and the model that matches and propagates with it.
+"""The model that matches and propagates with the features of the FGVC encoder.
 
 The notable choices:
 
-* ResNet-18 through layer3 with torchvision's parameter names; the strides of its stages come from the output stride, so
-  the same weights give features at stride 2, 4 or 8. The features are those after the last ReLU.
 * Features leave the encoder as they are. Matching normalises them to unit length over channels in float32.
 * Propagation reads top to bottom in [`FgvcModel.step`]: encode the frame, match it with the memory, carry the labels
   over, read the points off, remember.
@@ -11,7 +9,7 @@ The notable choices:
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -20,17 +18,19 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .configuration_fgvc import BOTTLENECK_EXPANSION, FgvcConfig
+from .configuration_fgvc import FgvcConfig
 from .correlation_fgvc import window_correlation
+from .encoder_fgvc import FgvcBasicBlock, FgvcBottleneckBlock, FgvcEncoder
+from .flow_fgvc import dense_flow
 from .image_processing_pil_fgvc import FgvcImageProcessorPil
 from .inference_session_fgvc import FgvcInferenceSession
 from .processing_fgvc import FgvcProcessor, PointTracks
+from .propagation_fgvc import read_masks
 
 
 @dataclass
@@ -70,6 +70,20 @@ class FgvcMatchOutput(ModelOutput):
 
 
 @dataclass
+class FgvcFlowOutput(ModelOutput):
+    """
+    Dense flow from one frame to another.
+
+    Args:
+        flow (`numpy.ndarray` of shape `(H, W, 2)`, float32): Displacement (x, y) of every pixel, in pixels.
+        occluded (`numpy.ndarray` of shape `(H, W)`, bool): Pixels whose match leads elsewhere on the way back.
+    """
+
+    flow: np.ndarray | None = None
+    occluded: np.ndarray | None = None
+
+
+@dataclass
 class FgvcVideoOutput(ModelOutput):
     """
     Where the targets are in one frame of a video.
@@ -78,7 +92,7 @@ class FgvcVideoOutput(ModelOutput):
         frame_idx (`int`): The frame.
         object_ids (`list[int]`): The points that have been prompted on this frame or one processed before it.
         tracks (`torch.Tensor` of shape `(num_points, 2)`, float64): (x, y) in pixels of the model's input.
-        confidence (`torch.Tensor` of shape `(num_points,)`, float32): Peak of the label map, in [0, 1].
+        confidence (`torch.Tensor` of shape `(num_points,)`, float32): That the points are visible, in [0, 1].
         mask_ids (`list[int]`): The masks that have been prompted on this frame or one processed before it.
         mask_maps (`torch.Tensor` of shape `(num_masks, h, w)`, float32):
             Share of each feature cell that belongs to the object; [`FgvcProcessor.post_process_masks`] makes masks of it.
@@ -90,110 +104,6 @@ class FgvcVideoOutput(ModelOutput):
     confidence: torch.Tensor | None = None
     mask_ids: list[int] | None = None
     mask_maps: torch.Tensor | None = None
-
-
-def _convolution(config: FgvcConfig, inputs: int, outputs: int, size: int, stride: int) -> nn.Conv2d:
-    mode: Any = config.padding_mode  # one of the two that the config accepts
-    return nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False, padding_mode=mode)
-
-
-class FgvcBasicBlock(GradientCheckpointingLayer):
-    """Residual block of ResNet-18: conv-bn-relu-conv-bn, plus the (projected) input, then ReLU."""
-
-    expansion = 1
-
-    def __init__(self, config: FgvcConfig, inputs: int, width: int, stride: int):
-        super().__init__()
-        self.conv1 = _convolution(config, inputs, width, 3, stride)
-        self.bn1 = nn.BatchNorm2d(width, eps=config.batch_norm_eps)
-        self.conv2 = _convolution(config, width, width, 3, 1)
-        self.bn2 = nn.BatchNorm2d(width, eps=config.batch_norm_eps)
-        cast(Any, self.bn2).starts_at_zero = True
-        self.downsample = _shortcut(config, inputs, width, stride)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        residual = hidden_states if self.downsample is None else self.downsample(hidden_states)
-        hidden_states = F.relu(self.bn1(self.conv1(hidden_states)))
-        hidden_states = self.bn2(self.conv2(hidden_states))
-        return F.relu(hidden_states + residual)
-
-
-class FgvcBottleneckBlock(GradientCheckpointingLayer):
-    """Residual block of ResNet-50: 1x1 down to `width`, 3x3 (which has the stride), 1x1 up to four times `width`."""
-
-    expansion = BOTTLENECK_EXPANSION
-
-    def __init__(self, config: FgvcConfig, inputs: int, width: int, stride: int):
-        super().__init__()
-        outputs = width * self.expansion
-        self.conv1 = _convolution(config, inputs, width, 1, 1)
-        self.bn1 = nn.BatchNorm2d(width, eps=config.batch_norm_eps)
-        self.conv2 = _convolution(config, width, width, 3, stride)
-        self.bn2 = nn.BatchNorm2d(width, eps=config.batch_norm_eps)
-        self.conv3 = _convolution(config, width, outputs, 1, 1)
-        self.bn3 = nn.BatchNorm2d(outputs, eps=config.batch_norm_eps)
-        cast(Any, self.bn3).starts_at_zero = True
-        self.downsample = _shortcut(config, inputs, outputs, stride)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        residual = hidden_states if self.downsample is None else self.downsample(hidden_states)
-        hidden_states = F.relu(self.bn1(self.conv1(hidden_states)))
-        hidden_states = F.relu(self.bn2(self.conv2(hidden_states)))
-        hidden_states = self.bn3(self.conv3(hidden_states))
-        return F.relu(hidden_states + residual)
-
-
-def _shortcut(config: FgvcConfig, inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
-    """The projection of a block's input, where the block changes its shape."""
-    if stride == 1 and inputs == outputs:
-        return None
-    projection = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-    return nn.Sequential(projection, nn.BatchNorm2d(outputs, eps=config.batch_norm_eps))
-
-
-def _stage(config: FgvcConfig, inputs: int, width: int, depth: int, stride: int) -> nn.Sequential:
-    block = FgvcBottleneckBlock if config.bottleneck else FgvcBasicBlock
-    later = (block(config, width * block.expansion, width, 1) for _ in range(depth - 1))
-    return nn.Sequential(block(config, inputs, width, stride), *later)
-
-
-class FgvcEncoder(nn.Module):
-    """ResNet through layer3 (or layer4), by default without pooling: (N, 3, H, W) to (N, C, H / stride, W / stride).
-
-    Parameters have torchvision's names.
-    """
-
-    def __init__(self, config: FgvcConfig):
-        super().__init__()
-        stem_stride, *stage_strides = config.stage_strides
-        widths, expansion = config.hidden_sizes, BOTTLENECK_EXPANSION if config.bottleneck else 1
-        self.conv1 = _convolution(config, config.num_channels, widths[0], 7, stem_stride)
-        self.bn1 = nn.BatchNorm2d(widths[0], eps=config.batch_norm_eps)
-        pools = {"max": nn.MaxPool2d(3, 2, 1), "avg": nn.AvgPool2d(3, 2, 1)}
-        self.pool = pools[config.stem_pooling] if config.stem_pooling else nn.Identity()
-        stages, inputs = [], widths[0]
-        for width, depth, stride in zip(widths, config.depths, stage_strides, strict=True):
-            stages.append(_stage(config, inputs, width, depth, stride))
-            inputs = width * expansion
-        self.layer1, self.layer2, self.layer3 = stages[:3]
-        self.layer4 = stages[3] if len(stages) == 4 else None
-        self._keep_in_fp32_modules_strict = ["bn3"] if config.bottleneck else []  # beside those of the whole model
-        self.projection = None
-        if config.projection_size:
-            size = config.projection_kernel
-            self.projection = nn.Conv2d(inputs, config.projection_size, size, padding=size // 2)
-        self.projection_relu = config.projection_relu
-
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)  # several times faster in bfloat16
-        hidden_states = self.pool(F.relu(self.bn1(self.conv1(pixel_values))))
-        hidden_states = self.layer3(self.layer2(self.layer1(hidden_states)))
-        if self.layer4 is not None:
-            hidden_states = self.layer4(hidden_states)
-        if self.projection is None:
-            return hidden_states
-        hidden_states = self.projection(hidden_states)
-        return F.relu(hidden_states) if self.projection_relu else hidden_states
 
 
 class FgvcPreTrainedModel(PreTrainedModel):
@@ -299,6 +209,32 @@ class FgvcModel(FgvcPreTrainedModel):
             entropy=entropy,
             occluded=~_returns_to_itself(correlation.argmax(dim=-1), best_back, radius),
         )
+
+    @torch.inference_mode()
+    def flow(self, frame_0, frame_1, processor: FgvcProcessor | None = None) -> FgvcFlowOutput:
+        """
+        Dense flow between two frames, of neighbouring times or far apart.
+
+        Args:
+            frame_0, frame_1 (`numpy.ndarray` of shape `(H, W, 3)`, uint8, or `PIL.Image.Image`): The frames, RGB, of one size.
+            processor ([`FgvcProcessor`], *optional*): As of [`FgvcModel.track`].
+
+        Returns:
+            [`FgvcFlowOutput`] at the size of the frames. Motion beyond `config.search_radius` is not found.
+
+        Raises:
+            `ValueError`: the frames differ in size.
+        """
+        session = (processor or self._own_processor()).init_video_session()
+        features = [
+            self.normalized_features(session.preprocess(frame).to(self.device))[0] for frame in (frame_0, frame_1)
+        ]
+        original_size, input_size = session.sizes
+        flow, occluded = dense_flow(*features, self.config)  # (h, w, 2) cells, (h, w)
+        maps = torch.cat([flow.movedim(-1, 0), occluded[None].float()])
+        x, y, hidden = read_masks(maps, input_size, original_size, self.config.output_stride).cpu().numpy()
+        scale = self.config.output_stride * np.array(original_size[::-1]) / np.array(input_size[::-1])
+        return FgvcFlowOutput(np.stack([x, y], axis=-1) * scale.astype(np.float32), hidden >= 0.5)
 
     @torch.inference_mode()
     def step(self, inference_session: FgvcInferenceSession, frame, frame_idx: int | None = None) -> FgvcVideoOutput:
@@ -475,4 +411,12 @@ def _returns_to_itself(best: torch.Tensor, best_back: torch.Tensor, radius: int)
     return (y1 + back // size - radius == y) & (x1 + back % size - radius == x)
 
 
-__all__ = ["FgvcEncoder", "FgvcMatchOutput", "FgvcModel", "FgvcModelOutput", "FgvcPreTrainedModel", "FgvcVideoOutput"]
+__all__ = [
+    "FgvcEncoder",
+    "FgvcFlowOutput",
+    "FgvcMatchOutput",
+    "FgvcModel",
+    "FgvcModelOutput",
+    "FgvcPreTrainedModel",
+    "FgvcVideoOutput",
+]

@@ -138,6 +138,15 @@ class FrameIterator:
     time = FrameArray.time
 
 
+def read_image(path: str | Path) -> np.ndarray:
+    """The pixels (H, W, 3), uint8 RGB, of an image file; an `OSError` if it is none."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise OSError(f"{path}: cannot be read as an image ({error}).") from None
+
+
 class ImageFolder:
     """A folder of images as a video, in natural order of names: frame2 before frame10."""
 
@@ -148,20 +157,13 @@ class ImageFolder:
             raise FileNotFoundError(f"{path}: holds no images ({', '.join(IMAGE_SUFFIXES)}).")
         self._files = sorted(images, key=lambda file: re.sub(r"\d+", lambda m: m[0].zfill(20), file.name))
         self.num_frames = len(self._files)
-        self.height, self.width = self._read(self._files[0]).shape[:2]
-
-    def _read(self, file: Path) -> np.ndarray:
-        try:
-            with Image.open(file) as image:
-                return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise OSError(f"{file}: cannot be read as an image ({error}).") from None
+        self.height, self.width = read_image(self._files[0]).shape[:2]
 
     def frames(self, start: int = 0, stop: int | None = None, reverse: bool = False) -> Iterator[np.ndarray]:
         stop = _check_range(self.name, self.num_frames, start, stop)
         files = self._files[start:stop]
         for file in reversed(files) if reverse else files:
-            frame = self._read(file)
+            frame = read_image(file)
             if frame.shape[:2] != (self.height, self.width):
                 height, width = frame.shape[:2]
                 raise OSError(f"{file}: is {height}x{width}, but those before are {self.height}x{self.width}.")
