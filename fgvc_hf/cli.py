@@ -76,9 +76,12 @@ def build_parser() -> argparse.ArgumentParser:
         description="Measure a checkpoint on a benchmark, and write every count and average to one JSON file. "
         "Several processes share the videos: torchrun --nproc_per_node N -m fgvc_hf.cli evaluate ...",
     )
-    evaluate.add_argument("benchmark", choices=("tapvid", "davis", "badja"))
+    evaluate.add_argument("benchmark", choices=("tapvid", "davis", "badja", "jhmdb", "vip"))
     evaluate.add_argument("--data", metavar="DIR", required=True, help="root folder of the benchmark's data")
     evaluate.add_argument("--split", metavar="NAME", help="split of the data")
+    evaluate.add_argument(
+        "--query-mode", choices=("first", "strided"), default="first", help="of tapvid; default: first"
+    )
     evaluate.add_argument("--sequences", nargs="+", metavar="NAME", help="only these videos")
     evaluate.add_argument("--output", metavar="FILE", required=True, help="result as .json")
     evaluate.add_argument("--resume", action="store_true", help="go on with an interrupted run of the same output")
@@ -289,8 +292,8 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     if arguments.baseline:
         from .evaluation.baselines import ChainedTracker
 
-        if arguments.benchmark == "davis":
-            raise ValueError("--baseline tracks points; davis measures masks.")
+        if arguments.benchmark in ("davis", "vip"):
+            raise ValueError(f"--baseline tracks points; {arguments.benchmark} measures masks.")
         size = None if arguments.preset == "accurate" else (256, 256)
         model, processor, settings = ChainedTracker(arguments.baseline, size), None, {"size": size}
         settings["baseline"] = arguments.baseline
@@ -307,6 +310,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         arguments.sequences,
         arguments.resume,
         arguments.save_visuals,
+        arguments.query_mode,
         report=lambda line: print(line, flush=True),
     )
 

@@ -21,7 +21,7 @@ from fgvc_hf import FgvcConfig, FgvcModel, FgvcProcessor, bundled_checkpoints, d
 from fgvc_hf.data.flying_things import FlyingThings3D, LabelledCrops
 from fgvc_hf.data.shards import ShardedClips, ShardedPairs, StreamedClips, load_shards, shard_names, shard_textures
 from fgvc_hf.data.video_folder import VideoFolder
-from fgvc_hf.evaluation.tap_vid import load_tapvid_npz, track_first
+from fgvc_hf.evaluation.tap_vid import load_tapvid_npz, track_queries
 from fgvc_hf.metrics.tap_vid import aggregate
 from fgvc_hf.training.joint import JointTraining
 from fgvc_hf.training.loop import Training
@@ -151,7 +151,7 @@ def tap_vid_score(arguments: argparse.Namespace):
     def score(model: FgvcModel) -> dict[str, float]:
         with torch.autocast(model.device.type, torch.bfloat16, enabled=arguments.precision == "bf16"):
             videos = load_tapvid_npz(*arguments.evaluate, arguments.evaluate_sequences)
-            counts = {video.name: track_first(model, processor, video)[1] for video in videos}
+            counts = {video.name: track_queries(model, processor, video)[1] for video in videos}
         scores = aggregate(counts)["tapvid"]
         return {name: scores[name] for name in ("delta_avg", "AJ", "OA")}
 

@@ -74,22 +74,31 @@ class ChainedTracker:
             raise ValueError(f"baseline must be one of {', '.join(BASELINES)}, got {name!r}.")
         self.name, self.step, self.size = name, BASELINES[name], size
 
-    def track(self, video, points, processor=None) -> PointTracks:
-        """Forward tracks of points `(N, 3)`, (t, x, y); `processor` is not used."""
+    def track(self, video, points, direction: str = "forward", processor=None) -> PointTracks:
+        """Tracks of points `(N, 3)`, (t, x, y), `"forward"` or `"both"` ways; `processor` is not used."""
         source = open_video(video)
         original, queries = (source.height, source.width), np.asarray(points, dtype=np.float64)
         size = self.size or original
         frames = [self._reduce(frame, size) for frame in source.frames()]
-        tracks = np.full((len(queries), len(frames), 2), np.nan, np.float32)
-        visible = np.zeros(tracks.shape[:2], bool)
-        start = rescale_points(queries[:, 1:], original, size)
-        for t, frame in enumerate(frames):
-            if t and (moving := queries[:, 0] < t).any():
-                tracks[moving, t], visible[moving, t] = self.step(frames[t - 1], frame, tracks[moving, t - 1])
-            new = queries[:, 0] == t
-            tracks[new, t], visible[new, t] = start[new], True
+        start, times = rescale_points(queries[:, 1:], original, size), queries[:, 0].astype(int)
+        tracks, visible = self._follow(frames, times, start)
+        if direction == "both":
+            back, seen = self._follow(frames[::-1], len(frames) - 1 - times, start)
+            before = np.arange(len(frames)) < times[:, None]
+            tracks = np.where(before[..., None], back[:, ::-1], tracks)
+            visible = np.where(before, seen[:, ::-1], visible)
         tracks = rescale_points(tracks, size, original)
         return PointTracks(list(range(len(queries))), queries, tracks, visible, visible.astype(np.float32), original)
+
+    def _follow(self, frames: list[np.ndarray], times: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Positions (N, T, 2) and visibility (N, T) of points (N, 2) that start in frames `times`, forward from there."""
+        tracks = np.full((len(times), len(frames), 2), np.nan, np.float32)
+        visible = np.zeros(tracks.shape[:2], bool)
+        for t, frame in enumerate(frames):
+            if t and (moving := times < t).any():
+                tracks[moving, t], visible[moving, t] = self.step(frames[t - 1], frame, tracks[moving, t - 1])
+            tracks[times == t, t], visible[times == t, t] = start[times == t], True
+        return tracks, visible
 
     @staticmethod
     def _reduce(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -20,12 +20,15 @@ import torch
 
 from ..metrics import davis as davis_metrics
 from ..metrics import keypoints as keypoint_metrics
+from ..metrics import segmentation as segmentation_metrics
 from ..metrics import tap_vid as tap_vid_metrics
 from ..video import VideoWriter, atomic_write, open_video
 from ..visualization import draw_masks, draw_tracks
 from .badja import follow_joints, load_badja
 from .davis import load_davis, segment
-from .tap_vid import load_tapvid, track_first
+from .jhmdb import follow_people, load_jhmdb
+from .tap_vid import load_tapvid, track_queries
+from .vip import label_parts, load_vip
 
 
 SHOWN = 2  # of the best and of the worst videos whose overlays are kept
@@ -38,19 +41,19 @@ class Benchmark:
 
     Args:
         load (callable): (root, split or `None`) to videos with a `name`; files are read when they are measured.
-        measure (callable): (model, processor, video) to counts as JSON, and a function that gives the frames of an overlay.
+        measure (callable): (model, processor, video, options by name) to counts as JSON, and a function that gives the frames of an overlay.
         metrics (callable): Counts as JSON by video name to aggregation, metric and value.
         headline (`tuple[str, str]`): Aggregation and metric that videos are ranked by.
     """
 
     load: Callable[[Path, str | None], Iterable[Any]]
-    measure: Callable[[Any, Any, Any], tuple[dict, Callable[[], Iterable[np.ndarray]]]]
+    measure: Callable[..., tuple[dict, Callable[[], Iterable[np.ndarray]]]]
     metrics: Callable[[dict[str, dict]], dict[str, dict[str, float]]]
     headline: tuple[str, str]
 
 
-def _measure_tapvid(model, processor, video):
-    tracks, counts = track_first(model, processor, video)
+def _measure_tapvid(model, processor, video, query_mode="first"):
+    tracks, counts = track_queries(model, processor, video, query_mode)
     return counts.to_lists(), lambda: _draw_points(video.frames, tracks)
 
 
@@ -85,6 +88,31 @@ def _badja_metrics(videos: dict[str, dict]) -> dict[str, dict[str, float]]:
     return keypoint_metrics.aggregate_badja(counts)
 
 
+def _measure_jhmdb(model, processor, video):
+    tracks, counts = follow_people(model, processor, video)
+    frames = lambda: open_video(video.frames).frames(0, tracks.tracks.shape[1])  # noqa: E731
+    return counts.to_lists(), lambda: _draw_points(frames(), tracks)
+
+
+def _jhmdb_metrics(videos: dict[str, dict]) -> dict[str, dict[str, float]]:
+    counts = [keypoint_metrics.JhmdbCounts.from_lists(lists) for lists in videos.values()]
+    return {
+        "with_first": keypoint_metrics.aggregate_jhmdb(counts),
+        "without_first": keypoint_metrics.aggregate_jhmdb(counts, first_frame=False),
+    }
+
+
+def _measure_vip(model, processor, video):
+    found, matrix = label_parts(model, processor, video)
+    overlay = lambda: (draw_masks(f, ids) for f, ids in zip(open_video(video.frames).frames(), found, strict=True))  # noqa: E731
+    return {"confusion": matrix.tolist()}, overlay
+
+
+def _vip_metrics(videos: dict[str, dict]) -> dict[str, dict[str, float]]:
+    matrices = np.array([counts["confusion"] for counts in videos.values()])
+    return {"pixels": segmentation_metrics.mean_iou(matrices.sum(axis=0))}
+
+
 def _draw_points(frames: Iterable[np.ndarray], tracks) -> Iterable[np.ndarray]:
     return (draw_tracks(frame, tracks.tracks, tracks.visible, t) for t, frame in enumerate(frames))
 
@@ -95,6 +123,8 @@ BENCHMARKS = {
         lambda root, split: load_davis(root, split or "val"), _measure_davis, _davis_metrics, ("objects", "J&F")
     ),
     "badja": Benchmark(load_badja, _measure_badja, _badja_metrics, ("pips", "PCK@0.2")),
+    "jhmdb": Benchmark(load_jhmdb, _measure_jhmdb, _jhmdb_metrics, ("with_first", "PCK@0.1")),
+    "vip": Benchmark(load_vip, _measure_vip, _vip_metrics, ("pixels", "mIoU")),
 }
 
 
@@ -109,6 +139,7 @@ def evaluate(
     sequences: Iterable[str] | None = None,
     resume: bool = False,
     visuals: str | Path | None = None,
+    query_mode: str = "first",
     report: Callable[[str], None] = print,
 ) -> dict | None:
     """Measure a model on a benchmark, and write the result.
@@ -121,6 +152,7 @@ def evaluate(
         settings (`dict`): What the result says of how it was made, as JSON; a resumed run must agree.
         sequences (*optional*): Only these videos.
         resume (`bool`): Go on with an interrupted run of the same output.
+        query_mode (`str`, defaults to `"first"`): Or `"strided"`; of tapvid alone.
         visuals (*optional*): Folder for overlays of the best and the worst videos.
         report (callable): Takes lines of progress, and the table at the end.
 
@@ -133,9 +165,18 @@ def evaluate(
     """
     if name not in BENCHMARKS:
         raise ValueError(f"benchmark must be one of {', '.join(BENCHMARKS)}, got {name!r}.")
+    if query_mode not in ("first", "strided") or (name != "tapvid" and query_mode != "first"):
+        raise ValueError(f"query_mode must be 'first', or 'strided' for tapvid, got {query_mode!r} for {name}.")
     benchmark, output = BENCHMARKS[name], Path(output)
+    options = {"query_mode": query_mode} if name == "tapvid" else {}
     chosen = _choose(list(benchmark.load(Path(data), split)), sequences)
-    settings = {"benchmark": name, "split": split, "sequences": [video.name for video in chosen], **settings}
+    settings = {
+        "benchmark": name,
+        "split": split,
+        "sequences": [video.name for video in chosen],
+        **options,
+        **settings,
+    }
     process, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if processes > 1 and not torch.distributed.is_initialized():
         torch.distributed.init_process_group("gloo")
@@ -148,7 +189,7 @@ def evaluate(
         if number % processes != process or file.is_file():
             continue
         start = time.perf_counter()
-        counts, draw = benchmark.measure(model, processor, video)
+        counts, draw = benchmark.measure(model, processor, video, **options)
         part = {"counts": counts, "seconds": time.perf_counter() - start}
         if visuals:
             _write_overlay(Path(visuals) / f"{video.name}.mp4", draw())

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from ..coordinates_fgvc import rescale_points
-from ..metrics.tap_vid import RASTER_SIZE, TapVidCounts, count_tapvid, queries_first
+from ..metrics.tap_vid import RASTER_SIZE, TapVidCounts, count_tapvid, queries_first, queries_strided
 from ..modeling_fgvc import FgvcModel
 from ..processing_fgvc import FgvcProcessor, PointTracks
 from .baselines import ChainedTracker
@@ -166,19 +166,24 @@ def _read_frame(path: Path) -> np.ndarray:
             raise OSError(f"{path} cannot be decoded: {error}.") from error
 
 
-def track_first(
-    model: FgvcModel | ChainedTracker, processor: FgvcProcessor | None, video: TapVidVideo
+def track_queries(
+    model: FgvcModel | ChainedTracker, processor: FgvcProcessor | None, video: TapVidVideo, query_mode: str = "first"
 ) -> tuple[PointTracks, TapVidCounts]:
-    """Track every point of a video from the first frame that shows it, and compare with the truth.
+    """Track the points of a video, and compare with the truth.
 
     All points share one pass over the video, but none is used to help another, as the benchmark demands.
+
+    Args:
+        query_mode (`str`, defaults to `"first"`): `"first"`: every point from the first frame that shows it, forward. `"strided"`: every
+            point from every fifth frame that shows it, both ways.
 
     Returns:
         The tracks in pixels of the stored frames, and their counts.
     """
-    queries, index = queries_first(video.points, video.occluded)
+    queries, index = (queries_first if query_mode == "first" else queries_strided)(video.points, video.occluded)
     height, width = video.size
     queries[:, 1:] = queries[:, 1:].clip(0, (width, height))  # a few annotations lie just outside the frame
-    tracks = model.track(video.frames, queries, processor=processor)
+    direction = "forward" if query_mode == "first" else "both"
+    tracks = model.track(video.frames, queries, direction, processor=processor)
     truth, found = (rescale_points(p, video.size, RASTER_SIZE) for p in (video.points[index], tracks.tracks))
-    return tracks, count_tapvid(queries[:, 0], truth, video.occluded[index], found, tracks.visible)
+    return tracks, count_tapvid(queries[:, 0], truth, video.occluded[index], found, tracks.visible, query_mode)

@@ -88,6 +88,16 @@ class JhmdbCounts:
     distance: np.ndarray
     counted: np.ndarray
 
+    def to_lists(self) -> dict[str, list]:
+        """Distances and flags as lists, ready for JSON: a distance without a unit is null."""
+        distance = [[None if np.isnan(value) else value for value in row] for row in self.distance.tolist()]
+        return {"distance": distance, "counted": self.counted.tolist()}
+
+    @classmethod
+    def from_lists(cls, lists: Mapping[str, list]) -> "JhmdbCounts":
+        """The inverse of [`to_lists`]."""
+        return cls(np.array(lists["distance"], dtype=float), np.array(lists["counted"], dtype=bool))
+
 
 def count_jhmdb(points: np.ndarray, truth: np.ndarray, counted: np.ndarray | None = None) -> JhmdbCounts:
     """Compare the joints `(T, N, 2)` of a clip.

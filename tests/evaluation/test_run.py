@@ -8,11 +8,14 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.io import savemat
 
 from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, render_clip
 from fgvc_hf.cli import main
 from fgvc_hf.evaluation.badja import JOINTS, follow_joints, load_badja
 from fgvc_hf.evaluation.davis import load_davis, segment
+from fgvc_hf.evaluation.jhmdb import follow_people, load_jhmdb
+from fgvc_hf.evaluation.vip import label_parts, load_vip
 from fgvc_hf.masks import write_mask
 from fgvc_hf.metrics.davis import aggregate
 from fgvc_hf.metrics.keypoints import aggregate_badja
@@ -42,13 +45,41 @@ def data(tmp_path_factory):
             write_mask(masks / f"{t:05d}.png", ids if seed else ids * 255)
         tracks |= {f"{name}/points": clip.tracks, f"{name}/occluded": ~clip.visible, f"{name}/size": np.array([W, H])}
         write_joints(root / "badja" / "joint_annotations" / f"{name}.json", name)
+        write_jhmdb(root, name, clip.frames)
+        write_vip(root / "VIP_Fine", name, clip.frames, ids)
     splits = root / "davis" / "ImageSets" / "2017"
     splits.mkdir(parents=True)
     (splits / "val.txt").write_text("\n".join(NAMES))
     (splits / "one.txt").write_text("camel\n")
+    (root / "splits" / "run_test_split1.txt").write_text("".join(f"{name}.avi 2\n" for name in NAMES) + "cow.avi 1\n")
+    (root / "VIP_Fine" / "lists").mkdir()
+    (root / "VIP_Fine" / "lists" / "val_videos.txt").write_text("\n".join(NAMES))
     (root / "tapvid_davis_32").mkdir()
     np.savez(root / "tapvid_davis_32" / "dev.npz", **tracks)
     return root
+
+
+def write_jhmdb(root, name, frames):
+    """Fifteen joints that stand still on a grid; pixels are counted from 1."""
+    folder, joints = root / "Rename_Images" / "run" / name, root / "joint_positions" / "run" / name
+    for path in (folder, joints, root / "splits"):
+        path.mkdir(parents=True, exist_ok=True)
+    for t, frame in enumerate(frames):
+        Image.fromarray(frame).save(folder / f"{t + 1:05d}.png")
+    positions = np.stack(np.meshgrid(np.linspace(10, 50, 5), np.linspace(10, 40, 3))).reshape(2, 15, 1)
+    savemat(joints / "joint_positions.mat", {"pos_img": np.repeat(positions, T - 1, axis=2)})
+
+
+def write_vip(root, name, frames, ids):
+    """Parts that stand still; class 255 is unknown."""
+    folder, labels = root / "Images" / name, root / "Annotations" / "Category_ids" / name
+    folder.mkdir(parents=True)
+    labels.mkdir(parents=True)
+    marked = ids.copy()
+    marked[:2] = 255
+    for t, frame in enumerate(frames):
+        Image.fromarray(frame).save(folder / f"{t:012d}.jpg", quality=95)
+        write_mask(labels / f"{t:012d}.png", marked)
 
 
 def write_joints(path, name):
@@ -86,14 +117,20 @@ def read(path):
 
 @pytest.mark.parametrize(
     ("name", "group", "metric"),
-    [("tapvid", "tapvid", "AJ"), ("davis", "objects", "J&F"), ("badja", "fgvc", "PCK@0.2")],
+    [
+        ("tapvid", "tapvid", "AJ"),
+        ("davis", "objects", "J&F"),
+        ("badja", "fgvc", "PCK@0.2"),
+        ("jhmdb", "without_first", "PCK@0.1"),
+        ("vip", "pixels", "mIoU"),
+    ],
 )
 def test_a_run_writes_counts_metrics_and_settings(data, checkpoint, tmp_path, capsys, name, group, metric):
     output = tmp_path / "result.json"
     assert run(name, data, checkpoint, output, "--set", "temperature=0.05") == 0
     result = read(output)
     assert 0 <= result["metrics"][group][metric] <= 1
-    assert list(result["videos"]) == list(NAMES)
+    assert [video.removeprefix("run-") for video in result["videos"]] == list(NAMES)
     assert all(set(video) == {"counts", "metrics"} for video in result["videos"].values())
     assert result["settings"]["config"]["temperature"] == 0.05 and result["settings"]["benchmark"] == name
     printed = capsys.readouterr().out
@@ -108,7 +145,7 @@ def test_an_interrupted_run_is_resumed_to_the_same_result(data, checkpoint, tmp_
 
     measured = []
 
-    def interrupted(model, processor, video):
+    def interrupted(model, processor, video, **options):
         if len(measured) == 2:
             raise KeyboardInterrupt
         measured.append(video.name)
@@ -171,9 +208,41 @@ def test_standing_still_is_right_where_nothing_moves(data):
     assert scores["pips"]["PCK@0.1"] == pytest.approx(1 / 2)
 
 
+def test_joints_that_stand_still(data):
+    videos = load_jhmdb(data)
+    assert [video.name for video in videos] == [f"run-{name}" for name in NAMES]  # not the clip for training
+    np.testing.assert_allclose(videos[0].joints[0, [0, -1]], [(9.5, 9.5), (49.5, 39.5)])
+    _, counts = follow_people(Still(), None, videos[0])
+    assert counts.distance.shape == (T - 1, 15) and counts.counted.all()
+    np.testing.assert_allclose(counts.distance, 0, atol=1e-6)
+
+
+def test_parts_that_stand_still(data):
+    found, matrix = label_parts(Still(), None, load_vip(data)[0])
+    assert found.shape == (T, H, W)
+    assert matrix.sum() == T * (H - 2) * W  # the unknown does not count
+    assert matrix.sum() == np.diag(matrix).sum()
+
+
+def test_strided_queries(data, checkpoint, tmp_path):
+    assert run("tapvid", data, checkpoint, tmp_path / "first.json") == 0
+    assert run("tapvid", data, checkpoint, tmp_path / "strided.json", "--query-mode", "strided") == 0
+    first, strided = read(tmp_path / "first.json"), read(tmp_path / "strided.json")
+    assert strided["settings"]["query_mode"] == "strided"
+    count = lambda result: sum(sum(v["counts"]["evaluated"]) for v in result["videos"].values())  # noqa: E731
+    assert count(strided) > count(first)
+    baseline = ["--baseline", "stand-still", "--query-mode", "strided"]
+    assert run("tapvid", data, checkpoint, tmp_path / "b.json", *baseline) == 0
+
+
 @pytest.mark.parametrize(
     ("name", "extra", "message"),
     [
+        ("jhmdb", ["--split", "split3"], "has no 'split3'; there are split1"),
+        ("vip", ["--split", "test"], "has no split 'test'; there are val"),
+        ("jhmdb", ["--data", "empty"], "splits/ACTION_test_split1.txt was expected there"),
+        ("vip", ["--data", "empty"], "lists/val_videos.txt was expected there"),
+        ("davis", ["--query-mode", "strided"], "query_mode must be 'first', or 'strided' for tapvid"),
         ("davis", ["--split", "test"], "has no split 'test'; there are one, val"),
         ("tapvid", ["--split", "val"], "has no split 'val'; there are dev"),
         ("badja", ["--split", "cows"], "has no cows; there are bear, camel, dog"),
@@ -209,6 +278,26 @@ def test_missing_and_damaged_files_are_named(data, tmp_path):
     (root / "badja/joint_annotations/dog.json").write_text("[{}]")
     with pytest.raises(OSError, match=r"dog.json: is no annotation of BADJA"):
         load_badja(root)
+
+
+def test_missing_and_damaged_files_of_people(data, tmp_path):
+    import shutil
+
+    root = tmp_path / "copy"
+    shutil.copytree(data, root)
+    (root / "VIP_Fine/Images/dog/000000000002.jpg").unlink()
+    with pytest.raises(OSError, match="dog lacks the frame or the labels of 000000000002"):
+        load_vip(root)
+    annotation = root / "joint_positions/run/dog/joint_positions.mat"
+    savemat(annotation, {"pos_img": np.zeros((2, 14, 3))})
+    with pytest.raises(OSError, match=r"holds pos_img of \(2, 14, 3\)"):
+        load_jhmdb(root)
+    annotation.write_text("text")
+    with pytest.raises(OSError, match="is no annotation of JHMDB"):
+        load_jhmdb(root)
+    annotation.unlink()
+    with pytest.raises(OSError, match="joint_positions.mat was expected there"):
+        load_jhmdb(root)
 
 
 def test_baselines_are_measured_by_the_same_command(data, checkpoint, tmp_path, capsys):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fgvc_hf.evaluation.baselines import ChainedTracker
-from fgvc_hf.evaluation.tap_vid import load_tapvid, track_first
+from fgvc_hf.evaluation.tap_vid import load_tapvid, track_queries
 from fgvc_hf.metrics.tap_vid import aggregate
 
 
@@ -19,6 +19,6 @@ pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"there is no real dat
 )
 def test_known_scores_on_the_dev_sequences(name, delta_avg, pooled, jaccard, accuracy):
     tracker = ChainedTracker(name)
-    scores = aggregate({video.name: track_first(tracker, None, video)[1] for video in load_tapvid(DATA)})
+    scores = aggregate({video.name: track_queries(tracker, None, video)[1] for video in load_tapvid(DATA)})
     found = [scores["tapvid"][metric] for metric in ("delta_avg", "AJ", "OA")] + [scores["pooled"]["delta_avg"]]
     assert [100 * value for value in found] == pytest.approx([delta_avg, jaccard, accuracy, pooled], abs=0.3)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fgvc_hf import FgvcModel, FgvcProcessor, default_checkpoint, open_video
-from fgvc_hf.evaluation.tap_vid import load_tapvid_npz, track_first
+from fgvc_hf.evaluation.tap_vid import load_tapvid_npz, track_queries
 from fgvc_hf.metrics.tap_vid import aggregate
 
 
@@ -30,7 +30,7 @@ def test_all_annotations_fit_the_frames():
 def test_two_easy_sequences_are_tracked(videos):
     model = FgvcModel.from_pretrained(default_checkpoint(), dtype=torch.bfloat16)
     processor = FgvcProcessor.from_pretrained(default_checkpoint())
-    scores = aggregate({video.name: track_first(model, processor, video)[1] for video in videos})["tapvid"]
+    scores = aggregate({video.name: track_queries(model, processor, video)[1] for video in videos})["tapvid"]
     assert scores["delta_avg"] > 0.78
     assert scores["OA"] > 0.95
 

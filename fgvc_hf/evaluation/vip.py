@@ -1,0 +1,78 @@
+"""VIP: parts of people, in the official layout.
+
+ROOT/lists/val_videos.txt
+ROOT/Images/VIDEO/000000000001.jpg
+ROOT/Annotations/Category_ids/VIDEO/000000000001.png
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..masks import read_mask
+from ..metrics.segmentation import confusion
+from ..modeling_fgvc import FgvcModel
+from ..processing_fgvc import FgvcProcessor
+from ..video import open_video
+
+
+UNKNOWN = 255  # annotated value that does not count
+
+
+@dataclass(frozen=True)
+class VipVideo:
+    """One video: its name, the folder of its frames, and the part labels of each frame."""
+
+    name: str
+    frames: Path
+    labels: tuple[Path, ...]
+
+
+def load_vip(root: str | Path, split: str | None = None) -> list[VipVideo]:
+    """The videos of a split, `"val"` by default.
+
+    Raises:
+        `OSError`: the folder has another layout, the split does not exist, or frames and labels differ in number.
+    """
+    root = Path(root)
+    root = root / "VIP_Fine" if (root / "VIP_Fine").is_dir() else root
+    lists = {path.stem.removesuffix("_videos"): path for path in sorted((root / "lists").glob("*_videos.txt"))}
+    if not lists:
+        raise FileNotFoundError(f"{root}: lists/val_videos.txt was expected there, as in VIP.")
+    split = split or "val"
+    if split not in lists:
+        raise FileNotFoundError(f"{root}/lists: has no split {split!r}; there are {', '.join(lists)}.")
+    videos = []
+    for name in lists[split].read_text(encoding="utf-8").split():
+        frames, labels = root / "Images" / name, root / "Annotations" / "Category_ids" / name
+        for folder in (frames, labels):
+            if not folder.is_dir():
+                raise FileNotFoundError(f"{root}: {folder.relative_to(root)} was expected there, as in VIP.")
+        files = tuple(sorted(labels.glob("*.png")))
+        have, want = {path.stem for path in files}, {path.stem for path in frames.glob("*.jpg")}
+        if have != want:
+            raise FileNotFoundError(f"{root}: {name} lacks the frame or the labels of {min(have ^ want)}.")
+        videos.append(VipVideo(name, frames, files))
+    return videos
+
+
+def label_parts(model: FgvcModel, processor: FgvcProcessor, video: VipVideo) -> tuple[np.ndarray, np.ndarray]:
+    """Carry the part labels of the first frame through a video, and compare.
+
+    Returns:
+        Labels `(T, H, W)`, and the confusion matrix over all frames, the first included.
+
+    Raises:
+        `ValueError`: labels are of another size than their frame.
+    """
+    source = open_video(video.frames)
+    truth = np.stack([read_mask(path) for path in video.labels])
+    if truth.shape[1:] != (source.height, source.width):
+        raise ValueError(f"{video.labels[0]}: is {truth.shape[1:]}, but its frame {(source.height, source.width)}.")
+    found = np.zeros_like(truth)
+    first = np.where(truth[0] == UNKNOWN, 0, truth[0])
+    if first.any():
+        for t, ids in model.propagate_masks(source, first, processor=processor):
+            found[t] = ids
+    return found, confusion(found, truth, ignore=UNKNOWN)
