@@ -47,9 +47,15 @@ class FgvcConfig(PreTrainedConfig):
             Radius r in cells of the square window of the probabilistic map (Eq. 1 of the paper), as in its training.
         temperature (`float`, defaults to 0.07):
             Temperature of the softmax over cosine similarities, in [`FgvcModel.match`] and in propagation.
+        similarity (`str`, defaults to `"cosine"`): `"cosine"`, or `"dot"` for products of features as they are.
+        propagation_family (`str`, defaults to `"joint"`):
+            How labels travel. `"joint"`: the softmax over the best keys of all memory frames together (FGVC, CRW, VFS).
+            `"per_reference"`: the best of the softmax over each memory frame, then the mean over frames (UVC, TimeCycle).
+            `"windowed"`: the softmax over all keys of all memory frames (MAST).
         propagation_radius (`int`, defaults to 15): Radius in cells of the neighbourhood that labels may come from.
         propagation_window (`str`, defaults to `"disc"`):
-            `"disc"`: cells closer than the radius (radius 15: 697 cells); `"square"`: offsets up to the radius.
+            `"disc"`: cells closer than the radius (radius 15: 697 cells); `"square"`: offsets up to the radius; `"none"`: the whole
+            frame, where the family is not joint.
         propagation_topk (`int`, defaults to 10): Keys that a cell takes labels from, over all memory frames jointly.
         num_context_frames (`int`, defaults to 5):
             Previous frames in memory beside the frame of the query. Cost and memory per frame are linear in it.
@@ -94,6 +100,8 @@ class FgvcConfig(PreTrainedConfig):
     batch_norm_eps: float = 1e-5
     window_radius: int = 24
     temperature: float = 0.07
+    similarity: str = "cosine"
+    propagation_family: str = "joint"
     propagation_radius: int = 15
     propagation_window: str = "disc"
     propagation_topk: int = 10
@@ -129,7 +137,9 @@ class FgvcConfig(PreTrainedConfig):
             ("output_stride", tuple(self._strides)),
             ("projection_kernel", (1, 3)),
             ("padding_mode", ("zeros", "reflect")),
-            ("propagation_window", ("disc", "square")),
+            ("similarity", ("cosine", "dot")),
+            ("propagation_family", ("joint", "per_reference", "windowed")),
+            ("propagation_window", ("disc", "square", "none")),
             ("readout", ("aligned", "legacy")),
             ("point_matching", ("labels", "templates")),
         ):
@@ -147,6 +157,8 @@ class FgvcConfig(PreTrainedConfig):
         ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+        if self.propagation_window == "none" and self.propagation_family == "joint":
+            raise ValueError("propagation_window 'none' needs the propagation_family 'per_reference' or 'windowed'.")
         for name in ("template_radius", "motion_prior"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")

@@ -11,7 +11,15 @@ import torch
 from .configuration_fgvc import FgvcConfig
 from .coordinates_fgvc import rescale_points
 from .correlation_fgvc import merge_topk, window_reach, window_topk
-from .propagation_fgvc import draw_masks, draw_points, label_reach, peak_confidence, propagate_labels, read_points
+from .propagation_fgvc import (
+    draw_masks,
+    draw_points,
+    label_reach,
+    peak_confidence,
+    propagate_labels,
+    propagate_softmax,
+    read_points,
+)
 from .targets_fgvc import FrameMemory, MaskTarget, PointTarget, TargetGroup, check_fits
 from .templates_fgvc import PointTemplates
 
@@ -262,21 +270,7 @@ class FgvcInferenceSession:
         if memory is None or not self.groups:
             return
         size, input_size = memory.size, self.sizes[1]
-        window = (config.propagation_radius, config.propagation_window, config.propagation_topk)
-        reach = window_reach(*window[:2])
-        actives = [label_reach(group.support, size, reach) for group in self.groups]
-        any_active = torch.stack(actives).any(dim=0)
-        recent_topk = {}  # number of recent frames -> their best keys, shared by all groups that are old enough
-        for group, active in zip(self.groups, actives, strict=True):
-            best = window_topk(features, [group.anchor], *window, active)
-            recent = memory.recent_slots(group.age)
-            if recent:
-                if len(recent) not in recent_topk:
-                    recent_topk[len(recent)] = window_topk(
-                        features, [memory.ring[i] for i in recent], *window, any_active
-                    )
-                best = merge_topk(best, _offset(recent_topk[len(recent)], recent, size))
-            labels = propagate_labels(*best, group.labels, config.temperature, active.flatten())
+        for group, labels in zip(self.groups, self._propagate_labels(memory, features, config), strict=True):
             number = len(group.point_ids)
             if number:
                 points, peak = read_points(
@@ -289,6 +283,31 @@ class FgvcInferenceSession:
             slot = memory.next_slot + 1
             group.labels[slot], group.support[slot] = labels, (labels > 0).any(dim=-1)
             group.age += 1
+
+    def _propagate_labels(self, memory: FrameMemory, features: torch.Tensor, config: FgvcConfig) -> list[torch.Tensor]:
+        """New label maps (h*w, targets) of all groups."""
+        size, window = memory.size, (config.propagation_radius, config.propagation_window, config.propagation_topk)
+        reach = max(size) if config.propagation_window == "none" else window_reach(*window[:2])
+        actives = [label_reach(group.support, size, reach) for group in self.groups]
+        any_active = torch.stack(actives).any(dim=0)
+        maps, recent_topk = (
+            [],
+            {},
+        )  # number of recent frames -> their best keys, shared by all groups that are old enough
+        for group, active in zip(self.groups, actives, strict=True):
+            recent = memory.recent_slots(group.age)
+            if config.propagation_family != "joint":
+                keys, slots = [group.anchor, *(memory.ring[i] for i in recent)], [0, *(i + 1 for i in recent)]
+                maps.append(propagate_softmax(features, keys, group.labels[slots], active.flatten(), config))
+                continue
+            best = window_topk(features, [group.anchor], *window, active)
+            if recent:
+                if len(recent) not in recent_topk:
+                    keys = [memory.ring[i] for i in recent]
+                    recent_topk[len(recent)] = window_topk(features, keys, *window, any_active)
+                best = merge_topk(best, _offset(recent_topk[len(recent)], recent, size))
+            maps.append(propagate_labels(*best, group.labels, config.temperature, active.flatten()))
+        return maps
 
     def remember(self, features: torch.Tensor, frame_idx: int) -> None:
         """Put the features (h, w, C) of a frame into the memory, in place of the oldest."""

@@ -163,8 +163,10 @@ class FgvcModel(FgvcPreTrainedModel):
         return FgvcModelOutput(features=features.unflatten(0, leading))
 
     def normalized_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Features of unit length, channels last, in the precision of the model: (B, 3, H, W) to (B, h, w, C)."""
+        """Features of unit length (unless `config.similarity` is `"dot"`), channels last: (B, 3, H, W) to (B, h, w, C)."""
         features = self(pixel_values).features.permute(0, 2, 3, 1)
+        if self.config.similarity == "dot":
+            return features
         return F.normalize(features.float(), dim=-1).to(features.dtype)
 
     def match(

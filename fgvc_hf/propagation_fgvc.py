@@ -4,9 +4,12 @@ A label map holds one value per feature cell and label, flat as (h*w, labels), s
 and travel together.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 
+from .configuration_fgvc import FgvcConfig
 from .coordinates_fgvc import cell_to_point, point_to_cell
 
 
@@ -15,6 +18,7 @@ MASK_SAMPLES = (
     5  # per cell along each axis, to measure the share that a mask covers; odd, so that none falls between pixels
 )
 EVEN_PEAK = 0.12  # height of a label map's peak at which a point is as likely hidden as visible
+CELLS_AT_ONCE = 1024  # queries of a softmax over all keys
 LEGACY_PIXELS = 5  # largest pixels that the official code averages
 
 
@@ -102,6 +106,53 @@ def propagate_labels(
     bags = F.embedding_bag(indices[active], labels.flatten(0, 1), per_sample_weights=weights, mode="sum")
     new[active] = cut_off(bags)
     return new
+
+
+def propagate_softmax(
+    query: torch.Tensor, keys: Sequence[torch.Tensor], labels: torch.Tensor, active: torch.Tensor, config: FgvcConfig
+) -> torch.Tensor:
+    """New label map in the ways of UVC and TimeCycle, and of MAST, whose softmax is over all keys and not just the best.
+
+    `"per_reference"`: of the softmax over one reference frame the best keys are kept, and not scaled up again; then the mean over
+    references. `"windowed"`: the softmax over all keys of all references, all of which pass on their labels.
+
+    Args:
+        query (`torch.Tensor` of shape `(h, w, C)`): Features of the frame.
+        keys (sequence of F `torch.Tensor` of shape `(h, w, C)`): Features of the references.
+        labels (`torch.Tensor` of shape `(F, h*w, labels)`): Their label maps.
+        active (`torch.Tensor` of shape `(h*w,)`, bool): Cells to compute; the others are zero.
+        config ([`FgvcConfig`]): Family, window, top-k and temperature.
+
+    Returns:
+        `torch.Tensor` of shape `(h*w, labels)`.
+    """
+    h, w, channels = query.shape
+    new, per_reference = labels.new_zeros(labels.shape[1:]), config.propagation_family == "per_reference"
+    groups = [[i] for i in range(len(keys))] if per_reference else [list(range(len(keys)))]
+    grid = torch.arange(h * w, device=query.device)
+    for cells in grid[active].split(CELLS_AT_ONCE):
+        inside = _in_window(cells, grid, w, config)  # (n, h*w)
+        for members in groups:
+            stacked = torch.cat([keys[i].view(h * w, channels) for i in members]).float()
+            scores = query.view(h * w, channels)[cells].float() @ stacked.T / config.temperature
+            scores = scores.masked_fill(~inside.repeat(1, len(members)), -torch.inf)
+            weights = torch.softmax(scores, dim=-1)
+            if per_reference and weights.shape[1] > config.propagation_topk:
+                least = weights.topk(config.propagation_topk, dim=-1).values[:, -1:]
+                weights = weights * (weights >= least)
+            new[cells] += weights @ labels[members].flatten(0, 1) / len(groups)
+    return cut_off(new)
+
+
+def _in_window(cells: torch.Tensor, grid: torch.Tensor, w: int, config: FgvcConfig) -> torch.Tensor:
+    """Whether the cells `grid` (K,) are in the window of the cells (n,): (n, K)."""
+    dy, dx = (grid // w - cells[:, None] // w).abs(), (grid % w - cells[:, None] % w).abs()
+    radius = config.propagation_radius
+    if config.propagation_window == "none":
+        return torch.ones_like(dy, dtype=torch.bool)
+    return (
+        dy * dy + dx * dx < radius * radius if config.propagation_window == "disc" else torch.maximum(dy, dx) <= radius
+    )
 
 
 def read_points(

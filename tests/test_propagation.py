@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from fgvc_hf import FgvcConfig
 from fgvc_hf.coordinates_fgvc import cell_to_point, feature_size
 from fgvc_hf.propagation_fgvc import (
     EVEN_PEAK,
@@ -9,6 +10,7 @@ from fgvc_hf.propagation_fgvc import (
     label_reach,
     peak_confidence,
     propagate_labels,
+    propagate_softmax,
     read_points,
 )
 
@@ -177,3 +179,51 @@ def test_propagated_labels_are_averages_above_the_cut_off():
     weights = torch.tensor([0.9, 0.2]).div(0.3).softmax(dim=0)
     new = propagate_labels(scores, indices, labels, 0.3, torch.ones(3, dtype=torch.bool))
     torch.testing.assert_close(new[:, 0], torch.tensor([(weights * torch.ones(2)).sum(), (1 + 0.5 + 0.25) / 3, 0.0]))
+
+
+def by_hand(query, keys, labels, config):
+    """Softmax propagation cell by cell, from its definition."""
+    h, w, _ = query.shape
+    new = torch.zeros(h * w, labels.shape[-1])
+    for cell in range(h * w):
+        y, x = cell // w, cell % w
+        near = [
+            other
+            for other in range(h * w)
+            if config.propagation_window == "none"
+            or max(abs(other // w - y), abs(other % w - x)) <= config.propagation_radius
+        ]
+        logits = [[float(query[y, x] @ key[o // w, o % w]) / config.temperature for o in near] for key in keys]
+        if config.propagation_family == "windowed":
+            weights = torch.softmax(torch.tensor(logits).flatten(), 0)
+            new[cell] = weights @ torch.cat([maps[near] for maps in labels])
+            continue
+        for row, maps in zip(logits, labels, strict=True):
+            weights = torch.softmax(torch.tensor(row), 0)
+            best = weights.topk(min(config.propagation_topk, len(near)))
+            new[cell] += best.values @ maps[[near[i] for i in best.indices]] / len(keys)
+    return new.masked_fill(new < LABEL_CUTOFF, 0)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"propagation_family": "per_reference", "propagation_window": "none"},
+        {"propagation_family": "per_reference", "propagation_window": "square"},
+        {"propagation_family": "windowed", "propagation_window": "square"},
+        {"propagation_family": "windowed", "propagation_window": "none"},
+    ],
+)
+def test_families_by_their_definition(settings):
+    torch.manual_seed(0)
+    config = FgvcConfig(propagation_radius=2, propagation_topk=4, temperature=0.3, **settings)
+    h, w = 6, 7
+    query, *keys = torch.nn.functional.normalize(torch.randn(4, h, w, 8), dim=-1)
+    labels = torch.rand(3, h * w, 2)
+    found = propagate_softmax(query, keys, labels, torch.ones(h * w, dtype=torch.bool), config)
+    torch.testing.assert_close(found, by_hand(query, keys, labels, config), atol=1e-5, rtol=1e-4)
+
+
+def test_a_window_of_everything_needs_its_family():
+    with pytest.raises(ValueError, match="propagation_window 'none' needs"):
+        FgvcConfig(propagation_window="none")

@@ -301,3 +301,25 @@ def test_a_point_is_no_mask(processor, noise_clip):
     processor.add_inputs_to_inference_session(session, 0, 1, [(5, 5)])
     with pytest.raises(ValueError, match="target 1 exists already, as another kind"):
         processor.add_inputs_to_inference_session(session, 3, 1, input_masks=np.ones((40, 56), bool))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"propagation_family": "per_reference", "propagation_window": "none"},
+        {"propagation_family": "windowed", "propagation_window": "square"},
+        {"propagation_family": "joint", "similarity": "dot", "temperature": 1.0},
+    ],
+)
+def test_ways_of_the_compared_methods_follow_what_moves(bundled_model, processor, settings):
+    """On features that tell cells apart well, all of them do; how well is for the benchmarks to say."""
+    sharp = {"temperature": 0.01, "propagation_topk": 5, "propagation_radius": 8} | settings
+    config = FgvcConfig.from_dict(bundled_model.config.to_dict() | {"point_matching": "labels"} | sharp)
+    model = FgvcModel(config).eval()
+    model.load_state_dict(bundled_model.state_dict())
+    texture = render_clip(num_frames=1, height=128, width=128, num_points=1, seed=3).frames[0]
+    frames = [texture[20 - 2 * t : 84 - 2 * t, 30 + 2 * t : 94 + 2 * t] for t in range(5)]
+    queries = np.array([(0, x, y) for x in (20, 32, 44) for y in (20, 32, 44)], dtype=float)
+    truth = queries[:, None, 1:] + np.arange(5)[None, :, None] * (-2, 2)
+    result = model.track(frames, queries, processor=processor)
+    assert np.linalg.norm(result.tracks - truth, axis=-1).mean() < 2

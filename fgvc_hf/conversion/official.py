@@ -37,6 +37,24 @@ LIGHTNESS = {
 SHORT_SIDE_480 = {"resize_policy": "short_side", "size": {"shortest_edge": 480}}
 
 
+# How each method passes labels on, as its authors' code for DAVIS does; FGVC's own are the defaults of the configuration
+CRW_LABELS: dict[str, Any] = {"num_context_frames": 20, "propagation_radius": 12, "temperature": 0.05}
+VFS_LABELS: dict[str, Any] = {"num_context_frames": 20}
+UVC_LABELS: dict[str, Any] = {
+    "propagation_family": "per_reference",
+    "propagation_window": "none",
+    "propagation_topk": 5,
+    "num_context_frames": 7,
+}
+MAST_LABELS: dict[str, Any] = {
+    "propagation_family": "windowed",
+    "propagation_window": "square",
+    "propagation_radius": 12,
+    "similarity": "dot",
+    "temperature": 1.0,
+}
+
+
 def _same(key: str) -> str:
     return key
 
@@ -71,7 +89,8 @@ class Source:
         prefixes (`tuple[str, ...]`): What the names of the encoder's weights begin with, one of them.
         rename (callable): From a name without its prefix to ours.
         ignored (`tuple[str, ...]`): Patterns of names, with their prefixes, that are left out on purpose.
-        config (`dict`): Fields of [`FgvcConfig`].
+        config (`dict`): Fields of [`FgvcConfig`]: the encoder, and how labels are passed on. MAST's choice of older frames and CRW's
+            copies of the first frame are not among them.
         processor (`dict`): Settings of [`FgvcImageProcessorPil`].
     """
 
@@ -94,14 +113,18 @@ SOURCES = {
         {**RESNET_18},
     ),
     "spa-then-temp": Source(
-        "state_dict", MMCV, _mmcv, (LAYER4, r".*(head|teacher)\."), {**RESNET_18, "output_stride": 8}
+        "state_dict",
+        MMCV,
+        _mmcv,
+        (LAYER4, r".*(head|teacher)\."),
+        {**RESNET_18, "output_stride": 8, **VFS_LABELS, "propagation_radius": 24, "propagation_window": "square"},
     ),
     "vfs-resnet18": Source(
         "state_dict",
         MMCV,
         _mmcv,
         (LAYER4, r"(module\.)?img_head\."),
-        {**RESNET_18, **POOLED},
+        {**RESNET_18, **POOLED, **VFS_LABELS, "propagation_radius": 24},
         {**RGB, **SHORT_SIDE_480},
     ),
     "vfs-resnet50": Source(
@@ -109,7 +132,7 @@ SOURCES = {
         MMCV,
         _mmcv,
         (LAYER4, r"(module\.)?img_head\."),
-        {**RESNET_50, **POOLED},
+        {**RESNET_50, **POOLED, **VFS_LABELS, "propagation_radius": 36},
         {**RGB, **SHORT_SIDE_480},
     ),
     "crw": Source(
@@ -117,22 +140,29 @@ SOURCES = {
         ("encoder.model.",),
         _reflect,
         (LAYER4, r"selfsim_", r"encoder\.model\.fc\."),
-        {**RESNET_18, **POOLED, "padding_mode": "reflect", "temperature": 0.05},
+        {**RESNET_18, **POOLED, "padding_mode": "reflect", **CRW_LABELS},
         {**RGB, **SHORT_SIDE_480},
     ),
     "uvc": Source(
         "state_dict",
         ("module.gray_encoder.",),
         ignored=(r"module\.(rgb_encoder|decoder|normalize)", r".*\.fc\."),
-        config={**RESNET_18_LAYER4, **POOLED},
+        config={**RESNET_18_LAYER4, **POOLED, **UVC_LABELS, "similarity": "dot", "temperature": 1.0},
         processor={**LIGHTNESS, **SHORT_SIDE_480},
     ),
     "time-cycle": Source(
         "state_dict",
         ("module.encoderVideo.", "module.afterconv1."),
         ignored=(LAYER4, r"module\.(afterconv[34]|linear|encoderVideo\.fc)"),
-        config={**RESNET_50, **POOLED, "projection_size": 512, "projection_relu": True},
-        processor={**RGB, **SHORT_SIDE_480},
+        config={
+            **RESNET_50,
+            **POOLED,
+            **UVC_LABELS,
+            "temperature": 512**-0.5,
+            "projection_size": 512,
+            "projection_relu": True,
+        },
+        processor={**RGB, "size": {"height": 320, "width": 320}},
     ),
     "mast": Source(
         "state_dict",
@@ -144,6 +174,7 @@ SOURCES = {
             "output_stride": 4,
             "projection_size": 64,
             "projection_kernel": 3,
+            **MAST_LABELS,
         },
         processor={"resize_policy": "none"},
     ),
@@ -151,21 +182,27 @@ SOURCES = {
         "model",
         ("online_encoder.",),
         ignored=(LAYER4, r"(target_encoder|predictor|.*\.fc\.|.*head)"),
-        config={**RESNET_18, **POOLED},
+        config={**RESNET_18, **POOLED, **CRW_LABELS, "propagation_topk": 10},
         processor={**RGB, **SHORT_SIDE_480},
     ),
     "dul": Source(
         "model",
         ("module.fast_net.backbone.", "fast_net.backbone."),
         ignored=(r"(module\.)?(slow_net|fast_net\.(?!backbone))", r".*\.fc\."),
-        config={**RESNET_18_LAYER4, **POOLED, "temperature": 0.05},
+        config={**RESNET_18_LAYER4, **POOLED, **CRW_LABELS},
         processor={**RGB, **SHORT_SIDE_480},
     ),
     "torchvision-resnet18": Source(
-        None, ignored=(LAYER4, r"fc\."), config={**RESNET_18, **POOLED}, processor={**RGB, **SHORT_SIDE_480}
+        None,
+        ignored=(LAYER4, r"fc\."),
+        config={**RESNET_18, **POOLED, **VFS_LABELS, "propagation_radius": 24},
+        processor={**RGB, **SHORT_SIDE_480},
     ),
     "torchvision-resnet50": Source(
-        None, ignored=(LAYER4, r"fc\."), config={**RESNET_50, **POOLED}, processor={**RGB, **SHORT_SIDE_480}
+        None,
+        ignored=(LAYER4, r"fc\."),
+        config={**RESNET_50, **POOLED, **VFS_LABELS, "propagation_radius": 36},
+        processor={**RGB, **SHORT_SIDE_480},
     ),
 }
 
