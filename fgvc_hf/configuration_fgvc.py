@@ -27,6 +27,7 @@ class FgvcConfig(PreTrainedConfig):
     layer3 at stride 2, a disc of 15 cells, the first and the five previous frames, the ten best keys, temperature 0.07.
 
     Args:
+        encoder (`str`, defaults to `"resnet"`): The encoder described here, or `"external"` for one that is given to the model.
         num_channels (`int`, defaults to 3): Channels of the input (CIE Lab).
         hidden_sizes (`list[int]`, defaults to `[64, 128, 256]`):
             Channels of layer1, layer2 and layer3, and of layer4 if there is a fourth entry. The stem has those of layer1, the
@@ -40,7 +41,9 @@ class FgvcConfig(PreTrainedConfig):
         projection_relu (`bool`, defaults to `False`): Whether a ReLU follows it.
         output_stride (`int`, defaults to 2):
             Pixels per feature cell: 2 (fine; no layer after the stem is strided), 4 or 8; with pooling 4, 8 or 16. Weights do
-            not depend on it.
+            not depend on it. An external encoder may have any.
+        cell_origin (`float`, defaults to 0.5):
+            Coordinate of the centre of the first cell: 0.5 for convolutions; half the stride for patches that do not overlap.
         padding_mode (`str`, defaults to `"zeros"`): Padding of every convolution, `"zeros"` or `"reflect"`.
         batch_norm_eps (`float`, defaults to 1e-5): Epsilon of batch normalisation.
         window_radius (`int`, defaults to 24):
@@ -87,6 +90,7 @@ class FgvcConfig(PreTrainedConfig):
 
     model_type = "fgvc"
 
+    encoder: str = "resnet"
     num_channels: int = 3
     hidden_sizes: list[int] | tuple[int, ...] = (64, 128, 256)
     depths: list[int] | tuple[int, ...] = (2, 2, 2)
@@ -96,6 +100,7 @@ class FgvcConfig(PreTrainedConfig):
     projection_kernel: int = 1
     projection_relu: bool = False
     output_stride: int = 2
+    cell_origin: float = 0.5
     padding_mode: str = "zeros"
     batch_norm_eps: float = 1e-5
     window_radius: int = 24
@@ -134,7 +139,8 @@ class FgvcConfig(PreTrainedConfig):
             raise ValueError("hidden_sizes and depths must both have three entries, for layer1 to layer3, or four.")
         for name, accepted in (
             ("stem_pooling", (None, "max", "avg")),
-            ("output_stride", tuple(self._strides)),
+            ("output_stride", tuple(self._strides) if self.encoder == "resnet" else (self.output_stride,)),
+            ("encoder", ("resnet", "external")),
             ("projection_kernel", (1, 3)),
             ("padding_mode", ("zeros", "reflect")),
             ("similarity", ("cosine", "dot")),
@@ -147,6 +153,7 @@ class FgvcConfig(PreTrainedConfig):
                 raise ValueError(f"{name} must be one of {accepted}, got {getattr(self, name)!r}.")
         for name in (
             "num_channels",
+            "output_stride",
             "window_radius",
             "propagation_radius",
             "propagation_topk",

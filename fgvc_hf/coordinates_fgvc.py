@@ -5,7 +5,8 @@ A raster of another size shows the same rectangle, so coordinates scale by the r
 
 A convolution of stride s with symmetric padding centres cell (i, j) on pixel index s*(i, j), that is on coordinate
 s*(i, j) + 0.5, and not on the middle s*(i, j) + s/2 of the s x s block. Treating the cell as that block moves every point
-by (s - 1)/2 pixels: nothing at stride 1, half a pixel at stride 2, 3.5 pixels at stride 8.
+by (s - 1)/2 pixels: nothing at stride 1, half a pixel at stride 2, 3.5 pixels at stride 8. Networks that cut the image into
+patches do centre cells on that block; the coordinate of the centre of cell 0, their origin, is s/2 then.
 """
 
 import numpy as np
@@ -28,14 +29,17 @@ def rescale_points(points, from_size: tuple[int, int], to_size: tuple[int, int])
     return points * torch.tensor(scale, dtype=torch.result_type(points, 1.0), device=points.device)
 
 
-def cell_to_point(cell, stride: int):
+ORIGIN = 0.5  # coordinate of the centre of cell 0 of a network of convolutions
+
+
+def cell_to_point(cell, stride: int, origin: float = ORIGIN):
     """Coordinate of the centre of a feature cell; works on x and y alike, fractional cells included."""
-    return stride * cell + 0.5
+    return stride * cell + origin
 
 
-def point_to_cell(point, stride: int):
+def point_to_cell(point, stride: int, origin: float = ORIGIN):
     """Fractional feature cell that a coordinate falls on: the inverse of [`cell_to_point`]."""
-    return (point - 0.5) / stride
+    return (point - origin) / stride
 
 
 def feature_size(height: int, width: int, stride: int) -> tuple[int, int]:

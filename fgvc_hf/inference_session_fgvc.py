@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from .configuration_fgvc import FgvcConfig
-from .coordinates_fgvc import rescale_points
+from .coordinates_fgvc import ORIGIN, rescale_points
 from .correlation_fgvc import merge_topk, window_reach, window_topk
 from .propagation_fgvc import (
     draw_masks,
@@ -149,6 +149,7 @@ class FgvcInferenceSession:
         self.groups: list[TargetGroup] = []
         self.templates: PointTemplates | None = None
         self.memory: FrameMemory | None = None
+        self.cell_origin = ORIGIN
         self.started: set[tuple[int, int]] = set()  # prompts (id, frame) that are being followed
         self.last_frame_idx: int | None = None
 
@@ -215,6 +216,7 @@ class FgvcInferenceSession:
 
     def start_targets(self, config: FgvcConfig) -> None:
         """Start the targets that are prompted on the frame remembered last, anew where they were followed already."""
+        self.cell_origin = config.cell_origin
         due = [key for key in self.prompts if key[1] == self.last_frame_idx and key not in self.started]
         memory = self.memory
         if memory is None or not due:
@@ -247,9 +249,10 @@ class FgvcInferenceSession:
         """Targets that are followed by their label maps, on their first frame."""
         assert self.memory is not None
         device, size, stride = anchor.device, self.memory.size, config.output_stride
-        drawn = [draw_points(points, size, stride, config.label_sigma)]
+        drawn = [draw_points(points, size, stride, config.label_sigma, config.cell_origin)]
         if masks:
-            drawn.append(draw_masks(torch.stack(list(masks.values())).to(device), size, self.sizes[1], stride))
+            stacked = torch.stack(list(masks.values())).to(device)
+            drawn.append(draw_masks(stacked, size, self.sizes[1], stride, config.cell_origin))
         first = torch.cat(drawn, dim=1)
         labels = torch.zeros((len(self.memory.ring) + 1, *first.shape), device=device)
         labels[0] = first
@@ -274,7 +277,13 @@ class FgvcInferenceSession:
             number = len(group.point_ids)
             if number:
                 points, peak = read_points(
-                    labels[:, :number], size, input_size, config.output_stride, config.label_sigma, config.readout
+                    labels[:, :number],
+                    size,
+                    input_size,
+                    config.output_stride,
+                    config.label_sigma,
+                    config.readout,
+                    config.cell_origin,
                 )
                 found = peak[:, None] > 0
                 group.points = torch.where(found, points, group.points)  # a lost target stays where it was seen last

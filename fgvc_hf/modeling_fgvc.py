@@ -137,11 +137,18 @@ class FgvcModel(FgvcPreTrainedModel):
     [`~FgvcModel.forward`] encodes frames, [`~FgvcModel.match`] maps one frame to another, [`~FgvcModel.track`] follows
     points through a video. [`~FgvcModel.propagate_in_video_iterator`] and [`~FgvcModel.step`] do the last one frame at a
     time on an [`FgvcInferenceSession`], the former over a video, the latter on frames as they come.
+
+    Args:
+        config ([`FgvcConfig`]): The encoder, and how its features are matched.
+        encoder (`torch.nn.Module`, *optional*): For `config.encoder="external"`: anything that turns `(N, 3, H, W)` into feature
+            maps `(N, C, h, w)`; see [`model_from_backbone`].
     """
 
-    def __init__(self, config: FgvcConfig):
+    def __init__(self, config: FgvcConfig, encoder: nn.Module | None = None):
         super().__init__(config)
-        self.encoder = FgvcEncoder(config)
+        if (encoder is None) != (config.encoder == "resnet"):
+            raise ValueError("a model needs an encoder of its own exactly if config.encoder is 'external'.")
+        self.encoder = FgvcEncoder(config) if encoder is None else encoder
         self.post_init()
 
     @merge_with_config_defaults
@@ -159,7 +166,7 @@ class FgvcModel(FgvcPreTrainedModel):
             [`FgvcModelOutput`] whose `features` have the leading dimensions of `pixel_values`.
         """
         leading = pixel_values.shape[:-3]
-        features = self.encoder(pixel_values.flatten(0, -4).to(self.encoder.conv1.weight.dtype))
+        features = self.encoder(pixel_values.flatten(0, -4).to(self.dtype))
         return FgvcModelOutput(features=features.unflatten(0, leading))
 
     def normalized_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -234,7 +241,8 @@ class FgvcModel(FgvcPreTrainedModel):
         original_size, input_size = session.sizes
         flow, occluded = dense_flow(*features, self.config)  # (h, w, 2) cells, (h, w)
         maps = torch.cat([flow.movedim(-1, 0), occluded[None].float()])
-        x, y, hidden = read_masks(maps, input_size, original_size, self.config.output_stride).cpu().numpy()
+        cells = self.config.output_stride, self.config.cell_origin
+        x, y, hidden = read_masks(maps, input_size, original_size, *cells).cpu().numpy()
         scale = self.config.output_stride * np.array(original_size[::-1]) / np.array(input_size[::-1])
         return FgvcFlowOutput(np.stack([x, y], axis=-1) * scale.astype(np.float32), hidden >= 0.5)
 

@@ -146,7 +146,7 @@ class FgvcProcessor(ProcessorMixin):
         if not output.mask_ids:
             return np.zeros(original_size, dtype=np.int32)
         stride = -(-input_size[0] // output.mask_maps.shape[1])
-        shares = read_masks(output.mask_maps, input_size, original_size, stride)  # (masks, H, W)
+        shares = read_masks(output.mask_maps, input_size, original_size, stride, session.cell_origin)  # (masks, H, W)
         background = (1 - shares.sum(dim=0, keepdim=True)).clamp_min(0)
         best = torch.cat([background, shares]).argmax(dim=0).numpy()
         result = np.array([0, *output.mask_ids], dtype=np.int32)[best]

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from .configuration_fgvc import FgvcConfig
-from .coordinates_fgvc import cell_to_point, point_to_cell
+from .coordinates_fgvc import ORIGIN, cell_to_point, point_to_cell
 
 
 LABEL_CUTOFF = 1e-3  # label values below are zero, so a label has a bounded support and cells outside need no matching
@@ -22,7 +22,9 @@ CELLS_AT_ONCE = 1024  # queries of a softmax over all keys
 LEGACY_PIXELS = 5  # largest pixels that the official code averages
 
 
-def draw_points(points: torch.Tensor, size: tuple[int, int], stride: int, sigma: float) -> torch.Tensor:
+def draw_points(
+    points: torch.Tensor, size: tuple[int, int], stride: int, sigma: float, origin: float = ORIGIN
+) -> torch.Tensor:
     """Label map of points: a Gaussian around each, sampled at the centres of the cells.
 
     Args:
@@ -30,19 +32,22 @@ def draw_points(points: torch.Tensor, size: tuple[int, int], stride: int, sigma:
         size (`tuple[int, int]`): Rows and columns (h, w) of the feature map.
         stride (`int`): Pixels per cell.
         sigma (`float`): Standard deviation in pixels.
+        origin (`float`): Coordinate of the centre of cell 0; also below.
 
     Returns:
         `torch.Tensor` of shape `(h*w, labels)`, float32, at most 1.
     """
-    y = cell_to_point(torch.arange(size[0], device=points.device), stride)
-    x = cell_to_point(torch.arange(size[1], device=points.device), stride)
+    y = cell_to_point(torch.arange(size[0], device=points.device), stride, origin)
+    x = cell_to_point(torch.arange(size[1], device=points.device), stride, origin)
     dy = (y[:, None] - points[:, 1]) / sigma  # (h, labels)
     dx = (x[:, None] - points[:, 0]) / sigma
     labels = torch.exp(-(dy**2)[:, None] / 2) * torch.exp(-(dx**2)[None] / 2)  # (h, w, labels)
     return cut_off(labels.flatten(0, 1).float())
 
 
-def draw_masks(masks: torch.Tensor, size: tuple[int, int], input_size: tuple[int, int], stride: int) -> torch.Tensor:
+def draw_masks(
+    masks: torch.Tensor, size: tuple[int, int], input_size: tuple[int, int], stride: int, origin: float = ORIGIN
+) -> torch.Tensor:
     """Label map of masks: the share of each cell, a square of `stride` pixels around its centre, that the mask covers.
 
     Args:
@@ -58,20 +63,24 @@ def draw_masks(masks: torch.Tensor, size: tuple[int, int], input_size: tuple[int
     indices = []
     for cells, side, length in zip(size, input_size, masks.shape[1:], strict=True):
         cell = torch.arange(cells, device=masks.device)[:, None] + inside
-        pixel = (cell_to_point(cell, stride) * (length / side)).floor().long()
+        pixel = (cell_to_point(cell, stride, origin) * (length / side)).floor().long()
         indices.append(pixel.clamp(0, length - 1).flatten())
     samples = masks[:, indices[0][:, None], indices[1]].float()  # (labels, h*k, w*k)
     return cut_off(F.avg_pool2d(samples[None], MASK_SAMPLES)[0].flatten(1).T.contiguous())
 
 
 def read_masks(
-    labels: torch.Tensor, input_size: tuple[int, int], output_size: tuple[int, int], stride: int
+    labels: torch.Tensor,
+    input_size: tuple[int, int],
+    output_size: tuple[int, int],
+    stride: int,
+    origin: float = ORIGIN,
 ) -> torch.Tensor:
     """Label maps `(labels, h, w)` at the pixels `(labels, H, W)` of the original video: bilinear between the centres of cells."""
     axes = []
     for cells, side, length in zip(labels.shape[1:], input_size, output_size, strict=True):
         pixel = (torch.arange(length, device=labels.device) + 0.5) * (side / length)
-        axes.append(point_to_cell(pixel, stride) / max(cells - 1, 1) * 2 - 1)  # in the units of grid_sample
+        axes.append(point_to_cell(pixel, stride, origin) / max(cells - 1, 1) * 2 - 1)  # in the units of grid_sample
     grid = torch.stack(torch.meshgrid(axes[1], axes[0], indexing="xy"), dim=-1)[None]
     return F.grid_sample(labels[None], grid, padding_mode="border", align_corners=True)[0]
 
@@ -162,6 +171,7 @@ def read_points(
     stride: int,
     sigma: float,
     readout: str,
+    origin: float = ORIGIN,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Points of label maps.
 
@@ -184,7 +194,7 @@ def read_points(
     if readout == "legacy":
         points = _mean_of_largest_pixels(labels, size, input_size)
     else:
-        points = _centre_of_peak(labels, size, stride, reach=round(2 * sigma / stride))
+        points = _centre_of_peak(labels, size, stride, max(1, round(2 * sigma / stride)), origin)
     limits = points.new_tensor((input_size[1], input_size[0]))
     return points.clamp_min(0).minimum(limits), labels.amax(dim=0)
 
@@ -194,7 +204,9 @@ def peak_confidence(peak: torch.Tensor) -> torch.Tensor:
     return peak / (peak + EVEN_PEAK)
 
 
-def _centre_of_peak(labels: torch.Tensor, size: tuple[int, int], stride: int, reach: int) -> torch.Tensor:
+def _centre_of_peak(
+    labels: torch.Tensor, size: tuple[int, int], stride: int, reach: int, origin: float
+) -> torch.Tensor:
     """Centres of mass (labels, 2) of the disc around the peak cell, counting what exceeds half of the peak.
 
     Where the disc meets the border of the map it loses as much on the other side, or the centre would move inwards.
@@ -214,7 +226,7 @@ def _centre_of_peak(labels: torch.Tensor, size: tuple[int, int], stride: int, re
     total = weights.sum(dim=(1, 2)).clamp_min(torch.finfo(torch.float64).tiny)
     row = (weights.sum(dim=2) * rows).sum(dim=1) / total
     column = (weights.sum(dim=1) * columns).sum(dim=1) / total
-    return cell_to_point(torch.stack([column, row], dim=1), stride)
+    return cell_to_point(torch.stack([column, row], dim=1), stride, origin)
 
 
 def _mean_of_largest_pixels(labels: torch.Tensor, size: tuple[int, int], input_size: tuple[int, int]) -> torch.Tensor:

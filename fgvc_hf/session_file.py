@@ -95,7 +95,7 @@ def load_session(path: str | Path, model: FgvcModel, video: Any = None) -> FgvcI
         else:
             session.prompts[obj_id, frame_idx] = MaskTarget(frame_idx, tensors[f"prompt{number}"].cpu().numpy())
     session.started = {(obj_id, frame_idx) for obj_id, frame_idx in metadata["started"]}
-    session.last_frame_idx = metadata["last_frame_idx"]
+    session.last_frame_idx, session.cell_origin = metadata["last_frame_idx"], model.config.cell_origin
     for name, values in metadata["parts"].items():
         if name == "memory":
             session.memory = FrameMemory(**_put_together(name, values, tensors))

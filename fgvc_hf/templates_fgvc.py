@@ -75,7 +75,7 @@ class PointTemplates:
 
     def add(self, ids: list[int], points: torch.Tensor, features: torch.Tensor, config: FgvcConfig) -> None:
         """Start to follow points (n, 2), float64 in pixels of the model's input, from a frame with features (h, w, C)."""
-        cells = point_to_cell(points, config.output_stride).float()
+        cells = point_to_cell(points, config.output_stride, config.cell_origin).float()
         n = len(ids)
         anchor = sample_patches(features, cells, config.template_radius)
         self.ids = self.ids + ids
@@ -115,7 +115,7 @@ class PointTemplates:
         self.lost[rows] = torch.where(trusted, 0, self.lost[rows] + 1)
         self.cells[rows] = cells
         limits = self.points.new_tensor((input_size[1], input_size[0]))
-        points = cell_to_point(cells.double(), config.output_stride)
+        points = cell_to_point(cells.double(), config.output_stride, config.cell_origin)
         self.points[rows] = points.clamp_min(0).minimum(limits)
         self.confidence[rows] = visibility(self.evidence[rows], config.visibility_weights)
 
