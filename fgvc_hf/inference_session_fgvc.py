@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .boxes_fgvc import TrackedBox
 from .configuration_fgvc import FgvcConfig
 from .coordinates_fgvc import ORIGIN, rescale_points
 from .correlation_fgvc import merge_topk, window_reach, window_topk
@@ -20,7 +21,7 @@ from .propagation_fgvc import (
     propagate_softmax,
     read_points,
 )
-from .targets_fgvc import FrameMemory, MaskTarget, PointTarget, TargetGroup, check_fits
+from .targets_fgvc import BoxTarget, FrameMemory, MaskTarget, PointTarget, Target, TargetGroup, check_fits
 from .templates_fgvc import PointTemplates
 
 
@@ -82,7 +83,25 @@ class FgvcInferenceSession:
             )
         self._add(obj_id, MaskTarget(int(frame_idx), mask.copy()))
 
-    def _add(self, obj_id: int, prompt: PointTarget | MaskTarget) -> None:
+    def add_box(self, obj_id: int, frame_idx: int, box: np.ndarray) -> None:
+        """Add a box to follow: its sides (x0, y0, x1, y1), or its corners (4, 2) one after the other if it may turn.
+
+        Raises:
+            `ValueError`: the id has a prompt on that frame or belongs to another kind of target, the box is not finite or has no
+            area, its middle is outside the frame, or the frame is not in the video or has been passed.
+        """
+        self._check_prompt(obj_id, frame_idx, BoxTarget)
+        box = np.asarray(box, dtype=np.float64)
+        if box.shape not in ((4,), (4, 2)) or not np.isfinite(box).all():
+            raise ValueError(f"input_boxes must be finite (x0, y0, x1, y1) or corners (4, 2), got {box.tolist()}.")
+        turns = box.ndim == 2
+        corners = box if turns else box[[0, 1, 2, 1, 2, 3, 0, 3]].reshape(4, 2)
+        a, b = corners[2] - corners[0], corners[3] - corners[1]  # the diagonals
+        if (not turns and (box[:2] >= box[2:]).any()) or abs(a[0] * b[1] - a[1] * b[0]) < 1e-6:
+            raise ValueError(f"input_boxes must have an area, x0 < x1 and y0 < y1, got {box.tolist()}.")
+        self._add(obj_id, BoxTarget(int(frame_idx), corners, turns))
+
+    def _add(self, obj_id: int, prompt: Target) -> None:
         if self.original_size is not None:
             check_fits(obj_id, prompt, self.original_size)
         self.prompts[obj_id, prompt.frame_idx] = prompt
@@ -103,6 +122,7 @@ class FgvcInferenceSession:
         """Forget what is remembered for some targets."""
         if self.templates:
             self.templates.keep([i for i, obj_id in enumerate(self.templates.ids) if obj_id not in ids])
+        self.boxes = {obj_id: box for obj_id, box in self.boxes.items() if obj_id not in ids}
         others = set(self.targets) - ids
         self.groups = [group for group in self.groups if group.keep(others)]
 
@@ -122,7 +142,7 @@ class FgvcInferenceSession:
             )
 
     @property
-    def targets(self) -> dict[int, PointTarget | MaskTarget]:
+    def targets(self) -> dict[int, Target]:
         """The first prompt of every target by id, in the order in which they were added."""
         first = {}
         for (obj_id, _), prompt in self.prompts.items():
@@ -148,6 +168,7 @@ class FgvcInferenceSession:
         """Forget all frames and keep the targets."""
         self.groups: list[TargetGroup] = []
         self.templates: PointTemplates | None = None
+        self.boxes: dict[int, TrackedBox] = {}
         self.memory: FrameMemory | None = None
         self.cell_origin = ORIGIN
         self.started: set[tuple[int, int]] = set()  # prompts (id, frame) that are being followed
@@ -155,7 +176,7 @@ class FgvcInferenceSession:
 
     def reset_inference_session(self) -> None:
         """Forget all frames and all targets."""
-        self.prompts: dict[tuple[int, int], PointTarget | MaskTarget] = {}  # by id and frame
+        self.prompts: dict[tuple[int, int], Target] = {}  # by id and frame
         self.reset_tracking_data()
 
     # ---- frames -------------------------------------------------------------------------------------------------
@@ -233,6 +254,10 @@ class FgvcInferenceSession:
             self.templates = self.templates or PointTemplates.empty(features, config)
             self.templates.add(list(prompts), points, features, config)
             prompts, points = {}, points[:0]
+        for obj_id, prompt in new.items():
+            if isinstance(prompt, BoxTarget):
+                corners = rescale_points(torch.from_numpy(prompt.corners), *self.sizes).to(features.device)
+                self.boxes[obj_id] = TrackedBox.start(corners, prompt.turns, features, config)
         if prompts or masks:
             if not self.groups:
                 memory.grow(config.num_context_frames)
@@ -269,6 +294,8 @@ class FgvcInferenceSession:
         """
         if self.templates:
             self.templates.follow(features, self.sizes[1], config)
+        for box in self.boxes.values():
+            box.follow(features, self.sizes[1], config)
         memory = self.memory
         if memory is None or not self.groups:
             return
@@ -340,12 +367,17 @@ class FgvcInferenceSession:
         object_ids = [obj_id for obj_id in self.points if obj_id in points]
         mask_ids = [obj_id for obj_id in self.masks if obj_id in masks]
         tracks, confidence = ([points[obj_id][i] for obj_id in object_ids] for i in (0, 1))
+        box_ids = [obj_id for obj_id in self.targets if obj_id in self.boxes]
+        boxes = [self.boxes[obj_id] for obj_id in box_ids]
         size = self.memory.size if self.memory is not None else (0, 0)
         maps = [masks[obj_id].view(size) for obj_id in mask_ids]
         return {
             "object_ids": object_ids,
             "tracks": torch.stack(tracks).cpu() if tracks else torch.zeros((0, 2), dtype=torch.float64),
             "confidence": torch.stack(confidence).cpu() if tracks else torch.zeros(0),
+            "box_ids": box_ids,
+            "boxes": torch.stack([box.corners for box in boxes]).cpu() if boxes else torch.zeros((0, 4, 2)).double(),
+            "box_confidence": torch.stack([box.confidence for box in boxes]).cpu() if boxes else torch.zeros(0),
             "mask_ids": mask_ids,
             "mask_maps": torch.stack(maps).cpu() if maps else torch.zeros((0, *size)),
         }

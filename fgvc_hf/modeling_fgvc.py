@@ -93,6 +93,9 @@ class FgvcVideoOutput(ModelOutput):
         object_ids (`list[int]`): The points that have been prompted on this frame or one processed before it.
         tracks (`torch.Tensor` of shape `(num_points, 2)`, float64): (x, y) in pixels of the model's input.
         confidence (`torch.Tensor` of shape `(num_points,)`, float32): That the points are visible, in [0, 1].
+        box_ids (`list[int]`): The boxes that have been prompted on this frame or one processed before it.
+        boxes (`torch.Tensor` of shape `(num_boxes, 4, 2)`, float64): Their corners, (x, y) in pixels of the model's input.
+        box_confidence (`torch.Tensor` of shape `(num_boxes,)`, float32): Share of the points in each that are seen and agree.
         mask_ids (`list[int]`): The masks that have been prompted on this frame or one processed before it.
         mask_maps (`torch.Tensor` of shape `(num_masks, h, w)`, float32):
             Share of each feature cell that belongs to the object; [`FgvcProcessor.post_process_masks`] makes masks of it.
@@ -102,6 +105,9 @@ class FgvcVideoOutput(ModelOutput):
     object_ids: list[int] | None = None
     tracks: torch.Tensor | None = None
     confidence: torch.Tensor | None = None
+    box_ids: list[int] | None = None
+    boxes: torch.Tensor | None = None
+    box_confidence: torch.Tensor | None = None
     mask_ids: list[int] | None = None
     mask_maps: torch.Tensor | None = None
 

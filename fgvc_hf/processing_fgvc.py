@@ -13,7 +13,7 @@ from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, Proces
 from .coordinates_fgvc import rescale_points
 from .inference_session_fgvc import FgvcInferenceSession
 from .propagation_fgvc import read_masks
-from .targets_fgvc import MaskTarget
+from .targets_fgvc import BoxTarget, MaskTarget
 
 
 @dataclass
@@ -94,9 +94,10 @@ class FgvcProcessor(ProcessorMixin):
         obj_ids: int | Iterable[int],
         input_points=None,
         input_masks=None,
+        input_boxes=None,
     ) -> None:
         """
-        Add targets to follow: either points or masks. A target that exists gets another prompt, on another frame: from there it
+        Add targets to follow: points, masks or boxes. A target that exists gets another prompt, on another frame: from there it
         starts anew, which corrects it or brings it back.
 
         Args:
@@ -106,6 +107,8 @@ class FgvcProcessor(ProcessorMixin):
             input_points (*optional*): (x, y) of each point in pixels of the original video: shape `(N, 2)`, or nested as in SAM 2,
                 `(1, N, 1, 2)`.
             input_masks (*optional*): Mask of each object at the size of the original video: bool `(N, H, W)`, or `(H, W)` for one.
+            input_boxes (*optional*): Box of each object in pixels of the original video: sides `(N, 4)`, (x0, y0, x1, y1), nested at will;
+                or corners `(N, 4, 2)` one after the other, of boxes that may turn.
 
         Raises:
             `ValueError`: prompts and ids differ in number, an id has a prompt on that frame or is of another kind, a point is outside the frame, a mask is empty or of
@@ -115,10 +118,15 @@ class FgvcProcessor(ProcessorMixin):
         for name, number in (("frame_idx", frame_idx), *(("obj_ids", obj_id) for obj_id in ids)):
             if not (np.isfinite(number) and number == int(number)):
                 raise ValueError(f"{name} must be a whole number, got {number}.")
-        if (input_points is None) == (input_masks is None):
-            raise ValueError("exactly one of input_points and input_masks must be given.")
-        add: Any = inference_session.add_mask if input_points is None else inference_session.add_point
-        prompts = _as_masks(input_masks, len(ids)) if input_points is None else _as_points(input_points, len(ids))
+        if sum(prompt is not None for prompt in (input_points, input_masks, input_boxes)) != 1:
+            raise ValueError("exactly one of input_points, input_masks and input_boxes must be given.")
+        add: Any
+        if input_points is not None:
+            add, prompts = inference_session.add_point, _as_points(input_points, len(ids))
+        elif input_masks is not None:
+            add, prompts = inference_session.add_mask, _as_masks(input_masks, len(ids))
+        else:
+            add, prompts = inference_session.add_box, _as_boxes(input_boxes, len(ids))
         added = []
         try:
             for obj_id, prompt in zip(ids, prompts, strict=True):
@@ -155,6 +163,27 @@ class FgvcProcessor(ProcessorMixin):
                 result[(result == obj_id) & ~prompt.mask] = 0
                 result[prompt.mask] = obj_id
         return result
+
+    def post_process_boxes(self, output, inference_session: FgvcInferenceSession) -> np.ndarray:
+        """
+        The boxes of one frame.
+
+        Args:
+            output ([`FgvcVideoOutput`]): A frame.
+            inference_session ([`FgvcInferenceSession`]): The session that it comes from.
+
+        Returns:
+            `numpy.ndarray` of shape `(N, 4, 2)`, float64: corners of the boxes `output.box_ids` in pixels of the original video. On the
+            frame of its prompt a box is exactly where the prompt says.
+        """
+        session = inference_session
+        original_size, input_size = session.sizes
+        boxes = rescale_points(output.boxes.numpy(), input_size, original_size)
+        for row, obj_id in enumerate(output.box_ids):
+            prompt = session.prompts.get((obj_id, output.frame_idx))
+            if isinstance(prompt, BoxTarget):
+                boxes[row] = prompt.corners
+        return boxes
 
     def post_process_point_tracking(
         self, outputs, inference_session: FgvcInferenceSession, threshold: float = 0.5
@@ -199,6 +228,20 @@ def _as_points(input_points, number: int) -> np.ndarray:
     if points.size != 2 * number or (points.ndim and points.shape[-1] != 2):
         raise ValueError(f"input_points must hold an (x, y) for each of {number} obj_ids, got {points.shape}.")
     return points.reshape(-1, 2)
+
+
+def _as_boxes(input_boxes, number: int) -> np.ndarray:
+    """(N, 4) or (N, 4, 2) of boxes given in any nesting."""
+    try:
+        boxes = np.asarray(input_boxes, dtype=np.float64)
+    except (ValueError, TypeError):
+        raise ValueError(f"input_boxes must hold a box for each of {number} obj_ids.") from None
+    shape = (number, 4) if boxes.ndim and boxes.shape[-1] == 4 else (number, 4, 2)
+    if boxes.size != np.prod(shape) or boxes.shape[-1] not in (2, 4):
+        raise ValueError(
+            f"input_boxes must hold (x0, y0, x1, y1) or corners for each of {number} obj_ids, got {boxes.shape}."
+        )
+    return boxes.reshape(shape)
 
 
 def _as_masks(input_masks, number: int) -> np.ndarray:

@@ -6,18 +6,20 @@ hash of the model that made it, for features of another model mean nothing to it
 
 import hashlib
 import json
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from .boxes_fgvc import TrackedBox
 from .image_processing_pil_fgvc import FgvcImageProcessorPil
 from .inference_session_fgvc import FgvcInferenceSession
 from .modeling_fgvc import FgvcModel
-from .targets_fgvc import FrameMemory, MaskTarget, PointTarget, TargetGroup
+from .targets_fgvc import BoxTarget, FrameMemory, MaskTarget, PointTarget, TargetGroup
 from .templates_fgvc import PointTemplates
 from .video import atomic_write, open_video
 
@@ -38,11 +40,13 @@ def save_session(session: FgvcInferenceSession, model: FgvcModel, path: str | Pa
     tensors: dict[str, torch.Tensor] = {}
     parts: dict[str, Any] = {"memory": session.memory, "templates": session.templates}
     parts |= {f"group{i}": group for i, group in enumerate(session.groups)}
+    parts |= {f"box{obj_id}": box for obj_id, box in session.boxes.items()}
     values = {name: _take_apart(name, part, tensors) for name, part in parts.items() if part is not None}
     prompts = []
     for number, ((obj_id, frame_idx), prompt) in enumerate(session.prompts.items()):
         point = prompt.point if isinstance(prompt, PointTarget) else None
-        prompts.append([obj_id, frame_idx, point])
+        box = [prompt.corners.tolist(), prompt.turns] if isinstance(prompt, BoxTarget) else None
+        prompts.append([obj_id, frame_idx, point, box])
         if isinstance(prompt, MaskTarget):
             tensors[f"prompt{number}"] = torch.from_numpy(prompt.mask)
     metadata = {
@@ -89,20 +93,24 @@ def load_session(path: str | Path, model: FgvcModel, video: Any = None) -> FgvcI
     if session.original_size not in (None, size) and size:
         raise ValueError(f"video is of size {session.original_size}, but the session of {size}.")
     session.original_size = size or session.original_size
-    for number, (obj_id, frame_idx, point) in enumerate(metadata["prompts"]):
+    for number, (obj_id, frame_idx, point, box) in enumerate(metadata["prompts"]):
         if point is not None:
             session.prompts[obj_id, frame_idx] = PointTarget(frame_idx, tuple(point))
+        elif box is not None:
+            session.prompts[obj_id, frame_idx] = BoxTarget(frame_idx, np.array(box[0]), box[1])
         else:
             session.prompts[obj_id, frame_idx] = MaskTarget(frame_idx, tensors[f"prompt{number}"].cpu().numpy())
     session.started = {(obj_id, frame_idx) for obj_id, frame_idx in metadata["started"]}
     session.last_frame_idx, session.cell_origin = metadata["last_frame_idx"], model.config.cell_origin
     for name, values in metadata["parts"].items():
         if name == "memory":
-            session.memory = FrameMemory(**_put_together(name, values, tensors))
+            session.memory = _put_together(FrameMemory, name, values, tensors)
         elif name == "templates":
-            session.templates = PointTemplates(**_put_together(name, values, tensors))
+            session.templates = _put_together(PointTemplates, name, values, tensors)
+        elif name.startswith("box"):
+            session.boxes[int(name.removeprefix("box"))] = _put_together(TrackedBox, name, values, tensors)
         else:
-            session.groups.append(TargetGroup(**_put_together(name, values, tensors)))
+            session.groups.append(_put_together(TargetGroup, name, values, tensors))
     return session
 
 
@@ -117,18 +125,25 @@ def fingerprint(model: FgvcModel) -> str:
 
 
 def _take_apart(name: str, part: Any, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """The fields of a dataclass: tensors go to `tensors`, the others are returned."""
+    """The fields of a dataclass, and of those in it: tensors go to `tensors`, the others are returned."""
     values = {}
     for field in fields(part):
         value = getattr(part, field.name)
         if isinstance(value, torch.Tensor):
             tensors[f"{name}.{field.name}"] = value
+        elif is_dataclass(value):
+            values[field.name] = _take_apart(f"{name}.{field.name}", value, tensors)
         else:
             values[field.name] = value
     return values
 
 
-def _put_together(name: str, values: dict[str, Any], tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """The fields that [`_take_apart`] took apart."""
-    start = f"{name}."
-    return values | {key.removeprefix(start): tensor for key, tensor in tensors.items() if key.startswith(start)}
+def _put_together(kind: Any, name: str, values: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any:
+    """The inverse of [`_take_apart`]."""
+    given = {}
+    for field in fields(kind):
+        key = f"{name}.{field.name}"
+        given[field.name] = tensors[key] if key in tensors else values[field.name]
+        if field.name == "templates":
+            given[field.name] = _put_together(PointTemplates, key, values[field.name], tensors)
+    return kind(**given)

@@ -23,6 +23,18 @@ class MaskTarget:
 
 
 @dataclass
+class BoxTarget:
+    """A prompt: corners (4, 2) of a box one after the other, (x, y) in pixels of the original video, on a frame."""
+
+    frame_idx: int
+    corners: np.ndarray
+    turns: bool  # given by its corners, not by its sides: it may turn
+
+
+Target = PointTarget | MaskTarget | BoxTarget
+
+
+@dataclass
 class FrameMemory:
     """Features of the previous frames: frame number c since the start is in slot c % n of the ring."""
 
@@ -85,7 +97,7 @@ class TargetGroup:
         return self
 
 
-def check_fits(obj_id: int, target: PointTarget | MaskTarget, size: tuple[int, int]) -> None:
+def check_fits(obj_id: int, target: Target, size: tuple[int, int]) -> None:
     """A `ValueError` if a prompt does not fit frames of a size (height, width)."""
     height, width = size
     if isinstance(target, MaskTarget):
@@ -93,6 +105,14 @@ def check_fits(obj_id: int, target: PointTarget | MaskTarget, size: tuple[int, i
             shape = "x".join(map(str, target.mask.shape))
             raise ValueError(
                 f"input_masks must be {height}x{width} like the video, but that of target {obj_id} is {shape}."
+            )
+        return
+    if isinstance(target, BoxTarget):
+        middle = target.corners.mean(axis=0)
+        if not (0 <= middle[0] <= width and 0 <= middle[1] <= height):
+            raise ValueError(
+                f"input_boxes must have their middle inside the frame, {height}x{width}, but that of target {obj_id} is "
+                f"({middle[0]:g}, {middle[1]:g})."
             )
         return
     x, y = target.point
@@ -103,4 +123,4 @@ def check_fits(obj_id: int, target: PointTarget | MaskTarget, size: tuple[int, i
         )
 
 
-__all__ = ["FrameMemory", "MaskTarget", "PointTarget", "TargetGroup"]
+__all__ = ["BoxTarget", "FrameMemory", "MaskTarget", "PointTarget", "Target", "TargetGroup"]

@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from fgvc_hf import FgvcImageProcessorPil, FgvcModel, FgvcProcessor, VideoWriter, default_checkpoint, render_clip
+from fgvc_hf import FgvcImageProcessorPil, FgvcModel, FgvcProcessor, VideoWriter, default_checkpoint, load, render_clip
 from fgvc_hf.correlation_fgvc import reference_topk, window_topk
 from fgvc_hf.modeling_fgvc import FgvcEncoder
 from fgvc_hf.presets import fast_dtype
@@ -141,29 +141,32 @@ def propagation(rounds: int) -> dict:
 
 
 def tracking(rounds: int) -> dict:
-    """32 points through a video file, decoding included: frames per second in steady state."""
+    """32 points through a video file, decoding included: frames per second in steady state, both ways of following points."""
     results = {}
-    model = FgvcModel.from_pretrained(default_checkpoint(), dtype=fast_dtype(torch.device("cpu")))
     for height, width in ((256, 256), (480, 854)):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "clip.mp4"
             frames = 24 if height == 256 else 10
             clip = render_clip(num_frames=frames, height=height, width=width, num_points=32)
             write_video(path, clip.frames, frames)
-            processor = FgvcProcessor(FgvcImageProcessorPil(resize_policy="none"))
-            session = processor.init_video_session(path)
-            ids = list(range(len(clip.queries)))
-            processor.add_inputs_to_inference_session(session, 0, ids, clip.tracks[:, 0].clip(0, (width, height)))
-            ends = []
-            for _ in model.propagate_in_video_iterator(session):
-                ends.append(time.perf_counter())
-            full = (
-                model.config.num_context_frames + 1
-            )  # from here on the memory is full and every frame costs the same
-            rate = (len(ends) - 1 - full) / (ends[-1] - ends[full])
-            print(f"  {height}x{width}, {len(ids)} points{'':12s} {rate:10.2f} frames/s", flush=True)
-            results[f"{height}x{width}"] = {"frames_per_second": rate}
+            for method in ("labels", "templates"):
+                rate = frames_per_second(path, clip.tracks[:, 0].clip(0, (width, height)), method)
+                print(f"  {height}x{width}, {len(clip.tracks)} points, {method:12s} {rate:10.2f} frames/s", flush=True)
+                results[f"{height}x{width} {method}"] = {"frames_per_second": rate}
     return results
+
+
+def frames_per_second(path: Path, points, method: str) -> float:
+    """Of following points (N, 2) from the first frame, once the memory of label maps is full."""
+    model, _ = load(point_matching=method, device="cpu")
+    processor = FgvcProcessor(FgvcImageProcessorPil(resize_policy="none"))
+    session = processor.init_video_session(path)
+    processor.add_inputs_to_inference_session(session, 0, range(len(points)), points)
+    ends = []
+    for _ in model.propagate_in_video_iterator(session):
+        ends.append(time.perf_counter())
+    full = model.config.num_context_frames + 1
+    return (len(ends) - 1 - full) / (ends[-1] - ends[full])
 
 
 def memory(rounds: int) -> dict:

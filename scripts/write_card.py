@@ -1,6 +1,6 @@
 """Turn a finished run into a checkpoint that ships: weights, configuration, the learning curve, and a model card.
 
-    python scripts/write_card.py outputs/joint fgvc_hf/checkpoints/fgvc-joint --text card.json --set temperature=0.04
+    python scripts/write_card.py outputs/joint fgvc_hf/checkpoints/fgvc-joint --weights outputs/average --text card.json --preset balanced
 
 `card.json` holds `summary`, `data`, `notes` and `results` (Markdown, with the commands), which a program cannot know. `--score STEP=VALUE`
 adds a score that was measured apart from the run to its curve.
@@ -11,7 +11,8 @@ import json
 import sys
 from pathlib import Path
 
-from fgvc_hf import FgvcModel, FgvcProcessor
+from fgvc_hf import FgvcImageProcessorPil, FgvcModel, FgvcProcessor
+from fgvc_hf.presets import PRESETS
 from fgvc_hf.training.card import draw_curves, model_card, read_log
 from fgvc_hf.video import atomic_write
 
@@ -20,7 +21,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--weights", default="last", choices=("last", "best"))
+    parser.add_argument("--weights", type=Path, help="folder of the weights; default: RUN/last")
+    parser.add_argument(
+        "--preset", choices=tuple(PRESETS), help="what the checkpoint does where no preset is asked for"
+    )
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="field of the configuration")
     parser.add_argument("--score", action="append", default=[], metavar="STEP=VALUE", help="delta_avg in per cent")
@@ -34,9 +38,10 @@ def main() -> None:
 def write(arguments: argparse.Namespace) -> None:
     settings = {name: json.loads(value) for name, value in (pair.split("=", 1) for pair in arguments.set)}
     text = json.loads(arguments.text.read_text(encoding="utf-8"))
-    folder = arguments.run / arguments.weights
-    FgvcModel.from_pretrained(folder, **settings).save_pretrained(arguments.output)
-    FgvcProcessor.from_pretrained(folder).save_pretrained(arguments.output)
+    folder = arguments.weights or arguments.run / "last"
+    resizing, method = PRESETS[arguments.preset] if arguments.preset else ({}, {})
+    FgvcModel.from_pretrained(folder, **method, **settings).save_pretrained(arguments.output)
+    FgvcProcessor(FgvcImageProcessorPil(**resizing)).save_pretrained(arguments.output)
     updates, evaluations = read_log(arguments.run / "log.jsonl")
     for step, value in (pair.split("=", 1) for pair in arguments.score):
         evaluations.append({"step": int(step), "scores": {"delta_avg": float(value) / 100}})

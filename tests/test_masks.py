@@ -123,7 +123,7 @@ def test_streaming_equals_offline(tiny_model, processor, noise_clip):
         ([1, 2], np.ones((40, 56), bool), "a mask .* for each of 2 obj_ids"),
         ([1], np.full((40, 56), 7), "of 0 and 1"),
         (range(10, 266), np.ones((256, 40, 56), bool), "at most 255 masks"),
-        ([1], None, "exactly one of input_points and input_masks"),
+        ([1], None, "exactly one of input_points, input_masks and"),
     ],
 )
 def test_bad_masks_leave_the_session_as_it_was(tiny_model, processor, noise_clip, ids, masks, message):
