@@ -37,7 +37,7 @@ _HOMES = {
 __all__ = ["bundled_checkpoints", "default_checkpoint", *_HOMES]
 
 
-DEFAULT_CHECKPOINT = "fgvc-reconstruction"
+DEFAULT_CHECKPOINT = "fgvc-joint"
 
 
 def bundled_checkpoints() -> dict[str, str]:

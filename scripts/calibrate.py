@@ -2,11 +2,12 @@
 
     python scripts/calibrate.py CHECKPOINT --videos FOLDER --preset balanced
 
-Textures are cut out of the videos; light wanders and noise is added. Every fourth clip is held out and tells how good the fit is.
+Textures are cut out of the videos; light, focus and noise change from frame to frame. Every fourth clip is held out and tells how good the fit is.
 CHECKPOINT is a folder, whose config.json gets new `visibility_weights`.
 """
 
 import argparse
+import io
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image, ImageFilter
 from train import TEXTURE_SIZE
 
 from fgvc_hf import load, render_clip
@@ -60,18 +62,25 @@ def calibrate(arguments: argparse.Namespace) -> None:
 
 
 def clip(images: torch.Tensor, seed: int) -> SyntheticClip:
-    """A rendered clip under a light that wanders, with noise."""
+    """A rendered clip as a camera would see it."""
     rendered = render_clip(FRAMES, 256, 384, num_bodies=4, num_points=POINTS, seed=seed, images=images)
     random = np.random.default_rng(seed)
     return replace(rendered, frames=np.stack(list(disturb(rendered.frames, random))))
 
 
 def disturb(frames: np.ndarray, random: np.random.Generator) -> Iterator[np.ndarray]:
-    noise, gain, gamma = random.uniform(0, 0.03), 0.0, 0.0
-    for frame in frames:
-        gain, gamma = (0.9 * value + random.normal(0, 0.03) for value in (gain, gamma))
-        light = np.clip(frame / 255, 1e-3, 1) ** np.exp(gamma) * np.exp(gain) + random.normal(0, noise, frame.shape)
-        yield (255 * light.clip(0, 1)).round().astype(np.uint8)
+    """What a camera does to a scene: light that wanders, focus that comes and goes, motion blur, noise, and coarse JPEG."""
+    noise, quality, light, focus = random.uniform(0, 0.05), int(random.uniform(20, 80)), np.zeros(5), 0.0
+    for t, frame in enumerate(frames):
+        light = 0.9 * light + random.normal(0, (0.04, 0.04, 0.02, 0.02, 0.02))
+        focus = 0.8 * focus + random.normal(0, 0.6)
+        moving = frame / 510 + frames[max(t - 1, 0)] / 510 if random.random() < 0.2 else frame / 255
+        lit = np.clip(moving, 1e-3, 1) ** np.exp(light[0]) * np.exp(light[1] + light[2:])
+        picture = Image.fromarray((255 * (lit + random.normal(0, noise, frame.shape)).clip(0, 1)).astype(np.uint8))
+        picture = picture.filter(ImageFilter.GaussianBlur(max(0.0, focus)))
+        file = io.BytesIO()
+        picture.save(file, "JPEG", quality=quality)
+        yield np.asarray(Image.open(file))
 
 
 def report(name: str, evidence: torch.Tensor, visible: torch.Tensor, weights: list[float]) -> None:

@@ -7,20 +7,9 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
-from fgvc_hf import (
-    FgvcModel,
-    FgvcProcessor,
-    VideoWriter,
-    contact_sheet,
-    default_checkpoint,
-    draw_tracks,
-    render_clip,
-    save_tracks,
-)
-from fgvc_hf.presets import fast_dtype
+from fgvc_hf import VideoWriter, contact_sheet, draw_tracks, load, render_clip, save_tracks
 
 
 FPS = 12
@@ -39,9 +28,7 @@ def main() -> None:
     write_video(clip_path, clip.frames)
     print(f"rendered {len(clip.frames)} frames with {len(clip.queries)} known points: {clip_path}")
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = FgvcModel.from_pretrained(default_checkpoint(), dtype=fast_dtype(device)).to(device)
-    processor = FgvcProcessor.from_pretrained(default_checkpoint())
+    model, processor = load()
     result = model.track(clip_path, clip.queries, processor=processor, show_progress_bar=True)
 
     after_query = np.arange(len(clip.frames)) > clip.queries[:, :1]  # (N, T)

@@ -7,7 +7,14 @@ import sys
 import numpy as np
 import pytest
 
-from fgvc_hf import FgvcConfig, FgvcModel, FgvcProcessor, bundled_checkpoints, default_checkpoint
+from fgvc_hf import (
+    FgvcConfig,
+    FgvcImageProcessorPil,
+    FgvcModel,
+    FgvcProcessor,
+    bundled_checkpoints,
+    default_checkpoint,
+)
 from fgvc_hf.cli import main
 from fgvc_hf.video import VideoWriter, open_video
 
@@ -27,9 +34,7 @@ def tiny_checkpoint(tmp_path_factory):
     """Small enough that a command takes no time; reads frames at 48x64."""
     folder = tmp_path_factory.mktemp("tiny")
     FgvcModel(FgvcConfig(hidden_sizes=[8, 16, 32], propagation_radius=4)).save_pretrained(folder)
-    processor = FgvcProcessor.from_pretrained(default_checkpoint())
-    processor.image_processor.size = {"height": 48, "width": 64}
-    processor.save_pretrained(folder)
+    FgvcProcessor(FgvcImageProcessorPil(size={"height": 48, "width": 64})).save_pretrained(folder)
     return str(folder)
 
 
@@ -94,7 +99,7 @@ def test_points_files(clip, tiny_checkpoint, tmp_path, suffix):
         assert arrays["queries"].tolist() == points
 
 
-@pytest.mark.parametrize("preset", ["fast", "balanced", "accurate"])
+@pytest.mark.parametrize("preset", ["paper", "fast", "balanced", "accurate"])
 def test_presets_run(clip, tiny_checkpoint, tmp_path, preset):
     arguments = ["track", clip, "--points", "2,20,10", "--checkpoint", tiny_checkpoint, "--preset", preset]
     assert main([*arguments, "--dtype", "float32", "--output", str(tmp_path / "out.csv")]) == 0

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fgvc_hf.data.synthetic import render_clip
 from fgvc_hf.masks import write_mask
@@ -28,6 +29,8 @@ def folder_with_clip(tmp_path, monkeypatch):
     with VideoWriter("clip.mp4", 12, 64, 64) as writer:
         for frame in clip.frames:
             writer.write(frame)
+    for t in (0, 1):
+        Image.fromarray(clip.frames[t]).save(f"frame{t}.png")
     ids = np.zeros((64, 64), np.uint8)
     ids[20:40, 10:30] = 1
     write_mask("mask.png", ids)

@@ -31,7 +31,7 @@ def test_two_easy_sequences_are_tracked(videos):
     model = FgvcModel.from_pretrained(default_checkpoint(), dtype=torch.bfloat16)
     processor = FgvcProcessor.from_pretrained(default_checkpoint())
     scores = aggregate({video.name: track_queries(model, processor, video)[1] for video in videos})["tapvid"]
-    assert scores["delta_avg"] > 0.78
+    assert scores["delta_avg"] > 0.85
     assert scores["OA"] > 0.95
 
 
