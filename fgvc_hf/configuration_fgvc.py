@@ -76,9 +76,10 @@ class FgvcConfig(PreTrainedConfig):
             Radius of the window that templates are searched in, per mean side of the frame (the root of its area).
         motion_prior (`float`, defaults to 20.0):
             Similarity that a shift of a mean side from one frame to the next costs; it grows with the square of the shift.
-        visibility_weights (`list[float]`, defaults to `[3.5, 4.0, 11.0, -4.6]`):
+        visibility_weights (`list[float]`, defaults to `[12.256, 5.253, 5.909, -11.876]`):
             Logistic model that tells from the matching of templates whether a point is visible: weights of the similarity to the
-            first patch and to the mean of patches, of the margin over the next best place, and the constant.
+            first patch and to the mean of patches, of the margin over the next best place, and the constant. The default is the
+            bundled checkpoint's; `scripts/calibrate.py` fits them.
         visibility_threshold (`float`, defaults to 0.5):
             A point is reported visible where its confidence is at least this. With templates the confidence is the probability
             that the point is visible; with labels a bare function of the height of its label map's peak.
@@ -118,7 +119,7 @@ class FgvcConfig(PreTrainedConfig):
     template_trust: float = 0.75
     search_radius: float = 0.12
     motion_prior: float = 20.0
-    visibility_weights: list[float] | tuple[float, ...] = (3.5, 4.0, 11.0, -4.6)
+    visibility_weights: list[float] | tuple[float, ...] = (12.256, 5.253, 5.909, -11.876)
     visibility_threshold: float = 0.5
 
     def __post_init__(self, **kwargs):

@@ -111,8 +111,9 @@ class FgvcProcessor(ProcessorMixin):
                 or corners `(N, 4, 2)` one after the other, of boxes that may turn.
 
         Raises:
-            `ValueError`: prompts and ids differ in number, an id has a prompt on that frame or is of another kind, a point is outside the frame, a mask is empty or of
-            another size, or the frame is not in the video. Nothing is added then.
+            `ValueError`: prompts and ids differ in number, an id has a prompt on that frame or is of another kind, a point is
+            outside the frame, a mask is empty or of another size, a box has no area, or the frame is not in the video. Nothing
+            is added then.
         """
         ids: list = list(obj_ids) if isinstance(obj_ids, Iterable) else [obj_ids]
         for name, number in (("frame_idx", frame_idx), *(("obj_ids", obj_id) for obj_id in ids)):

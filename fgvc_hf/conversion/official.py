@@ -182,7 +182,7 @@ SOURCES = {
         "model",
         ("online_encoder.",),
         ignored=(LAYER4, r"(target_encoder|predictor|.*\.fc\.|.*head)"),
-        config={**RESNET_18, **POOLED, **CRW_LABELS, "propagation_topk": 10},
+        config={**RESNET_18, **POOLED, **CRW_LABELS},
         processor={**RGB, **SHORT_SIDE_480},
     ),
     "dul": Source(

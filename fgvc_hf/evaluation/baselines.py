@@ -26,15 +26,14 @@ def stand_still(first: np.ndarray, second: np.ndarray, points: np.ndarray) -> tu
 
 
 def lucas_kanade(first: np.ndarray, second: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pyramidal Lucas-Kanade; a point that does not return to within 2 pixels is not visible."""
+    """Pyramidal Lucas-Kanade; a point that does not return to within 2 pixels is not visible, and nothing else decides."""
     cv2 = _opencv()
     grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (first, second)]
     options = {"winSize": WINDOW, "maxLevel": LEVELS}
     start = np.ascontiguousarray(points, np.float32)[:, None]
-    there, found, _ = cv2.calcOpticalFlowPyrLK(*grey, start, None, **options)
-    back, returned, _ = cv2.calcOpticalFlowPyrLK(*grey[::-1], there, None, **options)
-    close = np.linalg.norm(back - start, axis=-1)[:, 0] < RETURN_LIMIT
-    return there[:, 0], (found[:, 0] > 0) & (returned[:, 0] > 0) & close
+    there, _, _ = cv2.calcOpticalFlowPyrLK(*grey, start, None, **options)
+    back, _, _ = cv2.calcOpticalFlowPyrLK(*grey[::-1], there, None, **options)
+    return there[:, 0], np.linalg.norm(back - start, axis=-1)[:, 0] < RETURN_LIMIT
 
 
 def dis_flow(first: np.ndarray, second: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
