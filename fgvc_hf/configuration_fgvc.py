@@ -62,6 +62,14 @@ class FgvcConfig(PreTrainedConfig):
         propagation_topk (`int`, defaults to 10): Keys that a cell takes labels from, over all memory frames jointly.
         num_context_frames (`int`, defaults to 5):
             Previous frames in memory beside the frame of the query. Cost and memory per frame are linear in it.
+        context_step (`int`, defaults to 1): Of the previous frames every so many-th is used, the last first.
+        kept_frame (`int`, defaults to 0):
+            Number, after the frame of the query, of one more frame that stays in memory; 0 for none. MAST's memory of the frames
+            0, 5, t-1, t-3 and t-5 is `num_context_frames=3, context_step=2, kept_frame=5`.
+        repeat_first (`bool`, defaults to `False`):
+            Whether copies of the frame of the query fill the memory as long as there are fewer previous frames (CRW, TimeCycle).
+        first_windowed (`bool`, defaults to `True`):
+            Whether labels come from the neighbourhood in the frame of the query as well, or from anywhere in it (CRW, DUL).
         label_sigma (`float`, defaults to 6.0):
             Standard deviation, in pixels of the model's input, of the Gaussian that a point is drawn as.
         readout (`str`, defaults to `"aligned"`):
@@ -112,6 +120,10 @@ class FgvcConfig(PreTrainedConfig):
     propagation_window: str = "disc"
     propagation_topk: int = 10
     num_context_frames: int = 5
+    context_step: int = 1
+    kept_frame: int = 0
+    repeat_first: bool = False
+    first_windowed: bool = True
     label_sigma: float = 6.0
     readout: str = "aligned"
     point_matching: str = "labels"
@@ -159,6 +171,7 @@ class FgvcConfig(PreTrainedConfig):
             "propagation_radius",
             "propagation_topk",
             "num_context_frames",
+            "context_step",
             "temperature",
             "label_sigma",
             "search_radius",
@@ -167,7 +180,7 @@ class FgvcConfig(PreTrainedConfig):
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
         if self.propagation_window == "none" and self.propagation_family == "joint":
             raise ValueError("propagation_window 'none' needs the propagation_family 'per_reference' or 'windowed'.")
-        for name in ("template_radius", "motion_prior"):
+        for name in ("kept_frame", "template_radius", "motion_prior"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
         if len(self.visibility_weights) != 4:
@@ -176,6 +189,11 @@ class FgvcConfig(PreTrainedConfig):
     @property
     def _strides(self) -> dict[int, tuple[int, ...]]:
         return OUTPUT_STRIDES if self.stem_pooling is None else POOLED_STRIDES
+
+    @property
+    def context_length(self) -> int:
+        """Previous frames that have to be remembered."""
+        return (self.num_context_frames - 1) * self.context_step + 1
 
     @property
     def hidden_size(self) -> int:

@@ -250,6 +250,23 @@ def merge_topk(
     return values, indices.gather(-1, order)
 
 
+def frame_topk(query: torch.Tensor, key: torch.Tensor, topk: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """[`window_topk`] without a window: the best keys of every query (h, w, C) in a whole frame (h, w, C)."""
+    h, w, channels = query.shape
+    keys, best = key.reshape(h * w, channels).float(), []
+    rows = max(1, CHUNK_BYTES["cpu" if query.device.type == "cpu" else "accelerator"] // (4 * h * w))
+    for chunk in query.reshape(h * w, channels).split(rows):
+        best.append((chunk.float() @ keys.T).topk(min(topk, h * w), dim=1))
+    values, indices = (torch.cat(part) for part in zip(*best, strict=True))
+    return _pad_topk(values, indices, topk)
+
+
+def repeat_topk(best: tuple[torch.Tensor, torch.Tensor], copies: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Top-k among so many copies of the same keys: each is there so many times."""
+    values, indices = (part.repeat_interleave(copies, dim=-1)[..., : part.shape[-1]] for part in best)
+    return values, indices
+
+
 def window_correlation(query: torch.Tensor, key: torch.Tensor, radius: int) -> torch.Tensor:
     """Products of every query with every key of its square window: Eq. 1 before temperature and softmax.
 

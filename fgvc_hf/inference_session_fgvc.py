@@ -11,17 +11,9 @@ import torch
 from .boxes_fgvc import TrackedBox
 from .configuration_fgvc import FgvcConfig
 from .coordinates_fgvc import ORIGIN, rescale_points
-from .correlation_fgvc import merge_topk, window_reach, window_topk
-from .propagation_fgvc import (
-    draw_masks,
-    draw_points,
-    label_reach,
-    peak_confidence,
-    propagate_labels,
-    propagate_softmax,
-    read_points,
-)
-from .targets_fgvc import BoxTarget, FrameMemory, MaskTarget, PointTarget, Target, TargetGroup, check_fits
+from .memory_fgvc import FrameMemory, TargetGroup, propagate_groups
+from .propagation_fgvc import draw_masks, draw_points, peak_confidence, read_points
+from .targets_fgvc import BoxTarget, MaskTarget, PointTarget, Target, check_fits
 from .templates_fgvc import PointTemplates
 
 
@@ -260,7 +252,7 @@ class FgvcInferenceSession:
                 self.boxes[obj_id] = TrackedBox.start(corners, prompt.turns, features, config)
         if prompts or masks:
             if not self.groups:
-                memory.grow(config.num_context_frames)
+                memory.grow(config.context_length)
             self.groups.append(self._draw_targets(list(prompts), points, masks, features, config))
 
     def _draw_targets(
@@ -279,7 +271,8 @@ class FgvcInferenceSession:
             stacked = torch.stack(list(masks.values())).to(device)
             drawn.append(draw_masks(stacked, size, self.sizes[1], stride, config.cell_origin))
         first = torch.cat(drawn, dim=1)
-        labels = torch.zeros((len(self.memory.ring) + 1, *first.shape), device=device)
+        slots = 1 + len(self.memory.ring) + bool(config.kept_frame)
+        labels = torch.zeros((slots, *first.shape), device=device)
         labels[0] = first
         support, confidence = (labels > 0).any(dim=-1), torch.ones(len(points), device=device)
         current = first[:, len(points) :]
@@ -300,7 +293,7 @@ class FgvcInferenceSession:
         if memory is None or not self.groups:
             return
         size, input_size = memory.size, self.sizes[1]
-        for group, labels in zip(self.groups, self._propagate_labels(memory, features, config), strict=True):
+        for group, labels in zip(self.groups, propagate_groups(self.groups, memory, features, config), strict=True):
             number = len(group.point_ids)
             if number:
                 points, peak = read_points(
@@ -316,34 +309,7 @@ class FgvcInferenceSession:
                 group.points = torch.where(found, points, group.points)  # a lost target stays where it was seen last
                 group.confidence = peak_confidence(peak)
             group.masks = labels[:, number:]
-            slot = memory.next_slot + 1
-            group.labels[slot], group.support[slot] = labels, (labels > 0).any(dim=-1)
-            group.age += 1
-
-    def _propagate_labels(self, memory: FrameMemory, features: torch.Tensor, config: FgvcConfig) -> list[torch.Tensor]:
-        """New label maps (h*w, targets) of all groups."""
-        size, window = memory.size, (config.propagation_radius, config.propagation_window, config.propagation_topk)
-        reach = max(size) if config.propagation_window == "none" else window_reach(*window[:2])
-        actives = [label_reach(group.support, size, reach) for group in self.groups]
-        any_active = torch.stack(actives).any(dim=0)
-        maps, recent_topk = (
-            [],
-            {},
-        )  # number of recent frames -> their best keys, shared by all groups that are old enough
-        for group, active in zip(self.groups, actives, strict=True):
-            recent = memory.recent_slots(group.age)
-            if config.propagation_family != "joint":
-                keys, slots = [group.anchor, *(memory.ring[i] for i in recent)], [0, *(i + 1 for i in recent)]
-                maps.append(propagate_softmax(features, keys, group.labels[slots], active.flatten(), config))
-                continue
-            best = window_topk(features, [group.anchor], *window, active)
-            if recent:
-                if len(recent) not in recent_topk:
-                    keys = [memory.ring[i] for i in recent]
-                    recent_topk[len(recent)] = window_topk(features, keys, *window, any_active)
-                best = merge_topk(best, _offset(recent_topk[len(recent)], recent, size))
-            maps.append(propagate_labels(*best, group.labels, config.temperature, active.flatten()))
-        return maps
+            group.remember(memory.next_slot, features, labels, config)
 
     def remember(self, features: torch.Tensor, frame_idx: int) -> None:
         """Put the features (h, w, C) of a frame into the memory, in place of the oldest."""
@@ -401,14 +367,6 @@ class OrderedFrames:
         numbers = range(len(self))[::-1] if self.reverse else itertools.count()
         for i, frame in zip(numbers, self.video.frames(self.start, self.stop, self.reverse), strict=False):
             yield self.start + i, frame
-
-
-def _offset(best: tuple[torch.Tensor, torch.Tensor], slots: list[int], size: tuple[int, int]):
-    """Indices into the recent frames, in the order of `slots`, become indices into the label slots of a group."""
-    scores, indices = best
-    cells = size[0] * size[1]
-    slot = torch.tensor(slots, device=indices.device) + 1
-    return scores, slot[indices // cells] * cells + indices % cells
 
 
 __all__ = ["FgvcInferenceSession"]

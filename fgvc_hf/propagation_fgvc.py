@@ -118,7 +118,12 @@ def propagate_labels(
 
 
 def propagate_softmax(
-    query: torch.Tensor, keys: Sequence[torch.Tensor], labels: torch.Tensor, active: torch.Tensor, config: FgvcConfig
+    query: torch.Tensor,
+    keys: Sequence[torch.Tensor],
+    labels: torch.Tensor,
+    active: torch.Tensor,
+    config: FgvcConfig,
+    whole: int = 0,
 ) -> torch.Tensor:
     """New label map in the ways of UVC and TimeCycle, and of MAST, whose softmax is over all keys and not just the best.
 
@@ -131,6 +136,7 @@ def propagate_softmax(
         labels (`torch.Tensor` of shape `(F, h*w, labels)`): Their label maps.
         active (`torch.Tensor` of shape `(h*w,)`, bool): Cells to compute; the others are zero.
         config ([`FgvcConfig`]): Family, window, top-k and temperature.
+        whole (`int`): Of the first so many references all cells count, and not just the window.
 
     Returns:
         `torch.Tensor` of shape `(h*w, labels)`.
@@ -140,11 +146,12 @@ def propagate_softmax(
     groups = [[i] for i in range(len(keys))] if per_reference else [list(range(len(keys)))]
     grid = torch.arange(h * w, device=query.device)
     for cells in grid[active].split(CELLS_AT_ONCE):
-        inside = _in_window(cells, grid, w, config)  # (n, h*w)
+        windowed = _in_window(cells, grid, w, config)  # (n, h*w)
         for members in groups:
             stacked = torch.cat([keys[i].view(h * w, channels) for i in members]).float()
             scores = query.view(h * w, channels)[cells].float() @ stacked.T / config.temperature
-            scores = scores.masked_fill(~inside.repeat(1, len(members)), -torch.inf)
+            inside = [torch.ones_like(windowed) if i < whole else windowed for i in members]
+            scores = scores.masked_fill(~torch.cat(inside, dim=1), -torch.inf)
             weights = torch.softmax(scores, dim=-1)
             if per_reference and weights.shape[1] > config.propagation_topk:
                 least = weights.topk(config.propagation_topk, dim=-1).values[:, -1:]

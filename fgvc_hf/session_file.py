@@ -18,8 +18,9 @@ from safetensors.torch import save_file
 from .boxes_fgvc import TrackedBox
 from .image_processing_pil_fgvc import FgvcImageProcessorPil
 from .inference_session_fgvc import FgvcInferenceSession
+from .memory_fgvc import FrameMemory, TargetGroup
 from .modeling_fgvc import FgvcModel
-from .targets_fgvc import BoxTarget, FrameMemory, MaskTarget, PointTarget, TargetGroup
+from .targets_fgvc import BoxTarget, MaskTarget, PointTarget
 from .templates_fgvc import PointTemplates
 from .video import atomic_write, open_video
 

@@ -5,8 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, open_video
-from fgvc_hf import inference_session_fgvc as sessions
+from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, memory_fgvc, open_video
 from fgvc_hf.data.synthetic import translating_texture
 
 
@@ -58,8 +57,8 @@ def test_cells_out_of_reach_are_left_out_without_a_trace(tiny_model, processor, 
         skipped.append(int((~reach_of(support, size, reach)).sum()))
         return torch.ones(size, dtype=torch.bool)
 
-    reach_of = sessions.label_reach
-    monkeypatch.setattr(sessions, "label_reach", everything)
+    reach_of = memory_fgvc.label_reach
+    monkeypatch.setattr(memory_fgvc, "label_reach", everything)
     assert_same(tiny_model.track(noise_clip, QUERIES, processor=processor), expected)
     assert sum(skipped) > 0
 

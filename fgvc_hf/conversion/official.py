@@ -38,7 +38,9 @@ SHORT_SIDE_480 = {"resize_policy": "short_side", "size": {"shortest_edge": 480}}
 
 
 # How each method passes labels on, as its authors' code for DAVIS does; FGVC's own are the defaults of the configuration
-CRW_LABELS: dict[str, Any] = {"num_context_frames": 20, "propagation_radius": 12, "temperature": 0.05}
+FEATURE_LABELS: dict[str, Any] = {"num_context_frames": 20, "propagation_radius": 12, "temperature": 0.05}
+DUL_LABELS = {**FEATURE_LABELS, "first_windowed": False}
+CRW_LABELS = {**DUL_LABELS, "repeat_first": True}
 VFS_LABELS: dict[str, Any] = {"num_context_frames": 20}
 UVC_LABELS: dict[str, Any] = {
     "propagation_family": "per_reference",
@@ -46,7 +48,11 @@ UVC_LABELS: dict[str, Any] = {
     "propagation_topk": 5,
     "num_context_frames": 7,
 }
+TIME_CYCLE_LABELS = {**UVC_LABELS, "repeat_first": True, "temperature": 512**-0.5}
 MAST_LABELS: dict[str, Any] = {
+    "num_context_frames": 3,
+    "context_step": 2,
+    "kept_frame": 5,
     "propagation_family": "windowed",
     "propagation_window": "square",
     "propagation_radius": 12,
@@ -89,8 +95,8 @@ class Source:
         prefixes (`tuple[str, ...]`): What the names of the encoder's weights begin with, one of them.
         rename (callable): From a name without its prefix to ours.
         ignored (`tuple[str, ...]`): Patterns of names, with their prefixes, that are left out on purpose.
-        config (`dict`): Fields of [`FgvcConfig`]: the encoder, and how labels are passed on. MAST's choice of older frames and CRW's
-            copies of the first frame are not among them.
+        config (`dict`): Fields of [`FgvcConfig`]: the encoder, and how labels are passed on. What MAST does beyond its window is not
+            among them: a coarse search in frames more than 15 frames old, and labels made hard before they are passed on.
         processor (`dict`): Settings of [`FgvcImageProcessorPil`].
     """
 
@@ -157,8 +163,7 @@ SOURCES = {
         config={
             **RESNET_50,
             **POOLED,
-            **UVC_LABELS,
-            "temperature": 512**-0.5,
+            **TIME_CYCLE_LABELS,
             "projection_size": 512,
             "projection_relu": True,
         },
@@ -182,14 +187,14 @@ SOURCES = {
         "model",
         ("online_encoder.",),
         ignored=(LAYER4, r"(target_encoder|predictor|.*\.fc\.|.*head)"),
-        config={**RESNET_18, **POOLED, **CRW_LABELS},
+        config={**RESNET_18, **POOLED, **FEATURE_LABELS},
         processor={**RGB, **SHORT_SIDE_480},
     ),
     "dul": Source(
         "model",
         ("module.fast_net.backbone.", "fast_net.backbone."),
         ignored=(r"(module\.)?(slow_net|fast_net\.(?!backbone))", r".*\.fc\."),
-        config={**RESNET_18_LAYER4, **POOLED, **CRW_LABELS},
+        config={**RESNET_18_LAYER4, **POOLED, **DUL_LABELS},
         processor={**RGB, **SHORT_SIDE_480},
     ),
     "torchvision-resnet18": Source(

@@ -1,5 +1,7 @@
 """The module that is trained: encoder, discriminator and frozen teacher behind one forward that returns all losses."""
 
+import copy
+
 import torch
 from torch import nn
 
@@ -37,6 +39,7 @@ class JointTraining(nn.Module):
             raise ValueError("the recipe learns from soft labels: it needs a teacher.")
         self.model, self.recipe = model, recipe
         self.discriminator = MapDiscriminator(recipe.radius) if recipe.adversarial else None
+        self._mean = copy.deepcopy(model).eval().requires_grad_(False) if recipe.average else None
         # Not a submodule: it is neither trained nor saved
         self._teacher = (teacher.eval().requires_grad_(False),) if recipe.needs_teacher and teacher else ()
         for other in self._teacher:
@@ -48,8 +51,24 @@ class JointTraining(nn.Module):
     def _shape(self) -> tuple[int, int]:
         return self.model.config.hidden_size, self.model.config.output_stride
 
+    @property
+    def result(self) -> FgvcModel:
+        """The model that training makes: the running mean of the student's weights, or the student."""
+        return self.model if self._mean is None else self._mean
+
+    @torch.no_grad()
+    def update_mean(self) -> None:
+        """Move the running mean towards the student, after an update of its weights."""
+        if self._mean is None:
+            return
+        for mean, new in zip(self._mean.state_dict().values(), self.model.state_dict().values(), strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(new, 1 - self.recipe.average)
+
     def train(self, mode: bool = True):
         super().train(mode)
+        if self._mean is not None:
+            self._mean.eval()
         if self.recipe.freeze_batch_norm:
             for module in self.model.modules():
                 if isinstance(module, nn.BatchNorm2d):

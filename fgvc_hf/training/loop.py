@@ -231,6 +231,7 @@ class Training:
                     accelerator.backward(total / parts)
             self.wrapped.step()
             self.wrapped.zero_grad()
+            self.bare.update_mean()
             self.step += 1
             self._log(sums, time.perf_counter() - start)
             bar.update()
@@ -281,7 +282,7 @@ class Training:
     def _evaluate(self) -> None:
         if self.accelerator.is_main_process and self.evaluate is not None:
             self.bare.eval()
-            scores = self.evaluate(self.bare.model)
+            scores = self.evaluate(self.bare.result)
             self.bare.train()
             self._write({"step": self.step, "scores": scores})
             self.accelerator.log(scores, step=self.step)
@@ -299,15 +300,15 @@ class Training:
         self.bare.eval()
         if self.recipe.synthetic:
             teacher = next(iter(self.bare._teacher), None)
-            picture = synthetic_picture(self.bare.model, teacher, self._synthetic(numbers), self.recipe)
+            picture = synthetic_picture(self.bare.result, teacher, self._synthetic(numbers), self.recipe)
             Image.fromarray(picture).save(folder / f"labelled-{self.step:08d}.png")
         if self.real is not None and not isinstance(self.real, StreamedClips):
             frames = torch.stack([self.real[number] for number in numbers]).to(self.accelerator.device)
-            picture = real_picture(self.bare.model, frames, self.recipe)
+            picture = real_picture(self.bare.result, frames, self.recipe)
             Image.fromarray(picture).save(folder / f"real-{self.step:08d}.png")
         self.bare.train()
 
     def _save_model(self, name: str) -> None:
         if self.accelerator.is_main_process:
-            self.bare.model.save_pretrained(self.output / name)
+            self.bare.result.save_pretrained(self.output / name)
             FgvcProcessor(FgvcImageProcessorPil()).save_pretrained(self.output / name)

@@ -30,6 +30,8 @@ class Recipe:
         gap (`tuple[int, int]`): Frames from one frame of a real pair to the other.
         area, aspect (`tuple[float, float]`): Crops of real pairs; see [`VideoFolder`].
         freeze_batch_norm (`bool`): Use the running statistics instead of those of the batch, and leave them as they are.
+        average (`float`): Share that a running mean of the weights keeps of itself at each update. The mean is what is evaluated
+            and saved as the model; 0 for the weights as they are.
         textures (`int`): Frames kept as material for synthetic pairs.
         seed (`int`): Of everything.
     """
@@ -58,6 +60,7 @@ class Recipe:
     area: tuple[float, float] = (0.6, 1.0)
     aspect: tuple[float, float] = (1.5, 2.0)
     freeze_batch_norm: bool = False
+    average: float = 0.0
     textures: int = 512
     seed: int = 0
 
@@ -73,6 +76,8 @@ class Recipe:
         for name in ("steps", "batch_size", "radius", "learning_rate", "temperature", "label_sigma", "textures"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+        if not 0 <= self.average < 1:
+            raise ValueError(f"average must be at least 0 and below 1, got {self.average}.")
         if self.crop < 32 or self.crop % 8:
             raise ValueError(f"crop must be a multiple of 8 of at least 32, got {self.crop}.")
         if not (self.real or self.synthetic):

@@ -85,9 +85,26 @@ def test_it_learns_and_leaves_a_model(tmp_path):
     assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == ["step-00000039", "step-00000040"]
 
 
-@pytest.mark.parametrize("label", ["soft", "gaussian", "dirac"])
-def test_a_stopped_run_goes_on_exactly(tmp_path, label):
-    recipe = replace(TINY, label=label)
+def test_the_running_mean_of_the_weights_is_what_is_evaluated_and_saved(tmp_path):
+    seen, evaluated = [], []
+    recipe = replace(TINY, steps=3, average=0.75, freeze_batch_norm=True)
+    training = make(tmp_path, recipe, evaluate=lambda model: evaluated.append(model) or {"s": 1}, evaluate_every=3)
+    training._log = lambda *_: seen.append({n: v.clone() for n, v in training.bare.model.state_dict().items()})
+    mean = {name: value.clone() for name, value in training.bare.model.state_dict().items()}
+    training.run()
+    for state in seen:
+        mean = {name: 0.75 * value + 0.25 * state[name] for name, value in mean.items()}
+    found = weights(tmp_path)
+    for name, value in found.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, mean[name], atol=1e-6, rtol=1e-5)
+    assert any(not torch.allclose(found[name], seen[-1][name], atol=1e-4) for name in found)
+    assert evaluated == [training.bare.result] and not evaluated[0].training
+
+
+@pytest.mark.parametrize(("label", "average"), [("soft", 0.0), ("gaussian", 0.5), ("dirac", 0.0)])
+def test_a_stopped_run_goes_on_exactly(tmp_path, label, average):
+    recipe = replace(TINY, label=label, average=average)
     make(tmp_path / "whole", recipe).run()
     part = make(tmp_path / "parts", recipe)
     part._log = lambda *_: (_ for _ in ()).throw(KeyboardInterrupt) if part.step == 5 else None
