@@ -84,6 +84,9 @@ class FgvcConfig(PreTrainedConfig):
             Radius of the window that templates are searched in, per mean side of the frame (the root of its area).
         motion_prior (`float`, defaults to 20.0):
             Similarity that a shift of a mean side from one frame to the next costs; it grows with the square of the shift.
+        recall_similarity (`float`, defaults to 0.84):
+            A point that is less similar to its first patch is looked for in the whole frame, and found again where it is at least
+            as similar as this; above 1 never.
         visibility_weights (`list[float]`, defaults to `[12.256, 5.253, 5.909, -11.876]`):
             Logistic model that tells from the matching of templates whether a point is visible: weights of the similarity to the
             first patch and to the mean of patches, of the margin over the next best place, and the constant. The default is the
@@ -131,6 +134,7 @@ class FgvcConfig(PreTrainedConfig):
     template_trust: float = 0.75
     search_radius: float = 0.12
     motion_prior: float = 20.0
+    recall_similarity: float = 0.84
     visibility_weights: list[float] | tuple[float, ...] = (12.256, 5.253, 5.909, -11.876)
     visibility_threshold: float = 0.5
 

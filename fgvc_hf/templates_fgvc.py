@@ -7,7 +7,8 @@ patch around that cell, with two templates:
 * the mean of the point's first patch and of its patches some frames back, which finds it through changes of appearance;
 * the first patch alone, which decides within a cell or two: what was found before is a little off, and those errors add up.
 
-A patch enters the memory only if it was similar enough, so that what covers a point does not become its template.
+A patch enters the memory only if it was similar enough, so that what covers a point does not become its template. A point
+that is hidden waits where it was seen last; and one that resembles its first patch too little is looked for in the whole frame.
 """
 
 import math
@@ -33,6 +34,11 @@ REFINEMENT = 2  # cells around the best one within which the first patch has a s
 LOST_GROWTH = 0.1  # of the range of likely motion, per frame that a point was not seen
 RIVAL_DISTANCE = 3  # cells beyond which another maximum is a rival
 POINTS_AT_ONCE = 64  # windows held at a time
+HIDDEN = 0.3  # probability of being visible below which what was found does not move the window of a point
+RECALL_CELLS = 4  # a side of the blocks of cells that a whole frame is searched by
+RECALL_REACH = 5  # cells around the best block
+RECALL_GAIN = 0.05  # similarity that a place far off has to win
+RECALLS_AT_ONCE = 16  # always as many, for the last bit of a product depends on its size
 EVIDENCE = ("anchor", "mean", "margin")  # what visibility is told from
 
 
@@ -105,19 +111,22 @@ class PointTemplates:
         anchor, last, size = self.anchor[rows], self.cells[rows], (features.shape[0], features.shape[1])
         slots = [(self.count - back) % len(self.recent) for back in BACK]
         mean = _mean_template(anchor, self.recent[slots, rows], self.trusted[slots, rows])
-        scores, inside, corner = window_scores(features, last, torch.stack([anchor, mean], dim=1), config)
-        cells, self.evidence[rows] = locate(scores, inside, corner, last, self.lost[rows], size, config)
-        similar = self.evidence[rows, EVIDENCE.index("mean")]
-        trusted = similar >= config.template_trust
+        templates, radius = torch.stack([anchor, mean], dim=1), config.template_radius
+        window = window_scores(features, last, templates, radius, search_cells(*size, config))
+        cells, evidence = locate(*window, last, self.lost[rows], config.motion_prior / (size[0] * size[1]))
+        cells, evidence, recalled = recall(features, anchor, cells, evidence, config)
+        confidence = visibility(evidence, config.visibility_weights)
+        trusted = evidence[:, EVIDENCE.index("mean")] >= config.template_trust
         slot = self.count % len(self.recent)
-        self.recent[slot, rows] = sample_patches(features, cells, config.template_radius)
+        self.recent[slot, rows] = sample_patches(features, cells, radius)
         self.trusted[slot, rows] = trusted
         self.lost[rows] = torch.where(trusted, 0, self.lost[rows] + 1)
-        self.cells[rows] = cells
+        hidden = (confidence < HIDDEN) & ~recalled
+        self.cells[rows] = torch.where(hidden[:, None], last, cells)
         limits = self.points.new_tensor((input_size[1], input_size[0]))
         points = cell_to_point(cells.double(), config.output_stride, config.cell_origin)
         self.points[rows] = points.clamp_min(0).minimum(limits)
-        self.confidence[rows] = visibility(self.evidence[rows], config.visibility_weights)
+        self.evidence[rows], self.confidence[rows] = evidence, confidence
 
 
 def _mean_template(anchor: torch.Tensor, recent: torch.Tensor, trusted: torch.Tensor) -> torch.Tensor:
@@ -154,7 +163,7 @@ def sample_patches(features: torch.Tensor, cells: torch.Tensor, radius: int) -> 
 
 
 def window_scores(
-    features: torch.Tensor, centres: torch.Tensor, templates: torch.Tensor, config: FgvcConfig
+    features: torch.Tensor, centres: torch.Tensor, templates: torch.Tensor, radius: int, search: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Scores of the cells in a window around each point.
 
@@ -162,13 +171,13 @@ def window_scores(
         features (`torch.Tensor` of shape `(h, w, C)`): The frame.
         centres (`torch.Tensor` of shape `(N, 2)`): Cells that the windows are centred on; rounded.
         templates (`torch.Tensor` of shape `(N, T, P, C)`): Templates of each point.
+        radius, search (`int`): Of the templates and of the window, in cells; D is twice the latter plus 1.
 
     Returns:
         `scores` (N, T, D, D), float32: mean similarity of the patch around a cell. `inside` (N, D, D), bool: cells of the frame.
         `corner` (N, 2): the first cell (x, y) of each window.
     """
     h, w = features.shape[:2]
-    radius, search = config.template_radius, search_cells(h, w, config)
     axis = torch.arange(-search - radius, search + radius + 1, device=features.device)
     middle = centres.round().long()
     x, y = middle[:, 0, None] + axis, middle[:, 1, None] + axis  # (N, B)
@@ -196,8 +205,7 @@ def locate(
     corner: torch.Tensor,
     last: torch.Tensor,
     lost: torch.Tensor,
-    size: tuple[int, int],
-    config: FgvcConfig,
+    prior: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Where points are, and the evidence that they are seen there.
 
@@ -206,7 +214,7 @@ def locate(
         inside, corner: As [`window_scores`] gives them.
         last (`torch.Tensor` of shape `(N, 2)`): Cells that the points were on.
         lost (`torch.Tensor` of shape `(N,)`): Frames since they were seen.
-        size (`tuple[int, int]`): Rows and columns (h, w) of the feature map.
+        prior (`float`): Similarity that a shift of one cell costs; it grows with the square of the shift.
 
     Returns:
         Fractional cells (N, 2), and evidence (N, 3) in the order of `EVIDENCE`: similarity to the first patch and to the mean of
@@ -218,7 +226,7 @@ def locate(
     dx, dy = (corner[:, i, None] + axis - last[:, i, None] for i in (0, 1))  # (N, D)
     moved = dy[:, :, None] ** 2 + dx[:, None, :] ** 2  # (N, D, D) squared cells
     # The longer a point was not seen, the farther it may be
-    penalty = config.motion_prior / (size[0] * size[1]) / (1 + LOST_GROWTH * lost[:, None, None])
+    penalty = prior / (1 + LOST_GROWTH * lost[:, None, None])
     likely = (mean - penalty * moved).masked_fill(~inside, -math.inf)
     best, best_cell = likely.flatten(1).max(dim=1)
     row, column = best_cell // d, best_cell % d
@@ -237,6 +245,48 @@ def locate(
     rival = likely.masked_fill(_near(axis, row, column, RIVAL_DISTANCE), -math.inf).flatten(1).amax(dim=1)
     evidence = [(anchor * found).sum(dim=(1, 2)), (mean * found).sum(dim=(1, 2)), (best - rival).clamp_max(1)]
     return torch.stack([x, y], dim=1), torch.stack(evidence, dim=1)
+
+
+def recall(
+    features: torch.Tensor, anchor: torch.Tensor, cells: torch.Tensor, evidence: torch.Tensor, config: FgvcConfig
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Look for points in the whole frame where they were not found near: at the block of cells most similar to their first patch.
+
+    Args:
+        features (`torch.Tensor` of shape `(h, w, C)`): The frame.
+        anchor (`torch.Tensor` of shape `(N, P, C)`): First patches.
+        cells (`torch.Tensor` of shape `(N, 2)`), evidence (`torch.Tensor` of shape `(N, 3)`): What was found near.
+
+    Returns:
+        Cells and evidence with those of the points in place that were found again, and which these are (N,), bool.
+    """
+    column = EVIDENCE.index("anchor")
+    recalled = evidence[:, column] < config.recall_similarity
+    rows = recalled.nonzero()[:, 0]
+    if not len(rows) or min(features.shape[:2]) < RECALL_CELLS:
+        return cells, evidence, torch.zeros_like(recalled)
+    blocks = best_blocks(features, anchor[rows], config.template_radius)
+    twice = anchor[rows, None].expand(-1, 2, -1, -1)
+    window = window_scores(features, blocks, twice, config.template_radius, RECALL_REACH)
+    far, seen = locate(*window, blocks, torch.zeros_like(blocks[:, 0]), 0.0)
+    least = (evidence[rows, column] + RECALL_GAIN).clamp_min(config.recall_similarity)
+    better = seen[:, column] >= least
+    recalled[rows] = better
+    cells, evidence = cells.clone(), evidence.clone()
+    cells[rows[better]], evidence[rows[better]] = far[better], seen[better]
+    return cells, evidence, recalled
+
+
+def best_blocks(features: torch.Tensor, patches: torch.Tensor, radius: int) -> torch.Tensor:
+    """Centres (N, 2), in cells, of the blocks of the frame (h, w, C) whose mean features are most similar to those of patches (N, P, C)."""
+    step = RECALL_CELLS // 2
+    blocks = F.normalize(F.avg_pool2d(features.permute(2, 0, 1)[None].float(), RECALL_CELLS, step)[0], dim=0)
+    columns = blocks.shape[2]
+    queries = F.normalize((patches.float() * patch_weights(radius, features.device)[:, None]).sum(dim=1), dim=1)
+    missing = -len(queries) % RECALLS_AT_ONCE
+    parts = F.pad(queries, (0, 0, 0, missing)).split(RECALLS_AT_ONCE)
+    best = torch.cat([(part @ blocks.flatten(1)).argmax(dim=1) for part in parts])[: len(queries)]
+    return torch.stack([best % columns, best // columns], dim=1) * float(step) + (RECALL_CELLS - 1) / 2
 
 
 def _vertex(before: torch.Tensor, middle: torch.Tensor, after: torch.Tensor) -> torch.Tensor:

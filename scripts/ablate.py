@@ -57,7 +57,12 @@ def main() -> None:
     unknown = sorted(set(chosen) - set(VARIANTS))
     if unknown:
         sys.exit(f"error: there is no variant {unknown[0]!r}; there are {', '.join(VARIANTS)}.")
-    scores = {name: run(name, {"adversarial": "0", **shared, **VARIANTS[name]}, arguments) for name in chosen}
+    scores = (
+        {"before training": tap_vid_score(arguments)(load_model(arguments.start, torch.float32).eval())}
+        if arguments.start
+        else {}
+    )
+    scores |= {name: run(name, {"adversarial": "0", **shared, **VARIANTS[name]}, arguments) for name in chosen}
     lines = ["| variant | δavg | AJ | OA |", "|---|---|---|---|"]
     lines += [
         f"| {name} | " + " | ".join(f"{100 * value:.1f}" for value in row.values()) + " |"

@@ -49,8 +49,8 @@ def test_scores_equal_the_definition(radius, dtype):
     templates = torch.stack(
         [sample_patches(features, centres, radius), sample_patches(features, centres + 0.3, radius)], 1
     )
-    scores, inside, corner = window_scores(features, centres, templates, config)
     search = search_cells(h, w, config)
+    scores, inside, corner = window_scores(features, centres, templates, radius, search)
     weights, offsets = patch_weights(radius), patch_offsets(radius)
     assert scores.shape == (3, 2, 2 * search + 1, 2 * search + 1)
     for n in range(3):
@@ -130,6 +130,44 @@ def test_what_covers_a_point_is_not_learnt_and_lowers_the_confidence():
     np.testing.assert_allclose(state.points[0], (40.5, 40.5), atol=0.2)
 
 
+@pytest.mark.parametrize("recall", [0.84, 1.1])
+def test_a_point_that_comes_back_elsewhere_is_found_again(recall):
+    """Covered for three frames, and then far beyond its window."""
+    h, w = 60, 90
+    config = FgvcConfig(point_matching="templates", recall_similarity=recall, search_radius=0.1)
+    world, cover = shifted(smooth_field(120, 150), 0, 0, h, w), shifted(smooth_field(120, 150, seed=9), 0, 0, h, w)
+    body = world[10:31, 10:31].clone()
+    state = PointTemplates.empty(world, config)
+    state.add(
+        [0], torch.tensor([[40.5, 40.5]], dtype=torch.float64), world, config
+    )  # cell (20, 20), the middle of the body
+    for t in range(8):
+        features = cover.clone()
+        if t >= 4:
+            features[25:46, 60:81] = body  # 50 cells to the right, and 15 down
+        state.follow(features, (2 * h, 2 * w), config)
+        assert float(state.confidence[0]) < 0.3 or t >= 4
+        if t < 4:
+            np.testing.assert_allclose(state.cells[0], (20, 20))  # waits
+    found = np.abs(state.points[0].numpy() - (140.5, 70.5)).max() < 1
+    assert found == (recall < 1) and bool(state.confidence[0] > 0.5) == found
+
+
+def test_others_do_not_change_what_is_found_again():
+    h, w = 40, 60
+    config = FgvcConfig(point_matching="templates", recall_similarity=0.5)
+    first, frames = unit_features(h, w), [unit_features(h, w, seed=seed) for seed in range(1, 4)]
+    points = torch.rand(21, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 80
+    states = []
+    for rows in (range(21), [17]):
+        state = PointTemplates.empty(first, config)
+        state.add(list(rows), points[list(rows)], first, config)
+        for features in frames:
+            state.follow(features, (2 * h, 2 * w), config)
+        states.append(state.points[list(rows).index(17)])
+    assert torch.equal(*states)
+
+
 def test_points_stay_in_the_frame():
     config = FgvcConfig(point_matching="templates", search_radius=0.5)
     features = unit_features(10, 14)
@@ -154,23 +192,21 @@ def test_memory_does_not_grow():
 
 
 def test_a_lone_place_has_the_largest_margin():
-    config = FgvcConfig(motion_prior=0.0)
     scores = torch.zeros(2, 2, 15, 15)
     scores[:, :, 7, 7] = 0.9
     scores[1, :, 1, 2] = 0.8  # a rival
     inside, corner = torch.ones(2, 15, 15, dtype=torch.bool), torch.zeros(2, 2, dtype=torch.long)
-    cells, evidence = locate(scores, inside, corner, torch.full((2, 2), 7.0), torch.zeros(2), (15, 15), config)
+    cells, evidence = locate(scores, inside, corner, torch.full((2, 2), 7.0), torch.zeros(2), 0.0)
     torch.testing.assert_close(cells, torch.full((2, 2), 7.0), atol=1e-3, rtol=0)
     torch.testing.assert_close(evidence[:, :2], torch.full((2, 2), 0.9))
     torch.testing.assert_close(evidence[:, 2], torch.tensor([0.9, 0.1]))
 
 
 def test_a_point_unseen_for_long_may_be_farther():
-    config = FgvcConfig(motion_prior=16.0)
     scores = torch.zeros(2, 2, 31, 31)
     scores[:, :, 15, 15], scores[:, :, 15, 28] = 0.5, 0.65
     arguments = torch.ones(2, 31, 31, dtype=torch.bool), torch.zeros(2, 2, dtype=torch.long), torch.full((2, 2), 15.0)
-    cells, _ = locate(scores, *arguments, torch.tensor([0.0, 20.0]), (128, 128), config)
+    cells, _ = locate(scores, *arguments, torch.tensor([0.0, 20.0]), 1e-3)
     assert cells[:, 0].round().tolist() == [15, 28]
 
 
