@@ -91,6 +91,8 @@ class FgvcConfig(PreTrainedConfig):
             Logistic model that tells from the matching of templates whether a point is visible: weights of the similarity to the
             first patch and to the mean of patches, of the margin over the next best place, and the constant. The default is the
             bundled checkpoint's; `scripts/calibrate.py` fits them.
+        error_weights (`list[float]`, defaults to `[-1.0, -2.0, -2.0, 2.5]`):
+            Log-linear model of the same evidence that tells by how many pixels of the model's input a visible point is expected to be off.
         visibility_threshold (`float`, defaults to 0.5):
             A point is reported visible where its confidence is at least this. With templates the confidence is the probability
             that the point is visible; with labels a bare function of the height of its label map's peak.
@@ -136,6 +138,7 @@ class FgvcConfig(PreTrainedConfig):
     motion_prior: float = 20.0
     recall_similarity: float = 0.84
     visibility_weights: list[float] | tuple[float, ...] = (12.256, 5.253, 5.909, -11.876)
+    error_weights: list[float] | tuple[float, ...] = (-1.0, -2.0, -2.0, 2.5)
     visibility_threshold: float = 0.5
 
     def __post_init__(self, **kwargs):
@@ -146,7 +149,7 @@ class FgvcConfig(PreTrainedConfig):
                 raise ValueError(f"FgvcConfig has no field {name!r}; its fields are {fields}.")
         self.hidden_sizes = list(self.hidden_sizes)  # JSON has no tuples, and a loaded config equals the saved one
         self.depths = list(self.depths)
-        self.visibility_weights = list(self.visibility_weights)
+        self.visibility_weights, self.error_weights = list(self.visibility_weights), list(self.error_weights)
         super().__post_init__(**kwargs)
         self._check_values()
 
@@ -187,8 +190,9 @@ class FgvcConfig(PreTrainedConfig):
         for name in ("kept_frame", "template_radius", "motion_prior"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
-        if len(self.visibility_weights) != 4:
-            raise ValueError(f"visibility_weights must have four entries, got {len(self.visibility_weights)}.")
+        for name in ("visibility_weights", "error_weights"):
+            if len(getattr(self, name)) != 4:
+                raise ValueError(f"{name} must have four entries, got {len(getattr(self, name))}.")
 
     @property
     def _strides(self) -> dict[int, tuple[int, ...]]:

@@ -1,6 +1,7 @@
 """The memory of one video that labels are being propagated through."""
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +13,12 @@ from .boxes_fgvc import TrackedBox
 from .configuration_fgvc import FgvcConfig
 from .coordinates_fgvc import ORIGIN, rescale_points
 from .memory_fgvc import FrameMemory, TargetGroup, propagate_groups
-from .propagation_fgvc import draw_masks, draw_points, peak_confidence, read_points
+from .propagation_fgvc import draw_masks, draw_points, label_uncertainty, peak_confidence, read_points
 from .targets_fgvc import BoxTarget, MaskTarget, PointTarget, Target, check_fits
 from .templates_fgvc import PointTemplates
 
 
+BORDER = 0.02  # of the mean side of the frame: points that were seen last as near to its border have left it
 MAX_MASKS = 255  # objects with a mask in one session: they fit into 8-bit images
 
 
@@ -275,8 +277,8 @@ class FgvcInferenceSession:
         labels = torch.zeros((slots, *first.shape), device=device)
         labels[0] = first
         support, confidence = (labels > 0).any(dim=-1), torch.ones(len(points), device=device)
-        current = first[:, len(points) :]
-        return TargetGroup(point_ids, list(masks), anchor, labels, support, points, confidence, current)
+        uncertainty, current = torch.zeros(len(points), device=device), first[:, len(points) :]
+        return TargetGroup(point_ids, list(masks), anchor, labels, support, points, confidence, uncertainty, current)
 
     def propagate(self, config: FgvcConfig, features: torch.Tensor) -> None:
         """Carry all targets over to a frame: templates are found there, label maps propagated and the points read off them.
@@ -308,6 +310,8 @@ class FgvcInferenceSession:
                 found = peak[:, None] > 0
                 group.points = torch.where(found, points, group.points)  # a lost target stays where it was seen last
                 group.confidence = peak_confidence(peak)
+                shape = size, config.output_stride, config.label_sigma, config.cell_origin
+                group.uncertainty = label_uncertainty(labels[:, :number], *shape)
             group.masks = labels[:, number:]
             group.remember(memory.next_slot, features, labels, config)
 
@@ -321,18 +325,28 @@ class FgvcInferenceSession:
         self.memory.count += 1
         self.last_frame_idx = frame_idx
 
+    def _at_border(self, state: PointTemplates | TargetGroup) -> torch.Tensor:
+        """Whether points (N,) were about to leave the frame when they were seen last: next to its border, or on their way across."""
+        height, width = self.sizes[1]
+        last = state.points if isinstance(state, TargetGroup) else state.expected
+        x, y = last.unbind(dim=1)
+        margin = BORDER * math.sqrt(height * width)
+        return (x < margin) | (y < margin) | (x > width - margin) | (y > height - margin)
+
     def read_targets(self) -> dict:
         """What [`FgvcVideoOutput`] holds: the targets that have started, in the order of `obj_ids`."""
         points, masks = {}, {}
-        if self.templates:
-            found = zip(self.templates.points, self.templates.confidence, strict=True)
-            points = dict(zip(self.templates.ids, found, strict=True))
+        for state in (self.templates, *self.groups):
+            if state is None:
+                continue
+            ids = state.ids if isinstance(state, PointTemplates) else state.point_ids
+            found = zip(state.points, state.confidence, state.uncertainty, self._at_border(state), strict=True)
+            points |= dict(zip(ids, found, strict=True))
         for group in self.groups:
-            points |= {obj_id: (group.points[i], group.confidence[i]) for i, obj_id in enumerate(group.point_ids)}
             masks |= {obj_id: group.masks[:, i] for i, obj_id in enumerate(group.mask_ids)}
         object_ids = [obj_id for obj_id in self.points if obj_id in points]
         mask_ids = [obj_id for obj_id in self.masks if obj_id in masks]
-        tracks, confidence = ([points[obj_id][i] for obj_id in object_ids] for i in (0, 1))
+        tracks, confidence, uncertainty, at_border = ([points[obj_id][i] for obj_id in object_ids] for i in range(4))
         box_ids = [obj_id for obj_id in self.targets if obj_id in self.boxes]
         boxes = [self.boxes[obj_id] for obj_id in box_ids]
         size = self.memory.size if self.memory is not None else (0, 0)
@@ -341,6 +355,8 @@ class FgvcInferenceSession:
             "object_ids": object_ids,
             "tracks": torch.stack(tracks).cpu() if tracks else torch.zeros((0, 2), dtype=torch.float64),
             "confidence": torch.stack(confidence).cpu() if tracks else torch.zeros(0),
+            "uncertainty": torch.stack(uncertainty).cpu() if tracks else torch.zeros(0),
+            "at_border": torch.stack(at_border).cpu() if tracks else torch.zeros(0, dtype=torch.bool),
             "box_ids": box_ids,
             "boxes": torch.stack([box.corners for box in boxes]).cpu() if boxes else torch.zeros((0, 4, 2)).double(),
             "box_confidence": torch.stack([box.confidence for box in boxes]).cpu() if boxes else torch.zeros(0),

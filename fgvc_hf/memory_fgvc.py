@@ -54,6 +54,7 @@ class TargetGroup:
     support: torch.Tensor
     points: torch.Tensor  # (points, 2) float64, input pixels
     confidence: torch.Tensor  # (points,)
+    uncertainty: torch.Tensor  # (points,), input pixels
     masks: torch.Tensor  # (h*w, masks): label maps of the frame seen last
     age: int = 0
     kept: torch.Tensor | None = None  # (h, w, C)
@@ -67,7 +68,8 @@ class TargetGroup:
         columns = points + [len(self.point_ids) + i for i in masks]
         self.labels = self.labels[..., columns]
         self.support = (self.labels > 0).any(dim=-1)
-        self.points, self.confidence, self.masks = self.points[points], self.confidence[points], self.masks[:, masks]
+        self.points, self.masks = self.points[points], self.masks[:, masks]
+        self.confidence, self.uncertainty = self.confidence[points], self.uncertainty[points]
         self.point_ids, self.mask_ids = (
             [old[i] for i in kept] for old, kept in ((self.point_ids, points), (self.mask_ids, masks))
         )

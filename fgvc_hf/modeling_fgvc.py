@@ -93,6 +93,9 @@ class FgvcVideoOutput(ModelOutput):
         object_ids (`list[int]`): The points that have been prompted on this frame or one processed before it.
         tracks (`torch.Tensor` of shape `(num_points, 2)`, float64): (x, y) in pixels of the model's input.
         confidence (`torch.Tensor` of shape `(num_points,)`, float32): That the points are visible, in [0, 1].
+        uncertainty (`torch.Tensor` of shape `(num_points,)`, float32): Distance in pixels of the model's input by which a point that
+            is visible is expected to be off.
+        at_border (`torch.Tensor` of shape `(num_points,)`, bool): Whether the point was about to leave the frame when it was seen last.
         box_ids (`list[int]`): The boxes that have been prompted on this frame or one processed before it.
         boxes (`torch.Tensor` of shape `(num_boxes, 4, 2)`, float64): Their corners, (x, y) in pixels of the model's input.
         box_confidence (`torch.Tensor` of shape `(num_boxes,)`, float32): Share of the points in each that are seen and agree.
@@ -105,6 +108,8 @@ class FgvcVideoOutput(ModelOutput):
     object_ids: list[int] | None = None
     tracks: torch.Tensor | None = None
     confidence: torch.Tensor | None = None
+    uncertainty: torch.Tensor | None = None
+    at_border: torch.Tensor | None = None
     box_ids: list[int] | None = None
     boxes: torch.Tensor | None = None
     box_confidence: torch.Tensor | None = None

@@ -43,7 +43,8 @@ class PointTrackingPipeline(_VideoPipeline):
         direction (`str`, defaults to `"forward"`), threshold (`float`, *optional*): As of [`FgvcModel.track`].
 
     Returns:
-        `dict` with `queries` (N, 3), `tracks` (N, T, 2), `visible` (N, T), `confidence` (N, T) and `size` (height, width).
+        `dict` with `queries` (N, 3), `tracks` (N, T, 2), `visible`, `confidence`, `uncertainty` and `outside` (N, T), and `size` (height,
+        width), as in [`PointTracks`].
     """
 
     def _sanitize_parameters(self, points=None, direction="forward", threshold=None, **_):
@@ -54,7 +55,8 @@ class PointTrackingPipeline(_VideoPipeline):
             raise ValueError("points is missing: pass an array (N, 3) of (t, x, y).")
         model: Any = self.model
         tracks = model.track(processor=self.processor, **input_tensors)
-        return {name: getattr(tracks, name) for name in ("queries", "tracks", "visible", "confidence", "size")}
+        names = ("queries", "tracks", "visible", "confidence", "uncertainty", "outside", "size")
+        return {name: getattr(tracks, name) for name in names}
 
 
 class MaskPropagationPipeline(_VideoPipeline):

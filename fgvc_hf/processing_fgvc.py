@@ -28,6 +28,9 @@ class PointTracks:
         visible (`numpy.ndarray` of shape `(N, T)`, bool): Whether the confidence reaches the threshold; always on the
             frame of the prompt, never on frames that were not processed.
         confidence (`numpy.ndarray` of shape `(N, T)`, float32): In [0, 1].
+        uncertainty (`numpy.ndarray` of shape `(N, T)`, float32): Distance in pixels by which a visible point is expected to be
+            off; NaN on frames that were not processed for it.
+        outside (`numpy.ndarray` of shape `(N, T)`, bool): Whether the point is not visible because it has left the frame.
         size (`tuple[int, int]`): (height, width) of the original video.
     """
 
@@ -36,6 +39,8 @@ class PointTracks:
     tracks: np.ndarray
     visible: np.ndarray
     confidence: np.ndarray
+    uncertainty: np.ndarray
+    outside: np.ndarray
     size: tuple[int, int]
 
 
@@ -210,14 +215,21 @@ class FgvcProcessor(ProcessorMixin):
             num_frames = 1 + max((output.frame_idx for output in outputs), default=-1)
         tracks = np.full((len(object_ids), num_frames, 2), np.nan, dtype=np.float32)
         confidence = np.zeros((len(object_ids), num_frames), dtype=np.float32)
+        uncertainty = np.full_like(confidence, np.nan)
+        left = np.zeros(confidence.shape, dtype=bool)
+        scale = float(np.sqrt(np.prod(original_size) / np.prod(input_size)))
         for output in outputs:
             rows = [row[obj_id] for obj_id in output.object_ids]
             points = output.tracks.numpy()  # float64: a prompt survives the way there and back exactly
             tracks[rows, output.frame_idx] = rescale_points(points, input_size, original_size)
             confidence[rows, output.frame_idx] = output.confidence.numpy()
+            uncertainty[rows, output.frame_idx] = scale * output.uncertainty.numpy()
+            left[rows, output.frame_idx] = output.at_border.numpy()
         queries = np.array([(t.frame_idx, *t.point) for t in session.points.values()], dtype=np.float32).reshape(-1, 3)
         visible = (confidence >= threshold) & ~np.isnan(tracks[..., 0])
-        return PointTracks(object_ids, queries, tracks, visible, confidence, original_size)
+        return PointTracks(
+            object_ids, queries, tracks, visible, confidence, uncertainty, left & ~visible, original_size
+        )
 
 
 def _as_points(input_points, number: int) -> np.ndarray:

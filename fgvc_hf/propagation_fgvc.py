@@ -206,6 +206,36 @@ def read_points(
     return points.clamp_min(0).minimum(limits), labels.amax(dim=0)
 
 
+def label_uncertainty(
+    labels: torch.Tensor, size: tuple[int, int], stride: int, sigma: float, origin: float = ORIGIN
+) -> torch.Tensor:
+    """By how many pixels of the model's input points are expected to be off: what their maps are broader than they were drawn.
+
+    A map that was drawn with the deviation sigma and moved by uncertain steps has the variance sigma^2 plus theirs; the least is that of
+    a position within a cell, and where nothing is left of a map it is the longer side of the frame.
+
+    Args:
+        labels (`torch.Tensor` of shape `(h*w, labels)`): Label maps.
+        size, stride, sigma: As of [`read_points`].
+
+    Returns:
+        `torch.Tensor` of shape `(labels,)`, float32.
+    """
+    y, x = (cell_to_point(torch.arange(n, device=labels.device).double(), stride, origin) for n in size)
+    found, side = [], float(max(size) * stride)
+    for column in labels.T.reshape(
+        -1, *size
+    ).double():  # one by one: together, the last bit would depend on the others
+        total = column.sum()
+        if total <= 0:
+            found.append(torch.full((), side, dtype=torch.float64, device=labels.device))
+            continue
+        down, across = column.sum(dim=1) / total, column.sum(dim=0) / total
+        variance = (down * y**2).sum() - (down * y).sum() ** 2 + (across * x**2).sum() - (across * x).sum() ** 2
+        found.append((variance / 2 - sigma**2).clamp_min(stride**2 / 12).sqrt())
+    return torch.stack(found).float() if found else labels.new_zeros(0)
+
+
 def peak_confidence(peak: torch.Tensor) -> torch.Tensor:
     """Confidence in [0, 1) of points by the height of their peaks: a bare measure, 0.5 where it says nothing."""
     return peak / (peak + EVEN_PEAK)

@@ -48,7 +48,8 @@ class PointTemplates:
 
     `anchor` (N, P, C) is the first patch; `recent` (16, N, P, C) a ring of the following ones, of which `trusted` (16, N) may be used.
     `cells` (N, 2) is where a point was seen last, `lost` (N,) the frames since its patch was trusted, `evidence` (N, 3) what its
-    confidence is told from, and `points` (N, 2) its position in pixels of the model's input.
+    confidence and its uncertainty, in pixels of the model's input, are told from, `points` (N, 2) its position in these pixels, and
+    `expected` (N, 2) where it would be one frame after it was seen last.
     """
 
     ids: list[int]
@@ -58,7 +59,9 @@ class PointTemplates:
     cells: torch.Tensor
     lost: torch.Tensor
     points: torch.Tensor
+    expected: torch.Tensor
     confidence: torch.Tensor
+    uncertainty: torch.Tensor
     evidence: torch.Tensor
     count: int = 0
 
@@ -75,6 +78,8 @@ class PointTemplates:
             new((0, 2), dtype=torch.float32),
             new((0,), dtype=torch.float32),
             new((0, 2), dtype=torch.float64),
+            new((0, 2), dtype=torch.float64),
+            new((0,), dtype=torch.float32),
             new((0,), dtype=torch.float32),
             new((0, len(EVIDENCE)), dtype=torch.float32),
         )
@@ -89,16 +94,17 @@ class PointTemplates:
         self.recent = torch.cat([self.recent, anchor.new_zeros((len(self.recent), *anchor.shape))], dim=1)
         self.trusted = torch.cat([self.trusted, self.trusted.new_zeros((len(self.trusted), n))], dim=1)
         self.cells, self.points = torch.cat([self.cells, cells]), torch.cat([self.points, points])
-        self.lost, self.confidence = (
-            torch.cat([old, old.new_full((n,), value)]) for old, value in ((self.lost, 0), (self.confidence, 1))
-        )
+        self.expected = torch.cat([self.expected, points])
+        for name, value in (("lost", 0), ("confidence", 1), ("uncertainty", 0)):
+            old = getattr(self, name)
+            setattr(self, name, torch.cat([old, old.new_full((n,), value)]))
         self.evidence = torch.cat([self.evidence, self.evidence.new_zeros((n, len(EVIDENCE)))])
 
     def keep(self, rows: list[int]) -> None:
         """Forget all other points."""
         self.ids = [self.ids[row] for row in rows]
         self.recent, self.trusted = self.recent[:, rows], self.trusted[:, rows]
-        for name in ("anchor", "cells", "lost", "points", "confidence", "evidence"):
+        for name in ("anchor", "cells", "lost", "points", "expected", "confidence", "uncertainty", "evidence"):
             setattr(self, name, getattr(self, name)[rows])
 
     def follow(self, features: torch.Tensor, input_size: tuple[int, int], config: FgvcConfig) -> None:
@@ -122,11 +128,14 @@ class PointTemplates:
         self.trusted[slot, rows] = trusted
         self.lost[rows] = torch.where(trusted, 0, self.lost[rows] + 1)
         hidden = (confidence < HIDDEN) & ~recalled
+        step = cell_to_point(2 * cells.double() - last, config.output_stride, config.cell_origin)
+        self.expected[rows] = torch.where(hidden[:, None], self.expected[rows], step)
         self.cells[rows] = torch.where(hidden[:, None], last, cells)
         limits = self.points.new_tensor((input_size[1], input_size[0]))
         points = cell_to_point(cells.double(), config.output_stride, config.cell_origin)
         self.points[rows] = points.clamp_min(0).minimum(limits)
         self.evidence[rows], self.confidence[rows] = evidence, confidence
+        self.uncertainty[rows] = expected_error(evidence, config.error_weights)
 
 
 def _mean_template(anchor: torch.Tensor, recent: torch.Tensor, trusted: torch.Tensor) -> torch.Tensor:
@@ -306,6 +315,12 @@ def visibility(evidence: torch.Tensor, weights: Sequence[float]) -> torch.Tensor
     """Probability (N,) that points are visible: a logistic model of the evidence (N, 3), with the constant last."""
     parameters = torch.tensor(weights, device=evidence.device)
     return torch.sigmoid((evidence * parameters[:-1]).sum(dim=1) + parameters[-1])
+
+
+def expected_error(evidence: torch.Tensor, weights: Sequence[float]) -> torch.Tensor:
+    """Distance (N,) in pixels of the model's input by which visible points are expected to be off: log-linear in the evidence (N, 3)."""
+    parameters = torch.tensor(weights, device=evidence.device)
+    return torch.exp((evidence * parameters[:-1]).sum(dim=1) + parameters[-1])
 
 
 __all__ = ["EVIDENCE", "PointTemplates"]

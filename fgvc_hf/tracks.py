@@ -1,13 +1,13 @@
 """Point files: prompts to read, tracks to write. One schema in three formats, all in pixels of the original video.
 
-| format | prompts                                 | tracks                                                            |
-|--------|-----------------------------------------|-------------------------------------------------------------------|
-| CSV    | header `t,x,y`, a row per point         | header `point,t,x,y,visible,confidence`, a row per point and frame |
-| JSON   | `{"queries": [[t, x, y], ...]}`         | an object with the arrays below as nested lists                    |
-| NPZ    | `queries` (N, 3)                        | the arrays below                                                   |
+| format | prompts                         | tracks                                                                             |
+|--------|---------------------------------|------------------------------------------------------------------------------------|
+| CSV    | header `t,x,y`, a row per point | header `point,t,x,y,visible,confidence,uncertainty,outside`, a row per point and frame |
+| JSON   | `{"queries": [[t, x, y], ...]}` | an object with the arrays below as nested lists                                    |
+| NPZ    | `queries` (N, 3)                | the arrays below                                                                   |
 
-Arrays: `queries` (N, 3) as (t, x, y), `tracks` (N, T, 2) as (x, y), `visible` (N, T), `confidence` (N, T), `size` (height,
-width). Where a point was not tracked on a frame its position is NaN in NPZ, null in JSON, and empty in CSV.
+Arrays: `queries` (N, 3) as (t, x, y), `tracks` (N, T, 2) as (x, y), `visible`, `confidence`, `uncertainty` and `outside` (N, T), `size`
+(height, width). Where a point was not tracked on a frame its position and its uncertainty are NaN in NPZ, null in JSON, and empty in CSV.
 """
 
 import csv
@@ -132,6 +132,8 @@ def save_tracks(tracks: PointTracks, path: str | Path) -> None:
         "tracks": tracks.tracks,
         "visible": tracks.visible,
         "confidence": tracks.confidence,
+        "uncertainty": tracks.uncertainty,
+        "outside": tracks.outside,
         "size": np.array(tracks.size, dtype=np.int64),
     }
     with atomic_write(path) as temporary:
@@ -141,6 +143,7 @@ def save_tracks(tracks: PointTracks, path: str | Path) -> None:
         elif path.suffix.lower() == ".json":
             content = {name: array.tolist() for name, array in arrays.items()}
             content["tracks"] = [[None if np.isnan(p).any() else p.tolist() for p in row] for row in tracks.tracks]
+            content["uncertainty"] = [[None if np.isnan(u) else float(u) for u in row] for row in tracks.uncertainty]
             Path(temporary).write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
         else:
             _write_csv(tracks, temporary)
@@ -149,8 +152,10 @@ def save_tracks(tracks: PointTracks, path: str | Path) -> None:
 def _write_csv(tracks: PointTracks, path) -> None:
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["point", "t", "x", "y", "visible", "confidence"])
+        writer.writerow(["point", "t", "x", "y", "visible", "confidence", "uncertainty", "outside"])
         for n, obj_id in enumerate(tracks.object_ids):
             for t, (x, y) in enumerate(tracks.tracks[n]):
                 position = ("", "") if np.isnan(x) else (f"{x:.3f}", f"{y:.3f}")
-                writer.writerow([obj_id, t, *position, int(tracks.visible[n, t]), f"{tracks.confidence[n, t]:.4f}"])
+                uncertainty = "" if np.isnan(tracks.uncertainty[n, t]) else f"{tracks.uncertainty[n, t]:.3f}"
+                seen = int(tracks.visible[n, t]), f"{tracks.confidence[n, t]:.4f}"
+                writer.writerow([obj_id, t, *position, *seen, uncertainty, int(tracks.outside[n, t])])

@@ -1,9 +1,9 @@
-"""Fit when a followed point counts as visible, on rendered clips whose truth is exact, and write it into a checkpoint.
+"""Fit when a followed point is visible and by how much it is off, on rendered clips whose truth is exact, into a checkpoint.
 
     python scripts/calibrate.py CHECKPOINT --videos FOLDER --preset balanced
 
 Textures are cut out of the videos; light, focus and noise change from frame to frame. Every fourth clip is held out and tells how good the fit is.
-CHECKPOINT is a folder, whose config.json gets new `visibility_weights`.
+CHECKPOINT is a folder, whose config.json gets new `visibility_weights` and `error_weights`.
 """
 
 import argparse
@@ -22,8 +22,8 @@ from fgvc_hf import load, render_clip
 from fgvc_hf.data.synthetic import SyntheticClip
 from fgvc_hf.data.video_folder import VideoFolder
 from fgvc_hf.presets import PRESETS
-from fgvc_hf.templates_fgvc import EVIDENCE, visibility
-from fgvc_hf.training.calibration import calibration_error, collect_evidence, fit_visibility
+from fgvc_hf.templates_fgvc import EVIDENCE, expected_error, visibility
+from fgvc_hf.training.calibration import calibration_error, collect_evidence, fit_error, fit_visibility
 
 
 FRAMES, POINTS, TEXTURES = 24, 24, 128
@@ -51,14 +51,16 @@ def calibrate(arguments: argparse.Namespace) -> None:
     parts = [[], []]
     for number in range(arguments.clips):
         parts[number % HELD_OUT == 0].extend([clip(images, arguments.seed + number)])
-    evidence, visible = collect_evidence(model, processor, parts[0])
-    weights = fit_visibility(evidence, visible)
-    report("fitted on", evidence, visible, weights)
-    report("held out", *collect_evidence(model, processor, parts[1]), weights)
+    evidence, visible, errors = collect_evidence(model, processor, parts[0])
+    weights, error_weights = fit_visibility(evidence, visible), fit_error(evidence, visible, errors)
+    report("fitted on", evidence, visible, errors, weights, error_weights)
+    report("held out", *collect_evidence(model, processor, parts[1]), weights, error_weights)
     config = type(model.config).from_pretrained(arguments.checkpoint)
     config.visibility_weights = [round(weight, 3) for weight in weights]
+    config.error_weights = [round(weight, 3) for weight in error_weights]
     config.save_pretrained(arguments.checkpoint)
-    print(f"{arguments.checkpoint}: visibility_weights {config.visibility_weights} ({', '.join(EVIDENCE)}, constant)")
+    for name in ("visibility_weights", "error_weights"):
+        print(f"{arguments.checkpoint}: {name} {getattr(config, name)} ({', '.join(EVIDENCE)}, constant)")
 
 
 def clip(images: torch.Tensor, seed: int) -> SyntheticClip:
@@ -83,13 +85,18 @@ def disturb(frames: np.ndarray, random: np.random.Generator) -> Iterator[np.ndar
         yield np.asarray(Image.open(file))
 
 
-def report(name: str, evidence: torch.Tensor, visible: torch.Tensor, weights: list[float]) -> None:
+def report(name: str, evidence, visible, errors, weights: list[float], error_weights: list[float]) -> None:
     probability = visibility(evidence, weights).numpy()
     right = ((probability >= 0.5) == visible.numpy()).mean()
     error = calibration_error(probability, visible.numpy())
     print(
         f"{name} {len(visible)} points on frames, {visible.float().mean():.1%} visible: "
         f"{right:.1%} told right, calibration error {error:.3f}"
+    )
+    expected = expected_error(evidence[visible], error_weights)
+    within = (errors[visible] < expected).float().mean()
+    print(
+        f"  off where visible: {errors[visible].mean():.2f} px on average, {expected.mean():.2f} expected; {within:.1%} by less than expected"
     )
 
 

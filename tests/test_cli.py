@@ -62,6 +62,8 @@ def test_track_writes_everything(clip, tiny_checkpoint, tmp_path, capsys):
             "tracks": (2, 4, 2),
             "visible": (2, 4),
             "confidence": (2, 4),
+            "uncertainty": (2, 4),
+            "outside": (2, 4),
             "size": (2,),
         }
         assert arrays["size"].tolist() == content["size"] == [40, 56]

@@ -8,6 +8,7 @@ from fgvc_hf.propagation_fgvc import (
     LABEL_CUTOFF,
     draw_points,
     label_reach,
+    label_uncertainty,
     peak_confidence,
     propagate_labels,
     propagate_softmax,
@@ -160,6 +161,24 @@ def test_a_second_and_lower_peak_does_not_move_the_point():
     near, far = draw_points(torch.tensor([[20.5, 24.5], [60.5, 50.5]]), size, 2, 6.0).T
     found, _ = read_points(torch.stack([near, near + 0.9 * far], dim=1), size, (80, 80), 2, 6.0, "aligned")
     assert (found[0] - found[1]).norm() < 1e-6
+
+
+@pytest.mark.parametrize("stride", [2, 4])
+def test_a_map_is_as_uncertain_as_it_has_become_broader(stride):
+    height, width = 160, 200
+    size, points = feature_size(height, width, stride), torch.tensor([[80.0, 100.0], [101.0, 77.0]])
+    drawn, broader = (draw_points(points, size, stride, sigma) for sigma in (6.0, 10.0))
+    least = stride / 12**0.5
+    torch.testing.assert_close(
+        label_uncertainty(drawn, size, stride, 6.0), torch.tensor([least] * 2), atol=0.01, rtol=0
+    )
+    found = label_uncertainty(broader, size, stride, 6.0)
+    torch.testing.assert_close(found, torch.tensor([8.0, 8.0]), atol=0.2, rtol=0)  # 10^2 - 6^2
+    twice = draw_points(torch.tensor([[40.0, 80.0], [160.0, 80.0]]), size, stride, 6.0).sum(dim=1, keepdim=True)
+    assert float(label_uncertainty(twice, size, stride, 6.0)) == pytest.approx(60 / 2**0.5, rel=0.02)
+    lost = label_uncertainty(torch.zeros_like(drawn), size, stride, 6.0)
+    assert lost.tolist() == [width, width]
+    assert torch.equal(label_uncertainty(broader[:, 1:], size, stride, 6.0), found[1:])
 
 
 @pytest.mark.parametrize("reach", [0, 2, 5])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor
+from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, load
 from fgvc_hf.data.synthetic import render_clip
 
 
@@ -323,3 +323,25 @@ def test_ways_of_the_compared_methods_follow_what_moves(bundled_model, processor
     truth = queries[:, None, 1:] + np.arange(5)[None, :, None] * (-2, 2)
     result = model.track(frames, queries, processor=processor)
     assert np.linalg.norm(result.tracks - truth, axis=-1).mean() < 2
+
+
+def test_a_point_that_leaves_the_frame_is_outside_and_one_that_is_covered_is_not():
+    """A patterned strip moves to the right, half of it out of the frame; another stays, and is covered."""
+    world = render_clip(num_frames=1, height=96, width=200, num_points=1, num_bodies=0, seed=3).frames[0]
+    still = render_clip(num_frames=1, height=96, width=200, num_points=1, num_bodies=0, seed=5).frames[0]
+    frames = []
+    for t in range(10):
+        frame = np.empty((96, 128, 3), np.uint8)
+        frame[:48] = world[:48, 60 - 6 * t : 188 - 6 * t]
+        frame[48:] = still[48:, :128]
+        if t >= 4:
+            frame[56:88, 20:60] = world[60:92, 150:190]
+        frames.append(frame)
+    model, processor = load(preset="fast")
+    processor.image_processor.resize_policy = "none"
+    result = model.track(np.stack(frames), [(0, 100, 24), (0, 40, 72), (0, 20, 24)], processor=processor)
+    assert not result.visible[0, 7:].any() and result.outside[0, 7:].all() and not result.outside[0, :4].any()
+    assert not result.visible[1, 5:].any() and not result.outside[1].any()
+    assert result.visible[2].all() and not result.outside[2].any()
+    assert (result.uncertainty[:, 0] == 0).all() and (result.uncertainty[:, 1:] > 0).all()
+    assert result.uncertainty[2, 1:].max() < result.uncertainty[1, 6:].min()

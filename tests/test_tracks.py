@@ -23,6 +23,8 @@ def tracks() -> PointTracks:
         tracks=positions,
         visible=np.array([[True, False, True], [False, True, True]]),
         confidence=np.array([[1, 0.0512, 0.3], [0, 1, 0.125]], dtype=np.float32),
+        uncertainty=np.array([[0, 12.5, 0.75], [np.nan, 0, 2.25]], dtype=np.float32),
+        outside=np.array([[False, True, False], [False, False, False]]),
         size=(480, 854),
     )
 
@@ -144,8 +146,9 @@ def test_missing_points_file(tmp_path, suffix):
 def test_npz_holds_the_tracks(tmp_path, tracks):
     save_tracks(tracks, tmp_path / "out.npz")
     with np.load(tmp_path / "out.npz", allow_pickle=False) as content:
-        assert set(content) == {"queries", "tracks", "visible", "confidence", "size"}
-        for name in ("queries", "tracks", "visible", "confidence"):
+        names = {"queries", "tracks", "visible", "confidence", "uncertainty", "outside"}
+        assert set(content) == {*names, "size"}
+        for name in names:
             np.testing.assert_array_equal(content[name], getattr(tracks, name))
             assert content[name].dtype == getattr(tracks, name).dtype
         assert content["size"].tolist() == [480, 854]
@@ -157,7 +160,8 @@ def test_json_holds_the_tracks(tmp_path, tracks):
     assert content["tracks"][1][0] is None
     positions = [[[np.nan] * 2 if point is None else point for point in row] for row in content["tracks"]]
     np.testing.assert_array_equal(np.array(positions, dtype=np.float32), tracks.tracks)
-    for name in ("queries", "visible", "confidence"):
+    assert content["uncertainty"] == [[0, 12.5, 0.75], [None, 0, 2.25]]
+    for name in ("queries", "visible", "confidence", "outside"):
         np.testing.assert_array_equal(np.array(content[name], dtype=np.float32), getattr(tracks, name))
     assert content["size"] == [480, 854]
 
@@ -166,14 +170,14 @@ def test_csv_holds_the_tracks(tmp_path, tracks):
     save_tracks(tracks, tmp_path / "out.csv")
     with (tmp_path / "out.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
-    assert header == ["point", "t", "x", "y", "visible", "confidence"]
+    assert header == ["point", "t", "x", "y", "visible", "confidence", "uncertainty", "outside"]
     assert rows == [
-        ["4", "0", "1.500", "2.250", "1", "1.0000"],
-        ["4", "1", "3.000", "4.000", "0", "0.0512"],
-        ["4", "2", "5.123", "6.000", "1", "0.3000"],
-        ["11", "0", "", "", "0", "0.0000"],
-        ["11", "1", "7.000", "8.000", "1", "1.0000"],
-        ["11", "2", "9.000", "10.000", "1", "0.1250"],
+        ["4", "0", "1.500", "2.250", "1", "1.0000", "0.000", "0"],
+        ["4", "1", "3.000", "4.000", "0", "0.0512", "12.500", "1"],
+        ["4", "2", "5.123", "6.000", "1", "0.3000", "0.750", "0"],
+        ["11", "0", "", "", "0", "0.0000", "", "0"],
+        ["11", "1", "7.000", "8.000", "1", "1.0000", "0.000", "0"],
+        ["11", "2", "9.000", "10.000", "1", "0.1250", "2.250", "0"],
     ]
 
 

@@ -87,7 +87,9 @@ class ChainedTracker:
             tracks = np.where(before[..., None], back[:, ::-1], tracks)
             visible = np.where(before, seen[:, ::-1], visible)
         tracks = rescale_points(tracks, size, original)
-        return PointTracks(list(range(len(queries))), queries, tracks, visible, visible.astype(np.float32), original)
+        confidence, unknown = visible.astype(np.float32), np.full(visible.shape, np.nan, np.float32)
+        outside = np.zeros_like(visible)
+        return PointTracks(list(range(len(queries))), queries, tracks, visible, confidence, unknown, outside, original)
 
     def _follow(self, frames: list[np.ndarray], times: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Positions (N, T, 2) and visibility (N, T) of points (N, 2) that start in frames `times`, forward from there."""

@@ -1,11 +1,12 @@
-"""When a followed point is visible: a logistic model of what its matching shows, fitted where the truth is exact."""
+"""When a followed point is visible, and by how much it is off: small models of what its matching shows, fitted where the truth is exact."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..coordinates_fgvc import rescale_points
 from ..data.synthetic import SyntheticClip
 from ..modeling_fgvc import FgvcModel
 from ..processing_fgvc import FgvcProcessor
@@ -18,18 +19,19 @@ PENALTY = 1e-4  # on the weights of the standardised evidence, for evidence that
 
 def collect_evidence(
     model: FgvcModel, processor: FgvcProcessor, clips: Iterable[SyntheticClip]
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Follow the points of clips by their templates.
 
     Returns:
-        Evidence (M, 3) of every point on every frame after its first, and whether it was visible there (M,), bool.
+        Evidence (M, 3) of every point on every frame after its first, whether it was visible there (M,), bool, and by how many pixels of
+        the model's input it was off (M,).
 
     Raises:
         `ValueError`: the model follows points by labels.
     """
     if model.config.point_matching != "templates":
         raise ValueError("visibility is calibrated for point_matching='templates'.")
-    evidence, visible = [], []
+    evidence, visible, errors = [], [], []
     for clip in clips:
         session = processor.init_video_session(clip.frames)
         for i, (t, x, y) in enumerate(clip.queries.astype(float)):
@@ -40,7 +42,9 @@ def collect_evidence(
             later = clip.queries[ids, 0] < output.frame_idx
             evidence.append(session.templates.evidence.cpu()[torch.from_numpy(later)])
             visible.append(torch.from_numpy(clip.visible[ids, output.frame_idx][later]))
-    return torch.cat(evidence), torch.cat(visible)
+            truth = rescale_points(torch.from_numpy(clip.tracks[ids, output.frame_idx]), *session.sizes)
+            errors.append((session.templates.points.cpu() - truth).norm(dim=1)[torch.from_numpy(later)])
+    return torch.cat(evidence), torch.cat(visible), torch.cat(errors)
 
 
 def fit_visibility(evidence: torch.Tensor, visible: torch.Tensor) -> list[float]:
@@ -54,19 +58,42 @@ def fit_visibility(evidence: torch.Tensor, visible: torch.Tensor) -> list[float]
     """
     if visible.all() or not visible.any():
         raise ValueError("visibility cannot be fitted where points are always visible, or never.")
+    target = visible.double()
+    return _fit(evidence, lambda logits: F.binary_cross_entropy_with_logits(logits, target))
+
+
+def fit_error(evidence: torch.Tensor, visible: torch.Tensor, errors: torch.Tensor) -> list[float]:
+    """Weights of the log-linear model of the error where points are visible, with the constant last: `FgvcConfig.error_weights`.
+
+    Of most likelihood if errors are distributed exponentially: a single point that was lost weighs no more than its distance.
+
+    Args:
+        evidence (`torch.Tensor` of shape `(M, 3)`), visible (`torch.Tensor` of shape `(M,)`, bool), errors (`torch.Tensor` of shape
+            `(M,)`): As [`collect_evidence`] gives them.
+
+    Raises:
+        `ValueError`: no point is visible.
+    """
+    if not visible.any():
+        raise ValueError("errors cannot be fitted where no point is visible.")
+    target = errors[visible].double()
+    return _fit(evidence[visible], lambda logs: (logs + target * torch.exp(-logs)).mean())
+
+
+def _fit(evidence: torch.Tensor, loss: Callable[[torch.Tensor], torch.Tensor]) -> list[float]:
+    """Slopes and constant of the linear function of the evidence whose values have the least loss."""
     mean, std = evidence.double().mean(dim=0), evidence.double().std(dim=0).clamp_min(1e-6)
-    standard, target = (evidence.double() - mean) / std, visible.double()
+    standard = (evidence.double() - mean) / std
     weights = torch.zeros(len(EVIDENCE) + 1, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([weights], max_iter=200, line_search_fn="strong_wolfe")
 
-    def loss() -> torch.Tensor:
+    def closure() -> torch.Tensor:
         optimizer.zero_grad()
-        logits = standard @ weights[:-1] + weights[-1]
-        value = F.binary_cross_entropy_with_logits(logits, target) + PENALTY * weights[:-1].square().sum()
+        value = loss(standard @ weights[:-1] + weights[-1]) + PENALTY * weights[:-1].square().sum()
         value.backward()
         return value
 
-    optimizer.step(loss)
+    optimizer.step(closure)
     slopes = weights.detach()[:-1] / std
     return [*slopes.tolist(), float(weights.detach()[-1] - slopes @ mean)]
 

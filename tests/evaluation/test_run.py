@@ -192,7 +192,9 @@ class Still:
     def track(self, frames, queries, processor=None):
         tracks = np.repeat(queries[:, None, 1:], len(frames), axis=1)
         seen = np.ones(tracks.shape[:2], bool)
-        return PointTracks(list(range(len(queries))), queries, tracks, seen, seen.astype(float), frames.shape[1:3])
+        return PointTracks(
+            list(range(len(queries))), queries, tracks, seen, seen.astype(float), seen, seen, frames.shape[1:3]
+        )
 
     def propagate_masks(self, video, masks, processor=None):
         return ((t, masks) for t in range(video.num_frames))

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, render_clip
-from fgvc_hf.templates_fgvc import visibility
-from fgvc_hf.training.calibration import calibration_error, collect_evidence, fit_visibility
+from fgvc_hf.templates_fgvc import expected_error, visibility
+from fgvc_hf.training.calibration import calibration_error, collect_evidence, fit_error, fit_visibility
 
 
 def test_the_weights_that_made_the_data_are_found():
@@ -17,7 +17,18 @@ def test_the_weights_that_made_the_data_are_found():
     np.testing.assert_allclose(fit_visibility(evidence, visible), weights, atol=0.1)
 
 
+def test_the_weights_that_made_the_errors_are_found():
+    generator = torch.Generator().manual_seed(0)
+    evidence = torch.rand(200_000, 3, generator=generator)
+    weights = [-1.0, 0.5, -2.0, 1.5]
+    errors = expected_error(evidence, weights) * -torch.rand(len(evidence), generator=generator).log()
+    visible = torch.rand(len(evidence), generator=generator) < 0.7
+    np.testing.assert_allclose(fit_error(evidence, visible, errors + 100 * ~visible), weights, atol=0.05)
+
+
 def test_a_fit_needs_both_cases():
+    with pytest.raises(ValueError, match="no point is visible"):
+        fit_error(torch.rand(5, 3), torch.zeros(5, dtype=torch.bool), torch.rand(5))
     with pytest.raises(ValueError, match="always visible, or never"):
         fit_visibility(torch.rand(5, 3), torch.ones(5, dtype=torch.bool))
 
@@ -38,10 +49,14 @@ def tiny(point_matching):
 
 def test_evidence_is_of_frames_after_the_query():
     clip = render_clip(num_frames=6, height=64, width=64, num_points=5, seed=2)
-    evidence, visible = collect_evidence(*tiny("templates"), [clip, clip])
+    evidence, visible, errors = collect_evidence(*tiny("templates"), [clip, clip])
     later = np.arange(6) > clip.queries[:, :1]
     assert evidence.shape == (2 * later.sum(), 3) and visible.shape == (2 * later.sum(),)
     assert int(visible.sum()) == 2 * clip.visible[later].sum()
+    model, processor = tiny("templates")
+    tracks = model.track(clip.frames, clip.queries, processor=processor).tracks
+    off = np.linalg.norm(tracks - clip.tracks, axis=-1)
+    assert float(errors.sum()) == pytest.approx(2 * off[later].sum(), rel=1e-4)
 
 
 def test_labels_have_no_evidence():
