@@ -129,7 +129,8 @@ class PointTemplates:
         self.lost[rows] = torch.where(trusted, 0, self.lost[rows] + 1)
         hidden = (confidence < HIDDEN) & ~recalled
         step = cell_to_point(2 * cells.double() - last, config.output_stride, config.cell_origin)
-        self.expected[rows] = torch.where(hidden[:, None], self.expected[rows], step)
+        seen = confidence >= config.visibility_threshold
+        self.expected[rows] = torch.where(seen[:, None], step, self.expected[rows])
         self.cells[rows] = torch.where(hidden[:, None], last, cells)
         limits = self.points.new_tensor((input_size[1], input_size[0]))
         points = cell_to_point(cells.double(), config.output_stride, config.cell_origin)
