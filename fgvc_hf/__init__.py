@@ -23,6 +23,7 @@ _HOMES = {
     "model_from_backbone": "backbones",
     "load_session": "session_file",
     "open_video": "video",
+    "paint": "textures_fgvc",
     "VideoWriter": "video",
     "contact_sheet": "visualization",
     "draw_flow": "visualization",

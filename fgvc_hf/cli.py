@@ -1,4 +1,4 @@
-"""The command line: `fgvc-hf track`, `propagate`, `flow`, `evaluate` and `info`. torch is imported when there is work for it."""
+"""The command line: `fgvc-hf track`, `propagate`, `paint`, `flow`, `evaluate` and `info`. torch is imported when there is work for it."""
 
 import argparse
 import importlib.metadata
@@ -54,6 +54,18 @@ def build_parser() -> argparse.ArgumentParser:
     propagate.add_argument("--direction", choices=("forward", "backward", "both"), default="forward")
     add_model_arguments(propagate)
     propagate.set_defaults(run=run_propagate)
+
+    paint = commands.add_parser(
+        "paint",
+        help="carry an image painted onto a frame through a video",
+        description="Paint an image onto a frame of a video, and carry it through the frames that follow as if it were on the scene.",
+    )
+    paint.add_argument("video", metavar="VIDEO", help="a video file, or a folder of frames in name order")
+    paint.add_argument("--texture", metavar="FILE", required=True, help="image with transparency, of the video's size")
+    paint.add_argument("--frame", type=int, default=0, metavar="T", help="frame that it is painted onto; default: 0")
+    paint.add_argument("--output", metavar="FILE", required=True, help="the painted video from that frame on, as .mp4")
+    add_model_arguments(paint)
+    paint.set_defaults(run=run_paint)
 
     flow = commands.add_parser(
         "flow",
@@ -264,6 +276,32 @@ def run_propagate(arguments: argparse.Namespace) -> None:
     for path in (arguments.output, arguments.overlay):
         if path:
             print(path)
+
+
+# ---- paint --------------------------------------------------------------------------------------------------------
+
+
+def run_paint(arguments: argparse.Namespace) -> None:
+    import numpy as np
+    from PIL import Image, UnidentifiedImageError
+
+    from .textures_fgvc import paint
+    from .video import VideoWriter, check_video_name, check_writable, open_video
+
+    check_writable(check_video_name(arguments.output))
+    video = open_video(arguments.video)
+    try:
+        texture = np.asarray(Image.open(arguments.texture).convert("RGBA"))
+    except UnidentifiedImageError:
+        raise ValueError(f"{arguments.texture}: is no image.") from None
+    model, processor = load_checkpoint(arguments)
+    frames = paint(model, video, texture, arguments.frame, processor, show_progress_bar=True)
+    t, first = next(frames)  # what is wrong with the arguments shows here, before there is a file
+    with VideoWriter(arguments.output, video.fps or 24, video.height, video.width) as writer:
+        writer.write(first, time=video.time(t))
+        for t, frame in frames:
+            writer.write(frame, time=video.time(t))
+    print(arguments.output)
 
 
 # ---- flow ---------------------------------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ def main() -> None:
         else {}
     )
     scores |= {name: run(name, {"adversarial": "0", **shared, **VARIANTS[name]}, arguments) for name in chosen}
-    lines = ["| variant | δavg | AJ | OA |", "|---|---|---|---|"]
+    lines = ["| variant | δavg |", "|---|---|"]
     lines += [
         f"| {name} | " + " | ".join(f"{100 * value:.1f}" for value in row.values()) + " |"
         for name, row in scores.items()
