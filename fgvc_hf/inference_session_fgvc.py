@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from .boxes_fgvc import TrackedBox
+from .boxes_fgvc import GRID, TrackedBox
 from .configuration_fgvc import FgvcConfig
 from .coordinates_fgvc import ORIGIN, rescale_points
-from .memory_fgvc import FrameMemory, TargetGroup, propagate_groups
+from .memory_fgvc import FrameMemory, TargetGroup, frames_that_fit, propagate_groups
 from .propagation_fgvc import draw_masks, draw_points, label_uncertainty, peak_confidence, read_points
 from .targets_fgvc import BoxTarget, MaskTarget, PointTarget, Target, check_fits
 from .templates_fgvc import PointTemplates
@@ -36,11 +36,20 @@ class FgvcInferenceSession:
     Args:
         image_processor ([`FgvcImageProcessorPil`]): Turns a frame into the model's input.
         video (frame source, *optional*): As [`open_video`] gives; nothing for frames that come one by one.
+        memory_dtype, memory_device, max_memory_bytes (*optional*): As of [`FgvcProcessor.init_video_session`].
     """
 
-    def __init__(self, image_processor, video: Any = None):
+    def __init__(
+        self,
+        image_processor,
+        video: Any = None,
+        memory_dtype: torch.dtype | None = None,
+        memory_device: torch.device | str | None = None,
+        max_memory_bytes: int | None = None,
+    ):
         self.image_processor = image_processor
         self.video = video
+        self.memory_dtype, self.memory_device, self.max_memory_bytes = memory_dtype, memory_device, max_memory_bytes
         self.original_size: tuple[int, int] | None = None if video is None else (video.height, video.width)
         self.reset_inference_session()
 
@@ -164,6 +173,7 @@ class FgvcInferenceSession:
         self.templates: PointTemplates | None = None
         self.boxes: dict[int, TrackedBox] = {}
         self.memory: FrameMemory | None = None
+        self.device = torch.device("cpu")  # of the frames' features
         self.cell_origin = ORIGIN
         self.started: set[tuple[int, int]] = set()  # prompts (id, frame) that are being followed
         self.last_frame_idx: int | None = None
@@ -236,10 +246,12 @@ class FgvcInferenceSession:
         memory = self.memory
         if memory is None or not due:
             return
-        self.started |= set(due)
         new = {obj_id: self.prompts[obj_id, frame_idx] for obj_id, frame_idx in due}
+        remembered = memory.ring[memory.recent_slots(1)[0]]  # (h, w, C)
+        frames = self._frames_that_fit(new, remembered, config)
+        self.started |= set(due)
         self._drop(set(new))
-        features = memory.ring[memory.recent_slots(1)[0]].clone()  # (h, w, C)
+        features = remembered.to(self.device, copy=True)
         prompts = {i: t.point for i, t in new.items() if isinstance(t, PointTarget)}
         points = torch.tensor(list(prompts.values()), dtype=torch.float64).view(-1, 2)
         points = rescale_points(points, *self.sizes).to(features.device)
@@ -253,9 +265,33 @@ class FgvcInferenceSession:
                 corners = rescale_points(torch.from_numpy(prompt.corners), *self.sizes).to(features.device)
                 self.boxes[obj_id] = TrackedBox.start(corners, prompt.turns, features, config)
         if prompts or masks:
-            if not self.groups:
-                memory.grow(config.context_length)
-            self.groups.append(self._draw_targets(list(prompts), points, masks, features, config))
+            if frames != (before := len(memory.ring)):
+                moves = memory.resize(frames)
+                for group in self.groups:
+                    group.resize(before, frames, moves)
+            anchor = remembered.clone()
+            self.groups.append(self._draw_targets(list(prompts), points, masks, anchor, config))
+
+    def _frames_that_fit(self, new: dict[int, Target], features: torch.Tensor, config: FgvcConfig) -> int:
+        """Previous frames that can be remembered with the targets `new` as well; a `ValueError` if none can."""
+        points, boxes = (sum(isinstance(target, kind) for target in new.values()) for kind in (PointTarget, BoxTarget))
+        patches = (points if config.point_matching == "templates" else 0) + GRID**2 * boxes
+        labels = len(new) - boxes - (points if config.point_matching == "templates" else 0)
+        patches += sum(len(templates.ids) for templates in self._all_templates)
+        templates = PointTemplates.bytes_each(features, config) * patches
+        return frames_that_fit(self.max_memory_bytes, self.groups, labels, templates, features, config)
+
+    @property
+    def _all_templates(self) -> list[PointTemplates]:
+        own = [] if self.templates is None else [self.templates]
+        return own + [box.templates for box in self.boxes.values()]
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the session holds in memory: features, label maps and templates."""
+        held = 0 if self.memory is None else self.memory.ring.nbytes
+        held += sum(group.nbytes for group in self.groups)
+        return held + sum(templates.anchor.nbytes + templates.recent.nbytes for templates in self._all_templates)
 
     def _draw_targets(
         self,
@@ -267,7 +303,7 @@ class FgvcInferenceSession:
     ) -> TargetGroup:
         """Targets that are followed by their label maps, on their first frame."""
         assert self.memory is not None
-        device, size, stride = anchor.device, self.memory.size, config.output_stride
+        device, size, stride = self.device, self.memory.size, config.output_stride
         drawn = [draw_points(points, size, stride, config.label_sigma, config.cell_origin)]
         if masks:
             stacked = torch.stack(list(masks.values())).to(device)
@@ -318,9 +354,10 @@ class FgvcInferenceSession:
     def remember(self, features: torch.Tensor, frame_idx: int) -> None:
         """Put the features (h, w, C) of a frame into the memory, in place of the oldest."""
         if self.memory is None:
-            self.memory = FrameMemory(
-                features.new_zeros((1, *features.shape))
-            )  # label maps need more, see start_targets
+            dtype, device = self.memory_dtype or features.dtype, self.memory_device or features.device
+            # label maps need more frames, see start_targets
+            self.memory = FrameMemory(torch.zeros((1, *features.shape), dtype=dtype, device=device))
+        self.device = features.device
         self.memory.ring[self.memory.next_slot] = features
         self.memory.count += 1
         self.last_frame_idx = frame_idx

@@ -31,11 +31,18 @@ class FrameMemory:
         """Slots of every `step`-th of the last frames, latest first; at most as many as there are."""
         return [(self.count - back) % len(self.ring) for back in range(1, min(number, len(self.ring)) + 1, step)]
 
-    def grow(self, frames: int) -> None:
-        """Make room for so many frames, and keep the last."""
-        last = self.ring[self.recent_slots(1)[0]]
-        self.ring = self.ring.new_zeros((frames, *last.shape))
-        self.ring[0], self.count = last, 1
+    def resize(self, frames: int) -> list[tuple[int, int]]:
+        """Have room for so many frames, and keep the last of them.
+
+        Returns:
+            Old and new slot of each that is kept.
+        """
+        kept = range(max(0, self.count - min(frames, len(self.ring))), self.count)
+        moves = [(number % len(self.ring), number % frames) for number in kept]
+        old, self.ring = self.ring, self.ring.new_zeros((frames, *self.ring.shape[1:]))
+        for before, after in moves:
+            self.ring[after] = old[before]
+        return moves
 
 
 @dataclass
@@ -59,6 +66,24 @@ class TargetGroup:
     age: int = 0
     kept: torch.Tensor | None = None  # (h, w, C)
 
+    def resize(self, before: int, frames: int, moves: list[tuple[int, int]]) -> None:
+        """Have label maps for `frames` previous frames instead of `before`, and keep those that [`FrameMemory.resize`] keeps."""
+        for name in ("labels", "support"):
+            old = getattr(self, name)
+            new = old.new_zeros((len(old) - before + frames, *old.shape[1:]))
+            new[0] = old[0]
+            for source, target in moves:
+                new[target + 1] = old[source + 1]
+            if len(old) > before + 1:
+                new[-1] = old[-1]  # the frame that is kept
+            setattr(self, name, new)
+
+    @property
+    def nbytes(self) -> int:
+        """What the group holds in memory."""
+        tensors = [self.anchor, self.labels, self.support, *([] if self.kept is None else [self.kept])]
+        return sum(tensor.nbytes for tensor in tensors)
+
     def keep(self, ids: set[int]) -> "TargetGroup | None":
         """The group with these targets alone; nothing if none is in it."""
         points = [i for i, obj_id in enumerate(self.point_ids) if obj_id in ids]
@@ -80,16 +105,51 @@ class TargetGroup:
         self.age += 1
         slots = [slot + 1]
         if config.kept_frame == self.age:
-            self.kept = features
+            self.kept = features.to(self.anchor)
             slots.append(-1)
         for place in slots:
             self.labels[place], self.support[place] = labels, (labels > 0).any(dim=-1)
 
-    def kept_beside(self, config: FgvcConfig) -> list[torch.Tensor]:
-        """Features of the frame to keep, where it is there and not among the recent frames that are used anyway."""
+    def kept_beside(self, like: torch.Tensor, remembered: int, config: FgvcConfig) -> list[torch.Tensor]:
+        """Features of the frame to keep, `like` those of others, where it is there and not among the `remembered` frames used anyway."""
         back = self.age + 1 - config.kept_frame
-        used = back <= config.context_length and (back - 1) % config.context_step == 0
-        return [] if self.kept is None or used else [self.kept]
+        used = back <= remembered and (back - 1) % config.context_step == 0
+        return [] if self.kept is None or used else [self.kept.to(like)]
+
+
+def frames_that_fit(
+    limit: int | None,
+    groups: Sequence[TargetGroup],
+    labels: int,
+    others: int,
+    features: torch.Tensor,
+    config: FgvcConfig,
+) -> int:
+    """Previous frames that can be remembered within a bound.
+
+    Args:
+        limit (`int`, *optional*): Bytes that everything may take.
+        groups, labels: The groups there are, and the number of label maps of one to come.
+        others (`int`): Bytes of everything else that is remembered.
+        features (`torch.Tensor` of shape `(h, w, C)`): As they are remembered.
+
+    Returns:
+        At most `config.context_length`; 1 where there are no label maps.
+
+    Raises:
+        `ValueError`: not even one fits.
+    """
+    counts = [len(group.point_ids) + len(group.mask_ids) for group in groups] + [labels] * bool(labels)
+    maps = features[..., 0].numel() * sum(4 * count + 1 for count in counts)  # of a frame: float32, and the support
+    fixed = others + (1 + bool(config.kept_frame)) * (len(counts) * features.nbytes + maps)
+    each = features.nbytes + maps
+    if limit is not None and limit < fixed + each:
+        raise ValueError(
+            f"max_memory_bytes must be at least {fixed + each} for the targets of this session, got {limit}."
+        )
+    if not counts:
+        return 1
+    return config.context_length if limit is None else min(config.context_length, (limit - fixed) // each)
 
 
 def propagate_groups(
@@ -104,22 +164,23 @@ def propagate_groups(
     maps, recent_topk = [], {}  # number of recent frames -> their best keys, shared by all groups that are old enough
     for group, active in zip(groups, actives, strict=True):
         recent = memory.recent_slots(group.age, config.context_step)
-        copies = 1 + (config.num_context_frames - len(recent) if config.repeat_first else 0)
+        room = -(-len(memory.ring) // config.context_step)  # frames
+        copies = 1 + (room - len(recent) if config.repeat_first else 0)
         if config.propagation_family != "joint":
             maps.append(_propagate_softmax(group, memory, features, recent, copies, active, config))
             continue
         if config.first_windowed:
-            best = window_topk(features, [group.anchor], *window, active)
+            best = window_topk(features, [group.anchor.to(features)], *window, active)
         else:
-            best = frame_topk(features, group.anchor, config.propagation_topk)
+            best = frame_topk(features, group.anchor.to(features), config.propagation_topk)
         best = repeat_topk(best, copies)
-        if kept := group.kept_beside(config):
+        if kept := group.kept_beside(features, len(memory.ring), config):
             best = merge_topk(
                 best, _in_slots(window_topk(features, kept, *window, active), [len(group.labels) - 1], size)
             )
         if recent:
             if len(recent) not in recent_topk:
-                keys = [memory.ring[i] for i in recent]
+                keys = [memory.ring[i].to(features) for i in recent]
                 recent_topk[len(recent)] = window_topk(features, keys, *window, any_active)
             best = merge_topk(best, _in_slots(recent_topk[len(recent)], [i + 1 for i in recent], size))
         maps.append(propagate_labels(*best, group.labels, config.temperature, active.flatten()))
@@ -136,8 +197,8 @@ def _propagate_softmax(
     config: FgvcConfig,
 ) -> torch.Tensor:
     """New label maps of a group where the family is not joint."""
-    kept = group.kept_beside(config)
-    keys = [group.anchor] * copies + kept + [memory.ring[i] for i in recent]
+    kept = group.kept_beside(features, len(memory.ring), config)
+    keys = [group.anchor.to(features)] * copies + kept + [memory.ring[i].to(features) for i in recent]
     slots = [0] * copies + [len(group.labels) - 1] * len(kept) + [i + 1 for i in recent]
     whole = 0 if config.first_windowed else copies
     return propagate_softmax(features, keys, group.labels[slots], active.flatten(), config, whole)

@@ -73,7 +73,13 @@ class FgvcProcessor(ProcessorMixin):
         merged = self._merge_kwargs(FgvcProcessorKwargs, **kwargs)  # ty: ignore[invalid-argument-type]
         return self.image_processor(images, **merged["images_kwargs"])
 
-    def init_video_session(self, video=None) -> FgvcInferenceSession:
+    def init_video_session(
+        self,
+        video=None,
+        memory_dtype: torch.dtype | None = None,
+        memory_device: torch.device | str | None = None,
+        max_memory_bytes: int | None = None,
+    ) -> FgvcInferenceSession:
         """
         Start a session on a video, or on frames to come.
 
@@ -82,15 +88,25 @@ class FgvcProcessor(ProcessorMixin):
                 A path to a video file or to a folder of images, an array (T, H, W, 3), a list of frames, an iterator over
                 frames, or a frame source; everything [`open_video`] takes. Frames are read when they are needed. Nothing
                 for a live source whose frames are passed to [`FgvcModel.step`].
+            memory_dtype (`torch.dtype`, *optional*): Of the features of remembered frames, such as `torch.bfloat16` beside a model in
+                float32: half the memory. That of the model if not given.
+            memory_device (`torch.device` or `str`, *optional*): Where remembered frames are kept, such as `"cpu"` beside a model on a
+                GPU. That of the model if not given.
+            max_memory_bytes (`int`, *optional*): What the session may hold in memory. Where label maps and the previous frames of
+                `config.num_context_frames` would take more, there are fewer of these frames.
 
         Raises:
-            `OSError`, `ValueError`: the video cannot be read.
+            `OSError`, `ValueError`: the video cannot be read, or an argument is not among those accepted.
         """
+        if memory_dtype not in (None, torch.float32, torch.float16, torch.bfloat16):
+            raise ValueError(f"memory_dtype must be torch.float32, float16 or bfloat16, got {memory_dtype}.")
+        if max_memory_bytes is not None and max_memory_bytes <= 0:
+            raise ValueError(f"max_memory_bytes must be positive, got {max_memory_bytes}.")
         if video is not None:
             from .video import open_video  # imported late, so that frames that are in memory already need no decoder
 
             video = open_video(video)
-        return FgvcInferenceSession(self.image_processor, video)
+        return FgvcInferenceSession(self.image_processor, video, memory_dtype, memory_device, max_memory_bytes)
 
     def add_inputs_to_inference_session(
         self,

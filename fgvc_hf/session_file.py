@@ -55,6 +55,11 @@ def save_session(session: FgvcInferenceSession, model: FgvcModel, path: str | Pa
         "model": fingerprint(model),
         "image_processor": session.image_processor.to_dict(),
         "original_size": session.original_size,
+        "memory_options": [
+            session.memory_dtype and str(session.memory_dtype).removeprefix("torch."),
+            session.memory_device and str(session.memory_device),
+            session.max_memory_bytes,
+        ],
         "last_frame_idx": session.last_frame_idx,
         "prompts": prompts,
         "started": sorted(session.started),
@@ -89,7 +94,10 @@ def load_session(path: str | Path, model: FgvcModel, video: Any = None) -> FgvcI
     if metadata["model"] != fingerprint(model):
         raise ValueError(f"{path}: is a session of another checkpoint; load the one that it was saved with.")
     processor = FgvcImageProcessorPil(**metadata["image_processor"])
-    session = FgvcInferenceSession(processor, None if video is None else open_video(video))
+    dtype, device, limit = metadata["memory_options"]
+    dtype = dtype and getattr(torch, dtype)
+    session = FgvcInferenceSession(processor, None if video is None else open_video(video), dtype, device, limit)
+    session.device = model.device
     size = metadata["original_size"] and tuple(metadata["original_size"])
     if session.original_size not in (None, size) and size:
         raise ValueError(f"video is of size {session.original_size}, but the session of {size}.")
@@ -106,12 +114,15 @@ def load_session(path: str | Path, model: FgvcModel, video: Any = None) -> FgvcI
     for name, values in metadata["parts"].items():
         if name == "memory":
             session.memory = _put_together(FrameMemory, name, values, tensors)
+            session.memory.ring = session.memory.ring.to(device or model.device)
         elif name == "templates":
             session.templates = _put_together(PointTemplates, name, values, tensors)
         elif name.startswith("box"):
             session.boxes[int(name.removeprefix("box"))] = _put_together(TrackedBox, name, values, tensors)
         else:
-            session.groups.append(_put_together(TargetGroup, name, values, tensors))
+            group = _put_together(TargetGroup, name, values, tensors)
+            group.anchor = group.anchor.to(device or model.device)
+            session.groups.append(group)
     return session
 
 

@@ -84,6 +84,12 @@ class PointTemplates:
             new((0, len(EVIDENCE)), dtype=torch.float32),
         )
 
+    @staticmethod
+    def bytes_each(features: torch.Tensor, config: FgvcConfig) -> int:
+        """What the patches of one point take, for features (h, w, C)."""
+        patches = 1 + max(BACK)
+        return patches * (2 * config.template_radius + 1) ** 2 * features.shape[-1] * features.element_size()
+
     def add(self, ids: list[int], points: torch.Tensor, features: torch.Tensor, config: FgvcConfig) -> None:
         """Start to follow points (n, 2), float64 in pixels of the model's input, from a frame with features (h, w, C)."""
         cells = point_to_cell(points, config.output_stride, config.cell_origin).float()

@@ -5,6 +5,7 @@ Points on the painted part are followed, and between them the way back to the fi
 """
 
 from collections.abc import Iterator
+from typing import cast
 
 import numpy as np
 import torch
@@ -67,11 +68,12 @@ def paint(
     frames = session.video.frames(frame_idx)
     outputs = model.propagate_in_video_iterator(session, frame_idx, show_progress_bar=show_progress_bar)
     for frame, output in zip(frames, outputs, strict=True):
+        t = cast(int, output.frame_idx)
         found = processor.post_process_point_tracking(output, session)
-        target = torch.from_numpy(found.tracks[:, output.frame_idx]).double()
-        layer = warp(colours, source, target, output.confidence.double(), distance)
+        target = torch.from_numpy(found.tracks[:, t]).double()
+        layer = warp(colours, source, target, cast(torch.Tensor, output.confidence).double(), distance)
         painted = layer[:3] + (1 - layer[3:]) * torch.tensor(frame).movedim(-1, 0) / 255
-        yield output.frame_idx, (255 * painted).round().clamp(0, 255).byte().movedim(0, -1).numpy()
+        yield t, (255 * painted).round().clamp(0, 255).byte().movedim(0, -1).numpy()
 
 
 def points_on(alpha: np.ndarray) -> tuple[np.ndarray, float]:

@@ -9,7 +9,6 @@ keeps the best weights; `--dry-run` prints sizes, time and memory, and stops.
 """
 
 import argparse
-import copy
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -155,13 +154,12 @@ def tap_vid_score(arguments: argparse.Namespace):
     processor = FgvcProcessor(FgvcImageProcessorPil(**PRESETS["fast"][0]))
 
     def score(model: FgvcModel) -> dict[str, float]:
-        before = copy.copy(model.config)
-        for name, value in UNCALIBRATED.items():
-            setattr(model.config, name, value)
+        before = {name: getattr(model.config, name) for name in UNCALIBRATED}
+        vars(model.config).update(UNCALIBRATED)
         with torch.autocast(model.device.type, torch.bfloat16, enabled=arguments.precision == "bf16"):
             videos = load_tapvid_npz(*arguments.evaluate, arguments.evaluate_sequences)
             counts = {video.name: track_queries(model, processor, video)[1] for video in videos}
-        model.config = before
+        vars(model.config).update(before)
         return {"delta_avg": aggregate(counts)["tapvid"]["delta_avg"]}
 
     return score

@@ -101,3 +101,83 @@ def test_the_kept_frame_is_saved_with_the_session(processor, noise_clip, tmp_pat
     restored = load_session(tmp_path / "s.safetensors", model)
     for frame in noise_clip[6:]:
         assert torch.equal(model.step(restored, frame).mask_maps, model.step(session, frame).mask_maps)
+
+
+def masks(*boxes):
+    found = np.zeros((len(boxes), 40, 56), bool)
+    for mask, (top, left, bottom, right) in zip(found, boxes, strict=True):
+        mask[top:bottom, left:right] = True
+    return found
+
+
+def maps_of(model, processor, clip, prompts, **options):
+    """Label maps of all frames, and what the session holds at the end of each."""
+    session, outputs, held = processor.init_video_session(**options), [], []
+    for t, frame in enumerate(clip):
+        for ids, kind in prompts.get(t, {}).items():
+            processor.add_inputs_to_inference_session(session, t, [ids], **kind)
+        outputs.append(model.step(session, frame))
+        held.append(session.memory_bytes)
+    return session, outputs, held
+
+
+@pytest.mark.parametrize("kept_frame", [0, 2])
+def test_a_bound_on_memory_is_kept_by_fewer_frames(processor, noise_clip, kept_frame):
+    torch.manual_seed(0)
+    config = {"hidden_sizes": [8, 16, 32], "propagation_radius": 5, "kept_frame": kept_frame}
+    model = FgvcModel(FgvcConfig(num_context_frames=6, **config)).eval()
+    first, second, box = masks((5, 5, 25, 25), (10, 30, 30, 50), (12, 12, 20, 20))[:, None]
+    early = {0: {1: {"input_masks": first}, 7: {"input_points": [(20, 20)]}}}
+    late = early | {4: {2: {"input_masks": second}, 3: {"input_masks": box}, 9: {"input_boxes": [(5, 5, 20, 20)]}}}
+    _, outputs, held = maps_of(model, processor, noise_clip, early)
+    frame = 20 * 28 * (4 * 32 + 2 * 4 + 1)  # features, two label maps, and their support
+    limit = held[-1] - 3 * frame
+    session, _, bound = maps_of(model, processor, noise_clip, early, max_memory_bytes=limit)
+    assert len(session.memory.ring) == 3 and max(bound) <= limit
+    shorter = FgvcModel(FgvcConfig(num_context_frames=3, **config)).eval()
+    shorter.load_state_dict(model.state_dict())
+    _, expected, _ = maps_of(shorter, processor, noise_clip, early)
+    _, outputs, _ = maps_of(model, processor, noise_clip, early, max_memory_bytes=limit)
+    assert all(torch.equal(a.mask_maps, b.mask_maps) for a, b in zip(outputs, expected, strict=True))
+
+    # targets that come later take frames from those that are there
+    _, _, free = maps_of(model, processor, noise_clip, late)
+    limit = free[-1] - 2 * 20 * 28 * (4 * 32 + 2 * (2 * 4 + 1))
+    session, outputs, held = maps_of(model, processor, noise_clip, late, max_memory_bytes=limit)
+    assert max(held) <= limit < free[-1] and len(session.memory.ring) == 4
+    assert outputs[-1].mask_ids == [1, 2, 3] and (outputs[-1].mask_maps.amax(dim=(1, 2)) > 0).all()
+
+
+def test_a_bound_that_nothing_fits_into_is_refused_and_the_session_goes_on(tiny_model, processor, noise_clip):
+    mask, other = masks((5, 5, 25, 25), (10, 30, 30, 50))[:, None]
+    _, _, held = maps_of(tiny_model, processor, noise_clip[:3], {0: {1: {"input_masks": mask}}})
+    frame = 20 * 28 * (4 * 32 + 4 + 1)
+    session = processor.init_video_session(
+        max_memory_bytes=held[-1] - 2 * frame
+    )  # one previous frame instead of three
+    processor.add_inputs_to_inference_session(session, 0, [1], input_masks=mask)
+    tiny_model.step(session, noise_clip[0])
+    processor.add_inputs_to_inference_session(session, 1, [2], input_masks=other)
+    with pytest.raises(ValueError, match="max_memory_bytes must be at least"):
+        tiny_model.step(session, noise_clip[1])
+    session.remove(2)
+    assert tiny_model.step(session, noise_clip[2]).mask_ids == [1]
+    with pytest.raises(ValueError, match="max_memory_bytes must be positive"):
+        processor.init_video_session(max_memory_bytes=0)
+
+
+def test_remembered_features_may_be_of_lower_precision(tiny_model, processor, noise_clip, tmp_path):
+    prompts = {0: {1: {"input_masks": masks((5, 5, 25, 25))}}}
+    _, expected, held = maps_of(tiny_model, processor, noise_clip, prompts)
+    half = {"memory_dtype": torch.bfloat16, "memory_device": "cpu"}
+    session, outputs, less = maps_of(tiny_model, processor, noise_clip, prompts, **half)
+    assert session.memory.ring.dtype == session.groups[0].anchor.dtype == torch.bfloat16
+    assert held[-1] - less[-1] == 4 * 20 * 28 * 32 * 2  # four frames of features
+    different = [(a.mask_maps - b.mask_maps).abs().mean() for a, b in zip(outputs, expected, strict=True)]
+    assert 0 < max(different) < 0.02
+    save_session(session, tiny_model, tmp_path / "s.safetensors")
+    restored = load_session(tmp_path / "s.safetensors", tiny_model)
+    again = tiny_model.step(restored, noise_clip[0]), tiny_model.step(session, noise_clip[0])
+    assert torch.equal(again[0].mask_maps, again[1].mask_maps) and restored.memory.ring.dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="memory_dtype must be"):
+        processor.init_video_session(memory_dtype=torch.int8)

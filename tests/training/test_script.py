@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fgvc_hf import FgvcConfig, FgvcModel, render_clip
 from fgvc_hf.data.shards import StreamedClips, shard_names
@@ -156,6 +157,43 @@ def test_preparing_named_layouts(tmp_path):
         Image.fromarray(np.full((40, 60, 3), number, np.uint8)).save(frames / f"{number:05d}.jpg")
     done = run("prepare.py", "youtube-vos", tmp_path, tmp_path / "out")
     assert done.returncode == 0 and "1 shards" in done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def tracks(tmp_path_factory):
+    """A file of tracks and the folder of its frames."""
+    folder, clip = (
+        tmp_path_factory.mktemp("tracks"),
+        render_clip(num_frames=4, height=64, width=96, num_points=4, seed=2),
+    )
+    (folder / "frames" / "one").mkdir(parents=True)
+    for t, frame in enumerate(clip.frames):
+        Image.fromarray(frame).save(folder / "frames" / "one" / f"{t:05d}.jpg")
+    arrays = {"one/points": clip.tracks, "one/occluded": ~clip.visible, "one/size": np.array([96, 64])}
+    np.savez(folder / "tracks.npz", **arrays)
+    return folder / "tracks.npz", folder / "frames"
+
+
+def test_scores_during_training(videos, checkpoint, tracks, tmp_path):
+    arguments = ["--videos", videos, "--output", tmp_path / "run", "--start", checkpoint, "--evaluate", *tracks]
+    done = train("--recipe", "joint-small", *arguments, "--evaluate-every", 2, changes=[*SMALL, "average=0.5"])
+    assert done.returncode == 0, done.stderr
+    entries = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    scores = {entry["step"]: entry["scores"] for entry in entries if "scores" in entry}
+    assert list(scores) == [2, 3] and all(0 < score["delta_avg"] <= 1 for score in scores.values())
+    for name in ("best", "last"):  # measured by templates, and saved as it was
+        assert FgvcModel.from_pretrained(tmp_path / "run" / name).config.point_matching == "labels"
+
+
+def test_ablations_make_a_table_and_are_not_repeated(videos, checkpoint, tracks, tmp_path):
+    arguments = ["--videos", videos, "--teacher", checkpoint, "--start", checkpoint, "--evaluate", *tracks]
+    arguments += ["--output", tmp_path, "--only", "Dirac labels", "reconstruction"]
+    arguments += [part for change in SMALL for part in ("--set", change)]
+    first, second = run("ablate.py", *arguments), run("ablate.py", *arguments)
+    assert first.returncode == second.returncode == 0, first.stderr
+    rows = (tmp_path / "table.md").read_text().splitlines()
+    assert [row.split(" | ")[0] for row in rows[2:]] == ["| before training", "| Dirac labels", "| reconstruction"]
+    assert "reconstruction: {" in first.stdout and "reconstruction: {" not in second.stdout
 
 
 def test_averaging_checkpoints(videos, checkpoint, tmp_path):
