@@ -25,6 +25,7 @@ _HOMES = {
     "open_video": "video",
     "paint": "textures_fgvc",
     "VideoWriter": "video",
+    "chain_flow": "flow_chain_fgvc",
     "contact_sheet": "visualization",
     "draw_flow": "visualization",
     "draw_masks": "visualization",

@@ -1,9 +1,11 @@
 """Dense flow: every cell of one frame is matched with a window of another, tile by tile."""
 
+import numpy as np
 import torch
 
 from .configuration_fgvc import FgvcConfig
 from .correlation_fgvc import window_topk
+from .propagation_fgvc import read_masks
 from .templates_fgvc import search_cells
 
 
@@ -42,6 +44,16 @@ def _one_way(query: torch.Tensor, key: torch.Tensor, config: FgvcConfig) -> torc
     cell = torch.arange(h * w, device=query.device)
     flow = torch.stack([(weights * x).sum(dim=1) - cell % w, (weights * y).sum(dim=1) - cell // w], dim=1)
     return flow.view(h, w, 2)
+
+
+def at_video_size(
+    maps: torch.Tensor, original_size: tuple[int, int], input_size: tuple[int, int], config: FgvcConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """Flow and occlusion (3, h, w), in cells, at the size of the video: flow (H, W, 2) in its pixels, float32, and occlusion (H, W), bool."""
+    stride = config.output_stride
+    x, y, hidden = read_masks(maps, input_size, original_size, stride, config.cell_origin).cpu().numpy()
+    scale = stride * np.array(original_size[::-1]) / np.array(input_size[::-1])
+    return np.stack([x, y], axis=-1) * scale.astype(np.float32), hidden >= 0.5
 
 
 __all__ = ["dense_flow"]

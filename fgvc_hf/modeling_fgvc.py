@@ -26,11 +26,10 @@ from transformers.utils.output_capturing import capture_outputs
 from .configuration_fgvc import FgvcConfig
 from .correlation_fgvc import window_correlation
 from .encoder_fgvc import FgvcBasicBlock, FgvcBottleneckBlock, FgvcEncoder
-from .flow_fgvc import dense_flow
+from .flow_fgvc import at_video_size, dense_flow
 from .image_processing_pil_fgvc import FgvcImageProcessorPil
 from .inference_session_fgvc import FgvcInferenceSession
 from .processing_fgvc import FgvcProcessor, PointTracks
-from .propagation_fgvc import read_masks
 
 
 @dataclass
@@ -249,13 +248,9 @@ class FgvcModel(FgvcPreTrainedModel):
         features = [
             self.normalized_features(session.preprocess(frame).to(self.device))[0] for frame in (frame_0, frame_1)
         ]
-        original_size, input_size = session.sizes
         flow, occluded = dense_flow(*features, self.config)  # (h, w, 2) cells, (h, w)
         maps = torch.cat([flow.movedim(-1, 0), occluded[None].float()])
-        cells = self.config.output_stride, self.config.cell_origin
-        x, y, hidden = read_masks(maps, input_size, original_size, *cells).cpu().numpy()
-        scale = self.config.output_stride * np.array(original_size[::-1]) / np.array(input_size[::-1])
-        return FgvcFlowOutput(np.stack([x, y], axis=-1) * scale.astype(np.float32), hidden >= 0.5)
+        return FgvcFlowOutput(*at_video_size(maps, *session.sizes, self.config))
 
     @torch.inference_mode()
     def step(self, inference_session: FgvcInferenceSession, frame, frame_idx: int | None = None) -> FgvcVideoOutput:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fgvc_hf import FgvcConfig, render_clip
+from fgvc_hf import FgvcConfig, chain_flow, render_clip
 from fgvc_hf.cli import main
 from fgvc_hf.flow_fgvc import dense_flow
 from fgvc_hf.flow_files import FLO_TAG, read_flo, save_flow
@@ -37,6 +37,23 @@ def test_flow_of_a_real_model_at_the_size_of_the_frames(bundled_model, processor
     both[12:-6, 6:-10] = True
     assert end_point_error(found.flow, truth, both)["EPE"] < 0.5
     assert found.occluded[both].mean() < 0.02
+
+
+def test_chained_flow_goes_farther_than_one_step_can(bundled_model, processor):
+    texture = render_clip(num_frames=1, height=140, width=240, num_points=1, num_bodies=0, seed=3).frames[0]
+    clip = [texture[10:106, 80 - 8 * t : 208 - 8 * t] for t in range(8)]  # the content moves by +8 per frame
+    found = dict(chain_flow(bundled_model, clip, frame_idx=1, processor=processor))
+    assert list(found) == list(range(1, 8))
+    assert not found[1].flow.any() and not found[1].occluded.any()
+    reach = bundled_model.config.search_radius * (96 * 128) ** 0.5
+    for t in (4, 7):
+        stays = np.zeros((96, 128), bool)
+        stays[12:-12, 12 : 116 - 8 * (t - 1)] = True
+        truth = np.broadcast_to(np.float32([8 * (t - 1), 0]), (96, 128, 2))
+        assert end_point_error(found[t].flow, truth, stays)["EPE"] < 1
+        assert found[t].occluded[stays].mean() < 0.05
+        assert found[t].occluded[:, 136 - 8 * (t - 1) :].mean() > 0.9  # has left the frame
+    assert reach < 8 * 6
 
 
 def test_frames_must_be_of_one_size(bundled_model, processor):
