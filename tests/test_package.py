@@ -34,6 +34,7 @@ def folder_with_clip(tmp_path, monkeypatch):
     ids = np.zeros((64, 64), np.uint8)
     ids[20:40, 10:30] = 1
     write_mask("mask.png", ids)
+    Image.fromarray(np.where(ids[..., None] > 0, np.uint8([255, 0, 0, 255]), np.uint8(0))).save("texture.png")
     return tmp_path
 
 

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from fgvc_hf import load, paint, render_clip
+from fgvc_hf import VideoWriter, load, open_video, paint, render_clip
+from fgvc_hf.cli import main
 from fgvc_hf.textures_fgvc import agreement, moving_least_squares, points_on, warp
 
 
@@ -106,3 +108,27 @@ def test_a_thin_shape_has_points_too():
     alpha[30, 5:70] = 255
     points, _ = points_on(alpha)
     assert len(points) and set(points[:, 1]) == {30.5}
+
+
+def test_command(tmp_path, capsys):
+    with VideoWriter(tmp_path / "clip.mp4", 12, 96, 128) as writer:
+        for frame in moving_clip(3):
+            writer.write(frame)
+    Image.fromarray(chequered(96, 128, disc(96, 128, 50, 70, 28))).save(tmp_path / "good.png")
+    Image.fromarray(chequered(90, 128, disc(90, 128, 50, 70, 28))).save(tmp_path / "other.png")
+    (tmp_path / "text.png").write_text("no image")
+    out = tmp_path / "out.mp4"
+    for name, frame, message in (
+        ("good", "0", ""),
+        ("other", "0", "texture must be 96x128 like the video"),
+        ("text", "0", "is no image"),
+        ("absent", "0", "No such file"),
+        ("good", "3", "frame_idx must be a frame of the video"),
+    ):
+        arguments = ["paint", str(tmp_path / "clip.mp4"), "--texture", str(tmp_path / f"{name}.png"), "--frame", frame]
+        code = main([*arguments, "--output", str(out), "--preset", "fast"])
+        error = capsys.readouterr().err
+        assert code == (2 if message else 0) and message in error and out.is_file() == (not message), error
+        if not message:
+            assert open_video(out).num_frames == 3
+            out.unlink()
