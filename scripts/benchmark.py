@@ -2,6 +2,7 @@
 
     python scripts/benchmark.py                     speed: a few minutes
     python scripts/benchmark.py --only memory       peak memory at 50 and 400 frames: some minutes more
+    python scripts/benchmark.py --only length       memory and time per frame at 100 and 2,000 frames: a quarter of an hour
     python scripts/benchmark.py --output bench.json
 
 `official` is the algorithm of the paper's released evaluation: the full product of all queries with all keys of all
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -26,7 +28,6 @@ import torch.nn.functional as F
 from fgvc_hf import FgvcImageProcessorPil, FgvcModel, FgvcProcessor, VideoWriter, default_checkpoint, load, render_clip
 from fgvc_hf.correlation_fgvc import reference_topk, window_topk
 from fgvc_hf.modeling_fgvc import FgvcEncoder
-from fgvc_hf.presets import fast_dtype
 from fgvc_hf.propagation_fgvc import propagate_labels
 
 
@@ -39,17 +40,18 @@ LABELS = 5
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--only", choices=tuple(SECTIONS), action="append", help="sections to run; default: all but memory"
+        "--only", choices=tuple(SECTIONS), action="append", help="sections to run; default: all but memory and length"
     )
     parser.add_argument("--rounds", type=int, default=5, help="turns that every variant gets")
     parser.add_argument("--output", type=Path, help="JSON file for the results")
     parser.add_argument("--peak-memory-of", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--preset", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.peak_memory_of:
-        print(json.dumps(peak_memory(arguments.peak_memory_of)))
+        print(json.dumps(peak_memory(arguments.peak_memory_of, arguments.preset)))
         return
     results = {"machine": describe_machine()}
-    for name in arguments.only or [name for name in SECTIONS if name != "memory"]:
+    for name in arguments.only or [name for name in SECTIONS if name not in ("memory", "length")]:
         print(f"\n{name}", flush=True)
         results[name] = SECTIONS[name](arguments.rounds)
     if arguments.output:
@@ -183,12 +185,41 @@ def memory(rounds: int) -> dict:
     return results
 
 
-def peak_memory(path: Path) -> dict:
-    """Track four points at the video's own resolution, in this process."""
-    model = FgvcModel.from_pretrained(default_checkpoint(), dtype=fast_dtype(torch.device("cpu")))
-    processor = FgvcProcessor(FgvcImageProcessorPil(resize_policy="none"))
-    model.track(path, [(0, x, y) for x in (200, 600) for y in (150, 350)], processor=processor)
-    return {"peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+def length(rounds: int) -> dict:
+    """Memory and time per frame of following 4 points through 480x854 video files of 100 and 2,000 frames, preset balanced."""
+    results = {}
+    clip = render_clip(num_frames=25, height=480, width=854, num_points=4)
+    for frames in (100, 2000):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "clip.mp4"
+            write_video(path, clip.frames, frames)
+            command = [sys.executable, __file__, "--peak-memory-of", str(path), "--preset", "balanced"]
+            found = json.loads(subprocess.check_output(command, text=True).splitlines()[-1])
+            print(
+                f"  {frames} frames: {found['peak_mib']:.0f} MiB; median time of a frame {found['first_ms']:.0f} ms among "
+                f"the first 100, {found['last_ms']:.0f} ms among the last",
+                flush=True,
+            )
+            results[f"{frames} frames"] = found
+    return results
+
+
+def peak_memory(path: Path, preset: str | None = None) -> dict:
+    """Track four points, at the video's own resolution if there is no preset, in this process."""
+    model, processor = load(preset=preset, device="cpu")
+    if preset is None:
+        processor = FgvcProcessor(FgvcImageProcessorPil(resize_policy="none"))
+    session, ends = processor.init_video_session(path), []
+    points = [(x, y) for x in (200, 600) for y in (150, 350)]
+    processor.add_inputs_to_inference_session(session, 0, range(len(points)), points)
+    for _ in model.propagate_in_video_iterator(session):
+        ends.append(time.perf_counter())
+    taken = [1000 * (after - before) for before, after in pairwise(ends)]
+    return {
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "first_ms": statistics.median(taken[:100]),
+        "last_ms": statistics.median(taken[-100:]),
+    }
 
 
 def write_video(path: Path, frames, length: int) -> None:
@@ -199,7 +230,7 @@ def write_video(path: Path, frames, length: int) -> None:
             writer.write(frames[there_and_back[i % len(there_and_back)]])
 
 
-SECTIONS = {"encoder": encoder, "propagation": propagation, "tracking": tracking, "memory": memory}
+SECTIONS = {"encoder": encoder, "propagation": propagation, "tracking": tracking, "memory": memory, "length": length}
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, load
-from fgvc_hf.data.synthetic import render_clip
+from fgvc_hf.data.synthetic import render_clip, translating_texture
 
 
 QUERIES = np.array([(0, 12.3, 20.1), (0, 40.0, 8.5), (2, 30.2, 30.7), (5, 20.0, 15.0)])
@@ -345,3 +345,15 @@ def test_a_point_that_leaves_the_frame_is_outside_and_one_that_is_covered_is_not
     assert result.visible[2].all() and not result.outside[2].any()
     assert (result.uncertainty[:, 0] == 0).all() and (result.uncertainty[:, 1:] > 0).all()
     assert result.uncertainty[2, 1:].max() < result.uncertainty[1, 6:].min()
+
+
+@pytest.mark.parametrize("velocity", [(0.1, 0.05), (0.3, -0.2)])
+def test_slow_motion_does_not_jitter_with_the_grid_of_cells(velocity):
+    """Steps from frame to frame are off by much less than a cell of two pixels."""
+    clip = translating_texture(12, 96, 96, velocity=velocity, seed=1)
+    model, processor = load(preset="fast", dtype="float32")
+    processor.image_processor.resize_policy = "none"
+    result = model.track(clip.frames, clip.queries, processor=processor)
+    off = np.diff(result.tracks - clip.tracks, axis=1)
+    assert np.sqrt((off**2).sum(axis=-1).mean()) < 0.2
+    assert np.linalg.norm(result.tracks - clip.tracks, axis=-1).mean() < 0.25
