@@ -44,12 +44,14 @@ class Benchmark:
         measure (callable): (model, processor, video, options by name) to counts as JSON, and a function that gives the frames of an overlay.
         metrics (callable): Counts as JSON by video name to aggregation, metric and value.
         headline (`tuple[str, str]`): Aggregation and metric that videos are ranked by.
+        parts (callable): Counts of a video to the metrics of its parts by name, for the table; nothing where it has just one.
     """
 
     load: Callable[[Path, str | None], Iterable[Any]]
     measure: Callable[..., tuple[dict, Callable[[], Iterable[np.ndarray]]]]
     metrics: Callable[[dict[str, dict]], dict[str, dict[str, float]]]
     headline: tuple[str, str]
+    parts: Callable[[dict], dict[str, dict[str, float]]] = lambda counts: {}
 
 
 def _measure_tapvid(model, processor, video, query_mode="first"):
@@ -74,6 +76,12 @@ def _davis_metrics(videos: dict[str, dict]) -> dict[str, dict[str, float]]:
         for name, objects in videos.items()
     }
     return {"objects": davis_metrics.aggregate(scores)}
+
+
+def _davis_objects(objects: dict) -> dict[str, dict[str, float]]:
+    if len(objects) == 1:
+        return {}
+    return {f"object {obj_id}": _davis_metrics({"": {obj_id: lists}})["objects"] for obj_id, lists in objects.items()}
 
 
 def _measure_badja(model, processor, video):
@@ -120,7 +128,11 @@ def _draw_points(frames: Iterable[np.ndarray], tracks) -> Iterable[np.ndarray]:
 BENCHMARKS = {
     "tapvid": Benchmark(load_tapvid, _measure_tapvid, _tapvid_metrics, ("tapvid", "delta_avg")),
     "davis": Benchmark(
-        lambda root, split: load_davis(root, split or "val"), _measure_davis, _davis_metrics, ("objects", "J&F")
+        lambda root, split: load_davis(root, split or "val"),
+        _measure_davis,
+        _davis_metrics,
+        ("objects", "J&F"),
+        _davis_objects,
     ),
     "badja": Benchmark(load_badja, _measure_badja, _badja_metrics, ("pips", "PCK@0.2")),
     "jhmdb": Benchmark(load_jhmdb, _measure_jhmdb, _jhmdb_metrics, ("with_first", "PCK@0.1")),
@@ -280,11 +292,14 @@ def _keep_extremes(folder: Path, benchmark: Benchmark, result: dict) -> None:
 
 
 def table(result: dict, benchmark: Benchmark) -> str:
-    """Per video and on average, in per cent."""
+    """Per video, and part of it where there are several, and on average; in per cent."""
     group = benchmark.headline[0]
     columns = [name for name in result["metrics"][group] if not name.startswith("iou_")]
-    rows = {name: video["metrics"][group] for name, video in result["videos"].items()}
+    rows = {}
+    for name, video in result["videos"].items():
+        rows[name] = video["metrics"][group]
+        rows |= {f"{name}, {part}": values for part, values in benchmark.parts(video["counts"]).items()}
     rows |= {f"mean, {name}": values for name, values in result["metrics"].items()}
-    lines = [f"{'':24s}" + "".join(f"{column:>10s}" for column in columns)]
-    lines += [f"{name:24s}" + "".join(f"{100 * row[c]:10.1f}" for c in columns) for name, row in rows.items()]
+    lines = [f"{'':28s}" + "".join(f"{column:>10s}" for column in columns)]
+    lines += [f"{name:28s}" + "".join(f"{100 * row[c]:10.1f}" for c in columns) for name, row in rows.items()]
     return "\n".join(lines)
