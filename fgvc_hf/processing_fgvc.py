@@ -16,6 +16,9 @@ from .propagation_fgvc import read_masks
 from .targets_fgvc import BoxTarget, MaskTarget
 
 
+GONE = 0.02  # largest share of a cell below which an object is nowhere on a frame
+
+
 @dataclass
 class PointTracks:
     """
@@ -161,7 +164,9 @@ class FgvcProcessor(ProcessorMixin):
 
     def post_process_masks(self, output, inference_session: FgvcInferenceSession) -> np.ndarray:
         """
-        The masks of one frame: every pixel goes to the object with the largest share of it, or to the background.
+        The masks of one frame: every pixel goes to the object with the largest share of it, or to the background. Shares are compared
+        in proportion to the largest that each has on the frame, as in the official code of VFS: what is small is blurred most on its way,
+        and would else lose all of its pixels to what is large.
 
         Args:
             output ([`FgvcVideoOutput`]): A frame.
@@ -178,7 +183,9 @@ class FgvcProcessor(ProcessorMixin):
         stride = -(-input_size[0] // output.mask_maps.shape[1])
         shares = read_masks(output.mask_maps, input_size, original_size, stride, session.cell_origin)  # (masks, H, W)
         background = (1 - shares.sum(dim=0, keepdim=True)).clamp_min(0)
-        best = torch.cat([background, shares]).argmax(dim=0).numpy()
+        shares = torch.cat([background, shares])
+        largest = shares.amax(dim=(1, 2), keepdim=True)
+        best = (shares / largest).masked_fill(largest < GONE, 0).argmax(dim=0).numpy()
         result = np.array([0, *output.mask_ids], dtype=np.int32)[best]
         for (obj_id, frame_idx), prompt in session.prompts.items():
             if isinstance(prompt, MaskTarget) and frame_idx == output.frame_idx and obj_id in output.mask_ids:

@@ -226,3 +226,22 @@ def test_a_mask_can_be_corrected_and_removed(tiny_model, processor, noise_clip):
             np.testing.assert_array_equal(ids == 1, right & (np.arange(40) < 20)[:, None])
         if t == 6:
             session.remove(1)
+
+
+def test_a_small_object_that_was_blurred_keeps_its_place_and_one_that_is_gone_does_not(
+    processor, noise_clip, bundled_model
+):
+    session = processor.init_video_session(noise_clip)
+    ids = np.zeros((2, 40, 56), bool)
+    ids[0, 4:36, 4:30], ids[1, 20:22, 40:42] = True, True
+    processor.add_inputs_to_inference_session(session, 0, [1, 2], input_masks=ids)
+    output = bundled_model.step(session, noise_clip[0])
+    output = bundled_model.step(session, noise_clip[1])
+    blurred = torch.zeros(2, 20, 28)
+    blurred[0, 2:18, 2:15], blurred[1, 9:13, 19:23] = 0.9, 0.2
+    blurred[1, 10:12, 20:22] = 0.4
+    output.mask_maps = blurred
+    found = processor.post_process_masks(output, session)
+    assert (found[20:23, 40:43] == 2).all() and (found[:16] != 2).all() and (found[8:32, 8:26] == 1).all()
+    blurred[1] *= 0.01
+    assert not (processor.post_process_masks(output, session) == 2).any()
