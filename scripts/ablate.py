@@ -44,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--videos", type=Path, required=True)
     parser.add_argument("--teacher", required=True, help="checkpoint that gives soft labels")
-    parser.add_argument("--start", help="checkpoint that all variants start from; random weights if not given")
+    parser.add_argument("--start-from", help="checkpoint that all variants start from; random weights if not given")
     parser.add_argument("--evaluate", nargs=2, type=Path, required=True, metavar=("TRACKS.npz", "FRAMES"))
     parser.add_argument("--evaluate-sequences", nargs="+", help="only these")
     parser.add_argument("--output", type=Path, required=True)
@@ -58,8 +58,8 @@ def main() -> None:
     if unknown:
         sys.exit(f"error: there is no variant {unknown[0]!r}; there are {', '.join(VARIANTS)}.")
     scores = (
-        {"before training": tap_vid_score(arguments)(load_model(arguments.start, torch.float32).eval())}
-        if arguments.start
+        {"before training": tap_vid_score(arguments)(load_model(arguments.start_from, torch.float32).eval())}
+        if arguments.start_from
         else {}
     )
     scores |= {name: run(name, {"adversarial": "0", **shared, **VARIANTS[name]}, arguments) for name in chosen}
@@ -85,7 +85,7 @@ def run(name: str, changes: dict[str, str], arguments: argparse.Namespace) -> di
     accelerator = Accelerator(mixed_precision=arguments.precision)
     videos = VideoFolder(arguments.videos, recipe.crop, recipe.gap, recipe.area, recipe.aspect, seed=recipe.seed)
     torch.manual_seed(recipe.seed)
-    model = load_model(arguments.start, torch.float32) if arguments.start else FgvcModel(FgvcConfig())
+    model = load_model(arguments.start_from, torch.float32) if arguments.start_from else FgvcModel(FgvcConfig())
     teacher = load_model(arguments.teacher, torch.float32) if recipe.needs_teacher else None
     textures = videos.texture_images(recipe.textures, *TEXTURE_SIZE).to(accelerator.device)
     Training(JointTraining(model, recipe, teacher), recipe, output, accelerator, videos, textures, keep=1).run()

@@ -1,7 +1,7 @@
 """Train an FGVC model: the teacher by reconstruction, the joint model with labels, or a fine-tuned one on your own videos.
 
-    python scripts/train.py --recipe joint-small --videos FOLDER --output outputs/joint --start fgvc-reconstruction --precision bf16
-    python scripts/train.py --recipe finetune-small --videos MY_CLIPS --output outputs/mine --start fgvc-joint --precision bf16
+    python scripts/train.py --recipe joint-small --videos FOLDER --output outputs/joint --start-from fgvc-reconstruction --precision bf16
+    python scripts/train.py --recipe finetune-small --videos MY_CLIPS --output outputs/mine --start-from fgvc-joint --precision bf16
 
 Start it again with the same arguments to go on where it stopped. Several processes: `torchrun --nproc_per_node N scripts/train.py`.
 `--set FIELD=VALUE` changes a field of the recipe (see fgvc_hf/training/recipes.py); `--evaluate` follows the TAP-Vid score and
@@ -47,7 +47,7 @@ def main() -> None:
     )
     parser.add_argument("--flyingthings3d", type=Path, help="labelled pairs: root of FlyingThings3D, or its shards")
     parser.add_argument("--output", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--start", help="checkpoint to start from; random weights if not given")
+    parser.add_argument("--start-from", help="checkpoint to start from; random weights if not given")
     parser.add_argument("--teacher", help="checkpoint that gives soft labels")
     parser.add_argument("--precision", choices=("no", "bf16", "fp16"), default="no")
     parser.add_argument("--accumulate", type=int, default=1, help="parts that each batch is computed in")
@@ -80,7 +80,7 @@ def train(arguments: argparse.Namespace) -> None:
     real, textures = real_domain(arguments, recipe)
     labelled = labelled_domain(arguments.flyingthings3d, recipe) if arguments.flyingthings3d else None
     torch.manual_seed(recipe.seed)
-    model = load_model(arguments.start, torch.float32) if arguments.start else FgvcModel(FgvcConfig())
+    model = load_model(arguments.start_from, torch.float32) if arguments.start_from else FgvcModel(FgvcConfig())
     teacher_dtype = torch.bfloat16 if arguments.precision == "bf16" else torch.float32
     teacher = load_model(arguments.teacher, teacher_dtype) if recipe.needs_teacher and arguments.teacher else None
     module = JointTraining(model, recipe, teacher)

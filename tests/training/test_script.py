@@ -59,7 +59,7 @@ def shards(videos, tmp_path_factory):
 @pytest.mark.parametrize("recipe", ["joint-small", "finetune-small", "teacher-small", "joint"])
 def test_every_kind_of_recipe_trains(videos, checkpoint, tmp_path, recipe):
     extra = ["--teacher", checkpoint] if recipe == "joint" else []
-    done = train("--recipe", recipe, "--videos", videos, "--start", checkpoint, "--output", tmp_path, *extra)
+    done = train("--recipe", recipe, "--videos", videos, "--start-from", checkpoint, "--output", tmp_path, *extra)
     assert done.returncode == 0, done.stderr
     entries = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     names = {"reconstruction", "label", "adversarial"} & set(entries[-1])
@@ -77,14 +77,18 @@ def test_every_kind_of_recipe_trains(videos, checkpoint, tmp_path, recipe):
 
 @pytest.mark.parametrize("stream", [[], ["--stream"]])
 def test_training_from_shards(shards, checkpoint, tmp_path, stream):
-    done = train("--recipe", "joint-small", "--shards", shards, *stream, "--start", checkpoint, "--output", tmp_path)
+    done = train(
+        "--recipe", "joint-small", "--shards", shards, *stream, "--start-from", checkpoint, "--output", tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 3
 
 
 def test_pictures_and_trackers_are_written(videos, checkpoint, tmp_path):
     options = ("--picture-every", "3")
-    done = train("--recipe", "joint-small", "--videos", videos, "--start", checkpoint, "--output", tmp_path, *options)
+    done = train(
+        "--recipe", "joint-small", "--videos", videos, "--start-from", checkpoint, "--output", tmp_path, *options
+    )
     assert done.returncode == 0, done.stderr
     assert {path.name for path in (tmp_path / "pictures").iterdir()} == {
         "labelled-00000003.png",
@@ -94,7 +98,9 @@ def test_pictures_and_trackers_are_written(videos, checkpoint, tmp_path):
 
 def test_a_dry_run_changes_nothing(videos, checkpoint, tmp_path):
     output = tmp_path / "run"
-    done = train("--recipe", "joint-small", "--videos", videos, "--start", checkpoint, "--output", output, "--dry-run")
+    done = train(
+        "--recipe", "joint-small", "--videos", videos, "--start-from", checkpoint, "--output", output, "--dry-run"
+    )
     assert done.returncode == 0, done.stderr
     assert "3 clips" in done.stdout and "trained" in done.stdout and "an update:" in done.stdout
     assert not output.exists()
@@ -140,7 +146,7 @@ def test_a_corrupt_shard_is_reported_by_name_and_left_out(shards, tmp_path, capl
 def test_bad_input_is_one_line_before_training(videos, checkpoint, tmp_path, arguments, message):
     (tmp_path / "empty").mkdir()
     arguments = [a.format(videos=videos, empty=tmp_path / "empty") for a in arguments]
-    done = train(*arguments, "--start", checkpoint, "--output", tmp_path / "run")
+    done = train(*arguments, "--start-from", checkpoint, "--output", tmp_path / "run")
     assert done.returncode != 0
     assert message in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
@@ -175,7 +181,7 @@ def tracks(tmp_path_factory):
 
 
 def test_scores_during_training(videos, checkpoint, tracks, tmp_path):
-    arguments = ["--videos", videos, "--output", tmp_path / "run", "--start", checkpoint, "--evaluate", *tracks]
+    arguments = ["--videos", videos, "--output", tmp_path / "run", "--start-from", checkpoint, "--evaluate", *tracks]
     done = train("--recipe", "joint-small", *arguments, "--evaluate-every", 2, changes=[*SMALL, "average=0.5"])
     assert done.returncode == 0, done.stderr
     entries = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
@@ -186,7 +192,7 @@ def test_scores_during_training(videos, checkpoint, tracks, tmp_path):
 
 
 def test_ablations_make_a_table_and_are_not_repeated(videos, checkpoint, tracks, tmp_path):
-    arguments = ["--videos", videos, "--teacher", checkpoint, "--start", checkpoint, "--evaluate", *tracks]
+    arguments = ["--videos", videos, "--teacher", checkpoint, "--start-from", checkpoint, "--evaluate", *tracks]
     arguments += ["--output", tmp_path, "--only", "Dirac labels", "reconstruction"]
     arguments += [part for change in SMALL for part in ("--set", change)]
     first, second = run("ablate.py", *arguments), run("ablate.py", *arguments)
