@@ -50,7 +50,8 @@ def model_from_backbone(backbone: nn.Module, stride: int, patches: bool, **setti
         stride (`int`): Pixels per cell of its last feature map.
         patches (`bool`): Whether cells are centred on blocks of pixels, as after convolutions that do not overlap (ViT, ConvNeXt), and
             not on pixels, as after convolutions with symmetric padding (ResNet).
-        settings: Fields of [`FgvcConfig`].
+        settings: Fields of [`FgvcConfig`]. To follow points by templates, `point_matching="templates"`, with `hidden_threshold=0.0` and
+            `recall_similarity=2.0`, or weights of `scripts/calibrate.py`: how similar two views of a point are depends on the network.
     """
     origin = stride / 2 if patches else 0.5
     config = FgvcConfig(encoder="external", output_stride=stride, cell_origin=origin, **settings)

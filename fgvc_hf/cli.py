@@ -369,12 +369,15 @@ def load_for_evaluation(arguments: argparse.Namespace):
 
 
 def _parse_setting(assignment: str):
-    """Field and value of FIELD=VALUE; the value is JSON, or else text."""
+    """Field and value of FIELD=VALUE; the value is JSON, or else text. A whole number will do where a field is a fraction."""
+    from .configuration_fgvc import FgvcConfig
+
     name, equals, value = assignment.partition("=")
     if not equals:
         raise ValueError(f"--set must be FIELD=VALUE, got {assignment!r}.")
     try:
-        return name, json.loads(value)
+        parsed = json.loads(value)
+        return name, float(parsed) if type(parsed) is int and FgvcConfig.__annotations__.get(name) is float else parsed
     except ValueError:
         return name, value
 

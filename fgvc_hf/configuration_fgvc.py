@@ -93,6 +93,9 @@ class FgvcConfig(PreTrainedConfig):
             bundled checkpoint's; `scripts/calibrate.py` fits them.
         error_weights (`list[float]`, defaults to `[-4.257, 0.01, -9.721, 5.874]`):
             Log-linear model of the same evidence that tells by how many pixels of the model's input a visible point is expected to be off.
+        hidden_threshold (`float`, defaults to 0.3):
+            Confidence below which a template's window waits where the point was seen last; 0 lets it follow whatever is found, as is
+            best with features that visibility was not calibrated for.
         visibility_threshold (`float`, defaults to 0.5):
             A point is reported visible where its confidence is at least this. With templates the confidence is the probability
             that the point is visible; with labels a bare function of the height of its label map's peak.
@@ -139,6 +142,7 @@ class FgvcConfig(PreTrainedConfig):
     recall_similarity: float = 0.84
     visibility_weights: list[float] | tuple[float, ...] = (6.397, 8.285, 6.834, -10.084)
     error_weights: list[float] | tuple[float, ...] = (-4.257, 0.01, -9.721, 5.874)
+    hidden_threshold: float = 0.3
     visibility_threshold: float = 0.5
 
     def __post_init__(self, **kwargs):

@@ -34,7 +34,6 @@ REFINEMENT = 2  # cells around the best one within which the first patch has a s
 LOST_GROWTH = 0.1  # of the range of likely motion, per frame that a point was not seen
 RIVAL_DISTANCE = 3  # cells beyond which another maximum is a rival
 POINTS_AT_ONCE = 64  # windows held at a time
-HIDDEN = 0.3  # probability of being visible below which what was found does not move the window of a point
 RECALL_CELLS = 4  # a side of the blocks of cells that a whole frame is searched by
 RECALL_REACH = 5  # cells around the best block
 RECALL_GAIN = 0.05  # similarity that a place far off has to win
@@ -133,7 +132,7 @@ class PointTemplates:
         self.recent[slot, rows] = sample_patches(features, cells, radius)
         self.trusted[slot, rows] = trusted
         self.lost[rows] = torch.where(trusted, 0, self.lost[rows] + 1)
-        hidden = (confidence < HIDDEN) & ~recalled
+        hidden = (confidence < config.hidden_threshold) & ~recalled
         step = cell_to_point(2 * cells.double() - last, config.output_stride, config.cell_origin)
         seen = confidence >= config.visibility_threshold
         self.expected[rows] = torch.where(seen[:, None], step, self.expected[rows])

@@ -29,7 +29,7 @@ from fgvc_hf.training.loop import Training
 from fgvc_hf.training.recipes import RECIPES, Recipe, parse_recipe
 
 
-UNCALIBRATED = {"point_matching": "templates", "visibility_weights": [0.0, 0.0, 0.0, 9.0], "recall_similarity": 2.0}
+UNCALIBRATED = {"point_matching": "templates", "hidden_threshold": 0.0, "recall_similarity": 2.0}
 TEXTURE_SIZE = (288, 512)  # pixels of the images that synthetic textures are cut from
 
 
@@ -149,7 +149,7 @@ def describe(training: Training, recipe: Recipe, textures: torch.Tensor) -> None
 def tap_vid_score(arguments: argparse.Namespace):
     """A function from a model to its scores: preset fast, for the paper's label maps take ten times as long.
 
-    All points count as visible, and none is looked for in the whole frame: what similarity means is not known before calibration.
+    No point waits as hidden, and none is looked for in the whole frame: what similarity means is not known before calibration.
     """
     processor = FgvcProcessor(FgvcImageProcessorPil(**PRESETS["fast"][0]))
 

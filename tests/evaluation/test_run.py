@@ -127,7 +127,7 @@ def read(path):
 )
 def test_a_run_writes_counts_metrics_and_settings(data, checkpoint, tmp_path, capsys, name, group, metric):
     output = tmp_path / "result.json"
-    assert run(name, data, checkpoint, output, "--set", "temperature=0.05") == 0
+    assert run(name, data, checkpoint, output, "--set", "temperature=0.05", "--set", "motion_prior=20") == 0
     result = read(output)
     assert 0 <= result["metrics"][group][metric] <= 1
     assert [video.removeprefix("run-") for video in result["videos"]] == list(NAMES)
