@@ -9,6 +9,7 @@ keeps the best weights; `--dry-run` prints sizes, time and memory, and stops.
 """
 
 import argparse
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -76,7 +77,10 @@ def train(arguments: argparse.Namespace) -> None:
         gradient_accumulation_steps=arguments.accumulate,
         log_with=arguments.tracker or None,
         project_dir=arguments.output,
+        cpu=not torch.accelerator.is_available(),  # else processes on a CPU would not know of each other
     )
+    if accelerator.num_processes != (started := int(os.environ.get("WORLD_SIZE", 1))):
+        raise ValueError(f"{started} processes were started, but {accelerator.num_processes} found each other.")
     real, textures = real_domain(arguments, recipe)
     labelled = labelled_domain(arguments.flyingthings3d, recipe) if arguments.flyingthings3d else None
     torch.manual_seed(recipe.seed)

@@ -84,6 +84,7 @@ def test_train_on_several_gpus(clips, tmp_path):
     ]
     run("train_on_several_gpus.sh", clips, tmp_path / "run", tmp_path / "teacher", *small, PROCESSES="2")
     assert (tmp_path / "run" / "last" / "model.safetensors").is_file()
+    assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == 1  # one process writes
 
 
 def test_every_example_is_tried_and_named_in_readme():
