@@ -114,18 +114,26 @@ class PointTemplates:
 
     def follow(self, features: torch.Tensor, input_size: tuple[int, int], config: FgvcConfig) -> None:
         """Find all points on the next frame, with features (h, w, C), and learn from what was found."""
+        blocks = mean_blocks(features) if config.recall_similarity <= 1 else None
         for start in range(0, len(self.ids), POINTS_AT_ONCE):
-            self._follow(slice(start, start + POINTS_AT_ONCE), features, input_size, config)
+            self._follow(slice(start, start + POINTS_AT_ONCE), features, blocks, input_size, config)
         self.count += 1
 
-    def _follow(self, rows: slice, features: torch.Tensor, input_size: tuple[int, int], config: FgvcConfig) -> None:
+    def _follow(
+        self,
+        rows: slice,
+        features: torch.Tensor,
+        blocks: torch.Tensor | None,
+        input_size: tuple[int, int],
+        config: FgvcConfig,
+    ) -> None:
         anchor, last, size = self.anchor[rows], self.cells[rows], (features.shape[0], features.shape[1])
         slots = [(self.count - back) % len(self.recent) for back in BACK]
         mean = _mean_template(anchor, self.recent[slots, rows], self.trusted[slots, rows])
         templates, radius = torch.stack([anchor, mean], dim=1), config.template_radius
         window = window_scores(features, last, templates, radius, search_cells(*size, config))
         cells, evidence = locate(*window, last, self.lost[rows], config.motion_prior / (size[0] * size[1]))
-        cells, evidence, recalled = recall(features, anchor, cells, evidence, config)
+        cells, evidence, recalled = recall(features, blocks, anchor, cells, evidence, config)
         confidence = visibility(evidence, config.visibility_weights)
         trusted = evidence[:, EVIDENCE.index("mean")] >= config.template_trust
         slot = self.count % len(self.recent)
@@ -263,12 +271,18 @@ def locate(
 
 
 def recall(
-    features: torch.Tensor, anchor: torch.Tensor, cells: torch.Tensor, evidence: torch.Tensor, config: FgvcConfig
+    features: torch.Tensor,
+    blocks: torch.Tensor | None,
+    anchor: torch.Tensor,
+    cells: torch.Tensor,
+    evidence: torch.Tensor,
+    config: FgvcConfig,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Look for points in the whole frame where they were not found near: at the block of cells most similar to their first patch.
 
     Args:
         features (`torch.Tensor` of shape `(h, w, C)`): The frame.
+        blocks (`torch.Tensor` of shape `(C, rows, columns)`, *optional*): Its [`mean_blocks`]; nothing to leave points where they are.
         anchor (`torch.Tensor` of shape `(N, P, C)`): First patches.
         cells (`torch.Tensor` of shape `(N, 2)`), evidence (`torch.Tensor` of shape `(N, 3)`): What was found near.
 
@@ -278,12 +292,12 @@ def recall(
     column = EVIDENCE.index("anchor")
     recalled = evidence[:, column] < config.recall_similarity
     rows = recalled.nonzero()[:, 0]
-    if not len(rows) or min(features.shape[:2]) < RECALL_CELLS:
+    if blocks is None or not len(rows):
         return cells, evidence, torch.zeros_like(recalled)
-    blocks = best_blocks(features, anchor[rows], config.template_radius)
+    places = best_blocks(blocks, anchor[rows], config.template_radius)
     twice = anchor[rows, None].expand(-1, 2, -1, -1)
-    window = window_scores(features, blocks, twice, config.template_radius, RECALL_REACH)
-    far, seen = locate(*window, blocks, torch.zeros_like(blocks[:, 0]), 0.0)
+    window = window_scores(features, places, twice, config.template_radius, RECALL_REACH)
+    far, seen = locate(*window, places, torch.zeros_like(places[:, 0]), 0.0)
     least = (evidence[rows, column] + RECALL_GAIN).clamp_min(config.recall_similarity)
     better = seen[:, column] >= least
     recalled[rows] = better
@@ -292,12 +306,18 @@ def recall(
     return cells, evidence, recalled
 
 
-def best_blocks(features: torch.Tensor, patches: torch.Tensor, radius: int) -> torch.Tensor:
-    """Centres (N, 2), in cells, of the blocks of the frame (h, w, C) whose mean features are most similar to those of patches (N, P, C)."""
-    step = RECALL_CELLS // 2
-    blocks = F.normalize(F.avg_pool2d(features.permute(2, 0, 1)[None].float(), RECALL_CELLS, step)[0], dim=0)
-    columns = blocks.shape[2]
-    queries = F.normalize((patches.float() * patch_weights(radius, features.device)[:, None]).sum(dim=1), dim=1)
+def mean_blocks(features: torch.Tensor) -> torch.Tensor | None:
+    """Mean features (C, rows, columns), of unit length, of overlapping blocks of cells (h, w, C); nothing if there is no whole block."""
+    if min(features.shape[:2]) < RECALL_CELLS:
+        return None
+    pooled = F.avg_pool2d(features.permute(2, 0, 1)[None].float(), RECALL_CELLS, RECALL_CELLS // 2)[0]
+    return F.normalize(pooled, dim=0)
+
+
+def best_blocks(blocks: torch.Tensor, patches: torch.Tensor, radius: int) -> torch.Tensor:
+    """Centres (N, 2), in cells, of the blocks (C, rows, columns) that are most similar to the means of patches (N, P, C)."""
+    step, columns = RECALL_CELLS // 2, blocks.shape[2]
+    queries = F.normalize((patches.float() * patch_weights(radius, blocks.device)[:, None]).sum(dim=1), dim=1)
     missing = -len(queries) % RECALLS_AT_ONCE
     parts = F.pad(queries, (0, 0, 0, missing)).split(RECALLS_AT_ONCE)
     best = torch.cat([(part @ blocks.flatten(1)).argmax(dim=1) for part in parts])[: len(queries)]

@@ -18,10 +18,8 @@ from .processing_fgvc import FgvcProcessor
 POINTS = 256  # about as many on the painted part
 NODE = 4  # pixels between the places where maps are fitted; bilinear in between
 AGREEING = 3.0  # pixels, or times the points' distance from each other: residual at which a point counts half
-SEEN = (
-    0.3,
-    0.7,
-)  # confidence, times agreement, of the points around a place from which the texture begins to show, and at which it shows in full
+# Confidence, times agreement, of the points around a place from which the texture begins to show, and at which it shows in full
+SEEN = 0.3, 0.7
 NODES_AT_ONCE = 4096
 
 

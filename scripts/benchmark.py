@@ -172,36 +172,29 @@ def frames_per_second(path: Path, points, method: str) -> float:
 
 
 def memory(rounds: int) -> dict:
-    """Peak resident memory of tracking 4 points through 480x854 video files of 50 and 400 frames."""
-    results = {}
-    clip = render_clip(num_frames=25, height=480, width=854, num_points=4)
-    for length in (50, 400):
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "clip.mp4"
-            write_video(path, clip.frames, length)
-            command = [sys.executable, __file__, "--peak-memory-of", str(path)]
-            results[f"{length} frames"] = json.loads(subprocess.check_output(command, text=True).splitlines()[-1])
-            print(f"  {length} frames: {results[f'{length} frames']['peak_mib']:.0f} MiB", flush=True)
-    return results
+    """Peak resident memory of tracking 4 points through 480x854 video files of 50 and 400 frames, at their own resolution."""
+    return {f"{frames} frames": of_length(frames) for frames in (50, 400)}
 
 
 def length(rounds: int) -> dict:
     """Memory and time per frame of following 4 points through 480x854 video files of 100 and 2,000 frames, preset balanced."""
-    results = {}
+    return {f"{frames} frames": of_length(frames, "--preset", "balanced") for frames in (100, 2000)}
+
+
+def of_length(frames: int, *options: str) -> dict:
+    """What [`peak_memory`] finds in a process of its own, for a clip of so many frames."""
     clip = render_clip(num_frames=25, height=480, width=854, num_points=4)
-    for frames in (100, 2000):
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "clip.mp4"
-            write_video(path, clip.frames, frames)
-            command = [sys.executable, __file__, "--peak-memory-of", str(path), "--preset", "balanced"]
-            found = json.loads(subprocess.check_output(command, text=True).splitlines()[-1])
-            print(
-                f"  {frames} frames: {found['peak_mib']:.0f} MiB; median time of a frame {found['first_ms']:.0f} ms among "
-                f"the first 100, {found['last_ms']:.0f} ms among the last",
-                flush=True,
-            )
-            results[f"{frames} frames"] = found
-    return results
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.mp4"
+        write_video(path, clip.frames, frames)
+        command = [sys.executable, __file__, "--peak-memory-of", str(path), *options]
+        found = json.loads(subprocess.check_output(command, text=True).splitlines()[-1])
+    print(
+        f"  {frames} frames: {found['peak_mib']:.0f} MiB; median time of a frame {found['first_ms']:.0f} ms among "
+        f"the first 100, {found['last_ms']:.0f} ms among the last",
+        flush=True,
+    )
+    return found
 
 
 def peak_memory(path: Path, preset: str | None = None) -> dict:

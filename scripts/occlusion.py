@@ -85,7 +85,7 @@ def crossed_clip(seed: int, images: torch.Tensor | None) -> SyntheticClip:
     random = Random([seed])
     layers = random_scene(FRAMES, SIZE, SIZE, BODIES, random, images)
     width = HIDDEN * SPEED
-    start = float(random.uniform(-width, 40)[0]) * torch.ones(())
+    start = float(random.uniform(-width, 40)[0])
 
     def bar(points: torch.Tensor) -> torch.Tensor:
         return (points[..., 0] - start - width / 2).abs() - width / 2

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from fgvc_hf import FgvcConfig, FgvcModel, VideoWriter, open_video, render_clip
+from fgvc_hf import FgvcConfig, FgvcModel, open_video
 from fgvc_hf.masks import write_mask
 
 
@@ -28,42 +28,30 @@ def run(name, *arguments, **variables):
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory):
-    """A folder of two short clips, `0.mp4` and `1.mp4`."""
-    folder = tmp_path_factory.mktemp("clips")
-    for seed in range(2):
-        clip = render_clip(num_frames=8, height=64, width=96, num_points=1, seed=seed)
-        with VideoWriter(folder / f"{seed}.mp4", 12, 64, 96) as writer:
-            for frame in clip.frames:
-                writer.write(frame)
-    return folder
-
-
-def test_track_points(clips, tmp_path):
-    printed = run("track_points.py", clips / "0.mp4", tmp_path / "overlay.mp4")
+def test_track_points(videos, tmp_path):
+    printed = run("track_points.py", videos / "0.mp4", tmp_path / "overlay.mp4")
     assert len(re.findall(r"^point \d: seen on \d of 8 frames, off by about \d+\.\d px$", printed, re.MULTILINE)) == 10
     assert open_video(tmp_path / "overlay.mp4").num_frames == 8
 
 
-def test_propagate_mask(clips, tmp_path):
+def test_propagate_mask(videos, tmp_path):
     ids = np.zeros((64, 96), np.uint8)
     ids[20:44, 30:60] = 2
     write_mask(tmp_path / "mask.png", ids)
-    printed = run("propagate_mask.py", clips / "0.mp4", tmp_path / "mask.png", tmp_path / "overlay.mp4")
+    printed = run("propagate_mask.py", videos / "0.mp4", tmp_path / "mask.png", tmp_path / "overlay.mp4")
     assert "frame 0: share of the frame by object {2: '11.7%'}" in printed and "frame 7" in printed
     assert open_video(tmp_path / "overlay.mp4").num_frames == 8
 
 
-def test_live_camera(clips):
-    lines = run("live_camera.py", clips / "0.mp4").splitlines()
+def test_live_camera(videos):
+    lines = run("live_camera.py", videos / "0.mp4").splitlines()
     targets = [re.findall(r"(\d): \[", line.partition(": ")[2]) for line in lines]
     assert targets == [["1", "2"]] * 4 + [["1", "2", "3"]] * 3 + [["2", "3"]]
     assert lines[0] == "frame 0: {1: [32.0, 32.0], 2: [64.0, 32.0]}"
 
 
-def test_finetune(clips, tmp_path):
-    assert run("finetune.py", clips, tmp_path / "mine", 1).strip() == f"{tmp_path / 'mine'}/last"
+def test_finetune(videos, tmp_path):
+    assert run("finetune.py", videos, tmp_path / "mine", 1).strip() == f"{tmp_path / 'mine'}/last"
     assert FgvcModel.from_pretrained(tmp_path / "mine" / "last").config.hidden_size == 256
 
 
@@ -72,7 +60,7 @@ def test_evaluate_your_encoder():
     assert 0 < float(plain) < float(bundled) <= 100
 
 
-def test_train_on_several_gpus(clips, tmp_path):
+def test_train_on_several_gpus(videos, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("tries the command out where there is no GPU")
     torch.manual_seed(0)
@@ -82,7 +70,7 @@ def test_train_on_several_gpus(clips, tmp_path):
         for change in ("crop=32", "radius=4", "steps=1", "batch_size=2", "textures=4")
         for part in ("--set", change)
     ]
-    run("train_on_several_gpus.sh", clips, tmp_path / "run", tmp_path / "teacher", *small, PROCESSES="2")
+    run("train_on_several_gpus.sh", videos, tmp_path / "run", tmp_path / "teacher", *small, PROCESSES="2")
     assert (tmp_path / "run" / "last" / "model.safetensors").is_file()
     assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == 1  # one process writes
 

@@ -13,7 +13,7 @@ from fgvc_hf import VideoWriter, draw_tracks, load, open_video
 
 def main(source: str, target: str) -> None:
     video = open_video(source)  # a file, or a folder of images; frames are read when they are needed
-    model, processor = load(preset="balanced")  # "fast" is twice as fast, "accurate" looks at more pixels
+    model, processor = load(preset="balanced")  # "fast" looks at fewer pixels, "accurate" at more
 
     # Nine points on the first frame, and one on a later frame that is followed backward as well
     points = [(0, x * video.width / 4, y * video.height / 4) for x in (1, 2, 3) for y in (1, 2, 3)]

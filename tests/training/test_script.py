@@ -13,7 +13,6 @@ from PIL import Image
 
 from fgvc_hf import FgvcConfig, FgvcModel, render_clip
 from fgvc_hf.data.shards import StreamedClips, shard_names
-from fgvc_hf.video import VideoWriter
 
 
 ROOT = Path(__file__).parents[2]
@@ -28,17 +27,6 @@ def run(script, *arguments):
 
 def train(*arguments, changes=SMALL):
     return run("train.py", *arguments, *(part for change in changes for part in ("--set", change)))
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("videos")
-    for seed in range(3):
-        clip = render_clip(num_frames=8, height=64, width=96, num_points=1, seed=seed)
-        with VideoWriter(folder / f"{seed}.mp4", 12, 64, 96) as writer:
-            for frame in clip.frames:
-                writer.write(frame)
-    return folder
 
 
 @pytest.fixture(scope="module")
