@@ -133,7 +133,7 @@ class PointTemplates:
         templates, radius = torch.stack([anchor, mean], dim=1), config.template_radius
         window = window_scores(features, last, templates, radius, search_cells(*size, config))
         cells, evidence = locate(*window, last, self.lost[rows], config.motion_prior / (size[0] * size[1]))
-        cells, evidence, recalled = recall(features, blocks, anchor, cells, evidence, config)
+        cells, evidence, recalled = recall(features, blocks, templates, cells, evidence, config)
         confidence = visibility(evidence, config.visibility_weights)
         trusted = evidence[:, EVIDENCE.index("mean")] >= config.template_trust
         slot = self.count % len(self.recent)
@@ -273,33 +273,35 @@ def locate(
 def recall(
     features: torch.Tensor,
     blocks: torch.Tensor | None,
-    anchor: torch.Tensor,
+    templates: torch.Tensor,
     cells: torch.Tensor,
     evidence: torch.Tensor,
     config: FgvcConfig,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Look for points in the whole frame where they were not found near: at the block of cells most similar to their first patch.
 
+    A place far off is taken if it resembles the first patch more than the place near by, and the mean of patches no less: the legs of an
+    animal all look like the first patch of one of them, but what was followed until now knows its pose.
+
     Args:
         features (`torch.Tensor` of shape `(h, w, C)`): The frame.
         blocks (`torch.Tensor` of shape `(C, rows, columns)`, *optional*): Its [`mean_blocks`]; nothing to leave points where they are.
-        anchor (`torch.Tensor` of shape `(N, P, C)`): First patches.
+        templates (`torch.Tensor` of shape `(N, 2, P, C)`): First patches, and means of patches.
         cells (`torch.Tensor` of shape `(N, 2)`), evidence (`torch.Tensor` of shape `(N, 3)`): What was found near.
 
     Returns:
         Cells and evidence with those of the points in place that were found again, and which these are (N,), bool.
     """
-    column = EVIDENCE.index("anchor")
-    recalled = evidence[:, column] < config.recall_similarity
+    anchor, mean = EVIDENCE.index("anchor"), EVIDENCE.index("mean")
+    recalled = evidence[:, anchor] < config.recall_similarity
     rows = recalled.nonzero()[:, 0]
     if blocks is None or not len(rows):
         return cells, evidence, torch.zeros_like(recalled)
-    places = best_blocks(blocks, anchor[rows], config.template_radius)
-    twice = anchor[rows, None].expand(-1, 2, -1, -1)
-    window = window_scores(features, places, twice, config.template_radius, RECALL_REACH)
+    places = best_blocks(blocks, templates[rows, 0], config.template_radius)
+    window = window_scores(features, places, templates[rows], config.template_radius, RECALL_REACH)
     far, seen = locate(*window, places, torch.zeros_like(places[:, 0]), 0.0)
-    least = (evidence[rows, column] + RECALL_GAIN).clamp_min(config.recall_similarity)
-    better = seen[:, column] >= least
+    least = (evidence[rows, anchor] + RECALL_GAIN).clamp_min(config.recall_similarity)
+    better = (seen[:, anchor] >= least) & (seen[:, mean] >= evidence[rows, mean])
     recalled[rows] = better
     cells, evidence = cells.clone(), evidence.clone()
     cells[rows[better]], evidence[rows[better]] = far[better], seen[better]
