@@ -1,4 +1,4 @@
-"""Tracks drawn over frames; numpy in, numpy out."""
+"""Results drawn over frames: tracks, masks, flow, probabilities; numpy in, numpy out."""
 
 import colorsys
 from collections.abc import Sequence
@@ -10,6 +10,9 @@ from PIL import Image, ImageDraw
 SUPERSAMPLING = 2  # lines are drawn at twice the size and scaled down, which smooths their edges
 HIDDEN_OPACITY = 0.35  # of a point that is not visible
 GOLDEN_RATIO = 0.618034
+GREY = np.array([0.299, 0.587, 0.114])  # luma of R, G and B
+HEAT = np.array([(90, 0, 60), (230, 40, 30), (255, 160, 20), (255, 255, 190)])  # from nothing to the largest value
+DIMMED = 0.65  # brightness of a frame under a heat map
 
 
 def point_colours(ids) -> np.ndarray:
@@ -124,6 +127,33 @@ def draw_masks(frame: np.ndarray, ids: np.ndarray, opacity: float = 0.45) -> np.
     return drawn.round().astype(np.uint8)
 
 
+def draw_heat_map(frame: np.ndarray, probability: np.ndarray, largest: float | None = None) -> np.ndarray:
+    """
+    Lay a map of probabilities over a dimmed, grey frame: from dark red over orange to a bright yellow where it is largest.
+
+    Args:
+        frame (`numpy.ndarray` of shape `(H, W, 3)`, uint8): The frame; it is not changed.
+        probability (`numpy.ndarray` of shape `(H, W)`, float): In [0, 1], as [`match_heat_map`] gives it.
+        largest (`float`, *optional*): Value that is drawn brightest; the largest of the map if not given, for a probability that is
+            spread over the pixels of a frame is small everywhere.
+
+    Returns:
+        `numpy.ndarray` of shape `(H, W, 3)`, uint8.
+
+    Raises:
+        `ValueError`: frame and map differ in size.
+    """
+    if probability.shape != frame.shape[:2]:
+        raise ValueError(f"probability must be of the frame's size {frame.shape[:2]}, got {probability.shape}.")
+    largest = max(float(probability.max()), 1e-12) if largest is None else largest
+    heat = np.clip(probability / largest, 0, 1)
+    stops = np.linspace(0, 1, len(HEAT))
+    colours = np.stack([np.interp(heat, stops, channel) for channel in HEAT.T], axis=-1)  # (H, W, 3)
+    opacity = np.sqrt(heat)[..., None]  # a second, weaker place shows as well
+    grey = (frame @ GREY)[..., None] * DIMMED
+    return (grey * (1 - opacity) + colours * opacity).round().astype(np.uint8)
+
+
 def contact_sheet(frames: Sequence[np.ndarray], columns: int = 3, width: int = 768) -> np.ndarray:
     """
     Frames side by side, row by row.
@@ -144,4 +174,4 @@ def contact_sheet(frames: Sequence[np.ndarray], columns: int = 3, width: int = 7
     return np.concatenate(rows)
 
 
-__all__ = ["contact_sheet", "draw_flow", "draw_masks", "draw_tracks", "point_colours"]
+__all__ = ["contact_sheet", "draw_flow", "draw_heat_map", "draw_masks", "draw_tracks", "point_colours"]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fgvc_hf.visualization import contact_sheet, draw_flow, draw_tracks, point_colours
+from fgvc_hf.visualization import contact_sheet, draw_flow, draw_heat_map, draw_tracks, point_colours
 
 
 @pytest.fixture
@@ -65,3 +65,15 @@ def test_flow_colours_tell_direction_and_length():
     assert colours[1, 0] == 255 and colours[1, 1] < 5 and colours[1, 2] < 5  # to the right: red
     assert 100 < colours[0, 1] < 150  # half as long, half as saturated
     assert np.abs(colours[1] - colours[2]).max() > 100
+
+
+def test_a_heat_map_is_brightest_where_the_probability_is_largest(frame):
+    probability = np.zeros((60, 80), np.float32)
+    probability[10, 20], probability[40, 50] = 0.02, 0.01
+    copy, drawn = frame.copy(), draw_heat_map(frame, probability).astype(int)
+    assert (drawn.sum(axis=-1).argmax(), drawn[10, 20].tolist()) == (10 * 80 + 20, [255, 255, 190])
+    assert drawn[40, 50, 0] > 2.5 * drawn[0, 0, 0] and (drawn[0, 0] == 65).all()  # dimmed, and no colour
+    assert draw_heat_map(frame, probability, largest=1.0)[10, 20].sum() < 200
+    np.testing.assert_array_equal(frame, copy)
+    with pytest.raises(ValueError, match=r"of the frame's size \(60, 80\)"):
+        draw_heat_map(frame, probability[1:])
