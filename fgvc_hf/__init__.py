@@ -20,6 +20,7 @@ _HOMES = {
     "FgvcInferenceSession": "inference_session_fgvc",
     "PointTracks": "processing_fgvc",
     "load": "presets",
+    "model_card": "hub_fgvc",
     "model_from_backbone": "backbones",
     "load_session": "session_file",
     "open_video": "video",

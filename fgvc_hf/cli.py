@@ -355,11 +355,14 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
 
 def load_for_evaluation(arguments: argparse.Namespace):
     """Model, processor, and what a result says of them."""
+    from .hub_fgvc import weights_fingerprint
+
     changes = dict(_parse_setting(assignment) for assignment in arguments.set)
     model, processor = load_checkpoint(arguments, **changes)
     size = processor.image_processor.to_dict()
     settings = {
         "checkpoint": arguments.checkpoint or Path(default_checkpoint()).name,
+        "weights": weights_fingerprint(model),
         "dtype": str(model.dtype).removeprefix("torch."),
         "preset": arguments.preset,
         "input": {key: size[key] for key in ("resize_policy", "size", "size_divisor")},

@@ -68,7 +68,7 @@ def test_scripts_in_readme_exist():
 
 def test_model_files_import_only_what_a_hub_checkpoint_can():
     """`*_fgvc.py` may travel with a checkpoint: torch, numpy, PIL, transformers, and each other."""
-    allowed = {"torch", "numpy", "PIL", "transformers", "huggingface_hub", "tqdm", *sys.stdlib_module_names}
+    allowed = {"torch", "numpy", "PIL", "transformers", "huggingface_hub", "tqdm", "yaml", *sys.stdlib_module_names}
     for path in (ROOT / "fgvc_hf").glob("*_fgvc.py"):
         source = path.read_text(encoding="utf-8")
         for module in re.findall(r"^(?:from|import) ([\w.]+)", source, flags=re.MULTILINE):
