@@ -117,6 +117,7 @@ def build_parser() -> argparse.ArgumentParser:
 def add_model_arguments(command: argparse.ArgumentParser) -> None:
     """What all commands that run the model have in common."""
     command.add_argument("--checkpoint", metavar="C", help="name of a bundled checkpoint, folder, or Hub id")
+    command.add_argument("--revision", metavar="R", help="branch, tag or commit of a Hub id; default: its main branch")
     command.add_argument(
         "--preset", choices=tuple(PRESETS), help="resolution and method; default: those of the checkpoint"
     )
@@ -205,7 +206,8 @@ def load_checkpoint(arguments: argparse.Namespace, **settings):
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    return load(arguments.checkpoint, arguments.preset, arguments.device, arguments.dtype, **settings)
+    place = arguments.device, arguments.dtype, arguments.revision
+    return load(arguments.checkpoint, arguments.preset, *place, **settings)
 
 
 def write_overlay(video, tracks, path: str) -> None:
