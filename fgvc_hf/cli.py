@@ -117,7 +117,9 @@ def build_parser() -> argparse.ArgumentParser:
 def add_model_arguments(command: argparse.ArgumentParser) -> None:
     """What all commands that run the model have in common."""
     command.add_argument("--checkpoint", metavar="C", help="name of a bundled checkpoint, folder, or Hub id")
-    command.add_argument("--revision", metavar="R", help="branch, tag or commit of a Hub id; default: its main branch")
+    command.add_argument(
+        "--revision", default="main", metavar="R", help="branch, tag or commit of a Hub id; default: main"
+    )
     command.add_argument(
         "--preset", choices=tuple(PRESETS), help="resolution and method; default: those of the checkpoint"
     )

@@ -68,8 +68,8 @@ def write_repository(
         `OSError`: a result cannot be read, the folder cannot be written, or code is missing.
     """
     folder = Path(folder)
-    measured = [result for path in results for result in evaluation_results(_read_result(path), path, model)]
-    text = complete_card(card, repo_id, measured, with_code)
+    text = card_with_results(card, repo_id.rpartition("/")[2], measured_results(results, model))
+    text = _with_section(text, USE, _usage(repo_id, with_code))
     model.save_pretrained(folder)
     (processor or model._own_processor()).save_pretrained(folder)
     (folder / "README.md").write_text(text, encoding="utf-8")
@@ -132,11 +132,17 @@ def model_card(name: str, license: str, data: str, summary: str = "", body: str 
     return f"---\n{header.to_yaml()}\n---\n\n" + "\n\n".join(part for part in parts if part).rstrip() + "\n"
 
 
-def complete_card(text: str, repo_id: str, results: list[EvalResult], with_code: bool = False) -> str:
-    """A card with what is known of its repository: measured numbers, in place of older ones of the same kind, and how to load it.
+def card_with_results(text: str, name: str, results: list[EvalResult]) -> str:
+    """
+    A card with measured numbers, in its header and as a table, in place of older ones of the same kind.
+
+    Args:
+        text (`str`): README in Markdown with a YAML header that states the licence.
+        name (`str`): Of the model.
+        results (list of `EvalResult`): As [`measured_results`] reads them.
 
     Raises:
-        `ValueError`: it has no YAML header, or that states no licence.
+        `ValueError`: the card has no YAML header, or that states no licence.
     """
     if not re.match(r"---\s*\n.*?\n---", text, flags=re.DOTALL):
         raise ValueError("card must begin with a YAML header between two lines ---, as model_card makes it.")
@@ -149,9 +155,8 @@ def complete_card(text: str, repo_id: str, results: list[EvalResult], with_code:
         raise ValueError("card must state a license in its YAML header.")
     known = [old for old in data.eval_results or [] if not any(new.is_equal_except_value(old) for new in results)]
     if known or results:
-        data.eval_results, data.model_name = known + results, repo_id.rpartition("/")[2]
+        data.eval_results, data.model_name = known + results, name
         card.text = _with_section(card.text, RESULTS, results_table(data.eval_results))
-    card.text = _with_section(card.text, USE, _usage(repo_id, with_code))
     return str(card)
 
 
@@ -177,9 +182,8 @@ def weights_fingerprint(model: torch.nn.Module) -> str:
     """Hash of a model's weights in bfloat16, so that it is the same whatever precision they were loaded in."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        if tensor.is_floating_point():
-            tensor = tensor.to(torch.bfloat16).view(torch.int16)
-        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+        bits = tensor.cpu().to(torch.bfloat16).contiguous().view(torch.int16)
+        digest.update(name.encode() + bits.numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -195,18 +199,22 @@ def _read_result(path: str | Path) -> dict:
     return result
 
 
-def evaluation_results(result: Mapping[str, Any], source: str | Path, model) -> list[EvalResult]:
+def measured_results(paths: Iterable[str | Path], model) -> list[EvalResult]:
     """
-    What a result of `fgvc-hf evaluate` says, for the header of a card: every average of every metric, in per cent.
+    What results of `fgvc-hf evaluate` say, for the header of a card: every average of every metric, in per cent.
 
     Args:
-        result (`dict`): The content of the file.
-        source: Its name, for errors.
-        model ([`FgvcModel`]): The model that it must be of.
+        paths: Files that `fgvc-hf evaluate` has written.
+        model ([`FgvcModel`]): The model that they must be of.
 
     Raises:
-        `ValueError`: it is of a baseline or of other weights, or does not say on what it was measured.
+        `OSError`: one cannot be read.
+        `ValueError`: one is no such file, is of a baseline or of other weights, or does not say on what it was measured.
     """
+    return [measured for path in paths for measured in _eval_results(_read_result(path), path, model)]
+
+
+def _eval_results(result: Mapping[str, Any], source: str | Path, model) -> list[EvalResult]:
     settings = result["settings"]
     benchmark, split = settings["benchmark"], settings.get("split")
     if "baseline" in settings:
@@ -349,4 +357,11 @@ def push_to_hub(
         return upload_repository(folder, repo_id, **upload)
 
 
-__all__ = ["model_card", "push_to_hub", "upload_repository", "write_repository"]
+__all__ = [
+    "card_with_results",
+    "measured_results",
+    "model_card",
+    "push_to_hub",
+    "upload_repository",
+    "write_repository",
+]

@@ -21,7 +21,7 @@ def load(
     preset: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
-    revision: str | None = None,
+    revision: str = "main",
     **settings,
 ):
     """Model and processor, ready to track.
@@ -31,7 +31,7 @@ def load(
         preset (`str`, *optional*): `"paper"`, `"fast"`, `"balanced"` or `"accurate"`; the checkpoint's own settings if not given.
         device (`str`, *optional*): Where to run; CUDA if there is any, else the CPU.
         dtype (`str`, *optional*): `"float32"` or `"bfloat16"`; bfloat16 where the device multiplies it fast.
-        revision (`str`, *optional*): Branch, tag or commit of a Hub id, for model and processor alike; its main branch if not given.
+        revision (`str`, defaults to `"main"`): Branch, tag or commit of a Hub id, for model and processor alike.
         settings: Fields of [`FgvcConfig`] to change.
 
     Returns:

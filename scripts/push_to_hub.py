@@ -23,7 +23,7 @@ from fgvc_hf.masks import atomic_folder
 from fgvc_hf.presets import resolve_checkpoint
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder, or name of a bundled checkpoint")
     parser.add_argument("repo_id", metavar="USER/NAME")
@@ -36,7 +36,7 @@ def main() -> int:
     parser.add_argument("--revision", metavar="BRANCH", help="upload to this branch")
     parser.add_argument("--create-pr", action="store_true", help="as a pull request")
     parser.add_argument("--message", metavar="TEXT", help="of the commit")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     logging.disable_progress_bar()
     try:
         print(push(arguments))
