@@ -94,13 +94,18 @@ def clean_python(tmp_path_factory):
     python = folder / "environment" / "bin" / "python"
     version = torch.__version__.partition("+")[0]
     for requirement in (f"torch=={version}", str(wheel)):
-        subprocess.run([python, "-m", "pip", "install", "--quiet", requirement], check=True, timeout=900)
+        subprocess.run([python, "-I", "-m", "pip", "install", "--quiet", requirement], check=True, timeout=900)
     return python
+
+
+def alone() -> dict[str, str]:
+    """The environment variables without what would lead to this source tree."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
 def test_a_wheel_alone_in_a_clean_environment_tracks(clean_python, folder_with_clip):
     arguments = ["track", "clip.mp4", "--grid", "2", "--overlay", "overlay.mp4", "--output", "tracks.csv"]
-    subprocess.run([clean_python.parent / "fgvc-hf", *arguments], check=True, timeout=300)
+    subprocess.run([clean_python.parent / "fgvc-hf", *arguments], check=True, timeout=300, env=alone())
     assert Path("overlay.mp4").stat().st_size and len(Path("tracks.csv").read_text().splitlines()) == 1 + 4 * 5
 
 
@@ -123,9 +128,8 @@ assert tracks.shape == (1, 5, 2) and masks.shape == (5, 64, 64) and (masks[0] ==
 print(type(model).__module__)
 """
         if not package:
-            subprocess.run([clean_python, "-m", "pip", "uninstall", "--quiet", "--yes", "fgvc-hf"], check=True)
-        environment = os.environ | {"HF_HOME": str(folder_with_clip / "home"), "HF_HUB_OFFLINE": "1"}
-        environment.pop("PYTHONPATH", None)
+            subprocess.run([clean_python, "-I", "-m", "pip", "uninstall", "--quiet", "--yes", "fgvc-hf"], check=True)
+        environment = alone() | {"HF_HOME": str(folder_with_clip / "home"), "HF_HUB_OFFLINE": "1"}
         done = subprocess.run([clean_python, "-c", code], capture_output=True, text=True, env=environment, timeout=300)
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith("fgvc_hf." if package else "transformers_modules.")
