@@ -5,6 +5,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -86,6 +87,23 @@ def test_a_repository_holds_what_it_needs(repository):
     weights = {"config.json", "model.safetensors", "processor_config.json", "README.md", "curve.png"}
     assert names == weights | {path.name for path in code_files()}
     assert {"modeling_fgvc.py", "pipelines.py", "video.py", "inference_session_fgvc.py"} <= names
+
+
+def test_commands_in_readme(hub, push, checkpoint, result, tmp_path):
+    """As they stand, but for the folders."""
+    source = shutil.copytree(checkpoint, tmp_path / "mine", ignore=shutil.ignore_patterns("README.md"))
+    places = {"outputs/mine/last": source, "tapvid.json": result, "FOLDER": tmp_path / "out"}
+    lines = [
+        line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if "push_to_hub.py" in line
+    ]
+    commands = [shlex.split(line)[2:] for line in lines if line.startswith("python ")]
+    assert len(commands) == 2
+    for command in commands:
+        assert push(*(places.get(word, word) for word in command)) == 0
+    ((_, _, files),) = hub.commits
+    assert files == {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert card.data.license == "apache-2.0" and "* **Data**: My clips" in card.text
 
 
 # ---- the card -----------------------------------------------------------------------------------------------------
