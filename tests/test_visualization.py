@@ -107,7 +107,8 @@ def test_arrows_point_where_the_flow_goes(frame):
     flow[30, 30] = (15, 0)  # arrows start at (10.5, 10.5), (30.5, 10.5), ...
     drawn = draw_arrows(frame, flow, spacing=20)
     rows, columns = changed(drawn[20:40, 33:49], frame[20:40, 33:49])
-    assert set(columns) == set(range(13)) and np.mean(rows) + 20.5 == pytest.approx(30.5, abs=0.5)  # ends at x = 45.5
+    assert set(columns) >= set(range(13)) and max(columns) <= 13  # from the start to x = 45.5
+    assert np.mean(rows) + 20.5 == pytest.approx(30.5, abs=0.5)
     red, green, blue = drawn[29:32, 38].astype(int).sum(axis=0)
     assert red - max(green, blue) > 100  # to the right, as in draw_flow
     assert (
