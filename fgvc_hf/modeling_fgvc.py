@@ -137,9 +137,10 @@ class FgvcPreTrainedModel(PreTrainedModel):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         """As of all models of transformers; the processor beside the model will be that of the same version."""
-        model = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # with output_loading_info there is more
         model._origin = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
-        return model
+        return loaded
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):

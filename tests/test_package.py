@@ -113,7 +113,7 @@ def test_a_repository_loads_in_a_clean_environment_with_and_without_the_package(
     model, processor = load(dtype="float32")
     card = model_card("tracker", "apache-2.0", "See fgvc-joint.")
     write_repository(model, "tracker", "user/tracker", processor, card, with_code=True)
-    for package, trust in (("import fgvc_hf", "{}"), ("", '{"trust_remote_code": True}')):
+    for package, trust in (("from fgvc_hf import FgvcModel", "{}"), ("", '{"trust_remote_code": True}')):
         code = f"""
 {package}
 import numpy as np
