@@ -170,7 +170,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run_evaluate(arguments: argparse.Namespace) -> None:
     from .evaluation.run import evaluate
-    from .video import check_writable
+    from .files import check_writable
 
     check_writable(arguments.output)
     if arguments.baseline:

@@ -20,9 +20,10 @@ def load_checkpoint(arguments: argparse.Namespace, **settings):
 
 
 def run_track(arguments: argparse.Namespace) -> None:
+    from .files import check_writable
     from .overlays import check_picture_name, write_overlay, write_sheet
     from .tracks import check_format, save_tracks
-    from .video import check_video_name, check_writable, open_video
+    from .video import check_video_name, open_video
 
     if not (arguments.output or arguments.overlay or arguments.sheet):
         raise ValueError("nothing to write: give --output FILE, --overlay FILE, --sheet FILE, or several of them.")
@@ -101,9 +102,10 @@ def run_propagate(arguments: argparse.Namespace) -> None:
 
     import numpy as np
 
-    from .masks import atomic_folder, read_mask, write_mask
+    from .files import atomic_folder, check_writable
+    from .masks import read_mask, write_mask
     from .overlays import check_picture_name, write_overlay, write_sheet
-    from .video import check_video_name, check_writable, open_video
+    from .video import check_video_name, open_video
     from .visualization import draw_masks
 
     if not (arguments.output or arguments.overlay or arguments.sheet):
@@ -140,9 +142,10 @@ def run_paint(arguments: argparse.Namespace) -> None:
     import numpy as np
     from PIL import Image, UnidentifiedImageError
 
+    from .files import check_writable
     from .overlays import check_picture_name, sheet_frames, write_picture
     from .textures_fgvc import paint
-    from .video import VideoWriter, check_video_name, check_writable, open_video
+    from .video import VideoWriter, check_video_name, open_video
     from .visualization import contact_sheet
 
     if arguments.sheet:
@@ -172,9 +175,10 @@ def run_paint(arguments: argparse.Namespace) -> None:
 
 
 def run_flow(arguments: argparse.Namespace) -> None:
+    from .files import check_writable
     from .flow_files import check_flow_format, save_flow
     from .overlays import check_picture_name, write_picture
-    from .video import check_writable, read_image
+    from .video import read_image
     from .visualization import draw_arrows
 
     check_writable(check_flow_format(arguments.output))
@@ -196,9 +200,10 @@ def run_flow(arguments: argparse.Namespace) -> None:
 def run_match(arguments: argparse.Namespace) -> None:
     import numpy as np
 
+    from .files import atomic_write, check_writable
     from .heat_map_fgvc import match_heat_map
     from .overlays import check_picture_name, write_picture
-    from .video import atomic_write, check_writable, read_image
+    from .video import read_image
     from .visualization import draw_heat_map, draw_tracks, side_by_side
 
     numbers = Path(arguments.output).suffix.lower() == ".npz"

@@ -35,6 +35,8 @@ PIPELINES = {
 TASKS = {"davis": "video-object-segmentation", "vip": "video-part-segmentation"}  # of benchmarks; others follow points
 DATASETS = {"davis": "DAVIS-2017", "badja": "BADJA", "jhmdb": "JHMDB", "vip": "VIP"}
 TAP_VID = {"davis": "TAP-Vid-DAVIS", "kinetics": "TAP-Vid-Kinetics"}  # by split; any other is of the shortened clips
+SHORTENED = "TAP-Vid-DAVIS-32"
+SHORT = " TAP-Vid-DAVIS-32 is the first 32 frames of each video: shorter clips are easier, and published numbers do not compare."
 RESULTS, USE = "Evaluation", "Use"  # sections of a card that are written here
 
 
@@ -223,7 +225,7 @@ def _eval_results(result: Mapping[str, Any], source: str | Path, model) -> list[
         raise ValueError(f"{source}: was measured on other weights than those of this model.")
     if benchmark == "tapvid" and split is None:
         raise ValueError(f"{source}: does not say what it was measured on; run fgvc-hf evaluate tapvid with --split.")
-    dataset = TAP_VID.get(split, "TAP-Vid-DAVIS-32") if benchmark == "tapvid" else DATASETS[benchmark]
+    dataset = TAP_VID.get(split, SHORTENED) if benchmark == "tapvid" else DATASETS[benchmark]
     videos = f"{len(result['videos'])} video" + "s" * (len(result["videos"]) > 1)
     chosen = {key: settings[key] for key in ("preset", "dtype", "query_mode") if settings.get(key)}
     saved = json.loads(model.config.to_json_string(use_diff=False))
@@ -262,7 +264,8 @@ def results_table(results: Iterable[EvalResult]) -> str:
             for name, row in settings.items()
         ]
         tables.append("\n".join(lines))
-    return "In per cent, by `fgvc-hf evaluate`.\n\n" + "\n\n".join(tables)
+    note = SHORT if any(dataset.startswith(SHORTENED) for dataset in rows) else ""
+    return f"In per cent, by `fgvc-hf evaluate`.{note}\n\n" + "\n\n".join(tables)
 
 
 # ---- the upload ---------------------------------------------------------------------------------------------------

@@ -7,7 +7,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from .video import DEFAULT_FPS, VideoWriter, atomic_write, check_writable
+from .files import atomic_write, check_writable
+from .video import DEFAULT_FPS, VideoWriter
 from .visualization import contact_sheet
 
 

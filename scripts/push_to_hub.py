@@ -18,8 +18,8 @@ from pathlib import Path
 from transformers.utils import logging
 
 from fgvc_hf import load, model_card
+from fgvc_hf.files import atomic_folder
 from fgvc_hf.hub_fgvc import check_upload, upload_repository, write_repository
-from fgvc_hf.masks import atomic_folder
 from fgvc_hf.presets import resolve_checkpoint
 
 

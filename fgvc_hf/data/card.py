@@ -7,7 +7,7 @@ import pyarrow.parquet
 from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCardData
 
-from ..video import atomic_write
+from ..files import atomic_write
 from .shards import CLIP_LENGTH
 
 
