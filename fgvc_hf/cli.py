@@ -1,4 +1,4 @@
-"""The command line: `fgvc-hf track`, `propagate`, `paint`, `flow`, `evaluate` and `info`. torch is imported when there is work for it."""
+"""The command line: `fgvc-hf track`, `propagate`, `paint`, `flow`, `match`, `evaluate` and `info`."""
 
 import argparse
 import importlib.metadata
@@ -9,10 +9,8 @@ from pathlib import Path
 
 from . import __version__, bundled_checkpoints, default_checkpoint
 from .allocator import keep_freed_memory
-from .presets import PRESETS, fast_dtype, load
-
-
-SHEET_FRAMES = 6
+from .commands import load_checkpoint, run_flow, run_match, run_paint, run_propagate, run_track
+from .presets import PRESETS, fast_dtype
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -34,6 +32,9 @@ def build_parser() -> argparse.ArgumentParser:
     track.add_argument("--output", metavar="FILE", help="tracks as .csv, .json or .npz")
     track.add_argument("--overlay", metavar="FILE", help="the video with the tracks drawn over it, as .mp4")
     track.add_argument("--sheet", metavar="FILE", help="six frames with the tracks drawn over them, as .png")
+    track.add_argument(
+        "--compare", nargs="+", default=[], metavar="NAME", help="presets or checkpoints to draw beside it"
+    )
     track.add_argument("--threshold", type=float, metavar="P", help="confidence from which a point counts as visible")
     track.add_argument("--direction", choices=("forward", "backward", "both"), default="forward")
     add_model_arguments(track)
@@ -52,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--output", metavar="DIR", help="new folder for the masks of all frames, 00000.png and so on"
     )
     propagate.add_argument("--overlay", metavar="FILE", help="the video with the masks drawn over it, as .mp4")
+    propagate.add_argument("--sheet", metavar="FILE", help="six frames with the masks drawn over them, as .png")
     propagate.add_argument("--direction", choices=("forward", "backward", "both"), default="forward")
     add_model_arguments(propagate)
     propagate.set_defaults(run=run_propagate)
@@ -65,6 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     paint.add_argument("--texture", metavar="FILE", required=True, help="image with transparency, of the video's size")
     paint.add_argument("--frame", type=int, default=0, metavar="T", help="frame that it is painted onto; default: 0")
     paint.add_argument("--output", metavar="FILE", required=True, help="the painted video from that frame on, as .mp4")
+    paint.add_argument("--sheet", metavar="FILE", help="six frames of it, as .png")
     add_model_arguments(paint)
     paint.set_defaults(run=run_paint)
 
@@ -80,8 +83,25 @@ def build_parser() -> argparse.ArgumentParser:
         required=True,
         help="flow as .flo (Middlebury), .npz with occlusions, or .png in colours",
     )
+    flow.add_argument("--overlay", metavar="FILE", help="the first image with arrows drawn over it, as .png")
     add_model_arguments(flow)
     flow.set_defaults(run=run_flow)
+
+    match = commands.add_parser(
+        "match",
+        help="where a point of one image may be in another",
+        description="Where a point of one image may be in another: the probability of every pixel, for any two images.",
+    )
+    match.add_argument("images", nargs=2, metavar="IMAGE")
+    match.add_argument("--point", metavar='"x,y"', required=True, help="in pixels of the first image")
+    match.add_argument(
+        "--output",
+        metavar="FILE",
+        required=True,
+        help="heat map beside the first image as .png, or probability as .npz",
+    )
+    add_model_arguments(match)
+    match.set_defaults(run=run_match)
 
     evaluate = commands.add_parser(
         "evaluate",
@@ -119,6 +139,9 @@ def add_model_arguments(command: argparse.ArgumentParser) -> None:
     """What all commands that run the model have in common."""
     command.add_argument("--checkpoint", metavar="C", help="name of a bundled checkpoint, folder, or Hub id")
     command.add_argument(
+        "--revision", default="main", metavar="R", help="branch, tag or commit of a Hub id; default: main"
+    )
+    command.add_argument(
         "--preset", choices=tuple(PRESETS), help="resolution and method; default: those of the checkpoint"
     )
     command.add_argument("--device", metavar="D", help="cpu, cuda, mps, ...; default: cuda if there is one, else cpu")
@@ -144,189 +167,12 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-# ---- track --------------------------------------------------------------------------------------------------------
-
-
-def run_track(arguments: argparse.Namespace) -> None:
-    from .tracks import check_format, save_tracks
-    from .video import check_video_name, check_writable, open_video
-
-    if not (arguments.output or arguments.overlay or arguments.sheet):
-        raise ValueError("nothing to write: give --output FILE, --overlay FILE, --sheet FILE, or several of them.")
-    if arguments.output:
-        check_writable(check_format(arguments.output))
-    if arguments.sheet:
-        check_writable(arguments.sheet)
-        if Path(arguments.sheet).suffix.lower() != ".png":
-            raise ValueError(f"{arguments.sheet}: the name must end in .png.")
-    if arguments.overlay:
-        check_writable(check_video_name(arguments.overlay))
-    video = open_video(arguments.video)
-    points = read_prompt(arguments, video)
-    model, processor = load_checkpoint(arguments)
-    tracks = model.track(
-        video, points, arguments.direction, processor, threshold=arguments.threshold, show_progress_bar=True
-    )
-    if arguments.output:
-        save_tracks(tracks, arguments.output)
-        print(arguments.output)
-    if arguments.overlay:
-        write_overlay(video, tracks, arguments.overlay)
-        print(arguments.overlay)
-    if arguments.sheet:
-        write_sheet(video, tracks, arguments.sheet)
-        print(arguments.sheet)
-
-
-def read_prompt(arguments: argparse.Namespace, video):
-    """The points (N, 3) that the arguments ask for."""
-    import numpy as np
-
-    from .tracks import read_points_file
-
-    if arguments.points_file:
-        return read_points_file(arguments.points_file)
-    if arguments.points is not None:
-        prompts = arguments.points.strip("; ").split(";")
-        try:
-            points = [[float(value) for value in prompt.split(",")] for prompt in prompts]
-        except ValueError:
-            points = [[]]
-        if any(len(point) != 3 for point in points):
-            raise ValueError(f'--points must be "t,x,y;t,x,y;...", got "{arguments.points}".')
-        return np.array(points)
-    if arguments.grid < 1:
-        raise ValueError(f"--grid must be 1 or more, got {arguments.grid}.")
-    centres = (np.arange(arguments.grid) + 0.5) / arguments.grid
-    x, y = np.meshgrid(centres * video.width, centres * video.height)
-    return np.stack([np.zeros(x.size), x.ravel(), y.ravel()], axis=1)
-
-
-def load_checkpoint(arguments: argparse.Namespace, **settings):
-    """Model and processor that the arguments ask for."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    return load(arguments.checkpoint, arguments.preset, arguments.device, arguments.dtype, **settings)
-
-
-def write_overlay(video, tracks, path: str) -> None:
-    """The video with the tracks drawn over it, at the source's frame times."""
-    from tqdm import tqdm
-
-    from .video import VideoWriter
-    from .visualization import draw_tracks
-
-    fps = video.fps or 24
-    with VideoWriter(path, fps, video.height, video.width) as writer:
-        for t, frame in enumerate(tqdm(video.frames(), desc="drawing", unit=" frames", disable=None)):
-            drawn = draw_tracks(frame, tracks.tracks, tracks.visible, t, ids=tracks.object_ids)
-            writer.write(drawn, time=video.time(t))
-
-
-def write_sheet(video, tracks, path: str) -> None:
-    """Frames spread evenly over the video, with the tracks drawn over them, in one picture."""
-    import numpy as np
-    from PIL import Image
-
-    from .video import atomic_write
-    from .visualization import contact_sheet, draw_tracks
-
-    length = tracks.tracks.shape[1]
-    chosen = set(np.linspace(0, length - 1, min(SHEET_FRAMES, length)).round().astype(int).tolist())
-    drawn = [
-        draw_tracks(frame, tracks.tracks, tracks.visible, t, ids=tracks.object_ids)
-        for t, frame in enumerate(video.frames())
-        if t in chosen
-    ]
-    with atomic_write(path) as temporary:
-        Image.fromarray(contact_sheet(drawn)).save(temporary)
-
-
-# ---- propagate ----------------------------------------------------------------------------------------------------
-
-
-def run_propagate(arguments: argparse.Namespace) -> None:
-    from contextlib import ExitStack
-
-    import numpy as np
-
-    from .masks import atomic_folder, read_mask, write_mask
-    from .video import VideoWriter, check_video_name, check_writable, open_video
-    from .visualization import draw_masks
-
-    if not arguments.output and not arguments.overlay:
-        raise ValueError("nothing to write: give --output DIR, --overlay FILE, or both.")
-    if arguments.overlay:
-        check_writable(check_video_name(arguments.overlay))
-    video, mask = open_video(arguments.video), read_mask(arguments.mask)
-    model, processor = load_checkpoint(arguments)
-    masks = np.zeros((video.num_frames, video.height, video.width), dtype=np.uint8)
-    found = model.propagate_masks(video, mask, arguments.frame, arguments.direction, processor, show_progress_bar=True)
-    for t, ids in found:
-        masks[t] = ids
-    with ExitStack() as stack:
-        if arguments.output:
-            folder = stack.enter_context(atomic_folder(arguments.output))
-            for t, ids in enumerate(masks):
-                write_mask(folder / f"{t:05d}.png", ids)
-        if arguments.overlay:
-            size = (video.height, video.width)
-            writer = stack.enter_context(VideoWriter(arguments.overlay, video.fps or 24, *size))
-            for t, frame in enumerate(video.frames()):
-                writer.write(draw_masks(frame, masks[t]), time=video.time(t))
-    for path in (arguments.output, arguments.overlay):
-        if path:
-            print(path)
-
-
-# ---- paint --------------------------------------------------------------------------------------------------------
-
-
-def run_paint(arguments: argparse.Namespace) -> None:
-    import numpy as np
-    from PIL import Image, UnidentifiedImageError
-
-    from .textures_fgvc import paint
-    from .video import VideoWriter, check_video_name, check_writable, open_video
-
-    check_writable(check_video_name(arguments.output))
-    video = open_video(arguments.video)
-    try:
-        texture = np.asarray(Image.open(arguments.texture).convert("RGBA"))
-    except UnidentifiedImageError:
-        raise ValueError(f"{arguments.texture}: is no image.") from None
-    model, processor = load_checkpoint(arguments)
-    frames = paint(model, video, texture, arguments.frame, processor, show_progress_bar=True)
-    t, first = next(frames)  # what is wrong with the arguments shows here, before there is a file
-    with VideoWriter(arguments.output, video.fps or 24, video.height, video.width) as writer:
-        writer.write(first, time=video.time(t))
-        for t, frame in frames:
-            writer.write(frame, time=video.time(t))
-    print(arguments.output)
-
-
-# ---- flow ---------------------------------------------------------------------------------------------------------
-
-
-def run_flow(arguments: argparse.Namespace) -> None:
-    from .flow_files import check_flow_format, save_flow
-    from .video import check_writable, read_image
-
-    check_writable(check_flow_format(arguments.output))
-    first, second = (read_image(path) for path in arguments.images)
-    model, processor = load_checkpoint(arguments)
-    found = model.flow(first, second, processor)
-    save_flow(found.flow, found.occluded, arguments.output)
-    print(arguments.output)
-
-
 # ---- evaluate -----------------------------------------------------------------------------------------------------
 
 
 def run_evaluate(arguments: argparse.Namespace) -> None:
     from .evaluation.run import evaluate
-    from .video import check_writable
+    from .files import check_writable
 
     check_writable(arguments.output)
     if arguments.baseline:
@@ -357,11 +203,14 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
 
 def load_for_evaluation(arguments: argparse.Namespace):
     """Model, processor, and what a result says of them."""
+    from .hub_fgvc import weights_fingerprint
+
     changes = dict(_parse_setting(assignment) for assignment in arguments.set)
     model, processor = load_checkpoint(arguments, **changes)
     size = processor.image_processor.to_dict()
     settings = {
         "checkpoint": arguments.checkpoint or Path(default_checkpoint()).name,
+        "weights": weights_fingerprint(model),
         "dtype": str(model.dtype).removeprefix("torch."),
         "preset": arguments.preset,
         "input": {key: size[key] for key in ("resize_policy", "size", "size_divisor")},

@@ -2,6 +2,7 @@
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 
 # Output stride -> strides of stem, layer1, 2, 3 and 4; and the same with a pooling layer of stride 2 after the stem
@@ -13,9 +14,9 @@ BASE_ARGUMENTS = {  # what the base class, or the machinery around it, understan
     "attn_implementation",
     "experts_implementation",
     "per_layer_config",
-    "auto_map",
     "tie_word_embeddings",
 }
+CODE_REFERENCES = ("auto_map", "custom_pipelines")  # where a checkpoint that carries its code has which class
 
 
 @strict
@@ -146,8 +147,11 @@ class FgvcConfig(PreTrainedConfig):
     visibility_threshold: float = 0.5
 
     def __post_init__(self, **kwargs):
+        if not __name__.startswith(TRANSFORMERS_DYNAMIC_MODULE_NAME):  # the package's own classes are known already
+            kwargs = {name: value for name, value in kwargs.items() if name not in CODE_REFERENCES}
         for name in kwargs:  # what is left here are no fields; the base class would silently turn them into attributes
-            known = name.startswith("_") or hasattr(PreTrainedConfig, name) or name in BASE_ARGUMENTS
+            known = name.startswith("_") or hasattr(PreTrainedConfig, name)
+            known = known or name in BASE_ARGUMENTS or name in CODE_REFERENCES
             if not known:
                 fields = ", ".join(name for name in FgvcConfig.__annotations__ if name != "model_type")
                 raise ValueError(f"FgvcConfig has no field {name!r}; its fields are {fields}.")

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .video import atomic_write
+from .files import atomic_write
 from .visualization import draw_flow
 
 

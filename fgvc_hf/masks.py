@@ -1,10 +1,6 @@
 """Masks in files: palette or grey images of object ids."""
 
 import os
-import shutil
-import uuid
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -41,29 +37,3 @@ def write_mask(path: str | os.PathLike, ids: np.ndarray) -> None:
     palette = np.concatenate([np.zeros((1, 3), np.uint8), point_colours(range(1, 256))])
     image.putpalette(palette.tobytes())
     image.save(path)
-
-
-@contextmanager
-def atomic_folder(path: str | os.PathLike) -> Generator[Path]:
-    """
-    A temporary folder that takes the place of `path` in the end, or disappears if anything goes wrong.
-
-    Raises:
-        `OSError`: `path` exists and is not an empty folder, or cannot be made.
-    """
-    path = Path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise FileExistsError(f"{path}: exists already; give a new or an empty folder.")
-    if not path.absolute().parent.is_dir():
-        raise FileNotFoundError(f"{path}: cannot be written, the folder {path.parent} does not exist.")
-    temporary = path.absolute().with_name(f".{uuid.uuid4().hex}")
-    try:
-        temporary.mkdir()
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        if error.errno is None:
-            raise
-        raise OSError(f"{path}: cannot be written ({error.strerror}).") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

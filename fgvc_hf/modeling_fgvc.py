@@ -9,7 +9,7 @@ The notable choices:
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -28,9 +28,13 @@ from .correlation_fgvc import window_correlation
 from .encoder_fgvc import FgvcBasicBlock, FgvcBottleneckBlock, FgvcEncoder
 from .flow_fgvc import at_video_size, dense_flow
 from .folded_encoder_fgvc import FoldedEncoder, weights_version
+from .hub_fgvc import push_to_hub
 from .image_processing_pil_fgvc import FgvcImageProcessorPil
 from .inference_session_fgvc import FgvcInferenceSession
 from .processing_fgvc import FgvcProcessor, PointTracks
+
+
+HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only", "subfolder")
 
 
 @dataclass
@@ -128,6 +132,16 @@ class FgvcPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["FgvcBasicBlock", "FgvcBottleneckBlock"]
     _can_record_outputs = {"hidden_states": [FgvcBasicBlock, FgvcBottleneckBlock]}
     _keep_in_fp32_modules_strict = ["bn1", "bn2", "downsample.1"]  # bfloat16 rounds the running statistics off
+    _origin: dict[str, Any] = {}  # arguments that say which version of a repository the model is of
+    push_to_hub = push_to_hub
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """As of all models of transformers; the processor beside the model will be that of the same version."""
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # with output_loading_info there is more
+        model._origin = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+        return loaded
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -424,7 +438,10 @@ class FgvcModel(FgvcPreTrainedModel):
     def _own_processor(self) -> FgvcProcessor:
         """The processor saved beside the model; the default one for a model that was not loaded from anywhere."""
         path = self.config.name_or_path
-        return FgvcProcessor.from_pretrained(path) if path else FgvcProcessor(FgvcImageProcessorPil())
+        image_processor = (
+            FgvcImageProcessorPil.from_pretrained(path, **self._origin) if path else FgvcImageProcessorPil()
+        )
+        return FgvcProcessor(image_processor)
 
 
 def _has_hooks(model: nn.Module) -> bool:

@@ -21,6 +21,7 @@ def load(
     preset: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    revision: str = "main",
     **settings,
 ):
     """Model and processor, ready to track.
@@ -30,6 +31,7 @@ def load(
         preset (`str`, *optional*): `"paper"`, `"fast"`, `"balanced"` or `"accurate"`; the checkpoint's own settings if not given.
         device (`str`, *optional*): Where to run; CUDA if there is any, else the CPU.
         dtype (`str`, *optional*): `"float32"` or `"bfloat16"`; bfloat16 where the device multiplies it fast.
+        revision (`str`, defaults to `"main"`): Branch, tag or commit of a Hub id, for model and processor alike.
         settings: Fields of [`FgvcConfig`] to change.
 
     Returns:
@@ -55,8 +57,8 @@ def load(
     resizing, method = PRESETS[preset] if preset else ({}, {})
     precision = getattr(torch, dtype) if dtype else fast_dtype(place)
     try:
-        model = FgvcModel.from_pretrained(path, dtype=precision, **(method | settings)).to(place)
-        processor = FgvcProcessor.from_pretrained(path)
+        model = FgvcModel.from_pretrained(path, revision=revision, dtype=precision, **(method | settings)).to(place)
+        processor = FgvcProcessor.from_pretrained(path, revision=revision)
     except (StrictDataclassError, SafetensorError, RuntimeError) as error:
         raise ValueError(f"{path}: is no checkpoint that can be loaded ({error}).") from None
     if resizing:

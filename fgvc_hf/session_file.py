@@ -16,13 +16,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from .boxes_fgvc import TrackedBox
+from .files import atomic_write
 from .image_processing_pil_fgvc import FgvcImageProcessorPil
 from .inference_session_fgvc import FgvcInferenceSession
 from .memory_fgvc import FrameMemory, TargetGroup
 from .modeling_fgvc import FgvcModel
 from .targets_fgvc import BoxTarget, MaskTarget, PointTarget
 from .templates_fgvc import PointTemplates
-from .video import atomic_write, open_video
+from .video import open_video
 
 
 FORMAT = "fgvc-session-1"

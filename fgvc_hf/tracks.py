@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+from .files import atomic_write
 from .processing_fgvc import PointTracks
-from .video import atomic_write
 
 
 UNREADABLE_NPZ = (  # what numpy and zipfile raise on files that are damaged, or are something else

@@ -9,9 +9,8 @@ for, and no source but an array that was one already holds more than a few frame
 import itertools
 import os
 import re
-import uuid
-from collections.abc import Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack
 from fractions import Fraction
 from operator import attrgetter
 from pathlib import Path
@@ -19,6 +18,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
+
+from .files import atomic_write
 
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -293,52 +294,12 @@ class VideoFile:
                     return
 
 
-def check_writable(path: str | Path) -> Path:
-    """The path, if a file can be written there.
-
-    Raises:
-        `OSError`: its folder does not exist or may not be written to, or it is a folder itself.
-    """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path}: cannot be written, the folder {path.parent} does not exist.")
-    if path.is_dir():
-        raise IsADirectoryError(f"{path}: cannot be written, it is a folder.")
-    if not os.access(path.parent, os.W_OK):
-        raise PermissionError(f"{path}: cannot be written, the folder {path.parent} is not writable.")
-    return path
-
-
 def check_video_name(path: str | Path) -> Path:
     """The path, if its suffix is one that [`VideoWriter`] writes; a `ValueError` otherwise."""
     path = Path(path)
     if path.suffix.lower() not in VIDEO_SUFFIXES:
         raise ValueError(f"{path}: the name must end in {', '.join(VIDEO_SUFFIXES)}.")
     return path
-
-
-@contextmanager
-def atomic_write(path: str | Path) -> Generator[Path]:
-    """
-    A temporary file beside `path` that takes its place in the end, or disappears if anything goes wrong.
-
-    Yields:
-        The temporary path, with the suffix of `path`.
-
-    Raises:
-        `OSError`: the file cannot be written; the disk may be full.
-    """
-    path = check_writable(path)
-    temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        if error.errno is None:  # not of the system but a sentence, as that of a damaged source read meanwhile
-            raise
-        raise OSError(f"{path}: cannot be written ({error.strerror}).") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class VideoWriter:

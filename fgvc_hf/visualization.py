@@ -1,15 +1,20 @@
-"""Tracks drawn over frames; numpy in, numpy out."""
+"""Results drawn over frames: tracks, masks, flow, probabilities; numpy in, numpy out."""
 
 import colorsys
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 
 SUPERSAMPLING = 2  # lines are drawn at twice the size and scaled down, which smooths their edges
 HIDDEN_OPACITY = 0.35  # of a point that is not visible
 GOLDEN_RATIO = 0.618034
+GREY = np.array([0.299, 0.587, 0.114])  # luma of R, G and B
+HEAT = np.array([(90, 0, 60), (230, 40, 30), (255, 160, 20), (255, 255, 190)])  # from nothing to the largest value
+STRIP = (24, 24, 28)  # background of labels
+DIMMED = 0.65  # brightness of a frame under a heat map
 
 
 def point_colours(ids) -> np.ndarray:
@@ -47,15 +52,29 @@ def draw_tracks(
     Returns:
         `numpy.ndarray` of shape `(H, W, 3)`, uint8.
     """
-    height, width = frame.shape[:2]
-    unit = max(1.0, min(height, width) / 240)  # line width in pixels
-    layer = Image.new("RGBA", (width * SUPERSAMPLING, height * SUPERSAMPLING))
-    draw = ImageDraw.Draw(layer)
+    unit = line_width(*frame.shape[:2])
+    layer, draw = _layer(*frame.shape[:2])
     colours = point_colours(range(len(tracks)) if ids is None else ids)
     for track, seen, colour in zip(tracks, visible, colours, strict=True):
         _draw_trail(draw, track, seen, frame_idx, trail, tuple(colour.tolist()), unit)
     for track, seen, colour in zip(tracks, visible, colours, strict=True):
         _draw_point(draw, track[frame_idx], seen[frame_idx], tuple(colour.tolist()), unit)
+    return _over(frame, layer)
+
+
+def line_width(height: int, width: int) -> float:
+    """Width in pixels of lines that are seen well on a frame of a size."""
+    return max(1.0, min(height, width) / 240)
+
+
+def _layer(height: int, width: int) -> tuple[Image.Image, Any]:
+    """An empty picture to draw on, larger than the frame that it goes over."""
+    layer = Image.new("RGBA", (width * SUPERSAMPLING, height * SUPERSAMPLING))
+    return layer, ImageDraw.Draw(layer)
+
+
+def _over(frame: np.ndarray, layer: Image.Image) -> np.ndarray:
+    """The frame (H, W, 3) with what was drawn laid over it."""
     layer = layer.reduce(SUPERSAMPLING)
     return np.asarray(Image.alpha_composite(Image.fromarray(frame).convert("RGBA"), layer).convert("RGB"))
 
@@ -100,6 +119,51 @@ def draw_flow(flow: np.ndarray, largest: float | None = None) -> np.ndarray:
     return np.asarray(Image.fromarray(hsv, "HSV").convert("RGB"))
 
 
+def draw_arrows(
+    frame: np.ndarray, flow: np.ndarray, occluded: np.ndarray | None = None, spacing: int | None = None
+) -> np.ndarray:
+    """
+    Draw a flow field as arrows over the frame that it starts from, in the colours of [`draw_flow`].
+
+    Where the flow is not known a faint ring is drawn instead.
+
+    Args:
+        frame (`numpy.ndarray` of shape `(H, W, 3)`, uint8): The frame; it is not changed.
+        flow (`numpy.ndarray` of shape `(H, W, 2)`): (x, y) displacements in pixels.
+        occluded (`numpy.ndarray` of shape `(H, W)`, bool, *optional*): Pixels whose flow is not known.
+        spacing (`int`, *optional*): Pixels between arrows; a sixteenth of the shorter side, and 8 at least, if not given.
+
+    Returns:
+        `numpy.ndarray` of shape `(H, W, 3)`, uint8.
+    """
+    height, width = frame.shape[:2]
+    spacing, unit = spacing or max(8, min(height, width) // 16), line_width(height, width)
+    colours = draw_flow(flow)
+    layer, draw = _layer(height, width)
+    for y in range(spacing // 2, height, spacing):
+        for x in range(spacing // 2, width, spacing):
+            colour, start = tuple(colours[y, x].tolist()), np.array([x + 0.5, y + 0.5])
+            if occluded is not None and occluded[y, x]:
+                _draw_point(draw, start, False, (255, 255, 255), 0.5 * unit)
+            else:
+                _draw_arrow(draw, start, start + flow[y, x], colour, unit)
+    return _over(frame, layer)
+
+
+def _draw_arrow(draw, start: np.ndarray, end: np.ndarray, colour: tuple, unit: float) -> None:
+    """A line with a head of two strokes; a dot where it would be shorter than that."""
+    length = np.linalg.norm(end - start)
+    if length < 2 * unit:
+        _draw_point(draw, start, True, colour, 0.5 * unit)
+        return
+    back = (start - end) / length * min(4 * unit, length)
+    sides = [end + back @ np.array([[c, s], [-s, c]]) for c, s in ((0.87, 0.5), (0.87, -0.5))]  # turned by 30 degrees
+    for points in ([start, end], [sides[0], end, sides[1]]):
+        line = [tuple(point * SUPERSAMPLING) for point in points]
+        draw.line(line, fill=(0, 0, 0, 130), width=round(2 * unit * SUPERSAMPLING))
+        draw.line(line, fill=(*colour, 255), width=round(unit * SUPERSAMPLING))
+
+
 def draw_masks(frame: np.ndarray, ids: np.ndarray, opacity: float = 0.45) -> np.ndarray:
     """
     Tint objects with their colours, and outline them.
@@ -124,6 +188,64 @@ def draw_masks(frame: np.ndarray, ids: np.ndarray, opacity: float = 0.45) -> np.
     return drawn.round().astype(np.uint8)
 
 
+def draw_heat_map(frame: np.ndarray, probability: np.ndarray, largest: float | None = None) -> np.ndarray:
+    """
+    Lay a map of probabilities over a dimmed, grey frame: from dark red over orange to a bright yellow where it is largest.
+
+    Args:
+        frame (`numpy.ndarray` of shape `(H, W, 3)`, uint8): The frame; it is not changed.
+        probability (`numpy.ndarray` of shape `(H, W)`, float): In [0, 1], as [`match_heat_map`] gives it.
+        largest (`float`, *optional*): Value that is drawn brightest; the largest of the map if not given, for a probability that is
+            spread over the pixels of a frame is small everywhere.
+
+    Returns:
+        `numpy.ndarray` of shape `(H, W, 3)`, uint8.
+
+    Raises:
+        `ValueError`: frame and map differ in size.
+    """
+    if probability.shape != frame.shape[:2]:
+        raise ValueError(f"probability must be of the frame's size {frame.shape[:2]}, got {probability.shape}.")
+    largest = max(float(probability.max()), 1e-12) if largest is None else largest
+    heat = np.clip(probability / largest, 0, 1)
+    stops = np.linspace(0, 1, len(HEAT))
+    colours = np.stack([np.interp(heat, stops, channel) for channel in HEAT.T], axis=-1)  # (H, W, 3)
+    opacity = np.sqrt(heat)[..., None]  # a second, weaker place shows as well
+    grey = (frame @ GREY)[..., None] * DIMMED
+    return (grey * (1 - opacity) + colours * opacity).round().astype(np.uint8)
+
+
+def side_by_side(frames: Sequence[np.ndarray], labels: Sequence[str]) -> np.ndarray:
+    """
+    Frames beside each other, each under its label.
+
+    Args:
+        frames (sequence of `numpy.ndarray` of shape `(H, W, 3)`, uint8): Scaled to the height of the first.
+        labels (sequence of `str`): As many; what is wider than its frame is cut off.
+
+    Returns:
+        `numpy.ndarray` of shape `(H + strip, W', 3)`, uint8: the strip holds the labels, thin lines separate the frames.
+
+    Raises:
+        `ValueError`: frames and labels differ in number, or there are none.
+    """
+    if not frames or len(frames) != len(labels):
+        raise ValueError(f"frames and labels must be as many, and one at least, got {len(frames)} and {len(labels)}.")
+    height = frames[0].shape[0]
+    strip, gap = max(14, round(height / 14)), max(1, round(height / 240))
+    font = ImageFont.load_default(size=0.7 * strip)
+    columns = []
+    for frame, label in zip(frames, labels, strict=True):
+        scaled = Image.fromarray(frame).resize(
+            (round(frame.shape[1] * height / frame.shape[0]), height), Image.Resampling.BILINEAR
+        )
+        column = Image.new("RGB", (scaled.width, height + strip), STRIP)
+        column.paste(scaled, (0, strip))
+        ImageDraw.Draw(column).text((0.3 * strip, strip / 2), label, fill="white", font=font, anchor="lm")
+        columns += [np.full((height + strip, gap, 3), STRIP, np.uint8), np.asarray(column)]
+    return np.concatenate(columns[1:], axis=1)
+
+
 def contact_sheet(frames: Sequence[np.ndarray], columns: int = 3, width: int = 768) -> np.ndarray:
     """
     Frames side by side, row by row.
@@ -144,4 +266,13 @@ def contact_sheet(frames: Sequence[np.ndarray], columns: int = 3, width: int = 7
     return np.concatenate(rows)
 
 
-__all__ = ["contact_sheet", "draw_flow", "draw_masks", "draw_tracks", "point_colours"]
+__all__ = [
+    "contact_sheet",
+    "draw_arrows",
+    "draw_flow",
+    "draw_heat_map",
+    "draw_masks",
+    "draw_tracks",
+    "point_colours",
+    "side_by_side",
+]

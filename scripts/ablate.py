@@ -18,10 +18,10 @@ from train import TEXTURE_SIZE, load_model, tap_vid_score
 
 from fgvc_hf import FgvcConfig, FgvcModel
 from fgvc_hf.data.video_folder import VideoFolder
+from fgvc_hf.files import atomic_write
 from fgvc_hf.training.joint import JointTraining
 from fgvc_hf.training.loop import Training
 from fgvc_hf.training.recipes import parse_recipe
-from fgvc_hf.video import atomic_write
 
 
 VARIANTS = {

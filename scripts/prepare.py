@@ -4,7 +4,8 @@
     python scripts/prepare.py youtube-vos ROOT SHARDS          # ROOT/train/JPEGImages/VIDEO/00000.jpg
     python scripts/prepare.py flyingthings3d ROOT SHARDS       # ROOT/frames_cleanpass_webp, ROOT/optical_flow
 
-Upload the folder of shards as a dataset repository to stream it: `hf upload --repo-type dataset NAME SHARDS`.
+Upload the folder of shards as a dataset repository to stream it: `hf upload --repo-type dataset NAME SHARDS`. Its README.md is the dataset's
+card; under which licence the frames may be shared is yours to know, and to state with --license.
 """
 
 import argparse
@@ -13,20 +14,32 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from fgvc_hf.data.card import UNKNOWN, write_dataset_card
 from fgvc_hf.data.flying_things import FlyingThings3D
 from fgvc_hf.data.shards import clip_rows, labelled_rows, write_shards
 
 
+SOURCES = {
+    "videos": "a folder of videos",
+    "youtube-vos": "the training videos of YouTube-VOS",
+    "flyingthings3d": "FlyingThings3D",
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("kind", choices=("videos", "youtube-vos", "flyingthings3d"))
+    parser.add_argument("kind", choices=tuple(SOURCES))
     parser.add_argument("source", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--short-side", type=int, default=256, help="reduce the frames of videos to this")
     parser.add_argument("--rows-per-shard", type=int, default=64)
+    parser.add_argument(
+        "--license", default=UNKNOWN, metavar="L", help="of the frames, as the Hub names it, such as cc-by-4.0"
+    )
     arguments = parser.parse_args()
     try:
         files = write_shards(rows(arguments), arguments.output, arguments.rows_per_shard)
+        write_dataset_card(arguments.output, SOURCES[arguments.kind], arguments.license)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     size = sum(file.stat().st_size for file in files)

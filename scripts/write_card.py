@@ -3,7 +3,7 @@
     python scripts/write_card.py outputs/joint fgvc_hf/checkpoints/fgvc-joint --weights outputs/average --text card.json --preset balanced
 
 `card.json` holds `summary`, `data`, `notes` and `results` (Markdown, with the commands), which a program cannot know. `--score STEP=VALUE`
-adds a score that was measured apart from the run to its curve.
+adds a score that was measured apart from the run to its curve; `--results` adds what `fgvc-hf evaluate` has measured on these weights.
 """
 
 import argparse
@@ -12,9 +12,10 @@ import sys
 from pathlib import Path
 
 from fgvc_hf import FgvcImageProcessorPil, FgvcModel, FgvcProcessor
+from fgvc_hf.files import atomic_write
+from fgvc_hf.hub_fgvc import card_with_results, measured_results
 from fgvc_hf.presets import PRESETS
-from fgvc_hf.training.card import draw_curves, model_card, read_log
-from fgvc_hf.video import atomic_write
+from fgvc_hf.training.card import draw_curves, read_log, training_card
 
 
 def main() -> None:
@@ -26,6 +27,7 @@ def main() -> None:
         "--preset", choices=tuple(PRESETS), help="what the checkpoint does where no preset is asked for"
     )
     parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--results", nargs="+", default=[], metavar="R.json", help="what fgvc-hf evaluate has written")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="field of the configuration")
     parser.add_argument("--score", action="append", default=[], metavar="STEP=VALUE", help="delta_avg in per cent")
     arguments = parser.parse_args()
@@ -40,7 +42,8 @@ def write(arguments: argparse.Namespace) -> None:
     text = json.loads(arguments.text.read_text(encoding="utf-8"))
     folder = arguments.weights or arguments.run / "last"
     resizing, method = PRESETS[arguments.preset] if arguments.preset else ({}, {})
-    FgvcModel.from_pretrained(folder, **method, **settings).save_pretrained(arguments.output)
+    model = FgvcModel.from_pretrained(folder, **method, **settings)
+    model.save_pretrained(arguments.output)
     FgvcProcessor(FgvcImageProcessorPil(**resizing)).save_pretrained(arguments.output)
     updates, evaluations = read_log(arguments.run / "log.jsonl")
     for step, value in (pair.split("=", 1) for pair in arguments.score):
@@ -48,9 +51,10 @@ def write(arguments: argparse.Namespace) -> None:
     evaluations.sort(key=lambda entry: entry["step"])
     with atomic_write(arguments.output / "training.png") as path:
         draw_curves(updates, evaluations).save(path)
-    card = model_card(
+    card = training_card(
         arguments.output.name, text["summary"], text["data"], arguments.run, text["results"], text["notes"]
     )
+    card = card_with_results(card, arguments.output.name, measured_results(arguments.results, model))
     with atomic_write(arguments.output / "README.md") as path:
         path.write_text(card, encoding="utf-8")
 

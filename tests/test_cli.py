@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fgvc_hf import (
     FgvcConfig,
@@ -14,8 +15,11 @@ from fgvc_hf import (
     FgvcProcessor,
     bundled_checkpoints,
     default_checkpoint,
+    load,
+    match_heat_map,
 )
 from fgvc_hf.cli import main
+from fgvc_hf.masks import write_mask
 from fgvc_hf.video import VideoWriter, open_video
 
 
@@ -105,6 +109,106 @@ def test_points_files(clip, tiny_checkpoint, tmp_path, suffix):
 def test_presets_run(clip, tiny_checkpoint, tmp_path, preset):
     arguments = ["track", clip, "--points", "2,20,10", "--checkpoint", tiny_checkpoint, "--preset", preset]
     assert main([*arguments, "--dtype", "float32", "--output", str(tmp_path / "out.csv")]) == 0
+
+
+def test_runs_are_compared_side_by_side(clip, tiny_checkpoint, tmp_path):
+    overlay, sheet, alone = (tmp_path / name for name in ("compared.mp4", "sheet.png", "tracks.npz"))
+    arguments = [
+        "track",
+        clip,
+        "--grid",
+        "2",
+        "--checkpoint",
+        tiny_checkpoint,
+        "--preset",
+        "fast",
+        "--output",
+        str(alone),
+    ]
+    written = ["--overlay", str(overlay), "--sheet", str(sheet)]
+    assert main([*arguments, *written, "--compare", "paper", "fgvc-reconstruction"]) == 0
+    video = open_video(overlay)
+    assert video.num_frames == 4 and video.height > 40 and video.width == 3 * 56 + 2
+    with Image.open(sheet) as picture:
+        assert picture.width == 768 and picture.height > 4 * 200  # a row for each of the four frames
+    left, middle = (np.asarray(list(video.frames())[3])[-40:, x : x + 56].astype(int) for x in (0, 57))
+    assert np.abs(left - middle).max() > 60  # other tracks
+    with np.load(alone) as compared:
+        tracks = compared["tracks"]
+    assert main(arguments) == 0
+    with np.load(alone) as single:
+        np.testing.assert_array_equal(tracks, single["tracks"])
+
+
+def test_masks_paint_and_flow_are_drawn(clip, tiny_checkpoint, noise_clip, tmp_path):
+    ids = np.zeros((40, 56), np.uint8)
+    ids[10:30, 10:30] = 1
+    write_mask(tmp_path / "mask.png", ids)
+    texture = np.where(ids[..., None] > 0, np.uint8([255, 0, 0, 255]), np.uint8(0))
+    Image.fromarray(texture).save(tmp_path / "texture.png")
+    for t in (0, 1):
+        Image.fromarray(noise_clip[t]).save(tmp_path / f"{t}.png")
+    masks, painted, arrows = (str(tmp_path / f"{name}.png") for name in ("masks", "painted", "arrows"))
+    model = ["--checkpoint", tiny_checkpoint]
+    assert main(["propagate", clip, "--mask", str(tmp_path / "mask.png"), "--sheet", masks, *model]) == 0
+    paint = ["paint", clip, "--texture", str(tmp_path / "texture.png"), "--output", str(tmp_path / "painted.mp4")]
+    assert main([*paint, "--sheet", painted, "--frame", "1", *model]) == 0
+    images = [str(tmp_path / "0.png"), str(tmp_path / "1.png")]
+    assert main(["flow", *images, "--output", str(tmp_path / "flow.flo"), "--overlay", arrows, *model]) == 0
+    for sheet, rows in ((masks, 2), (painted, 1)):
+        with Image.open(sheet) as picture:
+            assert picture.size == (768, rows * round(256 * 40 / 56))
+    with Image.open(arrows) as picture:
+        assert picture.size == (56, 40) and (np.asarray(picture) != noise_clip[0]).any()
+    with Image.open(painted) as picture:
+        assert np.asarray(picture)[80:100, 80:100, 0].mean() > 200  # red, where it was painted
+
+
+def test_match_shows_or_writes_the_probability(tiny_checkpoint, noise_clip, tmp_path):
+    Image.fromarray(noise_clip[0]).save(tmp_path / "a.png")
+    Image.fromarray(noise_clip[2, :, :40]).save(tmp_path / "b.png")  # the content moves by (-2, -2)
+    model, processor = load(default_checkpoint())
+    expected = match_heat_map(model, processor, noise_clip[0], noise_clip[2, :, :40], (20, 18))
+    arguments = ["match", str(tmp_path / "a.png"), str(tmp_path / "b.png"), "--point", "20,18"]
+    assert main([*arguments, "--output", str(tmp_path / "heat.npz")]) == 0
+    with np.load(tmp_path / "heat.npz") as content:
+        np.testing.assert_array_equal(content["probability"], expected)
+        assert content["point"].tolist() == [20, 18]
+        row, column = np.unravel_index(content["probability"].argmax(), (40, 40))
+    assert abs(row + 0.5 - 16) <= 1.5 and abs(column + 0.5 - 18) <= 1.5
+    assert main([*arguments, "--output", str(tmp_path / "heat.png")]) == 0
+    with Image.open(tmp_path / "heat.png") as picture:
+        assert picture.width == 56 + 1 + 40 and picture.height > 40
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["match", "a.png", "a.png", "--point", "5", "--output", "o.png"], '--point must be "x,y", got "5"'),
+        (["match", "a.png", "a.png", "--point", "5,99", "--output", "o.png"], "point must be (x, y) inside frame A"),
+        (
+            ["match", "a.png", "none.png", "--point", "5,5", "--output", "o.png"],
+            "none.png: cannot be read as an image",
+        ),
+        (["match", "a.png", "a.png", "--point", "5,5", "--output", "o.jpg"], "o.jpg: the name must end in .png"),
+        (["flow", "a.png", "a.png", "--output", "o.flo", "--overlay", "o.mp4"], "o.mp4: the name must end in .png"),
+        (["propagate", "{clip}", "--mask", "a.png", "--sheet", "o.gif"], "o.gif: the name must end in .png"),
+        (["propagate", "{clip}", "--mask", "a.png"], "nothing to write"),
+        (
+            ["paint", "{clip}", "--texture", "a.png", "--output", "o.mp4", "--sheet", "o"],
+            "o: the name must end in .png",
+        ),
+        (["track", "{clip}", "--grid", "1", "--output", "o.csv", "--compare", "fast"], "--compare is drawn"),
+        (["track", "{clip}", "--grid", "1", "--sheet", "o.png", "--compare", "slow"], "slow: is no checkpoint"),
+    ],
+)
+def test_errors_of_pictures(clip, noise_clip, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(noise_clip[0]).save("a.png")
+    assert main([clip if argument == "{clip}" else argument for argument in arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1 and message in captured.err
+    assert captured.out == "" and os.listdir() == ["a.png"]
 
 
 def bad(tmp_path, name, content: bytes | str = b""):

@@ -12,7 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
+from fgvc_hf import load, model_card
 from fgvc_hf.data.synthetic import render_clip
+from fgvc_hf.hub_fgvc import write_repository
 from fgvc_hf.masks import write_mask
 from fgvc_hf.video import VideoWriter
 
@@ -68,7 +70,7 @@ def test_scripts_in_readme_exist():
 
 def test_model_files_import_only_what_a_hub_checkpoint_can():
     """`*_fgvc.py` may travel with a checkpoint: torch, numpy, PIL, transformers, and each other."""
-    allowed = {"torch", "numpy", "PIL", "transformers", "huggingface_hub", "tqdm", *sys.stdlib_module_names}
+    allowed = {"torch", "numpy", "PIL", "transformers", "huggingface_hub", "tqdm", "yaml", *sys.stdlib_module_names}
     for path in (ROOT / "fgvc_hf").glob("*_fgvc.py"):
         source = path.read_text(encoding="utf-8")
         for module in re.findall(r"^(?:from|import) ([\w.]+)", source, flags=re.MULTILINE):
@@ -78,19 +80,56 @@ def test_model_files_import_only_what_a_hub_checkpoint_can():
             )
 
 
-@pytest.mark.skipif(
-    not os.environ.get("FGVC_REQUIRE_NETWORK_TESTS"), reason="installs torch anew; set FGVC_REQUIRE_NETWORK_TESTS=1"
-)
-def test_a_wheel_alone_in_a_clean_environment_tracks(folder_with_clip):
+@pytest.fixture(scope="module")
+def clean_python(tmp_path_factory):
+    """The interpreter of an environment with nothing but the wheel and what that asks for."""
+    if not os.environ.get("FGVC_REQUIRE_NETWORK_TESTS"):
+        pytest.skip("installs torch anew; set FGVC_REQUIRE_NETWORK_TESTS=1")
+    folder = tmp_path_factory.mktemp("clean")
     subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--outdir", "dist", str(ROOT)], check=True, capture_output=True
+        [sys.executable, "-m", "build", "--wheel", "--outdir", folder, str(ROOT)], check=True, capture_output=True
     )
-    (wheel,) = Path("dist").glob("*.whl")
-    venv.create("clean", with_pip=True)
-    python = str(folder_with_clip / "clean" / "bin" / "python")
+    (wheel,) = folder.glob("*.whl")
+    venv.create(folder / "environment", with_pip=True)
+    python = folder / "environment" / "bin" / "python"
     version = torch.__version__.partition("+")[0]
     for requirement in (f"torch=={version}", str(wheel)):
-        subprocess.run([python, "-m", "pip", "install", "--quiet", requirement], check=True, timeout=900)
+        subprocess.run([python, "-I", "-m", "pip", "install", "--quiet", requirement], check=True, timeout=900)
+    return python
+
+
+def alone() -> dict[str, str]:
+    """The environment variables without what would lead to this source tree."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
+def test_a_wheel_alone_in_a_clean_environment_tracks(clean_python, folder_with_clip):
     arguments = ["track", "clip.mp4", "--grid", "2", "--overlay", "overlay.mp4", "--output", "tracks.csv"]
-    subprocess.run([str(Path(python).parent / "fgvc-hf"), *arguments], check=True, timeout=300)
+    subprocess.run([clean_python.parent / "fgvc-hf", *arguments], check=True, timeout=300, env=alone())
     assert Path("overlay.mp4").stat().st_size and len(Path("tracks.csv").read_text().splitlines()) == 1 + 4 * 5
+
+
+def test_a_repository_loads_in_a_clean_environment_with_and_without_the_package(clean_python, folder_with_clip):
+    model, processor = load(dtype="float32")
+    card = model_card("tracker", "apache-2.0", "See fgvc-joint.")
+    write_repository(model, "tracker", "user/tracker", processor, card, with_code=True)
+    for package, trust in (("from fgvc_hf import FgvcModel", "{}"), ("", '{"trust_remote_code": True}')):
+        code = f"""
+{package}
+import numpy as np
+from transformers import AutoModel, AutoProcessor, pipeline
+model, processor = (kind.from_pretrained("tracker", **{trust}) for kind in (AutoModel, AutoProcessor))
+tracks = model.track("clip.mp4", [(0, 20, 30)], processor=processor).tracks
+found = pipeline("point-tracking", model="tracker", **{trust})("clip.mp4", points=[(0, 20, 30)])["tracks"]
+np.testing.assert_array_equal(found, tracks)
+ids = np.pad(np.ones((20, 20), int), 22)
+masks = pipeline("mask-propagation", model="tracker", **{trust})("clip.mp4", masks=ids)["masks"]
+assert tracks.shape == (1, 5, 2) and masks.shape == (5, 64, 64) and (masks[0] == ids).all()
+print(type(model).__module__)
+"""
+        if not package:
+            subprocess.run([clean_python, "-I", "-m", "pip", "uninstall", "--quiet", "--yes", "fgvc-hf"], check=True)
+        environment = alone() | {"HF_HOME": str(folder_with_clip / "home"), "HF_HUB_OFFLINE": "1"}
+        done = subprocess.run([clean_python, "-c", code], capture_output=True, text=True, env=environment, timeout=300)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("fgvc_hf." if package else "transformers_modules.")

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fgvc_hf.video import VideoWriter, atomic_write, check_writable, open_video
+from fgvc_hf.files import atomic_write, check_writable
+from fgvc_hf.video import VideoWriter, open_video
 
 
 def numbered_frames(length: int, height: int = 48, width: int = 64) -> np.ndarray:

@@ -1,7 +1,15 @@
 import numpy as np
 import pytest
 
-from fgvc_hf.visualization import contact_sheet, draw_flow, draw_tracks, point_colours
+from fgvc_hf.visualization import (
+    contact_sheet,
+    draw_arrows,
+    draw_flow,
+    draw_heat_map,
+    draw_tracks,
+    point_colours,
+    side_by_side,
+)
 
 
 @pytest.fixture
@@ -65,3 +73,47 @@ def test_flow_colours_tell_direction_and_length():
     assert colours[1, 0] == 255 and colours[1, 1] < 5 and colours[1, 2] < 5  # to the right: red
     assert 100 < colours[0, 1] < 150  # half as long, half as saturated
     assert np.abs(colours[1] - colours[2]).max() > 100
+
+
+def test_a_heat_map_is_brightest_where_the_probability_is_largest(frame):
+    probability = np.zeros((60, 80), np.float32)
+    probability[10, 20], probability[40, 50] = 0.02, 0.01
+    copy, drawn = frame.copy(), draw_heat_map(frame, probability).astype(int)
+    assert (drawn.sum(axis=-1).argmax(), drawn[10, 20].tolist()) == (10 * 80 + 20, [255, 255, 190])
+    assert drawn[40, 50, 0] > 2.5 * drawn[0, 0, 0] and (drawn[0, 0] == 65).all()  # dimmed, and no colour
+    assert draw_heat_map(frame, probability, largest=1.0)[10, 20].sum() < 200
+    np.testing.assert_array_equal(frame, copy)
+    with pytest.raises(ValueError, match=r"of the frame's size \(60, 80\)"):
+        draw_heat_map(frame, probability[1:])
+
+
+def test_frames_side_by_side_keep_their_pixels_and_have_their_labels_above():
+    first, second = np.full((60, 80, 3), 200, np.uint8), np.full((120, 100, 3), 100, np.uint8)
+    shown = side_by_side([first, second, first], ["first", "", "third"])
+    strip = shown.shape[0] - 60
+    assert shown.shape == (74, 80 + 50 + 80 + 2, 3)
+    assert (
+        (shown[strip:, :80] == 200).all()
+        and (shown[strip:, 81:131] == 100).all()
+        and (shown[strip:, 132:] == 200).all()
+    )
+    assert shown[:strip, :80].max() > 200 and shown[:strip, 81:131].max() < 40  # white letters, and none
+    with pytest.raises(ValueError, match="must be as many, and one at least, got 1 and 2"):
+        side_by_side([first], ["a", "b"])
+
+
+def test_arrows_point_where_the_flow_goes(frame):
+    copy, flow = frame.copy(), np.zeros((60, 80, 2))
+    flow[30, 30] = (15, 0)  # arrows start at (10.5, 10.5), (30.5, 10.5), ...
+    drawn = draw_arrows(frame, flow, spacing=20)
+    rows, columns = changed(drawn[20:40, 33:49], frame[20:40, 33:49])
+    assert set(columns) >= set(range(13)) and max(columns) <= 13  # from the start to x = 45.5
+    assert np.mean(rows) + 20.5 == pytest.approx(30.5, abs=0.5)
+    red, green, blue = drawn[29:32, 38].astype(int).sum(axis=0)
+    assert red - max(green, blue) > 100  # to the right, as in draw_flow
+    assert (
+        len(changed(drawn[20:40, 53:68], frame[20:40, 53:68])[0]) == 0
+    )  # what stands still is a dot, at (50.5, 30.5)
+    hidden = draw_arrows(frame, flow, np.ones((60, 80), bool), spacing=20)
+    assert len(changed(hidden[20:40, 34:48], frame[20:40, 34:48])[0]) == 0
+    np.testing.assert_array_equal(frame, copy)

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
-from ..video import atomic_write
+from ..files import atomic_write
 from .flying_things import LabelledPair, labelled_pair
 from .video_folder import choose_pair, resized_images, scaled_frames, video_sources
 

@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..files import atomic_write
 from ..metrics import davis as davis_metrics
 from ..metrics import keypoints as keypoint_metrics
 from ..metrics import segmentation as segmentation_metrics
 from ..metrics import tap_vid as tap_vid_metrics
-from ..video import VideoWriter, atomic_write, open_video
+from ..video import VideoWriter, open_video
 from ..visualization import draw_masks, draw_tracks
 from .badja import follow_joints, load_badja
 from .davis import load_davis, segment

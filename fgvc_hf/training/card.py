@@ -7,22 +7,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ..hub_fgvc import model_card
 from .recipes import Recipe
 
 
 PLOT_SIZE = (720, 300)
 SMOOTHED = 50  # updates that a point of a loss curve is the mean of
 COLOURS = ((214, 69, 65), (44, 110, 187), (60, 150, 80))
-
-FRONT_MATTER = """---
-license: apache-2.0
-library_name: transformers
-pipeline_tag: image-feature-extraction
-tags:
-- point-tracking
-- video-correspondence
----
-"""
 
 
 def read_log(path: Path) -> tuple[list[dict], list[dict]]:
@@ -76,7 +67,7 @@ def _smoothed(values: list[float], steps: list[int]) -> tuple[list[float], list[
     return [float(mean) for mean in means[:: max(1, window // 4)]], steps[window - 1 :: max(1, window // 4)]
 
 
-def model_card(name: str, summary: str, data: str, run: Path, results: str, notes: str = "") -> str:
+def training_card(name: str, summary: str, data: str, run: Path, results: str, notes: str = "") -> str:
     """The text of a card.
 
     Args:
@@ -95,13 +86,7 @@ def model_card(name: str, summary: str, data: str, run: Path, results: str, note
         if recipe[field.name] != paper[field.name] or field.name in ("steps", "label", "temperature", "seed")
     ]
     table = "\n".join(["| field | this run | paper's default |", "|---|---|---|", *rows])
-    return f"""{FRONT_MATTER}
-# {name}
-
-{summary}
-
-* **Data**: {data}
-* **Updates**: {state["step"]}, in {hours:.1f} hours of the machine named below.
+    body = f"""* **Updates**: {state["step"]}, in {hours:.1f} hours of the machine named below.
 * **Recipe** (`fgvc_hf/training/recipes.py`), where it differs from the paper's defaults:
 
 {table}
@@ -114,3 +99,4 @@ def model_card(name: str, summary: str, data: str, run: Path, results: str, note
 
 {results}
 """
+    return model_card(name, "apache-2.0", data, summary, body)

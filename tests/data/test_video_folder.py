@@ -1,10 +1,13 @@
 import logging
 
+import datasets
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import DatasetCard
 from PIL import Image
 
+from fgvc_hf.data.card import write_dataset_card
 from fgvc_hf.data.flying_things import LabelledCrops, LabelledPair
 from fgvc_hf.data.shards import (
     ShardedClips,
@@ -101,6 +104,26 @@ def test_labelled_pairs_in_shards_keep_their_flow(tmp_path):
     assert LabelledCrops(ShardedPairs(rows), size=32)[0][0].shape == (2, 3, 32, 32)
     with pytest.raises(OSError, match="000000: is damaged"):
         row_to_labelled_pair({**rows[0], "flow": rows[0]["flow"][:50]})
+
+
+def test_the_card_of_shards_is_what_datasets_loads_them_by(folder, tmp_path):
+    write_shards(clip_rows(folder, short_side=40), tmp_path, rows_per_shard=2)
+    (tmp_path / "other.parquet").write_bytes((tmp_path / "data-00000.parquet").read_bytes())
+    write_dataset_card(tmp_path, "clips of a test", "cc-by-4.0")
+    card = DatasetCard.load(tmp_path / "README.md")
+    rows = datasets.load_dataset(str(tmp_path), split="train", cache_dir=str(tmp_path / "cache"))
+    assert len(rows) == 3  # as the card says, without the file that is not of the shards
+    info = card.data.dataset_info
+    assert (card.data.license, info["splits"][0]["num_examples"], info["splits"][0]["name"]) == (
+        "cc-by-4.0",
+        3,
+        "train",
+    )
+    assert [feature["name"] for feature in info["features"]] == list(rows.features) == ["name", "frames"]
+    assert "# 3 clips" in card.text and "not stated" not in card.text
+    write_dataset_card(tmp_path, "clips of a test")
+    card = DatasetCard.load(tmp_path / "README.md")
+    assert card.data.license == "unknown" and "licence of the frames was not stated" in card.text
 
 
 def test_nothing_to_write_or_to_load(tmp_path):

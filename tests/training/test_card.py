@@ -3,7 +3,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
-from fgvc_hf.training.card import draw_curves, model_card, read_log
+from fgvc_hf.training.card import draw_curves, read_log, training_card
 from fgvc_hf.training.recipes import RECIPES
 
 
@@ -27,8 +27,8 @@ def test_the_last_word_on_an_update_counts(tmp_path):
 
 
 def test_a_card_says_what_was_done(tmp_path):
-    card = model_card("name", "What it is.", "Clips.", run_folder(tmp_path), "| δavg |", "A note.")
-    assert card.startswith("---\nlicense: apache-2.0")
+    card = training_card("name", "What it is.", "Clips.", run_folder(tmp_path), "| δavg |", "A note.")
+    assert "license: apache-2.0" in card.split("---")[1]
     for part in (
         "# name",
         "What it is.",

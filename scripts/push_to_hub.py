@@ -1,0 +1,93 @@
+"""Upload a checkpoint to the Hub: weights, processor, and a card with measured numbers, licence and data; with its code if wanted.
+
+    fgvc-hf evaluate tapvid --data DATA --split dev --checkpoint CHECKPOINT --output tapvid.json
+    python scripts/push_to_hub.py CHECKPOINT user/name --results tapvid.json --with-code --dry-run FOLDER
+    python scripts/push_to_hub.py CHECKPOINT user/name --results tapvid.json --with-code
+
+The README.md of CHECKPOINT becomes the card, with the pictures that it shows. Without one, --license and --data say what it must. The second
+command writes the very folder that the third uploads, and needs neither network nor token.
+"""
+
+import argparse
+import re
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from transformers.utils import logging
+
+from fgvc_hf import load, model_card
+from fgvc_hf.files import atomic_folder
+from fgvc_hf.hub_fgvc import check_upload, upload_repository, write_repository
+from fgvc_hf.presets import resolve_checkpoint
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder, or name of a bundled checkpoint")
+    parser.add_argument("repo_id", metavar="USER/NAME")
+    parser.add_argument("--results", nargs="+", default=[], metavar="R.json", help="what fgvc-hf evaluate has written")
+    parser.add_argument("--license", metavar="L", help="of the weights, as the Hub names it, such as apache-2.0")
+    parser.add_argument("--data", metavar="TEXT", help="what the weights were trained on, and under which terms")
+    parser.add_argument("--with-code", action="store_true", help="carry the code, for trust_remote_code=True")
+    parser.add_argument("--dry-run", metavar="FOLDER", help="write a new folder instead of uploading")
+    parser.add_argument("--private", action="store_true", help="if the repository is made")
+    parser.add_argument("--revision", metavar="BRANCH", help="upload to this branch")
+    parser.add_argument("--create-pr", action="store_true", help="as a pull request")
+    parser.add_argument("--message", metavar="TEXT", help="of the commit")
+    arguments = parser.parse_args(argv)
+    logging.disable_progress_bar()
+    try:
+        print(push(arguments))
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def push(arguments: argparse.Namespace) -> str:
+    """Where the repository went: a folder, or a URL."""
+    if arguments.dry_run:
+        with atomic_folder(arguments.dry_run) as folder:
+            fill(folder, arguments)
+        return arguments.dry_run
+    check_upload(arguments.repo_id)
+    with tempfile.TemporaryDirectory() as folder:
+        fill(Path(folder), arguments)
+        return upload_repository(
+            folder,
+            arguments.repo_id,
+            private=arguments.private or None,
+            revision=arguments.revision,
+            create_pr=arguments.create_pr,
+            commit_message=arguments.message,
+        )
+
+
+def fill(folder: Path, arguments: argparse.Namespace) -> None:
+    """Write the repository into an empty folder."""
+    source = Path(resolve_checkpoint(arguments.checkpoint))
+    if not source.is_dir():
+        raise ValueError(f"{arguments.checkpoint}: must be a folder or a bundled checkpoint.")
+    card = read_card(source, arguments)
+    model, processor = load(str(source), device="cpu", dtype="float32")
+    write_repository(model, folder, arguments.repo_id, processor, card, arguments.results, arguments.with_code)
+    for name in set(re.findall(r"!\[[^\]]*\]\(([\w.-]+)\)", card)):  # pictures beside the card
+        shutil.copyfile(source / name, folder / name)
+
+
+def read_card(source: Path, arguments: argparse.Namespace) -> str:
+    """The card that the checkpoint has, or one of what the arguments say."""
+    stated = arguments.license, arguments.data
+    if (source / "README.md").is_file():
+        if any(stated):
+            raise ValueError(f"{source / 'README.md'}: is the card, and states licence and data; edit it instead.")
+        return (source / "README.md").read_text(encoding="utf-8")
+    if not all(stated):
+        raise ValueError(f"{source}: has no README.md; give --license and --data, which its card must state.")
+    return model_card(arguments.repo_id.rpartition("/")[2], *stated)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
