@@ -8,6 +8,8 @@ from transformers import PreTrainedConfig
 OUTPUT_STRIDES: dict[int, tuple[int, ...]] = {2: (2, 1, 1, 1, 1), 4: (2, 1, 2, 1, 1), 8: (2, 1, 2, 2, 1)}
 POOLED_STRIDES: dict[int, tuple[int, ...]] = {4: (2, 1, 1, 1, 1), 8: (2, 1, 2, 1, 1), 16: (2, 1, 2, 2, 1)}
 BOTTLENECK_EXPANSION = 4
+COARSE_STRIDE = 8  # pixels per cell of the encoder under a coarse-to-fine head
+HEAD_FIELDS = ("fine_size", "num_attention_layers", "num_attention_heads", "attention_window", "upsampling")
 BASE_ARGUMENTS = {  # what the base class, or the machinery around it, understands beside its fields
     "torch_dtype",
     "attn_implementation",
@@ -44,6 +46,16 @@ class FgvcConfig(PreTrainedConfig):
             not depend on it. An external encoder may have any.
         cell_origin (`float`, defaults to 0.5):
             Coordinate of the centre of the first cell: 0.5 for convolutions; half the stride for patches that do not overlap.
+        fine_size (`int`, defaults to 0):
+            Channels of the features of a coarse-to-fine model: its encoder works at stride 8, and a head makes features of stride 2 of
+            what it gives. 0 for a fine model, which has no head. The head's fields are part of the weights.
+        num_attention_layers (`int`, defaults to 2): Layers of self-attention on the coarse features; 0 for none.
+        num_attention_heads (`int`, defaults to 4): Heads of each.
+        attention_window (`int`, defaults to 8): Cells along a side of the windows that attention is computed in; 64 pixels.
+        upsampling (`str`, defaults to `"shuffle"`): How coarse features become fine: `"shuffle"` or `"bilinear"`.
+        refine_radius (`int`, defaults to 3):
+            Of a coarse-to-fine model: where label maps and dense flow are propagated, blocks of 4x4 cells are matched first, and fine
+            features are compared in the best block and so many cells around it. 0 compares whole neighbourhoods, as a fine model does.
         padding_mode (`str`, defaults to `"zeros"`): Padding of every convolution, `"zeros"` or `"reflect"`.
         batch_norm_eps (`float`, defaults to 1e-5): Epsilon of batch normalisation.
         window_radius (`int`, defaults to 24):
@@ -118,6 +130,12 @@ class FgvcConfig(PreTrainedConfig):
     projection_relu: bool = False
     output_stride: int = 2
     cell_origin: float = 0.5
+    fine_size: int = 0
+    num_attention_layers: int = 2
+    num_attention_heads: int = 4
+    attention_window: int = 8
+    upsampling: str = "shuffle"
+    refine_radius: int = 3
     padding_mode: str = "zeros"
     batch_norm_eps: float = 1e-5
     window_radius: int = 24
@@ -167,6 +185,7 @@ class FgvcConfig(PreTrainedConfig):
             ("encoder", ("resnet", "external")),
             ("projection_kernel", (1, 3)),
             ("padding_mode", ("zeros", "reflect")),
+            ("upsampling", ("shuffle", "bilinear")),
             ("similarity", ("cosine", "dot")),
             ("propagation_family", ("joint", "per_reference", "windowed")),
             ("propagation_window", ("disc", "square", "none")),
@@ -178,6 +197,8 @@ class FgvcConfig(PreTrainedConfig):
         for name in (
             "num_channels",
             "output_stride",
+            "num_attention_heads",
+            "attention_window",
             "window_radius",
             "propagation_radius",
             "propagation_topk",
@@ -191,12 +212,50 @@ class FgvcConfig(PreTrainedConfig):
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
         if self.propagation_window == "none" and self.propagation_family == "joint":
             raise ValueError("propagation_window 'none' needs the propagation_family 'per_reference' or 'windowed'.")
-        for name in ("kept_frame", "template_radius", "motion_prior"):
+        for name in (
+            "kept_frame",
+            "template_radius",
+            "motion_prior",
+            "fine_size",
+            "num_attention_layers",
+            "refine_radius",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
         for name in ("visibility_weights", "error_weights"):
             if len(getattr(self, name)) != 4:
                 raise ValueError(f"{name} must have four entries, got {len(getattr(self, name))}.")
+        if self.fine_size:
+            self._check_head()
+
+    def _check_head(self):
+        for name, needed in (
+            ("encoder", "resnet"),
+            ("output_stride", 2),
+            ("stem_pooling", None),
+            ("projection_size", 0),
+        ):
+            if getattr(self, name) != needed:
+                raise ValueError(f"a coarse-to-fine model needs {name} {needed!r}, got {getattr(self, name)!r}.")
+        if len(self.hidden_sizes) != 3:
+            raise ValueError(f"a coarse-to-fine model has three layers, got hidden_sizes {self.hidden_sizes}.")
+        channels = self.hidden_sizes[-1] * (BOTTLENECK_EXPANSION if self.bottleneck else 1)
+        if channels % (4 * self.num_attention_heads):  # rows and columns turn pairs of channels
+            raise ValueError(
+                f"num_attention_heads must split {channels} channels into multiples of 4, got {self.num_attention_heads}."
+            )
+
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        """As in the base class; a `ValueError` if a field is changed that weights of a coarse-to-fine head depend on."""
+        for name in HEAD_FIELDS:
+            saved = config_dict.get(name, getattr(cls, name))
+            if config_dict.get("model_type") == cls.model_type and kwargs.get(name, saved) != saved:
+                kind = "coarse-to-fine" if config_dict.get("fine_size") else "fine"
+                raise ValueError(
+                    f"{name} is part of the weights: this checkpoint is of a {kind} model with {saved!r}, got {kwargs[name]!r}."
+                )
+        return super().from_dict(config_dict, **kwargs)
 
     @property
     def _strides(self) -> dict[int, tuple[int, ...]]:
@@ -210,12 +269,14 @@ class FgvcConfig(PreTrainedConfig):
     @property
     def hidden_size(self) -> int:
         """Channels of the features."""
+        if self.fine_size:
+            return self.fine_size
         return self.projection_size or self.hidden_sizes[-1] * (BOTTLENECK_EXPANSION if self.bottleneck else 1)
 
     @property
     def stage_strides(self) -> tuple[int, ...]:
         """Strides of the stem and of the layers that there are."""
-        return self._strides[self.output_stride][: len(self.hidden_sizes) + 1]
+        return self._strides[COARSE_STRIDE if self.fine_size else self.output_stride][: len(self.hidden_sizes) + 1]
 
 
 __all__ = ["FgvcConfig"]

@@ -106,10 +106,15 @@ class FgvcEncoder(nn.Module):
             self.projection = nn.Conv2d(inputs, config.projection_size, size, padding=size // 2)
         self.projection_relu = config.projection_relu
 
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+    def stages(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Outputs (N, C, h, w) of layer1, layer2 and layer3."""
         pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)  # several times faster in bfloat16
-        hidden_states = self.pool(F.relu(self.bn1(self.conv1(pixel_values))))
-        hidden_states = self.layer3(self.layer2(self.layer1(hidden_states)))
+        first = self.layer1(self.pool(F.relu(self.bn1(self.conv1(pixel_values)))))
+        second = self.layer2(first)
+        return first, second, self.layer3(second)
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        hidden_states = self.stages(pixel_values)[-1]
         if self.layer4 is not None:
             hidden_states = self.layer4(hidden_states)
         if self.projection is None:
