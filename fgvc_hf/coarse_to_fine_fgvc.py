@@ -24,7 +24,7 @@ from .configuration_fgvc import BOTTLENECK_EXPANSION, COARSE_STRIDE, FgvcConfig
 
 
 MLP_GROWTH = 2  # of the channels between the two linear maps after an attention
-FACTORS = (1, 2, 4)  # from the cells of layer1, layer2 and layer3 to fine ones, along each side
+FACTORS = (1, 2, 4)  # from the cells of the stem, of layer1 and of layer3 to fine ones, along each side
 ROTARY_BASE = 100.0  # the slowest rotation turns by a hundredth of a radian per cell; windows are small
 
 
@@ -143,7 +143,7 @@ def from_windows(windows: torch.Tensor, rows: int, columns: int) -> torch.Tensor
 
 
 class FgvcCoarseToFineHead(nn.Module):
-    """Fine features (N, fine_size, h, w) of stride 2 from what the layers of the encoder give at strides 2, 4 and 8.
+    """Fine features (N, fine_size, h, w) of stride 2 from what the encoder gives at strides 2, 4 and 8.
 
     The last of them is enhanced by attention. Each is projected and up-sampled to stride 2, and a convolution mixes their sum. The up-sampling is
     one of the two that the paper names: `"shuffle"`, a projection for each sub-position of a cell, or `"bilinear"`, one for all, and
@@ -155,13 +155,15 @@ class FgvcCoarseToFineHead(nn.Module):
 
     def __init__(self, config: FgvcConfig):
         super().__init__()
-        widths = [width * (BOTTLENECK_EXPANSION if config.bottleneck else 1) for width in config.hidden_sizes]
+        expansion = BOTTLENECK_EXPANSION if config.bottleneck else 1
+        stem, last = config.hidden_sizes[0], expansion * config.hidden_sizes[-1]
+        widths = (stem, expansion * stem, last)
         self.least = config.attention_window if config.num_attention_layers else 1  # cells of a side
         self.upsampling = config.upsampling
         self.layers = nn.ModuleList(
-            FgvcAttentionLayer(config, widths[-1], shifted=i % 2 == 1) for i in range(config.num_attention_layers)
+            FgvcAttentionLayer(config, last, shifted=i % 2 == 1) for i in range(config.num_attention_layers)
         )
-        self.norm = nn.LayerNorm(widths[-1])
+        self.norm = nn.LayerNorm(last)
         copies = [factor**2 if config.upsampling == "shuffle" else 1 for factor in FACTORS]
         self.projections = nn.ModuleList(
             nn.Conv2d(width, config.fine_size * number, 1) for width, number in zip(widths, copies, strict=True)
@@ -171,7 +173,7 @@ class FgvcCoarseToFineHead(nn.Module):
     def forward(self, stages: Sequence[torch.Tensor]) -> torch.Tensor:
         """
         Args:
-            stages (sequence of three `torch.Tensor` of shape `(N, C, h, w)`): Outputs of layer1, layer2 and layer3.
+            stages (sequence of three `torch.Tensor` of shape `(N, C, h, w)`): Outputs of the stem, of layer1 and of layer3.
 
         Raises:
             `ValueError`: the frame is smaller than one window of attention.

@@ -8,7 +8,7 @@ from transformers import PreTrainedConfig
 OUTPUT_STRIDES: dict[int, tuple[int, ...]] = {2: (2, 1, 1, 1, 1), 4: (2, 1, 2, 1, 1), 8: (2, 1, 2, 2, 1)}
 POOLED_STRIDES: dict[int, tuple[int, ...]] = {4: (2, 1, 1, 1, 1), 8: (2, 1, 2, 1, 1), 16: (2, 1, 2, 2, 1)}
 BOTTLENECK_EXPANSION = 4
-COARSE_STRIDE = 8  # pixels per cell of the encoder under a coarse-to-fine head
+COARSE_STRIDE, FINE_STRIDE = 8, 2  # pixels per cell of the encoder under a coarse-to-fine head, and of what the head makes
 HEAD_FIELDS = ("fine_size", "num_attention_layers", "num_attention_heads", "attention_window", "upsampling")
 BASE_ARGUMENTS = {  # what the base class, or the machinery around it, understands beside its fields
     "torch_dtype",
@@ -38,6 +38,7 @@ class FgvcConfig(PreTrainedConfig):
         bottleneck (`bool`, defaults to `False`):
             Blocks of ResNet-50 instead of ResNet-18; their outputs have four times the channels of `hidden_sizes`.
         stem_pooling (`str`, *optional*): `"max"` or `"avg"` pools with stride 2 after the stem, as ResNet does for images.
+            A coarse-to-fine model always pools, by `"max"` if nothing is given.
         projection_size (`int`, defaults to 0): Channels of a convolution after the last layer; 0 for none.
         projection_kernel (`int`, defaults to 1): Its size, 1 or 3.
         projection_relu (`bool`, defaults to `False`): Whether a ReLU follows it.
@@ -47,8 +48,8 @@ class FgvcConfig(PreTrainedConfig):
         cell_origin (`float`, defaults to 0.5):
             Coordinate of the centre of the first cell: 0.5 for convolutions; half the stride for patches that do not overlap.
         fine_size (`int`, defaults to 0):
-            Channels of the features of a coarse-to-fine model: its encoder works at stride 8, and a head makes features of stride 2 of
-            what it gives. 0 for a fine model, which has no head. The head's fields are part of the weights.
+            Channels of the features of a coarse-to-fine model: its encoder pools after the stem and works at strides 4 and 8, and a head
+            makes features of stride 2 of what it gives. 0 for a fine model, which has no head. The head's fields are part of the weights.
         num_attention_layers (`int`, defaults to 2): Layers of self-attention on the coarse features; 0 for none.
         num_attention_heads (`int`, defaults to 4): Heads of each.
         attention_window (`int`, defaults to 8): Cells along a side of the windows that attention is computed in; 64 pixels.
@@ -169,6 +170,8 @@ class FgvcConfig(PreTrainedConfig):
             if not known:
                 fields = ", ".join(name for name in FgvcConfig.__annotations__ if name != "model_type")
                 raise ValueError(f"FgvcConfig has no field {name!r}; its fields are {fields}.")
+        if self.fine_size and self.stem_pooling is None:
+            self.stem_pooling = "max"
         self.hidden_sizes = list(self.hidden_sizes)  # JSON has no tuples, and a loaded config equals the saved one
         self.depths = list(self.depths)
         self.visibility_weights, self.error_weights = list(self.visibility_weights), list(self.error_weights)
@@ -181,7 +184,7 @@ class FgvcConfig(PreTrainedConfig):
             raise ValueError("hidden_sizes and depths must both have three entries, for layer1 to layer3, or four.")
         for name, accepted in (
             ("stem_pooling", (None, "max", "avg")),
-            ("output_stride", tuple(self._strides) if self.encoder == "resnet" else (self.output_stride,)),
+            ("output_stride", self._accepted_strides),
             ("encoder", ("resnet", "external")),
             ("projection_kernel", (1, 3)),
             ("padding_mode", ("zeros", "reflect")),
@@ -231,8 +234,6 @@ class FgvcConfig(PreTrainedConfig):
     def _check_head(self):
         for name, needed in (
             ("encoder", "resnet"),
-            ("output_stride", 2),
-            ("stem_pooling", None),
             ("projection_size", 0),
         ):
             if getattr(self, name) != needed:
@@ -260,6 +261,12 @@ class FgvcConfig(PreTrainedConfig):
     @property
     def _strides(self) -> dict[int, tuple[int, ...]]:
         return OUTPUT_STRIDES if self.stem_pooling is None else POOLED_STRIDES
+
+    @property
+    def _accepted_strides(self) -> tuple[int, ...]:
+        if self.fine_size:
+            return (FINE_STRIDE,)
+        return tuple(self._strides) if self.encoder == "resnet" else (self.output_stride,)
 
     @property
     def context_length(self) -> int:

@@ -273,33 +273,53 @@ def refined_topk(
     wanted = None if active is None else F.max_pool2d(active[None].float(), BLOCK, ceil_mode=True)[0] > 0
     best = [window_topk(means, [block_means(key)], coarse_radius, shape, 1, wanted)[1] for key in keys]
     found = torch.cat(best, dim=1)  # (rows * columns, F), flat blocks
-    size = min(BLOCK + 2 * margin, h), min(BLOCK + 2 * margin, w)
-    down, across = (torch.arange(n, device=query.device) for n in size)
-    top = (found // columns * BLOCK - margin).clamp(0, h - size[0])
-    left = (found % columns * BLOCK - margin).clamp(0, w - size[1])
+    ky, kx = min(BLOCK + 2 * margin, h), min(BLOCK + 2 * margin, w)
+    y = (found // columns * BLOCK - margin).clamp(0, h - ky)[..., None] + torch.arange(ky, device=query.device)
+    x = (found % columns * BLOCK - margin).clamp(0, w - kx)[..., None] + torch.arange(kx, device=query.device)
 
-    cells = F.pad(query, (0, 0, 0, columns * BLOCK - w, 0, rows * BLOCK - h))
-    cells = (
-        cells.view(rows, BLOCK, columns, BLOCK, channels).transpose(1, 2).reshape(rows * columns, BLOCK**2, channels)
-    )
-    scores = query.new_full((len(cells), BLOCK**2, topk), -torch.inf, dtype=torch.float32)
+    cells = _split(query).flatten(1, 2).float()  # (rows * columns, 16, C)
+    scores = cells.new_full((len(cells), topk, BLOCK**2), -torch.inf)
     indices = torch.zeros(scores.shape, dtype=torch.long, device=query.device)
     chosen = torch.arange(len(cells), device=query.device) if wanted is None else wanted.flatten().nonzero()[:, 0]
     limit = CHUNK_BYTES["cpu" if query.device.type == "cpu" else "accelerator"]
-    for blocks in chosen.split(max(1, limit // (4 * channels * len(keys) * size[0] * size[1]))):
-        y, x = top[blocks, :, None, None] + down[:, None], left[blocks, :, None, None] + across  # (n, F, Ky or 1, Kx)
-        places = (y * w + x).flatten(2)  # (n, F, Ky * Kx)
-        around = torch.stack([key.view(h * w, channels)[places[:, f]] for f, key in enumerate(keys)], dim=1)
-        products = torch.bmm(
-            cells[blocks].float(), around.flatten(1, 2).float().transpose(1, 2)
-        )  # (n, 16, F * Ky * Kx)
-        values, position = products.topk(min(topk, products.shape[2]), dim=2)
-        flat = (places + torch.arange(len(keys), device=query.device)[:, None] * (h * w)).flatten(1)
-        which = flat[:, None].expand(-1, BLOCK**2, -1).gather(2, position)
-        scores[blocks], indices[blocks] = _pad_topk(values, which, topk)
-    back = [part.view(rows, columns, BLOCK, BLOCK, topk).transpose(1, 2) for part in (scores, indices)]
+    chunk = max(1, limit // (4 * channels * len(keys) * ky * kx))
+    buffer = cells.new_empty((min(chunk, len(chosen)), len(keys), ky * kx, channels))
+    for blocks in chosen.split(chunk):
+        places = (y[blocks][..., None] * w + x[blocks][:, :, None]).flatten(2)  # (n, F, Ky * Kx)
+        around = buffer[: len(blocks)]
+        for f, key in enumerate(keys):
+            around[:, f] = key.view(h * w, channels)[places[:, f]]
+        products = torch.bmm(around.flatten(1, 2), cells[blocks].transpose(1, 2))  # (n, F * Ky * Kx, 16)
+        values, position = _select_rows(products.unflatten(1, (-1, kx)), topk)  # (n, k, 16)
+        places = places + torch.arange(len(keys), device=query.device)[:, None] * (h * w)
+        which = places.flatten(1).gather(1, position.flatten(1)).view_as(position)
+        scores[blocks, : values.shape[1]], indices[blocks, : values.shape[1]] = values, which
+    back = [part.view(rows, columns, topk, BLOCK, BLOCK).permute(0, 3, 1, 4, 2) for part in (scores, indices)]
     scores, indices = (part.reshape(rows * BLOCK, columns * BLOCK, topk)[:h, :w].flatten(0, 1) for part in back)
     return scores, indices
+
+
+def _select_rows(products: torch.Tensor, topk: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Top-k of rows of keys (n, rows, Kx, queries) in two stages, as [`_select`]: values and flat positions (n, k, queries)."""
+    kx = products.shape[2]
+    best = products.amax(dim=2).topk(min(topk, products.shape[1]), dim=1, sorted=False).indices  # (n, k, queries)
+    values = products.gather(1, best[:, :, None].expand(-1, -1, kx, -1)).flatten(1, 2)
+    values, position = values.topk(min(topk, values.shape[1]), dim=1)
+    return values, best.gather(1, position // kx) * kx + position % kx
+
+
+def _split(features: torch.Tensor) -> torch.Tensor:
+    """Blocks (rows * columns, 4, 4, C) of features (h, w, C), filled up with zeros at the border."""
+    h, w, channels = features.shape
+    padded = F.pad(features, (0, 0, 0, -w % BLOCK, 0, -h % BLOCK))
+    split = padded.view(-(-h // BLOCK), BLOCK, -(-w // BLOCK), BLOCK, channels).transpose(1, 2)
+    return split.flatten(0, 1)
+
+
+def block_means(features: torch.Tensor) -> torch.Tensor:
+    """Means (rows, columns, C) of blocks of 4x4 features (h, w, C), of unit length, for which zeros at the border do not count."""
+    means = F.normalize(_split(features).float().sum(dim=(1, 2)), dim=-1)
+    return means.view(-(-features.shape[0] // BLOCK), -1, features.shape[2])
 
 
 def best_keys(
@@ -327,12 +347,6 @@ def best_keys_reach(config: FgvcConfig) -> int:
 def refined_reach(radius: int, shape: str, margin: int) -> int:
     """Largest offset along an axis of a key that [`refined_topk`] can find; at the border its cells move inwards."""
     return BLOCK * window_reach(-(-radius // BLOCK), shape) + 2 * (BLOCK - 1) + 2 * margin
-
-
-def block_means(features: torch.Tensor) -> torch.Tensor:
-    """Means of unit length (rows, columns, C) of blocks of 4x4 cells of features (h, w, C); those at the border may be smaller."""
-    pooled = F.avg_pool2d(features.movedim(-1, 0)[None].float(), BLOCK, ceil_mode=True)[0].movedim(0, -1)
-    return F.normalize(pooled, dim=-1)
 
 
 def merge_topk(

@@ -107,11 +107,11 @@ class FgvcEncoder(nn.Module):
         self.projection_relu = config.projection_relu
 
     def stages(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Outputs (N, C, h, w) of layer1, layer2 and layer3."""
+        """Outputs (N, C, h, w) of the stem before pooling, of layer1 and of layer3."""
         pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)  # several times faster in bfloat16
-        first = self.layer1(self.pool(F.relu(self.bn1(self.conv1(pixel_values)))))
-        second = self.layer2(first)
-        return first, second, self.layer3(second)
+        stem = F.relu(self.bn1(self.conv1(pixel_values)))
+        first = self.layer1(self.pool(stem))
+        return stem, first, self.layer3(self.layer2(first))
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         hidden_states = self.stages(pixel_values)[-1]

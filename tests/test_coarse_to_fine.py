@@ -112,7 +112,7 @@ def test_frames_smaller_than_a_window_of_attention():
         ({"fine_size": -1}, "fine_size must not be negative"),
         ({"num_attention_heads": 3}, "num_attention_heads must split 16 channels"),
         ({"attention_window": 0}, "attention_window must be positive"),
-        ({"output_stride": 8}, "a coarse-to-fine model needs output_stride 2, got 8"),
+        ({"output_stride": 8}, "output_stride must be one of"),
         ({"encoder": "external"}, "needs encoder 'resnet', got 'external'"),
         ({"projection_size": 4}, "needs projection_size 0, got 4"),
         ({"hidden_sizes": [8, 8, 8, 16], "depths": [1, 1, 1, 1]}, "has three layers"),

@@ -84,8 +84,8 @@ class FgvcCoarseToFineModelTest(FgvcModelTest):
     model_tester_class = FgvcCoarseToFineModelTester
 
     def test_hidden_states_output(self):
-        """As above; the encoder is at stride 8, and its maps shrink on the way."""
+        """As above; the encoder pools after the stem, and its maps shrink on the way to stride 8."""
         config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
         hidden_states = FgvcModel(config).eval()(**inputs, output_hidden_states=True).hidden_states
         shapes = [tuple(state.shape[1:]) for state in hidden_states]
-        self.assertEqual(shapes, [(8, 16, 16), (8, 16, 16), (16, 8, 8), (32, 4, 4)])
+        self.assertEqual(shapes, [(8, 8, 8), (8, 8, 8), (16, 4, 4), (32, 4, 4)])
