@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import count, pairwise
 from pathlib import Path
 
@@ -62,10 +63,7 @@ def main() -> None:
     chosen = arguments.only or ["encoder", "propagation", "tracking"]
     if "coarse" in chosen and not arguments.coarse:
         parser.error("the section coarse needs --coarse CHECKPOINT")
-    sections: dict[str, Callable[[int], dict]] = {
-        **SECTIONS,
-        "coarse": lambda rounds: coarse(rounds, arguments.coarse),
-    }
+    sections: dict[str, Callable[[int], dict]] = SECTIONS | {"coarse": partial(coarse, checkpoint=arguments.coarse)}
     results = {"machine": describe_machine()}
     for name in chosen:
         print(f"\n{name}", flush=True)
@@ -307,7 +305,6 @@ SECTIONS = {
     "tracking": tracking,
     "memory": memory,
     "length": length,
-    "coarse": coarse,
 }
 
 
