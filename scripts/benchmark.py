@@ -218,7 +218,7 @@ def dense_session(checkpoint: str | None, frames):
     session, (height, width) = processor.init_video_session(), frames[0].shape[:2]
     stripes = torch.arange(width).mul(LABELS).div(width, rounding_mode="floor").expand(height, width)
     masks = torch.stack([stripes == label for label in range(LABELS)]).numpy()
-    processor.add_inputs_to_inference_session(session, 0, range(LABELS), input_masks=masks)
+    processor.add_inputs_to_inference_session(session, 0, range(1, LABELS + 1), input_masks=masks)
     steps = (model.step(session, frames[i % len(frames)]) for i in count())
     for _ in range(MEMORY_FRAMES):
         next(steps)

@@ -11,7 +11,8 @@ from fgvc_hf.coarse_to_fine_fgvc import FgvcAttentionLayer, from_windows, rotary
 from fgvc_hf.correlation_fgvc import block_means, refined_reach, refined_topk, window_topk
 
 
-TINY = {"hidden_sizes": [8, 8, 16], "fine_size": 8, "num_attention_heads": 2, "attention_window": 2}
+TINY = {"hidden_sizes": [8, 8, 16], "fine_size": 8}
+TINY |= {"num_attention_layers": 2, "num_attention_heads": 2, "attention_window": 2}
 
 
 def tiny(**changes) -> FgvcModel:

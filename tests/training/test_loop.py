@@ -53,7 +53,7 @@ class Moving(Dataset):
 
 
 DISTILL = {"real": 0.0, "synthetic": 0.0, "adversarial": 0.0, "distillation": 1.0, "freeze_batch_norm": True}
-HEAD = {"fine_size": 8, "num_attention_heads": 2, "attention_window": 2}
+HEAD = {"fine_size": 8, "num_attention_layers": 1, "num_attention_heads": 2, "attention_window": 2}
 
 
 def tiny(seed=0, head=None):

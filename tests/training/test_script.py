@@ -250,4 +250,5 @@ def test_commands_are_in_readme():
         "joint-small",
         "finetune-small",
         "joint",
+        "distill-small",
     }

@@ -38,7 +38,7 @@ class FgvcModelTester:
 
 class FgvcCoarseToFineModelTester(FgvcModelTester):
     hidden_size = 8
-    head = {"fine_size": 8, "num_attention_heads": 2, "attention_window": 2}
+    head = {"fine_size": 8, "num_attention_layers": 2, "num_attention_heads": 2, "attention_window": 2}
 
     def get_config(self):
         return FgvcConfig(hidden_sizes=self.hidden_sizes, depths=self.depths, **self.head)
