@@ -9,6 +9,9 @@ from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 OUTPUT_STRIDES: dict[int, tuple[int, ...]] = {2: (2, 1, 1, 1, 1), 4: (2, 1, 2, 1, 1), 8: (2, 1, 2, 2, 1)}
 POOLED_STRIDES: dict[int, tuple[int, ...]] = {4: (2, 1, 1, 1, 1), 8: (2, 1, 2, 1, 1), 16: (2, 1, 2, 2, 1)}
 BOTTLENECK_EXPANSION = 4
+COARSE_STRIDE = 8  # pixels per cell of the encoder under a coarse-to-fine head
+FINE_STRIDE = 2  # and of the features that the head makes
+HEAD_FIELDS = ("fine_size", "num_attention_layers", "num_attention_heads", "attention_window", "upsampling")
 BASE_ARGUMENTS = {  # what the base class, or the machinery around it, understands beside its fields
     "torch_dtype",
     "attn_implementation",
@@ -37,6 +40,7 @@ class FgvcConfig(PreTrainedConfig):
         bottleneck (`bool`, defaults to `False`):
             Blocks of ResNet-50 instead of ResNet-18; their outputs have four times the channels of `hidden_sizes`.
         stem_pooling (`str`, *optional*): `"max"` or `"avg"` pools with stride 2 after the stem, as ResNet does for images.
+            A coarse-to-fine model always pools, by `"max"` if nothing is given.
         projection_size (`int`, defaults to 0): Channels of a convolution after the last layer; 0 for none.
         projection_kernel (`int`, defaults to 1): Its size, 1 or 3.
         projection_relu (`bool`, defaults to `False`): Whether a ReLU follows it.
@@ -45,6 +49,18 @@ class FgvcConfig(PreTrainedConfig):
             not depend on it. An external encoder may have any.
         cell_origin (`float`, defaults to 0.5):
             Coordinate of the centre of the first cell: 0.5 for convolutions; half the stride for patches that do not overlap.
+        fine_size (`int`, defaults to 0):
+            Channels of the features of a coarse-to-fine model: its encoder pools after the stem and works at strides 4 and 8, and a head
+            makes features of stride 2 of what it gives. 0 for a fine model, which has no head. The head's fields are part of the weights.
+        num_attention_layers (`int`, defaults to 0):
+            Layers of self-attention on the coarse features (section 3.2 of the paper). 0, none, is the fastest, and lost nothing in short
+            trainings.
+        num_attention_heads (`int`, defaults to 4): Heads of each.
+        attention_window (`int`, defaults to 8): Cells along a side of the windows that attention is computed in; 64 pixels.
+        upsampling (`str`, defaults to `"shuffle"`): How coarse features become fine: `"shuffle"` or `"bilinear"`.
+        refine_radius (`int`, defaults to 3):
+            Of a coarse-to-fine model: where label maps and dense flow are propagated, blocks of 4x4 cells are matched first, and fine
+            features are compared in the best block and so many cells around it. 0 compares whole neighbourhoods, as a fine model does.
         padding_mode (`str`, defaults to `"zeros"`): Padding of every convolution, `"zeros"` or `"reflect"`.
         batch_norm_eps (`float`, defaults to 1e-5): Epsilon of batch normalisation.
         window_radius (`int`, defaults to 24):
@@ -119,6 +135,12 @@ class FgvcConfig(PreTrainedConfig):
     projection_relu: bool = False
     output_stride: int = 2
     cell_origin: float = 0.5
+    fine_size: int = 0
+    num_attention_layers: int = 0
+    num_attention_heads: int = 4
+    attention_window: int = 8
+    upsampling: str = "shuffle"
+    refine_radius: int = 3
     padding_mode: str = "zeros"
     batch_norm_eps: float = 1e-5
     window_radius: int = 24
@@ -155,6 +177,8 @@ class FgvcConfig(PreTrainedConfig):
             if not known:
                 fields = ", ".join(name for name in FgvcConfig.__annotations__ if name != "model_type")
                 raise ValueError(f"FgvcConfig has no field {name!r}; its fields are {fields}.")
+        if self.fine_size and self.stem_pooling is None:
+            self.stem_pooling = "max"
         self.hidden_sizes = list(self.hidden_sizes)  # JSON has no tuples, and a loaded config equals the saved one
         self.depths = list(self.depths)
         self.visibility_weights, self.error_weights = list(self.visibility_weights), list(self.error_weights)
@@ -167,10 +191,11 @@ class FgvcConfig(PreTrainedConfig):
             raise ValueError("hidden_sizes and depths must both have three entries, for layer1 to layer3, or four.")
         for name, accepted in (
             ("stem_pooling", (None, "max", "avg")),
-            ("output_stride", tuple(self._strides) if self.encoder == "resnet" else (self.output_stride,)),
+            ("output_stride", self._accepted_strides),
             ("encoder", ("resnet", "external")),
             ("projection_kernel", (1, 3)),
             ("padding_mode", ("zeros", "reflect")),
+            ("upsampling", ("shuffle", "bilinear")),
             ("similarity", ("cosine", "dot")),
             ("propagation_family", ("joint", "per_reference", "windowed")),
             ("propagation_window", ("disc", "square", "none")),
@@ -182,6 +207,8 @@ class FgvcConfig(PreTrainedConfig):
         for name in (
             "num_channels",
             "output_stride",
+            "num_attention_heads",
+            "attention_window",
             "window_radius",
             "propagation_radius",
             "propagation_topk",
@@ -195,16 +222,58 @@ class FgvcConfig(PreTrainedConfig):
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
         if self.propagation_window == "none" and self.propagation_family == "joint":
             raise ValueError("propagation_window 'none' needs the propagation_family 'per_reference' or 'windowed'.")
-        for name in ("kept_frame", "template_radius", "motion_prior"):
+        for name in (
+            "kept_frame",
+            "template_radius",
+            "motion_prior",
+            "fine_size",
+            "num_attention_layers",
+            "refine_radius",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
         for name in ("visibility_weights", "error_weights"):
             if len(getattr(self, name)) != 4:
                 raise ValueError(f"{name} must have four entries, got {len(getattr(self, name))}.")
+        if self.fine_size:
+            self._check_head()
+
+    def _check_head(self):
+        for name, needed in (
+            ("encoder", "resnet"),
+            ("projection_size", 0),
+        ):
+            if getattr(self, name) != needed:
+                raise ValueError(f"a coarse-to-fine model needs {name} {needed!r}, got {getattr(self, name)!r}.")
+        if len(self.hidden_sizes) != 3:
+            raise ValueError(f"a coarse-to-fine model has three layers, got hidden_sizes {self.hidden_sizes}.")
+        channels = self.hidden_sizes[-1] * (BOTTLENECK_EXPANSION if self.bottleneck else 1)
+        if channels % (4 * self.num_attention_heads):  # rows and columns turn pairs of channels
+            raise ValueError(
+                f"num_attention_heads must split {channels} channels into multiples of 4, got {self.num_attention_heads}."
+            )
+
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        """As in the base class; a `ValueError` if a field is changed that weights of a coarse-to-fine head depend on."""
+        for name in HEAD_FIELDS:
+            saved = config_dict.get(name, getattr(cls, name))
+            if config_dict.get("model_type") == cls.model_type and kwargs.get(name, saved) != saved:
+                kind = "coarse-to-fine" if config_dict.get("fine_size") else "fine"
+                raise ValueError(
+                    f"{name} is part of the weights: this checkpoint is of a {kind} model with {saved!r}, got {kwargs[name]!r}."
+                )
+        return super().from_dict(config_dict, **kwargs)
 
     @property
     def _strides(self) -> dict[int, tuple[int, ...]]:
         return OUTPUT_STRIDES if self.stem_pooling is None else POOLED_STRIDES
+
+    @property
+    def _accepted_strides(self) -> tuple[int, ...]:
+        if self.fine_size:
+            return (FINE_STRIDE,)
+        return tuple(self._strides) if self.encoder == "resnet" else (self.output_stride,)
 
     @property
     def context_length(self) -> int:
@@ -214,12 +283,14 @@ class FgvcConfig(PreTrainedConfig):
     @property
     def hidden_size(self) -> int:
         """Channels of the features."""
+        if self.fine_size:
+            return self.fine_size
         return self.projection_size or self.hidden_sizes[-1] * (BOTTLENECK_EXPANSION if self.bottleneck else 1)
 
     @property
     def stage_strides(self) -> tuple[int, ...]:
         """Strides of the stem and of the layers that there are."""
-        return self._strides[self.output_stride][: len(self.hidden_sizes) + 1]
+        return self._strides[COARSE_STRIDE if self.fine_size else self.output_stride][: len(self.hidden_sizes) + 1]
 
 
 __all__ = ["FgvcConfig"]

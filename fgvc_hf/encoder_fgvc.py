@@ -106,10 +106,15 @@ class FgvcEncoder(nn.Module):
             self.projection = nn.Conv2d(inputs, config.projection_size, size, padding=size // 2)
         self.projection_relu = config.projection_relu
 
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+    def stages(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Outputs (N, C, h, w) of the stem before pooling, of layer1 and of layer3."""
         pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)  # several times faster in bfloat16
-        hidden_states = self.pool(F.relu(self.bn1(self.conv1(pixel_values))))
-        hidden_states = self.layer3(self.layer2(self.layer1(hidden_states)))
+        stem = F.relu(self.bn1(self.conv1(pixel_values)))
+        first = self.layer1(self.pool(stem))
+        return stem, first, self.layer3(self.layer2(first))
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        hidden_states = self.stages(pixel_values)[-1]
         if self.layer4 is not None:
             hidden_states = self.layer4(hidden_states)
         return self.project(hidden_states)

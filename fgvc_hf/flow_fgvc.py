@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from .configuration_fgvc import FgvcConfig
-from .correlation_fgvc import window_topk
+from .correlation_fgvc import best_keys
 from .propagation_fgvc import read_masks
 from .templates_fgvc import search_cells
 
@@ -37,7 +37,7 @@ def dense_flow(
 def _one_way(query: torch.Tensor, key: torch.Tensor, config: FgvcConfig) -> torch.Tensor:
     """The best match of every cell, and the mean of the good ones right beside it."""
     h, w = query.shape[:2]
-    scores, indices = window_topk(query, [key], search_cells(h, w, config), "square", config.propagation_topk)
+    scores, indices = best_keys(query, [key], search_cells(h, w, config), "square", config)
     x, y = indices % w, indices // w  # (h*w, topk)
     beside = ((x - x[:, :1]) ** 2 + (y - y[:, :1]) ** 2 <= AROUND**2) & torch.isfinite(scores)
     weights = torch.softmax((scores / config.temperature).masked_fill(~beside, -torch.inf), dim=1)

@@ -86,16 +86,27 @@ class FoldedEncoder:
     def __init__(self, encoder: FgvcEncoder):
         self.version = weights_version(encoder)
         self.stem, self.pool = FoldedConvolution(encoder.conv1, encoder.bn1), encoder.pool
-        stages = [encoder.layer1, encoder.layer2, encoder.layer3, *([encoder.layer4] if encoder.layer4 else [])]
-        self.blocks = [FoldedBlock(block) for stage in stages for block in stage]
+        layers = [encoder.layer1, encoder.layer2, encoder.layer3, encoder.layer4 or ()]
+        self.first, self.second, self.third, self.fourth = (
+            [FoldedBlock(block) for block in layer] for layer in layers
+        )
         self.project = encoder.project
 
-    def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
+    def stages(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """As of [`FgvcEncoder`]."""
         pixel_values = pixel_values.to(self.stem.bias.dtype).contiguous(memory_format=torch.channels_last)
-        hidden_states = self.pool(self.stem(pixel_values))
-        for block in self.blocks:
-            hidden_states = block(hidden_states)
-        return self.project(hidden_states)
+        stem = self.stem(pixel_values)
+        first = _through(self.first, self.pool(stem))
+        return stem, first, _through(self.second + self.third, first)
+
+    def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return self.project(_through(self.fourth, self.stages(pixel_values)[-1]))
+
+
+def _through(blocks: list[FoldedBlock], hidden_states: torch.Tensor) -> torch.Tensor:
+    for block in blocks:
+        hidden_states = block(hidden_states)
+    return hidden_states
 
 
 def weights_version(encoder: FgvcEncoder) -> tuple:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from .configuration_fgvc import FgvcConfig
-from .correlation_fgvc import frame_topk, merge_topk, repeat_topk, window_reach, window_topk
+from .correlation_fgvc import best_keys, best_keys_reach, frame_topk, merge_topk, repeat_topk
 from .propagation_fgvc import label_reach, propagate_labels, propagate_softmax
 
 
@@ -157,8 +157,8 @@ def propagate_groups(
 ) -> list[torch.Tensor]:
     """New label maps (h*w, targets) of all groups, on a frame with the features (h, w, C)."""
     anywhere = config.propagation_window == "none" or not config.first_windowed
-    size, window = memory.size, (config.propagation_radius, config.propagation_window, config.propagation_topk)
-    reach = max(size) if anywhere else window_reach(*window[:2])
+    size, window = memory.size, (config.propagation_radius, config.propagation_window, config)
+    reach = max(size) if anywhere else best_keys_reach(config)
     actives = [label_reach(group.support, size, reach) for group in groups]
     any_active = torch.stack(actives).any(dim=0)
     maps, recent_topk = [], {}  # number of recent frames -> their best keys, shared by all groups that are old enough
@@ -170,18 +170,17 @@ def propagate_groups(
             maps.append(_propagate_softmax(group, memory, features, recent, copies, active, config))
             continue
         if config.first_windowed:
-            best = window_topk(features, [group.anchor.to(features)], *window, active)
+            best = best_keys(features, [group.anchor.to(features)], *window, active)
         else:
             best = frame_topk(features, group.anchor.to(features), config.propagation_topk)
         best = repeat_topk(best, copies)
         if kept := group.kept_beside(features, len(memory.ring), config):
-            best = merge_topk(
-                best, _in_slots(window_topk(features, kept, *window, active), [len(group.labels) - 1], size)
-            )
+            beside = best_keys(features, kept, *window, active)
+            best = merge_topk(best, _in_slots(beside, [len(group.labels) - 1], size))
         if recent:
             if len(recent) not in recent_topk:
                 keys = [memory.ring[i].to(features) for i in recent]
-                recent_topk[len(recent)] = window_topk(features, keys, *window, any_active)
+                recent_topk[len(recent)] = best_keys(features, keys, *window, any_active)
             best = merge_topk(best, _in_slots(recent_topk[len(recent)], [i + 1 for i in recent], size))
         maps.append(propagate_labels(*best, group.labels, config.temperature, active.flatten()))
     return maps

@@ -23,6 +23,7 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .coarse_to_fine_fgvc import FgvcAttention, FgvcAttentionLayer, FgvcCoarseToFineHead
 from .configuration_fgvc import FgvcConfig
 from .correlation_fgvc import window_correlation
 from .encoder_fgvc import FgvcBasicBlock, FgvcBottleneckBlock, FgvcEncoder
@@ -44,13 +45,18 @@ class FgvcModelOutput(ModelOutput):
 
     Args:
         features (`torch.Tensor` of shape `(batch, [frames,] channels, h, w)`):
-            Non-negative features, not normalised; `h` and `w` are the input size divided by the stride, rounded up.
+            Features, not normalised; `h` and `w` are the input size divided by the stride, rounded up. Those of a fine model are
+            not negative.
         hidden_states (`tuple[torch.Tensor]`, *optional*):
             Input of each residual block, and the output of the last; frames merged into the batch.
+        attentions (`tuple[torch.Tensor]`, *optional*):
+            Of a coarse-to-fine model: weights (windows, heads, n, n) of each layer of attention, where `attn_implementation` is
+            `"eager"`; windows hold n cells, and those of all frames are merged.
     """
 
     features: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
@@ -129,8 +135,9 @@ class FgvcPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ["video"]
     supports_gradient_checkpointing = True
-    _no_split_modules = ["FgvcBasicBlock", "FgvcBottleneckBlock"]
-    _can_record_outputs = {"hidden_states": [FgvcBasicBlock, FgvcBottleneckBlock]}
+    _supports_sdpa = True
+    _no_split_modules = ["FgvcBasicBlock", "FgvcBottleneckBlock", "FgvcAttentionLayer"]
+    _can_record_outputs = {"hidden_states": [FgvcBasicBlock, FgvcBottleneckBlock], "attentions": FgvcAttention}
     _keep_in_fp32_modules_strict = ["bn1", "bn2", "downsample.1"]  # bfloat16 rounds the running statistics off
     _origin: dict[str, Any] = {}  # arguments that say which version of a repository the model is of
     push_to_hub = push_to_hub
@@ -148,6 +155,18 @@ class FgvcPreTrainedModel(PreTrainedModel):
         """As in the official code: He-normal convolutions, and residual branches that start at zero."""
         if isinstance(module, nn.Conv2d):
             init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
+            if getattr(module, "starts_at_zero", False):
+                init.zeros_(module.weight)
+            else:
+                init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
         elif isinstance(module, nn.BatchNorm2d):
             init.constant_(module.weight, 0 if getattr(module, "starts_at_zero", False) else 1)
             init.ones_(cast(torch.Tensor, module.running_var))
@@ -174,6 +193,7 @@ class FgvcModel(FgvcPreTrainedModel):
         if (encoder is None) != (config.encoder == "resnet"):
             raise ValueError("a model needs an encoder of its own exactly if config.encoder is 'external'.")
         self.encoder = FgvcEncoder(config) if encoder is None else encoder
+        self.head = FgvcCoarseToFineHead(config) if config.fine_size else None
         self._folded: FoldedEncoder | None = None
         self.post_init()
 
@@ -192,13 +212,17 @@ class FgvcModel(FgvcPreTrainedModel):
             [`FgvcModelOutput`] whose `features` have the leading dimensions of `pixel_values`.
         """
         leading = pixel_values.shape[:-3]
-        features = self.encoder(pixel_values.flatten(0, -4).to(self.dtype))
-        return FgvcModelOutput(features=features.unflatten(0, leading))
+        frames = pixel_values.flatten(0, -4).to(self.dtype)
+        return FgvcModelOutput(features=self._encode(self.encoder, frames).unflatten(0, leading))
+
+    def _encode(self, encoder: Any, frames: torch.Tensor) -> torch.Tensor:
+        """Features (N, C, h, w) of frames (N, 3, H, W), by the encoder or its folded form."""
+        return encoder(frames) if self.head is None else self.head(encoder.stages(frames))
 
     def normalized_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Features of unit length (unless `config.similarity` is `"dot"`), channels last: (B, 3, H, W) to (B, h, w, C)."""
         folded = self._folded_encoder()
-        features = self(pixel_values).features if folded is None else folded(pixel_values)
+        features = self(pixel_values).features if folded is None else self._encode(folded, pixel_values)
         features = features.permute(0, 2, 3, 1)
         if self.config.similarity == "dot":
             return features
@@ -467,6 +491,8 @@ def _returns_to_itself(best: torch.Tensor, best_back: torch.Tensor, radius: int)
 
 
 __all__ = [
+    "FgvcAttentionLayer",
+    "FgvcCoarseToFineHead",
     "FgvcEncoder",
     "FgvcFlowOutput",
     "FgvcMatchOutput",

@@ -3,6 +3,7 @@
     python scripts/benchmark.py                     speed: a few minutes
     python scripts/benchmark.py --only memory       peak memory at 50 and 400 frames: some minutes more
     python scripts/benchmark.py --only length       memory and time per frame at 100 and 2,000 frames: a quarter of an hour
+    python scripts/benchmark.py --only coarse --coarse CHECKPOINT   a coarse-to-fine model against the fine one, at 480x640
     python scripts/benchmark.py --output bench.json
 
 `official` is the algorithm of the paper's released evaluation: the full product of all queries with all keys of all
@@ -19,7 +20,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from itertools import pairwise
+from functools import partial
+from itertools import count, pairwise
 from pathlib import Path
 
 import torch
@@ -40,20 +42,32 @@ LABELS = 5
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--only", choices=tuple(SECTIONS), action="append", help="sections to run; default: all but memory and length"
+        "--only",
+        choices=(*SECTIONS, "coarse"),
+        action="append",
+        help="sections to run; default: encoder, propagation and tracking",
     )
+    parser.add_argument("--coarse", help="coarse-to-fine checkpoint, for the section of that name")
     parser.add_argument("--rounds", type=int, default=5, help="turns that every variant gets")
     parser.add_argument("--output", type=Path, help="JSON file for the results")
     parser.add_argument("--peak-memory-of", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--dense-memory-of", help=argparse.SUPPRESS)
     parser.add_argument("--preset", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.peak_memory_of:
         print(json.dumps(peak_memory(arguments.peak_memory_of, arguments.preset)))
         return
+    if arguments.dense_memory_of:
+        print(json.dumps(dense_memory(arguments.dense_memory_of)))
+        return
+    chosen = arguments.only or ["encoder", "propagation", "tracking"]
+    if "coarse" in chosen and not arguments.coarse:
+        parser.error("the section coarse needs --coarse CHECKPOINT")
+    sections: dict[str, Callable[[int], dict]] = SECTIONS | {"coarse": partial(coarse, checkpoint=arguments.coarse)}
     results = {"machine": describe_machine()}
-    for name in arguments.only or [name for name in SECTIONS if name not in ("memory", "length")]:
+    for name in chosen:
         print(f"\n{name}", flush=True)
-        results[name] = SECTIONS[name](arguments.rounds)
+        results[name] = sections[name](arguments.rounds)
     if arguments.output:
         arguments.output.write_text(json.dumps(results, indent=2), encoding="utf-8")
 
@@ -171,6 +185,68 @@ def frames_per_second(path: Path, points, method: str) -> float:
     return (len(ends) - 1 - full) / (ends[-1] - ends[full])
 
 
+def coarse(rounds: int, checkpoint: str) -> dict:
+    """A coarse-to-fine checkpoint against the default one at 480x640, a frame each in turns, with six frames in memory.
+
+    Dense: label maps of five masks that cover the frame. Points: 32 of them, from a video file, decoding included. Memory of dense
+    propagation is measured in processes of their own: what the session holds, and the peak beyond that of the loaded model.
+    """
+    names, clip = {"fine": None, "coarse to fine": checkpoint}, render_clip(12, 480, 640, num_points=32)
+    sessions = {name: dense_session(name_or_path, clip.frames) for name, name_or_path in names.items()}
+    results = {"dense": in_turns({name: lambda run=run: next(run) for name, (run, _) in sessions.items()}, rounds)}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.mp4"
+        write_video(path, clip.frames, rounds + 10)
+        points = clip.tracks[:, 0].clip(0, (640, 480))
+        runs = {name: point_frames(path, points, name_or_path) for name, name_or_path in names.items()}
+        results["32 points"] = in_turns({name: lambda run=run: next(run) for name, run in runs.items()}, rounds)
+    for name, name_or_path in names.items():
+        command = [sys.executable, __file__, "--dense-memory-of", name_or_path or "fgvc-joint"]
+        found = json.loads(subprocess.check_output(command, text=True).splitlines()[-1])
+        print(
+            f"  {name:32s} {found['session_mib']:.0f} MiB in the session, {found['peak_mib']:.0f} at the peak",
+            flush=True,
+        )
+        results[f"memory, {name}"] = found
+    return results
+
+
+def dense_session(checkpoint: str | None, frames):
+    """Steps of a session with five masks that cover the frame, once its memory is full; and the session."""
+    model, _ = load(checkpoint, device="cpu")
+    processor = FgvcProcessor(FgvcImageProcessorPil(resize_policy="none"))
+    session, (height, width) = processor.init_video_session(), frames[0].shape[:2]
+    stripes = torch.arange(width).mul(LABELS).div(width, rounding_mode="floor").expand(height, width)
+    masks = torch.stack([stripes == label for label in range(LABELS)]).numpy()
+    processor.add_inputs_to_inference_session(session, 0, range(1, LABELS + 1), input_masks=masks)
+    steps = (model.step(session, frames[i % len(frames)]) for i in count())
+    for _ in range(MEMORY_FRAMES):
+        next(steps)
+    return steps, session
+
+
+def point_frames(path: Path, points, checkpoint: str | None):
+    """Frames of a video file with points (N, 2) followed by templates from its first frame."""
+    model, _ = load(checkpoint, device="cpu", point_matching="templates")
+    processor = FgvcProcessor(FgvcImageProcessorPil(resize_policy="none"))
+    session = processor.init_video_session(path)
+    processor.add_inputs_to_inference_session(session, 0, range(len(points)), points)
+    return model.propagate_in_video_iterator(session)
+
+
+def dense_memory(checkpoint: str) -> dict:
+    """Of [`dense_session`] in this process, in MiB: what the session holds, and the peak beyond the process with the model loaded."""
+    noise = (
+        (255 * torch.rand(2, 480, 640, 3)).byte().numpy()
+    )  # what a frame shows changes nothing, and a renderer has a peak of its own
+    load(checkpoint, device="cpu")
+    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    steps, session = dense_session(checkpoint, noise)
+    next(steps)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"session_mib": session.memory_bytes / 2**20, "peak_mib": (peak - before) / 2**20}
+
+
 def memory(rounds: int) -> dict:
     """Peak resident memory of tracking 4 points through 480x854 video files of 50 and 400 frames, at their own resolution."""
     return {f"{frames} frames": of_length(frames) for frames in (50, 400)}
@@ -223,7 +299,13 @@ def write_video(path: Path, frames, length: int) -> None:
             writer.write(frames[there_and_back[i % len(there_and_back)]])
 
 
-SECTIONS = {"encoder": encoder, "propagation": propagation, "tracking": tracking, "memory": memory, "length": length}
+SECTIONS = {
+    "encoder": encoder,
+    "propagation": propagation,
+    "tracking": tracking,
+    "memory": memory,
+    "length": length,
+}
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""Train an FGVC model: the teacher by reconstruction, the joint model with labels, or a fine-tuned one on your own videos.
+"""Train an FGVC model: the teacher by reconstruction, the joint model with labels, a fine-tuned one, or a coarse-to-fine one by distillation.
 
     python scripts/train.py --recipe joint-small --videos FOLDER --output outputs/joint --start-from fgvc-reconstruction --precision bf16
     python scripts/train.py --recipe finetune-small --videos MY_CLIPS --output outputs/mine --start-from fgvc-joint --precision bf16
+    python scripts/train.py --recipe distill-small --videos FOLDER --output outputs/distill --start-from fgvc-joint --teacher fgvc-joint
 
 Start it again with the same arguments to go on where it stopped. Several processes: `torchrun --nproc_per_node N scripts/train.py`.
-`--set FIELD=VALUE` changes a field of the recipe (see fgvc_hf/training/recipes.py); `--evaluate` follows the TAP-Vid score and
+`--set FIELD=VALUE` changes a field of the recipe (see fgvc_hf/training/recipes.py). Where a recipe distills, a fine model to start from gives
+its encoder, and gets a head with the fields of `--student FIELD=VALUE` (see FgvcConfig). `--evaluate` follows the TAP-Vid score and
 keeps the best weights; `--dry-run` prints sizes, time and memory, and stops.
 """
 
@@ -19,6 +21,7 @@ from accelerate import Accelerator
 from torch.utils.data import Dataset
 
 from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, bundled_checkpoints
+from fgvc_hf.configuration_fgvc import HEAD_FIELDS
 from fgvc_hf.data.flying_things import FlyingThings3D, LabelledCrops
 from fgvc_hf.data.shards import ShardedClips, ShardedPairs, StreamedClips, load_shards, shard_names, shard_textures
 from fgvc_hf.data.video_folder import VideoFolder
@@ -31,6 +34,7 @@ from fgvc_hf.training.recipes import RECIPES, Recipe, parse_recipe
 
 
 UNCALIBRATED = {"point_matching": "templates", "hidden_threshold": 0.0, "recall_similarity": 2.0}
+FINE_SIZE = 64  # channels of a new head: a quarter of the teacher's, and of its memory
 TEXTURE_SIZE = (288, 512)  # pixels of the images that synthetic textures are cut from
 
 
@@ -49,7 +53,14 @@ def main() -> None:
     parser.add_argument("--flyingthings3d", type=Path, help="labelled pairs: root of FlyingThings3D, or its shards")
     parser.add_argument("--output", type=Path, required=True, help="folder of the run")
     parser.add_argument("--start-from", help="checkpoint to start from; random weights if not given")
-    parser.add_argument("--teacher", help="checkpoint that gives soft labels")
+    parser.add_argument("--teacher", help="checkpoint that gives soft labels, or is distilled")
+    parser.add_argument(
+        "--student",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="change a field of a new coarse-to-fine head",
+    )
     parser.add_argument("--precision", choices=("no", "bf16", "fp16"), default="no")
     parser.add_argument("--accumulate", type=int, default=1, help="parts that each batch is computed in")
     parser.add_argument("--workers", type=int, default=0, help="processes that read the real pairs")
@@ -85,6 +96,8 @@ def train(arguments: argparse.Namespace) -> None:
     labelled = labelled_domain(arguments.flyingthings3d, recipe) if arguments.flyingthings3d else None
     torch.manual_seed(recipe.seed)
     model = load_model(arguments.start_from, torch.float32) if arguments.start_from else FgvcModel(FgvcConfig())
+    if recipe.distillation:
+        model = with_head(model, dict(change.split("=", 1) for change in arguments.student))
     teacher_dtype = torch.bfloat16 if arguments.precision == "bf16" else torch.float32
     teacher = load_model(arguments.teacher, teacher_dtype) if recipe.needs_teacher and arguments.teacher else None
     module = JointTraining(model, recipe, teacher)
@@ -115,6 +128,26 @@ def train(arguments: argparse.Namespace) -> None:
 
 def load_model(name: str, dtype: torch.dtype) -> FgvcModel:
     return FgvcModel.from_pretrained(bundled_checkpoints().get(name, name), dtype=dtype)
+
+
+def with_head(model: FgvcModel, changes: dict[str, str]) -> FgvcModel:
+    """A coarse-to-fine model with the encoder of a fine one, and a fresh head; a model that has one as it is.
+
+    Raises:
+        `ValueError`: the head has no such field, or the model has a head already, which cannot be changed.
+    """
+    unknown = sorted(set(changes) - set(HEAD_FIELDS))
+    if unknown:
+        raise ValueError(f"a head has no field {unknown[0]!r}; its fields are {', '.join(HEAD_FIELDS)}.")
+    if model.head is not None:
+        if changes:
+            raise ValueError("--student is for a new head, but the checkpoint to start from has one.")
+        return model
+    fields = {name: value if name == "upsampling" else int(value) for name, value in changes.items()}
+    config = FgvcConfig.from_dict(model.config.to_dict() | {"fine_size": FINE_SIZE} | fields)
+    student = FgvcModel(config)
+    student.encoder.load_state_dict(model.encoder.state_dict())
+    return student
 
 
 def real_domain(arguments: argparse.Namespace, recipe: Recipe) -> tuple[Dataset, torch.Tensor]:

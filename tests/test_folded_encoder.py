@@ -46,6 +46,15 @@ def test_folding_changes_nothing_but_the_last_digits(fields, fuses, monkeypatch)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
+def test_a_coarse_to_fine_model_is_folded_as_well():
+    model, pixel_values = model_with_statistics(**SMALL, fine_size=8), torch.randn(1, 3, 40, 56)
+    with torch.no_grad():
+        expected = F.normalize(model(pixel_values).features, dim=1).permute(0, 2, 3, 1)
+        found = model.normalized_features(pixel_values)
+    assert model._folded is not None
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.skipif(fast_dtype(torch.device("cpu")) == torch.float32, reason="this processor has no bfloat16 products")
 def test_bfloat16_with_trained_weights(bundled_model):
     pixel_values = torch.randn(1, 3, 64, 64)

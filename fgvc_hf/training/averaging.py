@@ -62,7 +62,7 @@ def estimate_batch_norm(model: FgvcModel, batches: Iterable[torch.Tensor]) -> No
         layer.train()
     count = 0
     for pixel_values in batches:
-        model.encoder(pixel_values)
+        model(pixel_values)
         count += 1
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum

@@ -50,7 +50,9 @@ def draw_curves(updates: list[dict], evaluations: list[dict]) -> Image.Image:
                 draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=colour)
                 draw.text((x - 10, y - 16 if y > top + 20 else y + 6), f"{value:.1f}", colour)
 
-    losses = [name for name in ("label", "reconstruction", "adversarial") if updates and name in updates[0]]
+    losses = [
+        name for name in ("label", "reconstruction", "adversarial", "distillation") if updates and name in updates[0]
+    ]
     for place, name in enumerate(losses):
         smooth, steps = _smoothed([entry[name] for entry in updates], [entry["step"] for entry in updates])
         line(steps, smooth, COLOURS[place], f"{name} loss", place)

@@ -5,6 +5,7 @@ import copy
 import torch
 from torch import nn
 
+from ..configuration_fgvc import FgvcConfig
 from ..data.augmentation import change_light, colour_of, drop_channel, rgb_to_pixel_values
 from ..data.scene import Random
 from ..data.synthetic import SyntheticPairs, render_pairs
@@ -13,6 +14,7 @@ from .objectives import (
     MapDiscriminator,
     adversarial_loss,
     dirac_loss,
+    distillation_loss,
     gaussian_loss,
     reconstruction_loss,
     soft_label_loss,
@@ -27,29 +29,39 @@ class JointTraining(nn.Module):
     Args:
         model ([`FgvcModel`]): The student.
         recipe ([`Recipe`]): The losses.
-        teacher ([`FgvcModel`], *optional*): Frozen; needed where the recipe has soft labels.
+        teacher ([`FgvcModel`], *optional*): Frozen; needed where the recipe has soft labels or distills.
 
     Raises:
-        `ValueError`: the recipe needs a teacher and there is none, or one of another feature size or stride.
+        `ValueError`: the recipe needs a teacher and there is none, or one of another feature size or stride; of another stride
+            alone, or no fine model, where it distills.
     """
 
     def __init__(self, model: FgvcModel, recipe: Recipe, teacher: FgvcModel | None = None):
         super().__init__()
         if recipe.needs_teacher and teacher is None:
-            raise ValueError("the recipe learns from soft labels: it needs a teacher.")
+            raise ValueError("the recipe learns from soft labels or distills: it needs a teacher.")
         self.model, self.recipe = model, recipe
         self.discriminator = MapDiscriminator(recipe.radius) if recipe.adversarial else None
         self._mean = copy.deepcopy(model).eval().requires_grad_(False) if recipe.average else None
         # Not a submodule: it is neither trained nor saved
         self._teacher = (teacher.eval().requires_grad_(False),) if recipe.needs_teacher and teacher else ()
         for other in self._teacher:
-            if (other.config.hidden_size, other.config.output_stride) != self._shape:
-                size, stride = other.config.hidden_size, other.config.output_stride
-                raise ValueError(f"teacher has {size} features at stride {stride}, the model {self._shape}.")
+            self._check_teacher(other.config)
+        if recipe.freeze_encoder:
+            if model.head is None:
+                raise ValueError("freeze_encoder leaves nothing to train in a model without a coarse-to-fine head.")
+            model.encoder.requires_grad_(False)
 
-    @property
-    def _shape(self) -> tuple[int, int]:
-        return self.model.config.hidden_size, self.model.config.output_stride
+    def _check_teacher(self, teacher: FgvcConfig) -> None:
+        config, distills = self.model.config, bool(self.recipe.distillation)
+        if distills and teacher.fine_size:
+            raise ValueError("the teacher of a distillation must be a fine model, not a coarse-to-fine one.")
+        sizes = {teacher.hidden_size} if distills else {teacher.hidden_size, config.hidden_size}
+        if len(sizes) > 1 or teacher.output_stride != config.output_stride:
+            raise ValueError(
+                f"teacher has {teacher.hidden_size} features at stride {teacher.output_stride}, "
+                f"the model {config.hidden_size} at stride {config.output_stride}."
+            )
 
     @property
     def result(self) -> FgvcModel:
@@ -85,8 +97,10 @@ class JointTraining(nn.Module):
         """
         losses = {}
         real_features = synthetic_features = None
-        if real is not None:
+        if real is not None and self.recipe.real:
             losses["reconstruction"], real_features = self._reconstruct(real, seeds)
+        if real is not None and self.recipe.distillation:
+            losses["distillation"] = self._distill(real)
         if synthetic is not None:
             losses["label"], synthetic_features = self._compare_with_labels(synthetic, seeds)
         if self.discriminator is not None and real_features is not None and synthetic_features is not None:
@@ -95,8 +109,13 @@ class JointTraining(nn.Module):
 
     def _encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Features `(B, 2, h, w, C)`, channels last."""
-        features = self.model.encoder(pixel_values.flatten(0, 1)).unflatten(0, pixel_values.shape[:2])
-        return features.movedim(2, -1)
+        return self.model(pixel_values).features.movedim(2, -1)
+
+    @torch.no_grad()
+    def _teach(self, pixel_values: torch.Tensor) -> torch.Tensor | None:
+        """The teacher's features `(B, 2, h, w, C)`; nothing where there is no teacher."""
+        features = [teacher(pixel_values).features.movedim(2, -1) for teacher in self._teacher]
+        return features[0] if features else None
 
     def _directions(self) -> tuple[tuple[int, int], ...]:
         """(query, key): the second frame looks into the first, as in the paper; and the other way round."""
@@ -122,17 +141,31 @@ class JointTraining(nn.Module):
         ]
         return torch.stack(losses).mean(), features
 
+    def _distill(self, frames: torch.Tensor) -> torch.Tensor:
+        """Both see all colours: what the student is to learn is to match like the teacher, with less."""
+        recipe, pixel_values = self.recipe, rgb_to_pixel_values(frames.float() / 255)
+        features, teacher = self._encode(pixel_values), self._teach(pixel_values)
+        assert teacher is not None
+        losses = [
+            distillation_loss(
+                features[:, query],
+                features[:, key],
+                teacher[:, query],
+                teacher[:, key],
+                recipe.radius,
+                recipe.temperature,
+            )
+            for query, key in self._directions()
+        ]
+        return torch.stack(losses).mean()
+
     def _compare_with_labels(self, pairs: SyntheticPairs, seeds: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         recipe, random = self.recipe, Random([2 * seed + 1 for seed in seeds], pairs.frames.device)
         pixel_values = rgb_to_pixel_values(change_light(pairs.frames, random, recipe.light))
         dropped = random.integer(1, 3) * random.chance(recipe.synthetic_dropout)
         features = self._encode(drop_channel(pixel_values, dropped))
         stride = self.model.config.output_stride
-        teacher_features = None
-        for teacher in self._teacher:
-            with torch.no_grad():
-                flat = teacher.encoder(pixel_values.flatten(0, 1).to(teacher.dtype))
-            teacher_features = flat.unflatten(0, pixel_values.shape[:2]).movedim(2, -1)
+        teacher_features = self._teach(pixel_values)
         losses = []
         for query, key in self._directions():
             positions, valid = target_positions(pairs.flow[:, query], pairs.visible[:, query], stride, recipe.radius)

@@ -112,8 +112,8 @@ class Training:
                 f"batch_size is {recipe.batch_size}, but must be a multiple of the {accelerator.num_processes} processes "
                 f"times the {parts} accumulated parts."
             )
-        if recipe.real and real is None:
-            raise ValueError("the recipe reconstructs real pairs: it needs a folder of videos.")
+        if recipe.uses_real and real is None:
+            raise ValueError("the recipe learns from real pairs: it needs a folder of videos.")
         if recipe.synthetic and textures is None and labelled is None:
             raise ValueError(
                 "the recipe learns from labelled pairs: it needs them, or images for the textures of rendered ones."
@@ -121,7 +121,7 @@ class Training:
         self.recipe, self.output, self.accelerator, self.evaluate = recipe, Path(output), accelerator, evaluate
         self.save_every, self.evaluate_every, self.picture_every = save_every, evaluate_every, picture_every
         self.keep, self.workers = keep, workers
-        self.real, self.textures, self.labelled = (real if recipe.real else None), textures, labelled
+        self.real, self.textures, self.labelled = (real if recipe.uses_real else None), textures, labelled
         self.step, self.best = 0, -math.inf
         module.to(accelerator.device)
         for other in module._teacher:
@@ -138,7 +138,8 @@ class Training:
         if not found:
             return
         state = json.loads((found[-1] / "state.json").read_text())
-        before, now = state["recipe"], json.loads(json.dumps(asdict(self.recipe)))
+        before, now = asdict(Recipe()) | state["recipe"], asdict(self.recipe)  # younger fields had their defaults
+        before, now = json.loads(json.dumps([before, now]))
         different = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
         if different:
             raise ValueError(
@@ -212,6 +213,7 @@ class Training:
         """
         recipe, accelerator, parts = self.recipe, self.accelerator, self.accelerator.gradient_accumulation_steps
         weights = {"reconstruction": recipe.real, "label": recipe.synthetic, "adversarial": recipe.adversarial}
+        weights["distillation"] = recipe.distillation
         self.module.train()
         batches = self._batches()
         hidden = None if show_progress_bar and accelerator.is_main_process else True

@@ -90,6 +90,25 @@ def soft_label_loss(
     return window_cross_entropy(_normalized(query), _normalized(key), valid, target, radius, 1 / temperature)
 
 
+def distillation_loss(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    teacher_query: torch.Tensor,
+    teacher_key: torch.Tensor,
+    radius: int,
+    temperature: float,
+) -> torch.Tensor:
+    """Cross-entropy of each query's map with that of a frozen teacher, on any pair (section 3.2). Features are normalised here.
+
+    Args:
+        teacher_query, teacher_key (`torch.Tensor` of shape `(B, h, w, C')`): The teacher's features, of as many cells.
+    """
+    teacher_query, teacher_key = (_normalized(features).to(query.dtype) for features in (teacher_query, teacher_key))
+    everywhere = torch.ones(query.shape[:3], dtype=torch.bool, device=query.device)
+    target = soft_target(teacher_query, teacher_key, 1 / temperature)
+    return window_cross_entropy(_normalized(query), _normalized(key), everywhere, target, radius, 1 / temperature)
+
+
 def reconstruction_loss(
     query: torch.Tensor,
     key: torch.Tensor,

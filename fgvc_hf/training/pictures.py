@@ -62,8 +62,7 @@ def real_picture(model, frames: torch.Tensor, recipe: Recipe) -> np.ndarray:
 
 def encode(model, pixel_values: torch.Tensor) -> torch.Tensor:
     """Features of unit length `(B, 2, h, w, C)`, float32."""
-    flat = model.encoder(pixel_values.flatten(0, 1).to(model.dtype)).float()
-    return F.normalize(flat.unflatten(0, pixel_values.shape[:2]).movedim(2, -1), dim=-1)
+    return F.normalize(model(pixel_values).features.float().movedim(2, -1), dim=-1)
 
 
 def _middle(valid: torch.Tensor) -> tuple[int, int]:

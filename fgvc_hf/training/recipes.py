@@ -15,6 +15,8 @@ class Recipe:
         learning_rate (`float`): Of Adam, at the start; a cosine takes it to a thousandth at the end.
         real (`float`), synthetic (`float`), adversarial (`float`): Weights of the losses: reconstruction of real pairs
             (Eq. 8), labels of synthetic pairs (Eqs. 2 to 5), and the domain of their maps (Eq. 10). 0 leaves one out.
+        distillation (`float`): Weight of the cross-entropy with the maps of a frozen fine teacher on real pairs (section 3.2).
+        freeze_encoder (`bool`): Train the head of a coarse-to-fine model alone.
         label (`str`): `"soft"` (Eq. 5), `"gaussian"` (Eqs. 3 and 4, with `label_sigma`) or `"dirac"` (Eq. 2).
         label_sigma (`float`): Standard deviation of Gaussian labels in cells.
         temperature (`float`): Of the maps that are compared with labels. The paper says 1, its code 0.07 on cosines.
@@ -44,6 +46,8 @@ class Recipe:
     real: float = 1.0
     synthetic: float = 1.0
     adversarial: float = 1.0
+    distillation: float = 0.0
+    freeze_encoder: bool = False
     label: str = "soft"
     label_sigma: float = 1.0
     temperature: float = 0.07
@@ -80,14 +84,18 @@ class Recipe:
             raise ValueError(f"average must be at least 0 and below 1, got {self.average}.")
         if self.crop < 32 or self.crop % 8:
             raise ValueError(f"crop must be a multiple of 8 of at least 32, got {self.crop}.")
-        if not (self.real or self.synthetic):
-            raise ValueError("real and synthetic are both 0: there is nothing to learn from.")
+        if not (self.uses_real or self.synthetic):
+            raise ValueError("real, distillation and synthetic are all 0: there is nothing to learn from.")
         if self.adversarial and not (self.real and self.synthetic):
             raise ValueError("adversarial needs both domains: set real and synthetic above 0, or adversarial to 0.")
 
     @property
+    def uses_real(self) -> bool:
+        return bool(self.real or self.distillation)
+
+    @property
     def needs_teacher(self) -> bool:
-        return bool(self.synthetic) and self.label == "soft"
+        return bool(self.distillation) or (bool(self.synthetic) and self.label == "soft")
 
 
 def _small(recipe: Recipe, **changes) -> Recipe:
@@ -109,6 +117,8 @@ JOINT_SMALL = _small(
     synthetic_dropout=0.3,
 )
 FINETUNE_SMALL = replace(JOINT_SMALL, steps=300, learning_rate=1e-4, freeze_batch_norm=True)
+# The map of the paper is distilled from crops of 256 pixels, where r = 24 fine cells are the 6 coarse ones of Eq. 1
+DISTILL = Recipe(real=0.0, synthetic=0.0, adversarial=0.0, distillation=1.0, gap=(1, 8), freeze_batch_norm=True)
 RECIPES = {
     "teacher": TEACHER,
     "joint": Recipe(),
@@ -116,6 +126,8 @@ RECIPES = {
     "teacher-small": _small(TEACHER, steps=4_000),
     "joint-small": JOINT_SMALL,
     "finetune-small": FINETUNE_SMALL,
+    "distill": DISTILL,
+    "distill-small": _small(DISTILL, steps=6_000, batch_size=2, learning_rate=5e-4, average=0.99),
 }
 
 

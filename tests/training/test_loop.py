@@ -52,16 +52,20 @@ class Moving(Dataset):
         return (255 * render_pairs(textures(), [number], 32, 4.0, num_bodies=0).frames[0]).byte()
 
 
-def tiny(seed=0):
+DISTILL = {"real": 0.0, "synthetic": 0.0, "adversarial": 0.0, "distillation": 1.0, "freeze_batch_norm": True}
+HEAD = {"fine_size": 8, "num_attention_layers": 1, "num_attention_heads": 2, "attention_window": 2}
+
+
+def tiny(seed=0, head=None):
     torch.manual_seed(seed)
-    return FgvcModel(FgvcConfig(hidden_sizes=[8, 8, 16], depths=[1, 1, 1]))
+    return FgvcModel(FgvcConfig(hidden_sizes=[8, 8, 16], depths=[1, 1, 1], **head or {}))
 
 
-def make(output, recipe=TINY, accumulate=1, **settings):
+def make(output, recipe=TINY, accumulate=1, student=None, **settings):
     for state in (AcceleratorState, GradientState, PartialState):
         state._reset_state()
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=accumulate)
-    module = JointTraining(tiny(), recipe, tiny(1) if recipe.needs_teacher else None)
+    module = JointTraining(tiny(0, student), recipe, tiny(1) if recipe.needs_teacher else None)
     settings = {"save_every": 3, **settings}
     return Training(module, recipe, output, accelerator, Moving(), textures(), **settings)
 
@@ -85,6 +89,53 @@ def test_it_learns_and_leaves_a_model(tmp_path):
     assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == ["step-00000039", "step-00000040"]
 
 
+def test_a_student_with_a_head_learns_the_maps_of_its_teacher(tmp_path):
+    recipe = replace(TINY, steps=60, **DISTILL)
+    training = make(tmp_path, recipe, student=HEAD)
+    teacher = {name: value.clone() for name, value in training.bare._teacher[0].state_dict().items()}
+    training.run()
+    losses = [entry["distillation"] for entry in log(tmp_path)]
+    assert sum(losses[-10:]) < sum(losses[:10]) - 1.0
+    assert FgvcModel.from_pretrained(tmp_path / "last").config.fine_size == 8
+    after = training.bare._teacher[0].state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in teacher.items())
+
+
+def test_a_frozen_encoder_stays_as_it_was(tmp_path):
+    training = make(tmp_path, replace(TINY, steps=2, freeze_encoder=True, **DISTILL), student=HEAD)
+    before = {name: value.clone() for name, value in training.bare.model.state_dict().items()}
+    training.run()
+    same = {name: torch.equal(value, before[name]) for name, value in training.bare.model.state_dict().items()}
+    assert all(same[name] for name in same if name.startswith("encoder."))
+    assert not all(same[name] for name in same if name.startswith("head."))
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "changes", "message"),
+    [
+        (HEAD, HEAD, {}, "the teacher of a distillation must be a fine model"),
+        (HEAD, {"output_stride": 4}, {}, "teacher has 16 features at stride 4, the model 8 at stride 2"),
+        (HEAD, None, {}, "it needs a teacher"),
+        ({}, {}, {"freeze_encoder": True}, "freeze_encoder leaves nothing to train"),
+    ],
+)
+def test_distillation_needs_a_fine_teacher_and_a_student_that_fit(student, teacher, changes, message):
+    with pytest.raises(ValueError, match=message):
+        JointTraining(
+            tiny(0, student), replace(TINY, **DISTILL, **changes), None if teacher is None else tiny(1, teacher)
+        )
+
+
+def test_a_run_of_before_a_field_was_there_goes_on(tmp_path):
+    recipe = replace(TINY, steps=2, real=0.0, adversarial=0.0, label="gaussian")
+    make(tmp_path, recipe).run()
+    (state,) = (tmp_path / "checkpoints").glob("step-00000002/state.json")
+    saved = json.loads(state.read_text())
+    del saved["recipe"]["distillation"]
+    state.write_text(json.dumps(saved))
+    assert make(tmp_path, recipe).step == 2
+
+
 def test_the_running_mean_of_the_weights_is_what_is_evaluated_and_saved(tmp_path):
     seen, evaluated = [], []
     recipe = replace(TINY, steps=3, average=0.75, freeze_batch_norm=True)
@@ -102,15 +153,23 @@ def test_the_running_mean_of_the_weights_is_what_is_evaluated_and_saved(tmp_path
     assert evaluated == [training.bare.result] and not evaluated[0].training
 
 
-@pytest.mark.parametrize(("label", "average"), [("soft", 0.0), ("gaussian", 0.5), ("dirac", 0.0)])
-def test_a_stopped_run_goes_on_exactly(tmp_path, label, average):
-    recipe = replace(TINY, label=label, average=average)
-    make(tmp_path / "whole", recipe).run()
-    part = make(tmp_path / "parts", recipe)
+@pytest.mark.parametrize(
+    ("changes", "student"),
+    [
+        ({"label": "soft"}, None),
+        ({"label": "gaussian", "average": 0.5}, None),
+        ({"label": "dirac"}, None),
+        (DISTILL | {"average": 0.5}, HEAD),
+    ],
+)
+def test_a_stopped_run_goes_on_exactly(tmp_path, changes, student):
+    recipe = replace(TINY, **changes)
+    make(tmp_path / "whole", recipe, student=student).run()
+    part = make(tmp_path / "parts", recipe, student=student)
     part._log = lambda *_: (_ for _ in ()).throw(KeyboardInterrupt) if part.step == 5 else None
     with pytest.raises(KeyboardInterrupt):
         part.run()
-    make(tmp_path / "parts", recipe).run()
+    make(tmp_path / "parts", recipe, student=student).run()
     whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 

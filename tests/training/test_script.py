@@ -63,6 +63,24 @@ def test_every_kind_of_recipe_trains(videos, checkpoint, tmp_path, recipe):
     assert FgvcModel.from_pretrained(tmp_path / "last").config.hidden_sizes == [8, 8, 16]
 
 
+HEAD = ["num_attention_heads=2", "attention_window=2", "num_attention_layers=1", "fine_size=8"]
+
+
+def test_distillation_makes_a_coarse_to_fine_model_and_goes_on_with_one(videos, checkpoint, tmp_path):
+    arguments = ["--recipe", "distill-small", "--videos", videos, "--teacher", checkpoint]
+    head = [part for change in HEAD for part in ("--student", change)]
+    done = train(*arguments, "--start-from", checkpoint, "--output", tmp_path / "first", *head)
+    assert done.returncode == 0, done.stderr
+    entries = [json.loads(line) for line in (tmp_path / "first" / "log.jsonl").read_text().splitlines()]
+    assert len(entries) == 3 and all(entry["distillation"] > 0 for entry in entries)
+    model = FgvcModel.from_pretrained(tmp_path / "first" / "last")
+    assert (model.config.fine_size, model.config.num_attention_layers) == (8, 1)
+    again = train(*arguments, "--start-from", tmp_path / "first" / "last", "--output", tmp_path / "second")
+    assert again.returncode == 0, again.stderr
+    refused = train(*arguments, "--start-from", tmp_path / "first" / "last", "--output", tmp_path / "third", *head)
+    assert "--student is for a new head" in refused.stderr.splitlines()[-1] and not (tmp_path / "third").exists()
+
+
 @pytest.mark.parametrize("stream", [[], ["--stream"]])
 def test_training_from_shards(shards, checkpoint, tmp_path, stream):
     done = train(
@@ -127,6 +145,10 @@ def test_a_corrupt_shard_is_reported_by_name_and_left_out(shards, tmp_path, capl
         (["--recipe", "joint", "--videos", "{videos}"], "it needs a teacher"),
         (["--recipe", "joint-small", "--shards", "{empty}"], "holds no shards"),
         (["--recipe", "joint-small", "--videos", "{videos}", "--set", "stepz=3"], "a recipe has no field 'stepz'"),
+        (
+            ["--recipe", "distill-small", "--videos", "{videos}", "--teacher", "fgvc-joint", "--student", "depths=3"],
+            "a head has no field 'depths'",
+        ),
         (["--recipe", "joint-small", "--videos", "{videos}", "--accumulate", "5"], "batch_size is 2, but must be"),
         (["--recipe", "joint-small", "--videos", "{videos}", "--flyingthings3d", "{empty}"], "was expected there"),
     ],
@@ -228,4 +250,5 @@ def test_commands_are_in_readme():
         "joint-small",
         "finetune-small",
         "joint",
+        "distill-small",
     }

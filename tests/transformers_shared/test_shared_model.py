@@ -1,4 +1,4 @@
-"""transformers' shared tests of models and configurations, on FgvcModel."""
+"""transformers' shared tests of models and configurations, on FgvcModel: fine, and coarse to fine."""
 
 import unittest
 
@@ -36,13 +36,23 @@ class FgvcModelTester:
         return self.get_config(), {"pixel_values": torch.rand(shape)}
 
 
+class FgvcCoarseToFineModelTester(FgvcModelTester):
+    hidden_size = 8
+    head = {"fine_size": 8, "num_attention_layers": 2, "num_attention_heads": 2, "attention_window": 2}
+
+    def get_config(self):
+        return FgvcConfig(hidden_sizes=self.hidden_sizes, depths=self.depths, **self.head)
+
+
 class FgvcModelTest(ModelTesterMixin, unittest.TestCase):
     all_model_classes = (FgvcModel,)
     has_attentions = False  # a convolutional network
     test_resize_embeddings = False  # without embeddings
 
+    model_tester_class = FgvcModelTester
+
     def setUp(self):
-        self.model_tester = FgvcModelTester(self)
+        self.model_tester = self.model_tester_class(self)
         self.config_tester = ConfigTester(
             self,
             config_class=FgvcConfig,
@@ -68,3 +78,14 @@ class FgvcModelTest(ModelTesterMixin, unittest.TestCase):
         hidden_states = FgvcModel(config).eval()(**inputs, output_hidden_states=True).hidden_states
         self.assertEqual([state.shape[1] for state in hidden_states], [8, 8, 16, 32])
         self.assertTrue(all(state.shape[2:] == (16, 16) for state in hidden_states))
+
+
+class FgvcCoarseToFineModelTest(FgvcModelTest):
+    model_tester_class = FgvcCoarseToFineModelTester
+
+    def test_hidden_states_output(self):
+        """As above; the encoder pools after the stem, and its maps shrink on the way to stride 8."""
+        config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
+        hidden_states = FgvcModel(config).eval()(**inputs, output_hidden_states=True).hidden_states
+        shapes = [tuple(state.shape[1:]) for state in hidden_states]
+        self.assertEqual(shapes, [(8, 8, 8), (8, 8, 8), (16, 4, 4), (32, 4, 4)])
