@@ -23,22 +23,18 @@ from tqdm.auto import tqdm
 
 from ..data.shards import StreamedClips
 from ..data.synthetic import SyntheticPairs
-from ..image_processing_pil_fgvc import FgvcImageProcessorPil
 from ..processing_fgvc import FgvcProcessor
 from .joint import JointTraining, make_synthetic
 from .pictures import real_picture, synthetic_picture
 from .recipes import Recipe
 from .state import check_room, checkpoints, load_checkpoint, save_checkpoint
-
-
-LAST_RATE = 1e-3  # of the learning rate at the start, at the end of the cosine
-BETAS = (0.9, 0.999)
+from .videos import VideoRecipe, VideoTraining
 
 
 class Numbers(Sampler):
     """The numbers of the pairs that one process sees, from one update on."""
 
-    def __init__(self, recipe: Recipe, first_step: int, parts: int, process: int, processes: int):
+    def __init__(self, recipe: Recipe | VideoRecipe, first_step: int, parts: int, process: int, processes: int):
         self.recipe, self.first_step, self.parts = recipe, first_step, parts
         self.process, self.processes = process, processes
 
@@ -63,18 +59,12 @@ class Numbered(Dataset):
         return (index, torch.empty(0)) if self.pairs is None else (index, self.pairs[index])
 
 
-def learning_rate(recipe: Recipe, step: int) -> float:
-    """A cosine from the recipe's rate to a thousandth of it."""
-    wave = (1 + math.cos(math.pi * step / recipe.steps)) / 2
-    return recipe.learning_rate * (LAST_RATE + (1 - LAST_RATE) * wave)
-
-
 class Training:
     """A run of a recipe.
 
     Args:
-        module ([`JointTraining`]): Student and losses.
-        recipe ([`Recipe`]): How to train.
+        module ([`JointTraining`] or a [`VideoTraining`]): Model and losses.
+        recipe ([`Recipe`] or the [`VideoRecipe`] of the module): How to train.
         output: Folder of the run: `log.jsonl`, `checkpoints/`, and `best/` and `last/`, which are models for `from_pretrained`.
         real (`Dataset`, *optional*): Real pairs by number, as [`VideoFolder`] gives them.
         textures (`torch.Tensor` of shape `(N, 3, H, W)`, uint8, *optional*): Material of synthetic pairs.
@@ -92,8 +82,8 @@ class Training:
 
     def __init__(
         self,
-        module: JointTraining,
-        recipe: Recipe,
+        module: JointTraining | VideoTraining,
+        recipe: Recipe | VideoRecipe,
         output: str | Path,
         accelerator: Accelerator,
         real: Dataset | None = None,
@@ -127,7 +117,7 @@ class Training:
         for other in module._teacher:
             other.to(accelerator.device)
         parameters = [p for p in module.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(parameters, lr=recipe.learning_rate, betas=BETAS)
+        self.optimizer = torch.optim.Adam(parameters, lr=recipe.learning_rate, betas=recipe.betas)
         self.bare = module
         check_room(self.output, module)
         self._resume()
@@ -162,9 +152,13 @@ class Training:
 
     def losses(self, numbers: list[int], frames: torch.Tensor | None) -> dict[str, torch.Tensor]:
         """All losses of a part of a batch."""
+        seeds = self._seeds(numbers)
+        if isinstance(self.recipe, VideoRecipe):
+            with self.accelerator.autocast():
+                return self.module(frames, seeds, self.step)
         synthetic = self._synthetic(numbers) if self.recipe.synthetic else None
         with self.accelerator.autocast():
-            return self.module(frames, synthetic, self._seeds(numbers))
+            return self.module(frames, synthetic, seeds)
 
     def _seeds(self, numbers: list[int]) -> list[int]:
         return [number * 2**20 + self.recipe.seed for number in numbers]
@@ -211,7 +205,7 @@ class Training:
             `FloatingPointError`: a loss is not finite; the last checkpoint is kept.
         """
         recipe, accelerator, parts = self.recipe, self.accelerator, self.accelerator.gradient_accumulation_steps
-        weights = {"reconstruction": recipe.real, "label": recipe.synthetic, "adversarial": recipe.adversarial}
+        weights = recipe.weights
         self.module.train()
         batches = self._batches()
         hidden = None if show_progress_bar and accelerator.is_main_process else True
@@ -219,7 +213,7 @@ class Training:
         while self.step < recipe.steps:
             start, sums = time.perf_counter(), {}
             for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate(recipe, self.step)
+                group["lr"] = recipe.learning_rate * recipe.decay(self.step)
             for part in range(parts):
                 last = part == parts - 1
                 with nullcontext() if last else accelerator.no_sync(self.module):
@@ -229,6 +223,8 @@ class Training:
                         sums[name] = sums.get(name, 0.0) + value.detach().float() / parts
                     self._check_finite(total, losses)
                     accelerator.backward(total / parts)
+            if recipe.max_grad_norm:
+                accelerator.clip_grad_norm_(self.module.parameters(), recipe.max_grad_norm)
             self.wrapped.step()
             self.wrapped.zero_grad()
             self.bare.update_mean()
@@ -311,4 +307,4 @@ class Training:
     def _save_model(self, name: str) -> None:
         if self.accelerator.is_main_process:
             self.bare.result.save_pretrained(self.output / name)
-            FgvcProcessor(FgvcImageProcessorPil()).save_pretrained(self.output / name)
+            FgvcProcessor(self.bare.processor).save_pretrained(self.output / name)

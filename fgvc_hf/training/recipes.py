@@ -1,6 +1,16 @@
 """What is trained, on what, and how: one dataclass. The defaults are the paper's values; small variants stand beside them."""
 
+import math
 from dataclasses import dataclass, fields, replace
+from typing import ClassVar
+
+from .colours import COLOURS, COLOURS_SMALL
+from .time_cycle import TIME_CYCLE, TIME_CYCLE_SMALL
+from .uvc import UVC, UVC_SMALL
+from .videos import VideoRecipe
+
+
+LAST_RATE = 1e-3  # of the learning rate at the start, at the end of the cosine
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,9 @@ class Recipe:
     textures: int = 512
     seed: int = 0
 
+    betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
+    max_grad_norm: ClassVar[float] = 0.0  # none
+
     def __post_init__(self):
         for name, accepted in (
             ("label", ("soft", "gaussian", "dirac")),
@@ -84,6 +97,21 @@ class Recipe:
             raise ValueError("real and synthetic are both 0: there is nothing to learn from.")
         if self.adversarial and not (self.real and self.synthetic):
             raise ValueError("adversarial needs both domains: set real and synthetic above 0, or adversarial to 0.")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Of each loss in the total."""
+        return {"reconstruction": self.real, "label": self.synthetic, "adversarial": self.adversarial}
+
+    @property
+    def clip_settings(self) -> tuple:
+        """How real pairs are chosen; see [`VideoFolder`]."""
+        return self.crop, self.gap, self.area, self.aspect
+
+    def decay(self, step: int) -> float:
+        """Factor on the learning rate of update `step`: a cosine from 1 to a thousandth."""
+        wave = (1 + math.cos(math.pi * step / self.steps)) / 2
+        return LAST_RATE + (1 - LAST_RATE) * wave
 
     @property
     def needs_teacher(self) -> bool:
@@ -109,17 +137,23 @@ JOINT_SMALL = _small(
     synthetic_dropout=0.3,
 )
 FINETUNE_SMALL = replace(JOINT_SMALL, steps=300, learning_rate=1e-4, freeze_batch_norm=True)
-RECIPES = {
+RECIPES: dict[str, Recipe | VideoRecipe] = {
     "teacher": TEACHER,
     "joint": Recipe(),
     "finetune": replace(FINETUNE_SMALL, crop=256, radius=24, reach=44.0, steps=2_000, batch_size=4),
     "teacher-small": _small(TEACHER, steps=4_000),
     "joint-small": JOINT_SMALL,
     "finetune-small": FINETUNE_SMALL,
+    "uvc": UVC,
+    "uvc-small": UVC_SMALL,
+    "timecycle": TIME_CYCLE,
+    "timecycle-small": TIME_CYCLE_SMALL,
+    "colours": COLOURS,
+    "colours-small": COLOURS_SMALL,
 }
 
 
-def parse_recipe(name: str, changes: dict[str, str]) -> Recipe:
+def parse_recipe(name: str, changes: dict[str, str]) -> Recipe | VideoRecipe:
     """A recipe by name with some fields changed, their values as text.
 
     Raises:
@@ -128,7 +162,7 @@ def parse_recipe(name: str, changes: dict[str, str]) -> Recipe:
     if name not in RECIPES:
         raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, got {name!r}.")
     recipe = RECIPES[name]
-    known = {field.name for field in fields(Recipe)}
+    known = {field.name for field in fields(recipe)}
     values = {}
     for field, text in changes.items():
         if field not in known:
