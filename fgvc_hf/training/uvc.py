@@ -210,5 +210,13 @@ def orthogonality_loss(affinity: torch.Tensor, grid: torch.Tensor) -> torch.Tens
 
 UVC = UvcRecipe(steps=300_000, batch_size=40, frame=640, learning_rate=1e-4)
 UVC_SMALL = UvcRecipe(
-    steps=2_000, batch_size=4, frame=192, crop=96, learning_rate=1e-3, gap=(1, 6), area=(0.15, 0.6), aspect=(0.8, 1.25)
+    steps=2_000,
+    batch_size=4,
+    frame=192,
+    crop=96,
+    learning_rate=1e-3,
+    temperature=4.0,
+    gap=(1, 6),
+    area=(0.15, 0.6),
+    aspect=(0.8, 1.25),
 )
