@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 
 from .configuration_fgvc import FgvcConfig
-from .coordinates_fgvc import cell_to_point, point_to_cell
+from .coordinates_fgvc import cell_to_point
 from .localisation_fgvc import BANDWIDTH, INERTIA, carried, read_box
-from .templates_fgvc import PointTemplates, sample_patches
+from .templates_fgvc import PointTemplates
 
 
 GRID = 8  # points along each side
@@ -41,10 +41,12 @@ class TrackedBox:
     @classmethod
     def start(cls, corners: torch.Tensor, turns: bool, features: torch.Tensor, config: FgvcConfig) -> "TrackedBox":
         """Start to follow a box (4, 2), corner after corner, from a frame with features (h, w, C)."""
-        grid = spread(corners)
+        share = (torch.arange(GRID, dtype=torch.float64, device=corners.device) + 0.5) / GRID
+        across, down = (axis.flatten()[:, None] for axis in torch.meshgrid(share, share, indexing="xy"))
+        top, bottom = corners[0] + across * (corners[1] - corners[0]), corners[3] + across * (corners[2] - corners[3])
+        grid = top + down * (bottom - top)
         templates = PointTemplates.empty(features, config)
         templates.add(list(range(len(grid))), grid, features, config)
-        templates.recent[0] = templates.anchor  # not trusted, so templates do not use it
         return cls(turns, corners, corners.clone(), grid, torch.ones((), device=corners.device), templates)
 
     def follow(self, features: torch.Tensor, input_size: tuple[int, int], config: FgvcConfig) -> None:
@@ -74,13 +76,10 @@ class TrackedBox:
             self.confidence = torch.zeros_like(self.confidence)
             return
         own = templates.anchor.shape[1] // 2  # the cell that a patch is around
-        queries = (templates.anchor[:, own].float() + templates.recent[0, :, own].float()) / 2
-        found = cell_to_point(carried(queries, features, within, config), stride, origin)
+        found = cell_to_point(carried(templates.anchor[:, own], features, within, config), stride, origin)
         if self.turns:
             size = (self.first[2] - self.first[0]).norm()
-            transform, weights = fit_similarity(
-                self.grid, found, torch.ones_like(found[:, 0]), TOLERANCE * size, True
-            )
+            transform, weights = fit_similarity(self.grid, found, torch.ones_like(found[:, 0]), TOLERANCE * size, True)
             self.corners = transform(self.first)
         else:
             shift, growth, weights = read_box(self.grid, found, BANDWIDTH * stride)
@@ -88,16 +87,6 @@ class TrackedBox:
             growth = INERTIA * before + (1 - INERTIA) * growth.minimum(GROWTH * before).maximum(before / GROWTH)
             self.corners = first + shift + (self.first - first) * growth
         self.confidence = weights.mean().float()
-        cells = point_to_cell(spread(self.corners), stride, origin).float()
-        templates.recent[0] = sample_patches(features, cells, config.template_radius)
-
-
-def spread(corners: torch.Tensor) -> torch.Tensor:
-    """The points (64, 2) of the grid in a box with corners (4, 2)."""
-    share = (torch.arange(GRID, dtype=torch.float64, device=corners.device) + 0.5) / GRID
-    across, down = (axis.flatten()[:, None] for axis in torch.meshgrid(share, share, indexing="xy"))
-    top, bottom = corners[0] + across * (corners[1] - corners[0]), corners[3] + across * (corners[2] - corners[3])
-    return top + down * (bottom - top)
 
 
 def fit_similarity(source: torch.Tensor, target: torch.Tensor, weights: torch.Tensor, tolerance, turns: bool):

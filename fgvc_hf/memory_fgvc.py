@@ -66,7 +66,9 @@ class TargetGroup:
     masks: torch.Tensor  # (h*w, masks): label maps of the frame seen last
     age: int = 0
     kept: torch.Tensor | None = None  # (h, w, C)
-    halves: torch.Tensor | None = None  # (masks, 2), NaN while unknown: half the sides, in cells, of the boxes of objects
+    halves: torch.Tensor | None = (
+        None  # (masks, 2), NaN while unknown: half the sides, in cells, of the boxes of objects
+    )
 
     def resize(self, before: int, frames: int, moves: list[tuple[int, int]]) -> None:
         """Have label maps for `frames` previous frames instead of `before`, and keep those that [`FrameMemory.resize`] keeps."""
@@ -219,9 +221,7 @@ def _propagate_softmax(
             group.halves[i] = half
         allowed = torch.stack([box_cells(one[:, column], memory.size) for one in labels])
         own = labels[..., column : column + 1]
-        new[:, column : column + 1] = propagate_softmax(
-            features, keys, own, active & within, config, whole, allowed
-        )
+        new[:, column : column + 1] = propagate_softmax(features, keys, own, active & within, config, whole, allowed)
     return new
 
 

@@ -103,7 +103,9 @@ def objective(training: Training, videos) -> float:
         numbers = list(range(start, start + recipe.batch_size))
         frames = torch.stack([videos[number] for number in numbers]).to(training.accelerator.device)
         losses = training.losses(numbers, frames)
-        total += float(sum(recipe.weights[name] * loss for name, loss in losses.items())) * recipe.batch_size / MEASURED
+        total += (
+            float(sum(recipe.weights[name] * loss for name, loss in losses.items())) * recipe.batch_size / MEASURED
+        )
     training.step = step
     for name, value in module.named_buffers():
         value.copy_(buffers[name])

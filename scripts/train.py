@@ -16,6 +16,7 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -124,12 +125,12 @@ def train(arguments: argparse.Namespace) -> None:
     accelerator.end_training()
 
 
-def make_module(recipe: Recipe | VideoRecipe, arguments: argparse.Namespace) -> JointTraining | VideoTraining:
+def make_module(recipe: Any, arguments: argparse.Namespace) -> JointTraining | VideoTraining:
     """Model and losses of a recipe."""
     if isinstance(recipe, ColourRecipe):
-        if arguments.start_from or arguments.evaluate:
+        if arguments.start_from or arguments.evaluate or arguments.picture_every:
             raise ValueError(
-                "a colour auto-encoder starts from random weights and follows no points: leave out --start-from and --evaluate."
+                "a colour auto-encoder starts from random weights and follows no points: leave out --start-from, --evaluate and --picture-every."
             )
         return ColourTraining(ColourAutoEncoder(ColourAutoEncoderConfig(widths=recipe.widths)), recipe)
     config = recipe.config if isinstance(recipe, VideoRecipe) else {}
@@ -149,7 +150,7 @@ def load_model(name: str, dtype: torch.dtype) -> FgvcModel:
     return FgvcModel.from_pretrained(bundled_checkpoints().get(name, name), dtype=dtype)
 
 
-def real_domain(arguments: argparse.Namespace, recipe: Recipe | VideoRecipe) -> tuple[Dataset, torch.Tensor | None]:
+def real_domain(arguments: argparse.Namespace, recipe: Any) -> tuple[Dataset, torch.Tensor | None]:
     """Real clips, and images for the textures of synthetic ones where there are any."""
     settings, textures = recipe.clip_settings, None
     if arguments.videos:
@@ -168,7 +169,7 @@ def labelled_domain(root: Path, recipe: Recipe) -> Dataset:
     return LabelledCrops(pairs, recipe.crop, seed=recipe.seed)
 
 
-def describe(training: Training, recipe: Recipe | VideoRecipe, textures: int) -> None:
+def describe(training: Training, recipe: Any, textures: int) -> None:
     """What `--dry-run` prints."""
     trained = sum(p.numel() for p in training.bare.parameters() if p.requires_grad)
     measured = training.rehearse()

@@ -7,6 +7,7 @@ Frozen while an encoder is trained by [`UvcTraining`]. `scripts/convert.py uvc-c
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -19,7 +20,10 @@ from .videos import VideoRecipe, VideoTraining
 
 
 # 8-bit Lab minus 128, over 128
-COLOUR_INPUT = {"image_mean": [128 * 100 / 255, 0.0, 0.0], "image_std": [128 * 100 / 255, 128.0, 128.0]}
+COLOUR_INPUT: dict[str, Any] = {
+    "image_mean": [128 * 100 / 255, 0.0, 0.0],
+    "image_std": [128 * 100 / 255, 128.0, 128.0],
+}
 CHANNEL_WEIGHTS = (1.0, 10.0, 10.0)  # of L, a and b, as in the released code
 
 
@@ -61,7 +65,8 @@ class ColourAutoEncoder(PreTrainedModel):
 
     def __init__(self, config: ColourAutoEncoderConfig):
         super().__init__(config)
-        down, up = [_convolution(3, 3, 1)], []
+        down: list[nn.Module] = [_convolution(3, 3, 1)]
+        up: list[nn.Module] = []
         for number, (inputs, width) in enumerate(zip([3, *config.widths], config.widths, strict=False), start=1):
             last = number == len(config.widths)
             deepest = [nn.MaxPool2d(2), _convolution(width, width, 1), nn.ReLU()]
@@ -77,7 +82,7 @@ class ColourAutoEncoder(PreTrainedModel):
     def _init_weights(self, module: nn.Module):
         if isinstance(module, nn.Conv2d):
             init.kaiming_normal_(module.weight, nonlinearity="relu")
-            init.zeros_(module.bias)
+            init.zeros_(cast(torch.Tensor, module.bias))
 
     def encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Colour features `(N, h, w, C)`, channels last."""

@@ -11,6 +11,9 @@ import torch
 from .objectives import sample_cells
 
 
+Size = tuple[int, ...]  # rows and columns
+
+
 @dataclass
 class Place:
     """Where patches lie on maps: `centre` (B, 2), `scale` (B, 2) along x and y, and the `angle` (B,) that x turns towards y by."""
@@ -24,7 +27,7 @@ class Place:
         """Patches of the frame's own scale."""
         return cls(centre, torch.ones_like(centre), centre.new_zeros(len(centre)) if angle is None else angle)
 
-    def positions(self, size: tuple[int, int], step: int = 1) -> torch.Tensor:
+    def positions(self, size: Size, step: int = 1) -> torch.Tensor:
         """Where `step` samples per cell and axis, the first of each in its centre, of patches of `size` (h, w) lie: `(B, h * step, w * step, 2)`.
 
         A cell is centred on the first of its `step` pixels, so with the stride as `step` these are the patch's pixels; times the stride
@@ -39,13 +42,19 @@ class Place:
         cos, sin = self.angle.cos()[:, None, None], self.angle.sin()[:, None, None]
         return self.centre[:, None, None] + torch.stack([cos * along - sin * down, sin * along + cos * down], dim=-1)
 
+    def corners(self, size: Size) -> torch.Tensor:
+        """The corners `(B, 4, 2)` of patches of `size`, one after the other, at the outer edges of their cells."""
+        scale = self.scale * self.scale.new_tensor([size[1], size[0]])
+        found = Place(self.centre, scale, self.angle).positions((2, 2)).flatten(1, 2)
+        return found[:, [0, 1, 3, 2]]
 
-def crop(values: torch.Tensor, place: Place, size: tuple[int, int]) -> torch.Tensor:
+
+def crop(values: torch.Tensor, place: Place, size: Size) -> torch.Tensor:
     """The patches (B, h, w, C) of maps (B, H, W, C) at a place: the spatial transformer. 0 outside the maps."""
     return sample_cells(values, place.positions(size))
 
 
-def crop_image(images: torch.Tensor, place: Place, size: tuple[int, int], stride: int) -> torch.Tensor:
+def crop_image(images: torch.Tensor, place: Place, size: Size, stride: int) -> torch.Tensor:
     """The images `(B, C, h * stride, w * stride)` of the patches, out of `(B, C, H, W)`; 0 outside them."""
     return sample_cells(images.movedim(1, -1), stride * place.positions(size, stride)).movedim(-1, 1)
 
@@ -60,7 +69,7 @@ def carry(weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     return weights @ values.flatten(1, 2)
 
 
-def transported(affinity: torch.Tensor, grid: torch.Tensor, size: tuple[int, int] | None = None) -> torch.Tensor:
+def transported(affinity: torch.Tensor, grid: torch.Tensor, size: Size | None = None) -> torch.Tensor:
     """Where the N cells of one map, of `size` (that of the grid if not given), are on another: `(B, h, w, 2)`, by the softmax of the
     affinity (B, N, M) over the latter's cells, which lie on the grid (H, W, 2)."""
     positions = carry(affinity.softmax(-1), grid[None].expand(len(affinity), -1, -1, -1))
@@ -94,7 +103,7 @@ def localise(positions: torch.Tensor, turns: bool = False, scales: bool = True) 
     return Place(centre, scale, angle)
 
 
-def keep_inside(place: Place, size: tuple[int, int], frame: tuple[int, int]) -> Place:
+def keep_inside(place: Place, size: Size, frame: Size) -> Place:
     """Upright patches of `size` (h, w), moved into maps of the size `frame` and not larger than these."""
     cells = place.centre.new_tensor([size[1] - 1, size[0] - 1]).clamp_min(1)
     last = place.centre.new_tensor([frame[1] - 1, frame[0] - 1])

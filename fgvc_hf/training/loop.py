@@ -26,7 +26,6 @@ from ..data.synthetic import SyntheticPairs
 from ..processing_fgvc import FgvcProcessor
 from .joint import JointTraining, make_synthetic
 from .pictures import real_picture, synthetic_picture
-from .recipes import Recipe
 from .state import check_room, checkpoints, load_checkpoint, save_checkpoint
 from .videos import VideoRecipe, VideoTraining
 
@@ -34,7 +33,7 @@ from .videos import VideoRecipe, VideoTraining
 class Numbers(Sampler):
     """The numbers of the pairs that one process sees, from one update on."""
 
-    def __init__(self, recipe: Recipe | VideoRecipe, first_step: int, parts: int, process: int, processes: int):
+    def __init__(self, recipe: Any, first_step: int, parts: int, process: int, processes: int):
         self.recipe, self.first_step, self.parts = recipe, first_step, parts
         self.process, self.processes = process, processes
 
@@ -83,7 +82,7 @@ class Training:
     def __init__(
         self,
         module: JointTraining | VideoTraining,
-        recipe: Recipe | VideoRecipe,
+        recipe: Any,
         output: str | Path,
         accelerator: Accelerator,
         real: Dataset | None = None,
@@ -300,7 +299,10 @@ class Training:
             Image.fromarray(picture).save(folder / f"labelled-{self.step:08d}.png")
         if self.real is not None and not isinstance(self.real, StreamedClips):
             frames = torch.stack([self.real[number] for number in numbers]).to(self.accelerator.device)
-            picture = real_picture(self.bare.result, frames, self.recipe)
+            if isinstance(self.bare, VideoTraining):
+                picture = self.bare.draw(frames, self._seeds(numbers))
+            else:
+                picture = real_picture(self.bare.result, frames, self.recipe)
             Image.fromarray(picture).save(folder / f"real-{self.step:08d}.png")
         self.bare.train()
 

@@ -2,12 +2,11 @@
 
 import math
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from .colours import COLOURS, COLOURS_SMALL
 from .time_cycle import TIME_CYCLE, TIME_CYCLE_SMALL
 from .uvc import UVC, UVC_SMALL
-from .videos import VideoRecipe
 
 
 LAST_RATE = 1e-3  # of the learning rate at the start, at the end of the cosine
@@ -137,7 +136,7 @@ JOINT_SMALL = _small(
     synthetic_dropout=0.3,
 )
 FINETUNE_SMALL = replace(JOINT_SMALL, steps=300, learning_rate=1e-4, freeze_batch_norm=True)
-RECIPES: dict[str, Recipe | VideoRecipe] = {
+RECIPES: dict[str, Any] = {
     "teacher": TEACHER,
     "joint": Recipe(),
     "finetune": replace(FINETUNE_SMALL, crop=256, radius=24, reach=44.0, steps=2_000, batch_size=4),
@@ -153,8 +152,8 @@ RECIPES: dict[str, Recipe | VideoRecipe] = {
 }
 
 
-def parse_recipe(name: str, changes: dict[str, str]) -> Recipe | VideoRecipe:
-    """A recipe by name with some fields changed, their values as text.
+def parse_recipe(name: str, changes: dict[str, str]) -> Any:
+    """A recipe by name, a [`Recipe`] or a [`VideoRecipe`], with some fields changed, their values as text.
 
     Raises:
         `ValueError`: there is no such recipe or field, or the value does not fit it.

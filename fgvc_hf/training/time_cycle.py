@@ -7,6 +7,7 @@ differentiable, so the distance by which it misses teaches the features, through
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -14,7 +15,7 @@ from torch import nn
 from ..conversion.official import SOURCES
 from ..data.scene import Random
 from ..modeling_fgvc import FgvcModel
-from .localise import Place, crop, crop_image, localise, products, transported
+from .localise import Place, Size, crop, crop_image, localise, products, transported
 from .objectives import cell_grid
 from .videos import VideoRecipe, VideoTraining
 
@@ -90,16 +91,17 @@ class Localiser(nn.Module):
             raise ValueError(
                 f"patch must have at least {2 * KERNEL - 1} cells along a side for the localiser, got {patch}."
             )
+        place = nn.Linear(64 * left**2, 3)
+        nn.init.normal_(place.weight, std=0.01)
+        nn.init.zeros_(place.bias)
         self.layers = nn.Sequential(
             nn.Conv2d(frame**2, 128, KERNEL, bias=False),
             nn.LeakyReLU(0.1),
             nn.Conv2d(128, 64, KERNEL, bias=False),
             nn.LeakyReLU(0.1),
             nn.Flatten(),
-            nn.Linear(64 * left**2, 3),
+            place,
         )
-        nn.init.normal_(self.layers[-1].weight, std=0.01)
-        nn.init.zeros_(self.layers[-1].bias)
         self.frame, self.patch = frame, patch
 
     def forward(self, weights: torch.Tensor) -> Place:
@@ -145,6 +147,21 @@ class TimeCycleTraining(VideoTraining):
             losses = cycle_losses(self.track, patch, base, target, place)
         return {name: loss.mean() for name, loss in losses.items()}
 
+    @torch.no_grad()
+    def draw(self, frames: torch.Tensor, seeds: list[int]) -> np.ndarray:
+        """One row for each clip: the patch on its own frame, and where it is found on those before it, the latest first."""
+        images, size = frames.float() / 255, (self.recipe.patch // self.model.config.output_stride,) * 2
+        place = choose_patches(images[:, -2:], Random(seeds), self.recipe.patch, self.model.config.output_stride)
+        patch = self.encode(crop_image(images[:, -2], place, size, self.model.config.output_stride))
+        places = [place] + [self.track(patch, self.encode(images[:, t])).place for t in (3, 2, 1, 0)]
+        rows = [
+            np.concatenate(
+                [self.outlined(clip[t], at, i, size) for t, at in zip((4, 3, 2, 1, 0), places, strict=True)], 1
+            )
+            for i, clip in enumerate(images)
+        ]
+        return np.concatenate(rows)
+
     def track(self, patch: torch.Tensor, frame: torch.Tensor) -> Tracked:
         """Find patches (B, h, w, C) in frames (B, H, W, C)."""
         size = patch.shape[1:3]
@@ -179,14 +196,14 @@ def cycle(track: Tracker, patch: torch.Tensor, base: Sequence[torch.Tensor], tar
     return track(patch, target).place
 
 
-def distance(found: Place, true: Place, size: tuple[int, int], frame: tuple[int, int]) -> torch.Tensor:
+def distance(found: Place, true: Place, size: Size, frame: Size) -> torch.Tensor:
     """Mean squared distance `(B,)` of points of a patch of `size` cells at two places, in units of half the frame."""
     half = (found.centre.new_tensor([frame[1], frame[0]]) - 1) / 2
     points = [place.positions(size, SAMPLES) / half for place in (found, true)]
     return (points[0] - points[1]).square().sum(-1).mean((1, 2))
 
 
-def inlier_loss(found: Tracked, frame: tuple[int, int]) -> torch.Tensor:
+def inlier_loss(found: Tracked, frame: Size) -> torch.Tensor:
     """What is missing `(B,)` of the affinity's mass at the very cells where the place says that the patch is, in the mean over those on
     the frame: the inliers. 0 where the affinity is certain and agrees."""
     positions = found.place.positions(found.features.shape[1:3]).flatten(1, 2)  # (B, N, 2)

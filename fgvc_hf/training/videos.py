@@ -4,12 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import nn
 
+from ..coordinates_fgvc import cell_to_point
 from ..data.augmentation import rgb_to_pixel_values
 from ..image_processing_pil_fgvc import FgvcImageProcessorPil
-from ..modeling_fgvc import FgvcModel
+from ..visualization import draw_boxes
+from .localise import Place, Size
 
 
 @dataclass(frozen=True)
@@ -80,13 +83,13 @@ class VideoTraining(nn.Module):
 
     _teacher: tuple = ()
 
-    def __init__(self, model: Any, recipe: VideoRecipe):
+    def __init__(self, model: Any, recipe: Any):
         super().__init__()
         self.model, self.recipe = model, recipe
         self.processor = FgvcImageProcessorPil(**recipe.processor)
 
     @property
-    def result(self) -> FgvcModel:
+    def result(self) -> Any:
         """The model that training makes."""
         return self.model
 
@@ -96,3 +99,13 @@ class VideoTraining(nn.Module):
     def encode(self, rgb: torch.Tensor) -> torch.Tensor:
         """Features `(B, h, w, C)`, float32, of frames `(B, 3, H, W)`, RGB in [0, 1], seen as the recipe's processor makes them."""
         return self.model.encoder(rgb_to_pixel_values(rgb, self.processor)).float().movedim(1, -1)
+
+    def draw(self, frames: torch.Tensor, seeds: list[int]) -> np.ndarray:
+        """A picture `(H, W, 3)`, uint8, of what the model makes of clips `(B, T, 3, H, W)`, uint8."""
+        raise ValueError(f"there are no pictures of {type(self).__name__}.")
+
+    def outlined(self, image: torch.Tensor, place: Place, index: int, size: Size) -> np.ndarray:
+        """An image (3, H, W), RGB in [0, 1], as uint8 with a box around patch `index` of `size` cells."""
+        stride = self.model.config.output_stride
+        corners = cell_to_point(place.corners(size)[index], stride).cpu().numpy()
+        return draw_boxes((255 * image.clamp(0, 1)).round().byte().permute(1, 2, 0).cpu().numpy(), corners[None])

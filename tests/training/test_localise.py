@@ -23,7 +23,10 @@ def test_the_crop_is_the_analytic_one(scale, degrees):
         for j in range(6):
             x, y = scale * (j - 2.5), scale * (i - 2)
             angle = math.radians(degrees)
-            expected = [11.5 + math.cos(angle) * x - math.sin(angle) * y, 9 + math.sin(angle) * x + math.cos(angle) * y]
+            expected = [
+                11.5 + math.cos(angle) * x - math.sin(angle) * y,
+                9 + math.sin(angle) * x + math.cos(angle) * y,
+            ]
             assert found[i, j].tolist() == pytest.approx(expected, abs=1e-4)
 
 
@@ -38,7 +41,10 @@ def test_the_image_of_a_patch_is_the_image_at_its_cells():
 def zoomed_pair(scale, centre=(13.0, 11.0), size=8, frame=28):
     """A patch of features that are smooth in a random way, and a frame that holds it at another place and scale."""
     generator = torch.Generator().manual_seed(3)
-    frequency, phase = 0.9 * torch.randn(256, 2, generator=generator), 2 * math.pi * torch.rand(256, generator=generator)
+    frequency, phase = (
+        0.9 * torch.randn(256, 2, generator=generator),
+        2 * math.pi * torch.rand(256, generator=generator),
+    )
     patch_at = Place.at(torch.zeros(1, 2)).positions((size, size))
     frame_at = (cell_grid(torch.zeros(1, frame, frame)) - torch.tensor(centre))[None] / scale
     return [(at @ frequency.T + phase).cos() for at in (patch_at, frame_at)]

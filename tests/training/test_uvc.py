@@ -85,7 +85,9 @@ def test_losses_reach_the_encoder_in_both_stages(training):
         sum(TINY.weights[name] * loss for name, loss in losses.items()).backward()
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in training.model.parameters())
     (colours,) = training._teacher
-    assert not list(training.named_parameters())[0][0].startswith("_") and all(p.grad is None for p in colours.parameters())
+    assert not list(training.named_parameters())[0][0].startswith("_") and all(
+        p.grad is None for p in colours.parameters()
+    )
     assert not any("autoencoder" in name or "colours" in name for name in training.state_dict())
 
 
