@@ -61,12 +61,18 @@ def crop_image(images: torch.Tensor, place: Place, size: Size, stride: int) -> t
 
 def products(reference: torch.Tensor, target: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
     """The inter-frame affinity `(B, N, M)` before any softmax: of all N cells of the reference with all M of the target (B, h, w, C)."""
-    return scale * reference.flatten(1, 2) @ target.flatten(1, 2).transpose(1, 2)
+    return scale * _product(reference.flatten(1, 2), target.flatten(1, 2).transpose(1, 2))
 
 
 def carry(weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     """Values `(B, N, C)` that cells get from others (B, h, w, C), by weights `(B, N, h * w)`."""
-    return weights @ values.flatten(1, 2)
+    return _product(weights, values.flatten(1, 2))
+
+
+def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """A product of matrices in float32, whatever else is computed in."""
+    with torch.autocast(a.device.type, enabled=False):
+        return a.float() @ b.float()
 
 
 def transported(affinity: torch.Tensor, grid: torch.Tensor, size: Size | None = None) -> torch.Tensor:

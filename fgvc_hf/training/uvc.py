@@ -117,12 +117,11 @@ class UvcTraining(VideoTraining):
         localising = epoch >= recipe.first_localising
         reference, target = views(frames.float() / 255, Random(seeds, frames.device), recipe.crop, localising)
         features, target_features = self.encode(reference), self.encode(target)
-        with torch.autocast(frames.device.type, enabled=False):
-            if localising:
-                place = self.find(features, target_features)
-                target = crop_image(target, place, features.shape[1:3], self.model.config.output_stride)
-                target_features = crop(target_features, place, features.shape[1:3])
-            affinity = products(features, target_features, 1 / recipe.temperature)
+        if localising:
+            place = self.find(features, target_features)
+            target = crop_image(target, place, features.shape[1:3], self.model.config.output_stride)
+            target_features = crop(target_features, place, features.shape[1:3])
+        affinity = products(features, target_features, 1 / recipe.temperature)
         losses = self._colours(affinity, reference, target)
         warm = epoch == 0 or 0 <= epoch - recipe.first_localising < 2
         if not warm:
