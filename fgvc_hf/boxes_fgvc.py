@@ -1,7 +1,8 @@
 """Boxes followed by the points inside them: a box moves, grows and turns as most of its points do.
 
-UVC (Li et al., NeurIPS 2019) reads a box off the coordinates that the affinity carries along, by their mean and mean deviation. Here a
-grid of points is followed instead, and a similarity transform is fitted that points which were lost or left the object do not bend.
+A grid of points in the box is followed by their templates, and a similarity transform is fitted that points which were lost or left the
+object do not bend. Or as UVC does it (Li et al., NeurIPS 2019), with `box_matching="coordinates"`: the affinity carries the coordinates
+of the points along, and their mean and mean deviation are the box.
 """
 
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 import torch
 
 from .configuration_fgvc import FgvcConfig
+from .coordinates_fgvc import cell_to_point
+from .localisation_fgvc import BANDWIDTH, INERTIA, carried, read_box
 from .templates_fgvc import PointTemplates
 
 
@@ -16,6 +19,8 @@ GRID = 8  # points along each side
 ROUNDS = 10  # of fitting and weighting anew
 TOLERANCE = 0.05  # of the box's diagonal: residual at which a point counts half
 LEAST = 0.02  # share of the weights that is needed to move a box at all
+SEARCH = 1.5  # of the box's sides: how far from its middle its coordinates are looked for
+GROWTH = 2.0  # largest change of its size that is believed
 
 
 @dataclass
@@ -46,6 +51,9 @@ class TrackedBox:
 
     def follow(self, features: torch.Tensor, input_size: tuple[int, int], config: FgvcConfig) -> None:
         """Find the box on the next frame, with features (h, w, C)."""
+        if config.box_matching == "coordinates":
+            self._carry(features, config)
+            return
         self.templates.follow(features, input_size, config)
         size = (self.first[2] - self.first[0]).norm()
         seen = self.templates.confidence.double()
@@ -53,6 +61,32 @@ class TrackedBox:
         self.confidence = agreeing.mean().float()
         if self.confidence >= LEAST:
             self.corners = transform(self.first)
+
+    def _carry(self, features: torch.Tensor, config: FgvcConfig) -> None:
+        """The box by the coordinates that its points have on the frame, with its size; UVC's tracking."""
+        stride, origin, templates = config.output_stride, config.cell_origin, self.templates
+        middle, first = self.corners.mean(dim=0), self.first.mean(dim=0)
+        reach = SEARCH * (self.corners - middle).abs().amax(dim=0).clamp_min(BANDWIDTH * stride)
+        x, y = (
+            (cell_to_point(torch.arange(n, device=features.device), stride, origin) - centre).abs() <= side
+            for n, centre, side in zip((features.shape[1], features.shape[0]), middle, reach, strict=True)
+        )
+        within = y[:, None] & x
+        if not within.any():  # the box has left the frame
+            self.confidence = torch.zeros_like(self.confidence)
+            return
+        own = templates.anchor.shape[1] // 2  # the cell that a patch is around
+        found = cell_to_point(carried(templates.anchor[:, own], features, within, config), stride, origin)
+        if self.turns:
+            size = (self.first[2] - self.first[0]).norm()
+            transform, weights = fit_similarity(self.grid, found, torch.ones_like(found[:, 0]), TOLERANCE * size, True)
+            self.corners = transform(self.first)
+        else:
+            shift, growth, weights = read_box(self.grid, found, BANDWIDTH * stride)
+            before = (self.corners[2] - self.corners[0]) / (self.first[2] - self.first[0])
+            growth = INERTIA * before + (1 - INERTIA) * growth.minimum(GROWTH * before).maximum(before / GROWTH)
+            self.corners = first + shift + (self.first - first) * growth
+        self.confidence = weights.mean().float()
 
 
 def fit_similarity(source: torch.Tensor, target: torch.Tensor, weights: torch.Tensor, tolerance, turns: bool):

@@ -109,7 +109,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Measure a checkpoint on a benchmark, and write every count and average to one JSON file. "
         "Several processes share the videos: torchrun --nproc_per_node N -m fgvc_hf.cli evaluate ...",
     )
-    evaluate.add_argument("benchmark", choices=("tapvid", "davis", "badja", "jhmdb", "vip"))
+    evaluate.add_argument("benchmark", choices=("tapvid", "davis", "boxes", "badja", "jhmdb", "vip"))
     evaluate.add_argument("--data", metavar="DIR", required=True, help="root folder of the benchmark's data")
     evaluate.add_argument("--split", metavar="NAME", help="split of the data")
     evaluate.add_argument(
@@ -178,8 +178,9 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     if arguments.baseline:
         from .evaluation.baselines import ChainedTracker
 
-        if arguments.benchmark in ("davis", "vip"):
-            raise ValueError(f"--baseline tracks points; {arguments.benchmark} measures masks.")
+        if arguments.benchmark in ("davis", "boxes", "vip"):
+            measured = "boxes" if arguments.benchmark == "boxes" else "masks"
+            raise ValueError(f"--baseline tracks points; {arguments.benchmark} measures {measured}.")
         size = None if arguments.preset == "accurate" else (256, 256)
         model, processor, settings = ChainedTracker(arguments.baseline, size), None, {"size": size}
         settings["baseline"] = arguments.baseline

@@ -87,6 +87,9 @@ class FgvcConfig(PreTrainedConfig):
             Whether copies of the frame of the query fill the memory as long as there are fewer previous frames (CRW, TimeCycle).
         first_windowed (`bool`, defaults to `True`):
             Whether labels come from the neighbourhood in the frame of the query as well, or from anywhere in it (CRW, DUL).
+        object_boxes (`bool`, defaults to `False`):
+            Whether an object is localised before its mask is matched, and labels travel from box to box alone (UVC). Needs the
+            propagation_family `"per_reference"` or `"windowed"`.
         label_sigma (`float`, defaults to 6.0):
             Standard deviation, in pixels of the model's input, of the Gaussian that a point is drawn as.
         readout (`str`, defaults to `"aligned"`):
@@ -95,6 +98,9 @@ class FgvcConfig(PreTrainedConfig):
         point_matching (`str`, defaults to `"labels"`):
             How points are followed: by their label maps, as in the paper, or by `"templates"`: patches of features around each
             point, matched in a window that moves with it. Templates follow points more precisely, at a small part of the cost.
+        box_matching (`str`, defaults to `"templates"`):
+            How boxes are followed: by the templates of points in them, or by the `"coordinates"` that the affinity carries along, with
+            their scale (UVC).
         template_radius (`int`, defaults to 3): Radius in cells of the square patch of a template.
         template_trust (`float`, defaults to 0.75): Mean cosine similarity from which a new patch becomes a template.
         search_radius (`float`, defaults to 0.12):
@@ -155,9 +161,11 @@ class FgvcConfig(PreTrainedConfig):
     kept_frame: int = 0
     repeat_first: bool = False
     first_windowed: bool = True
+    object_boxes: bool = False
     label_sigma: float = 6.0
     readout: str = "aligned"
     point_matching: str = "labels"
+    box_matching: str = "templates"
     template_radius: int = 3
     template_trust: float = 0.75
     search_radius: float = 0.12
@@ -201,6 +209,7 @@ class FgvcConfig(PreTrainedConfig):
             ("propagation_window", ("disc", "square", "none")),
             ("readout", ("aligned", "legacy")),
             ("point_matching", ("labels", "templates")),
+            ("box_matching", ("templates", "coordinates")),
         ):
             if getattr(self, name) not in accepted:
                 raise ValueError(f"{name} must be one of {accepted}, got {getattr(self, name)!r}.")
@@ -222,6 +231,8 @@ class FgvcConfig(PreTrainedConfig):
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
         if self.propagation_window == "none" and self.propagation_family == "joint":
             raise ValueError("propagation_window 'none' needs the propagation_family 'per_reference' or 'windowed'.")
+        if self.object_boxes and self.propagation_family == "joint":
+            raise ValueError("object_boxes needs the propagation_family 'per_reference' or 'windowed'.")
         for name in (
             "kept_frame",
             "template_radius",

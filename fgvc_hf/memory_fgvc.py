@@ -7,6 +7,7 @@ import torch
 
 from .configuration_fgvc import FgvcConfig
 from .correlation_fgvc import best_keys, best_keys_reach, frame_topk, merge_topk, repeat_topk
+from .localisation_fgvc import box_cells, find_object
 from .propagation_fgvc import label_reach, propagate_labels, propagate_softmax
 
 
@@ -65,6 +66,9 @@ class TargetGroup:
     masks: torch.Tensor  # (h*w, masks): label maps of the frame seen last
     age: int = 0
     kept: torch.Tensor | None = None  # (h, w, C)
+    halves: torch.Tensor | None = (
+        None  # (masks, 2), NaN while unknown: half the sides, in cells, of the boxes of objects
+    )
 
     def resize(self, before: int, frames: int, moves: list[tuple[int, int]]) -> None:
         """Have label maps for `frames` previous frames instead of `before`, and keep those that [`FrameMemory.resize`] keeps."""
@@ -94,6 +98,7 @@ class TargetGroup:
         self.labels = self.labels[..., columns]
         self.support = (self.labels > 0).any(dim=-1)
         self.points, self.masks = self.points[points], self.masks[:, masks]
+        self.halves = None if self.halves is None else self.halves[masks]
         self.confidence, self.uncertainty = self.confidence[points], self.uncertainty[points]
         self.point_ids, self.mask_ids = (
             [old[i] for i in kept] for old, kept in ((self.point_ids, points), (self.mask_ids, masks))
@@ -200,7 +205,23 @@ def _propagate_softmax(
     keys = [group.anchor.to(features)] * copies + kept + [memory.ring[i].to(features) for i in recent]
     slots = [0] * copies + [len(group.labels) - 1] * len(kept) + [i + 1 for i in recent]
     whole = 0 if config.first_windowed else copies
-    return propagate_softmax(features, keys, group.labels[slots], active.flatten(), config, whole)
+    labels, active = group.labels[slots], active.flatten()  # (F, h*w, targets)
+    new = propagate_softmax(features, keys, labels, active, config, whole)
+    if not config.object_boxes:
+        return new
+    latest, points = (recent[0] + 1 if recent else 0), len(group.point_ids)
+    halves = group.labels.new_full((len(group.mask_ids), 2), torch.nan) if group.halves is None else group.halves
+    group.halves = halves.clone()
+    for i in range(len(group.mask_ids)):
+        column, before = points + i, None if halves[i].isnan().any() else halves[i]
+        reference = memory.ring[recent[0]] if recent else group.anchor
+        within, half = find_object(group.labels[latest, :, column], reference, features, before, config)
+        if half is not None:
+            group.halves[i] = half
+        allowed = torch.stack([box_cells(one[:, column], memory.size) for one in labels])
+        own = labels[..., column : column + 1]
+        new[:, column : column + 1] = propagate_softmax(features, keys, own, active & within, config, whole, allowed)
+    return new
 
 
 def _in_slots(best: tuple[torch.Tensor, torch.Tensor], slots: list[int], size: tuple[int, int]):

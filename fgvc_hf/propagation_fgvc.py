@@ -124,6 +124,7 @@ def propagate_softmax(
     active: torch.Tensor,
     config: FgvcConfig,
     whole: int = 0,
+    allowed: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """New label map in the ways of UVC and TimeCycle, and of MAST, whose softmax is over all keys and not just the best.
 
@@ -137,6 +138,7 @@ def propagate_softmax(
         active (`torch.Tensor` of shape `(h*w,)`, bool): Cells to compute; the others are zero.
         config ([`FgvcConfig`]): Family, window, top-k and temperature.
         whole (`int`): Of the first so many references all cells count, and not just the window.
+        allowed (`torch.Tensor` of shape `(F, h*w)`, bool, *optional*): Keys that count; where the window has none of them, the label is 0.
 
     Returns:
         `torch.Tensor` of shape `(h*w, labels)`.
@@ -151,8 +153,11 @@ def propagate_softmax(
             stacked = torch.cat([keys[i].view(h * w, channels) for i in members]).float()
             scores = query.view(h * w, channels)[cells].float() @ stacked.T / config.temperature
             inside = [torch.ones_like(windowed) if i < whole else windowed for i in members]
-            scores = scores.masked_fill(~torch.cat(inside, dim=1), -torch.inf)
-            weights = torch.softmax(scores, dim=-1)
+            usable = torch.cat(inside, dim=1)
+            if allowed is not None:
+                usable = usable & allowed[members].flatten()
+            weights = torch.softmax(scores.masked_fill(~usable, -torch.inf), dim=-1)
+            weights = weights.nan_to_num() if allowed is not None else weights  # of cells without any key
             if per_reference and weights.shape[1] > config.propagation_topk:
                 least = weights.topk(config.propagation_topk, dim=-1).values[:, -1:]
                 weights = weights * (weights >= least)

@@ -246,6 +246,27 @@ def side_by_side(frames: Sequence[np.ndarray], labels: Sequence[str]) -> np.ndar
     return np.concatenate(columns[1:], axis=1)
 
 
+def draw_boxes(frame: np.ndarray, boxes: np.ndarray, ids=None) -> np.ndarray:
+    """
+    Outline boxes in the colours of their ids.
+
+    Args:
+        frame (`numpy.ndarray` of shape `(H, W, 3)`, uint8): The frame; it is not changed.
+        boxes (`numpy.ndarray` of shape `(N, 4)` or `(N, 4, 2)`): Sides (x0, y0, x1, y1), or corners one after the other, in pixels.
+        ids (sequence of N `int`, *optional*): Ids of the boxes; 0 to N-1 if not given.
+
+    Returns:
+        `numpy.ndarray` of shape `(H, W, 3)`, uint8.
+    """
+    image = Image.fromarray(frame)
+    draw = ImageDraw.Draw(image)
+    width = max(2, round(min(frame.shape[:2]) / 160))
+    for box, colour in zip(boxes, point_colours(range(len(boxes)) if ids is None else ids), strict=True):
+        corners = box if box.ndim == 2 else box[[0, 1, 2, 1, 2, 3, 0, 3]].reshape(4, 2)
+        draw.line([*map(tuple, corners), tuple(corners[0])], fill=tuple(colour.tolist()), width=width)
+    return np.asarray(image)
+
+
 def contact_sheet(frames: Sequence[np.ndarray], columns: int = 3, width: int = 768) -> np.ndarray:
     """
     Frames side by side, row by row.
@@ -269,6 +290,7 @@ def contact_sheet(frames: Sequence[np.ndarray], columns: int = 3, width: int = 7
 __all__ = [
     "contact_sheet",
     "draw_arrows",
+    "draw_boxes",
     "draw_flow",
     "draw_heat_map",
     "draw_masks",

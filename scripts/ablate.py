@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from train import TEXTURE_SIZE, load_model, tap_vid_score
 
-from fgvc_hf import FgvcConfig, FgvcModel
+from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel
 from fgvc_hf.data.video_folder import VideoFolder
 from fgvc_hf.files import atomic_write
 from fgvc_hf.training.joint import JointTraining
@@ -58,7 +58,11 @@ def main() -> None:
     if unknown:
         sys.exit(f"error: there is no variant {unknown[0]!r}; there are {', '.join(VARIANTS)}.")
     scores = (
-        {"before training": tap_vid_score(arguments)(load_model(arguments.start_from, torch.float32).eval())}
+        {
+            "before training": tap_vid_score(arguments, FgvcImageProcessorPil())(
+                load_model(arguments.start_from, torch.float32).eval()
+            )
+        }
         if arguments.start_from
         else {}
     )
@@ -89,7 +93,7 @@ def run(name: str, changes: dict[str, str], arguments: argparse.Namespace) -> di
     teacher = load_model(arguments.teacher, torch.float32) if recipe.needs_teacher else None
     textures = videos.texture_images(recipe.textures, *TEXTURE_SIZE).to(accelerator.device)
     Training(JointTraining(model, recipe, teacher), recipe, output, accelerator, videos, textures, keep=1).run()
-    scores = tap_vid_score(arguments)(model.eval())
+    scores = tap_vid_score(arguments, FgvcImageProcessorPil())(model.eval())
     done.write_text(json.dumps(scores))
     print(f"{name}: {scores}", flush=True)
     return scores

@@ -1,8 +1,11 @@
-"""Train an FGVC model: the teacher by reconstruction, the joint model with labels, a fine-tuned one, or a coarse-to-fine one by distillation.
+"""Train an FGVC model: the teacher by reconstruction, the joint model with labels, a fine-tuned one, or a coarse-to-fine one by distillation;
+or its ancestors UVC and TimeCycle.
 
     python scripts/train.py --recipe joint-small --videos FOLDER --output outputs/joint --start-from fgvc-reconstruction --precision bf16
     python scripts/train.py --recipe finetune-small --videos MY_CLIPS --output outputs/mine --start-from fgvc-joint --precision bf16
     python scripts/train.py --recipe distill-small --videos FOLDER --output outputs/distill --start-from fgvc-joint --teacher fgvc-joint
+    python scripts/train.py --recipe uvc-small --videos FOLDER --output outputs/uvc --colours COLOURS --precision bf16
+    python scripts/train.py --recipe timecycle-small --videos FOLDER --output outputs/timecycle --precision bf16
 
 Start it again with the same arguments to go on where it stopped. Several processes: `torchrun --nproc_per_node N scripts/train.py`.
 `--set FIELD=VALUE` changes a field of the recipe (see fgvc_hf/training/recipes.py). Where a recipe distills, a fine model to start from gives
@@ -15,6 +18,7 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -28,9 +32,19 @@ from fgvc_hf.data.video_folder import VideoFolder
 from fgvc_hf.evaluation.tap_vid import load_tapvid_npz, track_queries
 from fgvc_hf.metrics.tap_vid import aggregate
 from fgvc_hf.presets import PRESETS
+from fgvc_hf.training.colours import (
+    ColourAutoEncoder,
+    ColourAutoEncoderConfig,
+    ColourRecipe,
+    ColourTraining,
+    load_colours,
+)
 from fgvc_hf.training.joint import JointTraining
 from fgvc_hf.training.loop import Training
 from fgvc_hf.training.recipes import RECIPES, Recipe, parse_recipe
+from fgvc_hf.training.time_cycle import TimeCycleRecipe, TimeCycleTraining
+from fgvc_hf.training.uvc import UvcRecipe, UvcTraining
+from fgvc_hf.training.videos import VideoRecipe, VideoTraining
 
 
 UNCALIBRATED = {"point_matching": "templates", "hidden_threshold": 0.0, "recall_similarity": 2.0}
@@ -61,6 +75,7 @@ def main() -> None:
         metavar="FIELD=VALUE",
         help="change a field of a new coarse-to-fine head",
     )
+    parser.add_argument("--colours", help="colour auto-encoder that UVC copies: of recipe colours, or converted")
     parser.add_argument("--precision", choices=("no", "bf16", "fp16"), default="no")
     parser.add_argument("--accumulate", type=int, default=1, help="parts that each batch is computed in")
     parser.add_argument("--workers", type=int, default=0, help="processes that read the real pairs")
@@ -95,12 +110,7 @@ def train(arguments: argparse.Namespace) -> None:
     real, textures = real_domain(arguments, recipe)
     labelled = labelled_domain(arguments.flyingthings3d, recipe) if arguments.flyingthings3d else None
     torch.manual_seed(recipe.seed)
-    model = load_model(arguments.start_from, torch.float32) if arguments.start_from else FgvcModel(FgvcConfig())
-    if recipe.distillation:
-        model = with_head(model, dict(change.split("=", 1) for change in arguments.student))
-    teacher_dtype = torch.bfloat16 if arguments.precision == "bf16" else torch.float32
-    teacher = load_model(arguments.teacher, teacher_dtype) if recipe.needs_teacher and arguments.teacher else None
-    module = JointTraining(model, recipe, teacher)
+    module = make_module(recipe, arguments)
     if torch.cuda.is_available() and accelerator.num_processes > 1:
         module = torch.nn.SyncBatchNorm.convert_sync_batchnorm(module)
     training = Training(
@@ -109,21 +119,44 @@ def train(arguments: argparse.Namespace) -> None:
         arguments.output,
         accelerator,
         real,
-        textures.to(accelerator.device),
+        None if textures is None else textures.to(accelerator.device),
         labelled,
-        evaluate=tap_vid_score(arguments) if arguments.evaluate else None,
+        evaluate=tap_vid_score(arguments, module.processor) if arguments.evaluate else None,
         save_every=arguments.save_every,
         evaluate_every=arguments.evaluate_every,
         picture_every=arguments.picture_every,
         workers=arguments.workers,
     )
     if arguments.dry_run:
-        describe(training, recipe, textures)
+        describe(training, recipe, 0 if textures is None else len(textures))
         return
     if arguments.tracker:
         accelerator.init_trackers("fgvc_hf", {k: str(v) for k, v in asdict(recipe).items()})
     training.run()
     accelerator.end_training()
+
+
+def make_module(recipe: Any, arguments: argparse.Namespace) -> JointTraining | VideoTraining:
+    """Model and losses of a recipe."""
+    if isinstance(recipe, ColourRecipe):
+        if arguments.start_from or arguments.evaluate or arguments.picture_every:
+            raise ValueError(
+                "a colour auto-encoder starts from random weights and follows no points: leave out --start-from, --evaluate and --picture-every."
+            )
+        return ColourTraining(ColourAutoEncoder(ColourAutoEncoderConfig(widths=recipe.widths)), recipe)
+    config = recipe.config if isinstance(recipe, VideoRecipe) else {}
+    model = (
+        load_model(arguments.start_from, torch.float32) if arguments.start_from else FgvcModel(FgvcConfig(**config))
+    )
+    if isinstance(recipe, UvcRecipe):
+        return UvcTraining(model, recipe, load_colours(arguments.colours) if arguments.colours else None)
+    if isinstance(recipe, TimeCycleRecipe):
+        return TimeCycleTraining(model, recipe)
+    if recipe.distillation:
+        model = with_head(model, dict(change.split("=", 1) for change in arguments.student))
+    teacher_dtype = torch.bfloat16 if arguments.precision == "bf16" else torch.float32
+    teacher = load_model(arguments.teacher, teacher_dtype) if recipe.needs_teacher and arguments.teacher else None
+    return JointTraining(model, recipe, teacher)
 
 
 def load_model(name: str, dtype: torch.dtype) -> FgvcModel:
@@ -150,13 +183,14 @@ def with_head(model: FgvcModel, changes: dict[str, str]) -> FgvcModel:
     return student
 
 
-def real_domain(arguments: argparse.Namespace, recipe: Recipe) -> tuple[Dataset, torch.Tensor]:
-    """Real pairs, and images for the textures of synthetic ones."""
-    settings = (recipe.crop, recipe.gap, recipe.area, recipe.aspect)
+def real_domain(arguments: argparse.Namespace, recipe: Any) -> tuple[Dataset, torch.Tensor | None]:
+    """Real clips, and images for the textures of synthetic ones where there are any."""
+    settings, textures = recipe.clip_settings, None
     if arguments.videos:
         videos = VideoFolder(arguments.videos, *settings, seed=recipe.seed)
-        return videos, videos.texture_images(recipe.textures, *TEXTURE_SIZE)
-    textures = shard_textures(load_shards(arguments.shards, streaming=True), recipe.textures, *TEXTURE_SIZE)
+        return videos, videos.texture_images(recipe.textures, *TEXTURE_SIZE) if isinstance(recipe, Recipe) else None
+    if isinstance(recipe, Recipe):
+        textures = shard_textures(load_shards(arguments.shards, streaming=True), recipe.textures, *TEXTURE_SIZE)
     if arguments.stream:
         return StreamedClips(shard_names(arguments.shards), *settings, seed=recipe.seed), textures
     return ShardedClips(load_shards(arguments.shards), *settings, seed=recipe.seed), textures
@@ -168,12 +202,12 @@ def labelled_domain(root: Path, recipe: Recipe) -> Dataset:
     return LabelledCrops(pairs, recipe.crop, seed=recipe.seed)
 
 
-def describe(training: Training, recipe: Recipe, textures: torch.Tensor) -> None:
+def describe(training: Training, recipe: Any, textures: int) -> None:
     """What `--dry-run` prints."""
     trained = sum(p.numel() for p in training.bare.parameters() if p.requires_grad)
     measured = training.rehearse()
     print(f"recipe: {asdict(recipe)}")
-    print(f"data: {len(getattr(training.real, 'clips', ())) or 'sharded'} clips, {len(textures)} texture images")
+    print(f"data: {len(getattr(training.real, 'clips', ())) or 'sharded'} clips, {textures} texture images")
     print(
         f"parameters: {trained:,} trained, {sum(p.numel() for p in training.bare.model.parameters()):,} of them the model's"
     )
@@ -183,12 +217,12 @@ def describe(training: Training, recipe: Recipe, textures: torch.Tensor) -> None
     )
 
 
-def tap_vid_score(arguments: argparse.Namespace):
+def tap_vid_score(arguments: argparse.Namespace, image_processor: FgvcImageProcessorPil):
     """A function from a model to its scores: preset fast, for the paper's label maps take ten times as long.
 
     No point waits as hidden, and none is looked for in the whole frame: what similarity means is not known before calibration.
     """
-    processor = FgvcProcessor(FgvcImageProcessorPil(**PRESETS["fast"][0]))
+    processor = FgvcProcessor(FgvcImageProcessorPil(**(image_processor.to_dict() | PRESETS["fast"][0])))
 
     def score(model: FgvcModel) -> dict[str, float]:
         before = {name: getattr(model.config, name) for name in UNCALIBRATED}

@@ -9,6 +9,7 @@ from PIL import Image
 
 from fgvc_hf import FgvcConfig, FgvcModel, load_session, render_clip, save_session
 from fgvc_hf.boxes_fgvc import fit_similarity
+from fgvc_hf.localisation_fgvc import read_box
 
 
 GRID = torch.cartesian_prod(torch.linspace(0, 70, 8), torch.linspace(0, 70, 8)).double()
@@ -74,6 +75,46 @@ def test_sides_stay_sides(bundled_model, processor, zoom):
     assert x[0] == pytest.approx(x[3]) and x[1] == pytest.approx(x[2])
     assert y[0] == pytest.approx(y[1]) and y[2] == pytest.approx(y[3])
     assert (x[1] - x[0]) / 44 == pytest.approx(1.03**5, abs=0.04)
+
+
+@pytest.fixture(scope="module")
+def carrying_model(bundled_model):
+    """The bundled model, with boxes followed by the coordinates that the affinity carries along."""
+    model = FgvcModel(FgvcConfig.from_dict(bundled_model.config.to_dict() | {"box_matching": "coordinates"})).eval()
+    model.load_state_dict(bundled_model.state_dict())
+    return model
+
+
+def test_carried_coordinates_move_and_grow_a_box(carrying_model, processor, zoom):
+    found, outputs = follow(carrying_model, processor, zoom[:1].repeat(6, axis=0), [44.0, 40.0, 88.0, 84.0])
+    np.testing.assert_allclose(found[-1], found[0], atol=2.0)  # a cell
+    assert float(outputs[-1].box_confidence) > 0.7
+    found, _ = follow(carrying_model, processor, zoom, [34.0, 36.0, 94.0, 88.0])
+    x, y = found[-1].T
+    middle = np.array([64.0, 62.0]) - 64
+    scale, angle = 1.03**5, math.radians(2 * 5)
+    rotation = scale * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    np.testing.assert_allclose(found[-1].mean(axis=0), rotation @ middle + 64, atol=2.0)  # a cell
+    assert 1.02 < (x[1] - x[0]) / 60 < scale + 0.05 and 1.02 < (y[2] - y[1]) / 52 < scale + 0.05  # it lags behind
+
+
+def test_carried_coordinates_turn_a_box(carrying_model, processor, zoom):
+    corners = np.array([(34.0, 36.0), (94.0, 36.0), (94.0, 88.0), (34.0, 88.0)])
+    found, _ = follow(carrying_model, processor, zoom, corners[None])
+    edge = found[-1][1] - found[-1][0]
+    assert math.degrees(math.atan2(edge[1], edge[0])) == pytest.approx(10, abs=3)
+
+
+def test_a_size_is_read_off_the_mean_distance_and_strays_do_not_count():
+    target = GRID * torch.tensor([1.2, 0.9]) + torch.tensor([12.0, -5.0])
+    target[:10] += 200.0
+    shift, growth, weights = read_box(GRID[10:], target[10:], 16.0)
+    expected = (target[10:] - GRID[10:]).mean(0)
+    assert (shift - expected).abs().max() < 1.5
+    assert growth.tolist() == pytest.approx([1.2, 0.9], rel=0.1)
+    shift, growth, weights = read_box(GRID, target, 16.0)
+    assert weights[:10].max() < 1e-6 < 0.5 < float(weights[10:].mean())
+    assert growth.tolist() == pytest.approx([1.2, 0.9], rel=0.1)
 
 
 def mixed(session, processor):

@@ -243,6 +243,29 @@ def test_families_by_their_definition(settings):
     torch.testing.assert_close(found, by_hand(query, keys, labels, config), atol=1e-5, rtol=1e-4)
 
 
+def test_keys_that_are_not_allowed_pass_nothing_on():
+    torch.manual_seed(0)
+    config = FgvcConfig(
+        propagation_family="per_reference", propagation_window="none", propagation_topk=100, temperature=0.3
+    )
+    h, w = 5, 6
+    query, *keys = torch.nn.functional.normalize(torch.randn(3, h, w, 8), dim=-1)
+    labels, allowed = torch.rand(2, h * w, 1), torch.rand(2, h * w) < 0.4
+    found = propagate_softmax(query, keys, labels, torch.ones(h * w, dtype=torch.bool), config, allowed=allowed)
+    expected = torch.zeros(h * w, 1)
+    for key, own, use in zip(keys, labels, allowed, strict=True):
+        scores = query.view(-1, 8) @ key.view(-1, 8)[use].T / config.temperature
+        expected += scores.softmax(-1) @ own[use] / 2
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    nothing = torch.zeros_like(allowed)
+    assert propagate_softmax(query, keys, labels, nothing[0] == 0, config, allowed=nothing).abs().max() == 0
+
+
+def test_boxes_of_objects_need_their_family():
+    with pytest.raises(ValueError, match="object_boxes needs the propagation_family 'per_reference' or 'windowed'"):
+        FgvcConfig(object_boxes=True)
+
+
 def test_a_window_of_everything_needs_its_family():
     with pytest.raises(ValueError, match="propagation_window 'none' needs"):
         FgvcConfig(propagation_window="none")

@@ -227,7 +227,7 @@ def convert(method: str, checkpoint: str | Path) -> tuple[FgvcModel, FgvcProcess
     expected = {name: tensor for name, tensor in model.encoder.state_dict().items() if "num_batches" not in name}
     if "projection.bias" in expected and "projection.bias" not in weights:
         weights["projection.bias"] = torch.zeros_like(expected["projection.bias"])  # TimeCycle's has none
-    _compare(
+    compare_shapes(
         {name: tuple(t.shape) for name, t in weights.items()}, {name: tuple(t.shape) for name, t in expected.items()}
     )
     model.encoder.load_state_dict(weights, strict=False)
@@ -271,7 +271,8 @@ def encoder_weights(state: Mapping[str, torch.Tensor], source: Source) -> dict[s
     return weights
 
 
-def _compare(found: dict[str, tuple], expected: dict[str, tuple]) -> None:
+def compare_shapes(found: dict[str, tuple], expected: dict[str, tuple]) -> None:
+    """A `ValueError` that names what is missing, unknown or of another shape among weights."""
     missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     if missing:
         raise ValueError(f"the checkpoint lacks {_some(missing)}.")

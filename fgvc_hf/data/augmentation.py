@@ -10,19 +10,23 @@ from ..image_processing_pil_fgvc import RGB_TO_XYZ, FgvcImageProcessorPil
 from .scene import Random
 
 
-def rgb_to_pixel_values(rgb: torch.Tensor) -> torch.Tensor:
-    """The model's input for RGB in [0, 1] of shape `(..., 3, H, W)`: [`FgvcImageProcessorPil`] without its resizing."""
+def rgb_to_pixel_values(rgb: torch.Tensor, processor=FgvcImageProcessorPil) -> torch.Tensor:
+    """The model's input for RGB in [0, 1] of shape `(..., 3, H, W)`: an [`FgvcImageProcessorPil`] without its resizing."""
+    values = rgb_to_lab(rgb) if processor.do_convert_lab else rgb
+    if processor.lightness_only:
+        values = values[..., [0, 0, 0], :, :]
+    mean, std = (values.new_tensor(v)[:, None, None] for v in (processor.image_mean, processor.image_std))
+    return (values - mean) / std
+
+
+def rgb_to_lab(rgb: torch.Tensor) -> torch.Tensor:
+    """CIE Lab of RGB in [0, 1], both `(..., 3, H, W)`, on any device."""
     linear = torch.where(rgb <= 0.04045, rgb / 12.92, ((rgb.clamp_min(0.04045) + 0.055) / 1.055) ** 2.4)
     matrix = torch.tensor(RGB_TO_XYZ / RGB_TO_XYZ.sum(axis=1, keepdims=True), dtype=rgb.dtype, device=rgb.device)
     xyz = torch.einsum("ij,...jhw->...ihw", matrix, linear)
     epsilon, kappa = (6 / 29) ** 3, (29 / 6) ** 2 / 3
     x, y, z = torch.where(xyz > epsilon, xyz.clamp_min(epsilon) ** (1 / 3), xyz * kappa + 4 / 29).unbind(-3)
-    lab = torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=-3)
-    mean, std = (lab.new_tensor(v)[:, None, None] for v in (_PROCESSOR.image_mean, _PROCESSOR.image_std))
-    return (lab - mean) / std
-
-
-_PROCESSOR = FgvcImageProcessorPil
+    return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=-3)
 
 
 def change_light(frames: torch.Tensor, random: Random, strength: float = 1.0) -> torch.Tensor:

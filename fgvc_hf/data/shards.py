@@ -22,7 +22,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from ..files import atomic_write
 from .flying_things import LabelledPair, labelled_pair
-from .video_folder import choose_pair, resized_images, scaled_frames, video_sources
+from .video_folder import choose_clip, resized_images, scaled_frames, video_sources
 
 
 logger = logging.getLogger(__name__)
@@ -140,17 +140,17 @@ class ShardedClips(Dataset):
 
     Args:
         rows: A map-style dataset of rows.
-        size, gap, area, aspect, seed: As of [`VideoFolder`].
+        size, gap, area, aspect, offsets, seed: As of [`VideoFolder`].
     """
 
-    def __init__(self, rows, size=256, gap=(1, 5), area=(0.6, 1.0), aspect=(1.5, 2.0), seed: int = 0):
-        self.rows, self.settings, self.seed = rows, (size, gap, area, aspect), seed
+    def __init__(self, rows, size=256, gap=(1, 5), area=(0.6, 1.0), aspect=(1.5, 2.0), offsets=(), seed: int = 0):
+        self.rows, self.settings, self.seed = rows, (size, gap, area, aspect, offsets), seed
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        """Pair `index`, uint8 of shape `(2, 3, size, size)`."""
+        """Pair or clip `index`, uint8 of shape `(T, 3, size, size)`."""
         draw = np.random.default_rng((self.seed, index))
         row = self.rows[int(draw.integers(len(self.rows)))]
-        return choose_pair(row["frames"], _decode, draw, *self.settings)
+        return choose_clip(row["frames"], _decode, draw, *self.settings)
 
 
 class ShardedPairs(Dataset):
@@ -174,16 +174,24 @@ class StreamedClips(IterableDataset):
 
     Args:
         shards (list of `str` or `Path`): Parquet files of clips: paths, or URLs that `datasets` opens (`hf://...`).
-        size, gap, area, aspect, seed: As of [`VideoFolder`].
+        size, gap, area, aspect, offsets, seed: As of [`VideoFolder`].
         buffer (`int`): Rows that are shuffled at a time; that many are held.
     """
 
     def __init__(
-        self, shards, size=256, gap=(1, 5), area=(0.6, 1.0), aspect=(1.5, 2.0), seed: int = 0, buffer: int = 256
+        self,
+        shards,
+        size=256,
+        gap=(1, 5),
+        area=(0.6, 1.0),
+        aspect=(1.5, 2.0),
+        offsets=(),
+        seed: int = 0,
+        buffer: int = 256,
     ):
         self.shards, self.settings, self.seed, self.buffer = (
             [str(shard) for shard in shards],
-            (size, gap, area, aspect),
+            (size, gap, area, aspect, offsets),
             seed,
             buffer,
         )
@@ -219,7 +227,7 @@ class StreamedClips(IterableDataset):
                 at += 1
             yield (
                 number,
-                choose_pair(row["frames"], _decode, np.random.default_rng((self.seed, number)), *self.settings),
+                choose_clip(row["frames"], _decode, np.random.default_rng((self.seed, number)), *self.settings),
             )
 
 

@@ -64,24 +64,35 @@ def random_crop_box(height: int, width: int, area: tuple[float, float], aspect: 
     return left, top, left + side, top + side
 
 
-def choose_pair(
-    clip: Sequence | np.ndarray, decode: Callable, draw: np.random.Generator, size: int, gap, area, aspect
+def choose_clip(
+    clip: Sequence | np.ndarray, decode: Callable, draw: np.random.Generator, size: int, gap, area, aspect, offsets=()
 ) -> torch.Tensor:
-    """Two frames of a clip in either order, cropped alike, resized and perhaps mirrored: uint8 `(2, 3, size, size)`."""
-    step = min(int(draw.integers(gap[0], gap[1] + 1)), len(clip) - 1)
-    first = int(draw.integers(len(clip) - step))
-    frames = [decode(clip[first]), decode(clip[first + step])]
+    """Frames of a clip, forward or backward in time, cropped alike, resized and perhaps mirrored: uint8 `(T, 3, size, size)`.
+
+    Two frames within the gap, or one at each of the offsets; in a clip that ends before the last of these, as many spread over it evenly.
+
+    Raises:
+        `ValueError`: the clip has fewer frames.
+    """
+    if len(clip) < max(2, len(offsets)):
+        raise ValueError(f"a clip has {len(clip)} frames, but {max(2, len(offsets))} are needed.")
+    if not offsets:
+        offsets = (0, min(int(draw.integers(gap[0], gap[1] + 1)), len(clip) - 1))
+    elif len(clip) <= offsets[-1]:
+        offsets = np.linspace(0, len(clip) - 1, len(offsets)).round().astype(int).tolist()
+    first = int(draw.integers(len(clip) - offsets[-1]))
+    frames = [decode(clip[first + offset]) for offset in offsets]
     box = random_crop_box(*frames[0].shape[:2], area, aspect, draw)
     flip, backward = draw.random() < 0.5, draw.random() < 0.5
-    pair = []
+    chosen = []
     for frame in frames[::-1] if backward else frames:
         crop = np.asarray(Image.fromarray(frame).resize((size, size), Image.Resampling.BILINEAR, box=box))
-        pair.append(crop[:, ::-1] if flip else crop)
-    return torch.from_numpy(np.stack(pair)).permute(0, 3, 1, 2).contiguous()
+        chosen.append(crop[:, ::-1] if flip else crop)
+    return torch.from_numpy(np.stack(chosen)).permute(0, 3, 1, 2).contiguous()
 
 
 class VideoFolder(Dataset):
-    """Pairs of frames of the videos in a folder, held in memory at reduced size.
+    """Pairs of frames of the videos in a folder, or clips of several, held in memory at reduced size.
 
     Args:
         folder: Searched with its subfolders.
@@ -89,11 +100,12 @@ class VideoFolder(Dataset):
         gap (`tuple[int, int]`): Least and largest number of frames from one frame of a pair to the other.
         area, aspect: Ranges of the share of the frame that a crop covers, and of its width by height. The defaults are those
             of the released code, (0.6, 1) and (1.5, 2), in which crops of wide video are squeezed to squares.
+        offsets (`tuple[int, ...]`): Clips of as many frames, so many after the first, instead of pairs within the gap.
         short_side (`int`): Frames are reduced to this.
         length (`int`): Number of pairs; which pair has which number depends on `seed` alone.
 
     Raises:
-        `OSError`: the folder holds no video that can be read with at least two frames. Videos that cannot be used are left
+        `OSError`: the folder holds no video that can be read with at least two frames, or as many as there are offsets. Videos that cannot be used are left
             out, and counted in one logged line.
     """
 
@@ -104,11 +116,14 @@ class VideoFolder(Dataset):
         gap: tuple[int, int] = (1, 5),
         area: tuple[float, float] = (0.6, 1.0),
         aspect: tuple[float, float] = (1.5, 2.0),
+        offsets: tuple[int, ...] = (),
         short_side: int = 256,
         length: int = 2**40,
         seed: int = 0,
     ):
-        self.size, self.gap, self.area, self.aspect, self.length, self.seed = size, gap, area, aspect, length, seed
+        self.settings, self.length, self.seed = (size, gap, area, aspect, offsets), length, seed
+        least = max(2, len(offsets))
+        count = "two" if least == 2 else least
         self.clips: list[np.ndarray] = []
         skipped = {}
         for source in video_sources(folder):
@@ -117,24 +132,24 @@ class VideoFolder(Dataset):
             except OSError as error:
                 skipped[source.name] = str(error)
                 continue
-            if len(frames) < 2:
-                skipped[source.name] = "fewer than two frames"
+            if len(frames) < least:
+                skipped[source.name] = f"fewer than {count} frames"
                 continue
             self.clips.append(frames)
         if skipped:
             name, reason = next(iter(skipped.items()))
             logger.warning("%s: left out %d videos, the first is %s (%s).", folder, len(skipped), name, reason)
         if not self.clips:
-            raise OSError(f"{folder}: holds no video of at least two frames that can be read.")
+            raise OSError(f"{folder}: holds no video of at least {count} frames that can be read.")
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, index: int) -> torch.Tensor:
-        """Pair `index`, uint8 of shape `(2, 3, size, size)`; the frames in either order of time."""
+        """Pair or clip `index`, uint8 of shape `(T, 3, size, size)`; the frames in either order of time."""
         draw = np.random.default_rng((self.seed, index))
         clip = self.clips[draw.integers(len(self.clips))]
-        return choose_pair(clip, lambda frame: frame, draw, self.size, self.gap, self.area, self.aspect)
+        return choose_clip(clip, lambda frame: frame, draw, *self.settings)
 
     def texture_images(self, count: int, height: int, width: int) -> torch.Tensor:
         """`count` frames spread over all clips, for synthetic pairs: uint8 of shape `(count, 3, height, width)`."""

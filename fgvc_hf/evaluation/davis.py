@@ -80,14 +80,22 @@ def segment(
         `ValueError`: a mask is of another size than its frame.
     """
     source = open_video(video.frames)
-    truth = np.stack([_check(read_mask(path), path, source) for path in video.masks])
-    if set(np.unique(truth[0])) == {0, VOID}:
-        truth = (truth == VOID).astype(np.uint8)
+    truth = read_truth(video, source)
     first = np.where(truth[0] == VOID, 0, truth[0])
     found = np.zeros_like(truth)
     for t, ids in model.propagate_masks(source, first, processor=processor):
         found[t] = ids
     return found, count_davis(found, truth)
+
+
+def read_truth(video: DavisVideo, source) -> np.ndarray:
+    """Annotated ids `(T, H, W)`; 1 where there is one object, annotated as 255.
+
+    Raises:
+        `ValueError`: a mask is of another size than its frame.
+    """
+    truth = np.stack([_check(read_mask(path), path, source) for path in video.masks])
+    return (truth == VOID).astype(np.uint8) if set(np.unique(truth[0])) == {0, VOID} else truth
 
 
 def _check(mask: np.ndarray, path: Path, source) -> np.ndarray:

@@ -19,13 +19,15 @@ import numpy as np
 import torch
 
 from ..files import atomic_write
+from ..metrics import boxes as box_metrics
 from ..metrics import davis as davis_metrics
 from ..metrics import keypoints as keypoint_metrics
 from ..metrics import segmentation as segmentation_metrics
 from ..metrics import tap_vid as tap_vid_metrics
 from ..video import VideoWriter, open_video
-from ..visualization import draw_masks, draw_tracks
+from ..visualization import draw_boxes, draw_masks, draw_tracks
 from .badja import follow_joints, load_badja
+from .boxes import follow_boxes
 from .davis import load_davis, segment
 from .jhmdb import follow_people, load_jhmdb
 from .tap_vid import load_tapvid, track_queries
@@ -85,6 +87,14 @@ def _davis_objects(objects: dict) -> dict[str, dict[str, float]]:
     return {f"object {obj_id}": _davis_metrics({"": {obj_id: lists}})["objects"] for obj_id, lists in objects.items()}
 
 
+def _measure_boxes(model, processor, video):
+    found, overlaps = follow_boxes(model, processor, video)
+    sides = np.stack(list(found.values()), axis=1)  # (T, objects, 4)
+    frames = lambda: zip(open_video(video.frames).frames(0, len(sides)), sides, strict=True)  # noqa: E731
+    overlay = lambda: (draw_boxes(frame, boxes, list(found)) for frame, boxes in frames())  # noqa: E731
+    return {str(obj_id): values for obj_id, values in overlaps.items()}, overlay
+
+
 def _measure_badja(model, processor, video):
     tracks, counts = follow_joints(model, processor, video)
     first = int(video.numbers.min())
@@ -134,6 +144,12 @@ BENCHMARKS = {
         _davis_metrics,
         ("objects", "J&F"),
         _davis_objects,
+    ),
+    "boxes": Benchmark(
+        lambda root, split: load_davis(root, split or "val"),
+        _measure_boxes,
+        lambda videos: {"objects": box_metrics.aggregate_boxes(videos)},
+        ("objects", "IoU"),
     ),
     "badja": Benchmark(load_badja, _measure_badja, _badja_metrics, ("pips", "PCK@0.2")),
     "jhmdb": Benchmark(load_jhmdb, _measure_jhmdb, _jhmdb_metrics, ("with_first", "PCK@0.1")),

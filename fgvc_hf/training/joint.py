@@ -9,6 +9,7 @@ from ..configuration_fgvc import FgvcConfig
 from ..data.augmentation import change_light, colour_of, drop_channel, rgb_to_pixel_values
 from ..data.scene import Random
 from ..data.synthetic import SyntheticPairs, render_pairs
+from ..image_processing_pil_fgvc import FgvcImageProcessorPil
 from ..modeling_fgvc import FgvcModel
 from .objectives import (
     MapDiscriminator,
@@ -40,7 +41,7 @@ class JointTraining(nn.Module):
         super().__init__()
         if recipe.needs_teacher and teacher is None:
             raise ValueError("the recipe learns from soft labels or distills: it needs a teacher.")
-        self.model, self.recipe = model, recipe
+        self.model, self.recipe, self.processor = model, recipe, FgvcImageProcessorPil()
         self.discriminator = MapDiscriminator(recipe.radius) if recipe.adversarial else None
         self._mean = copy.deepcopy(model).eval().requires_grad_(False) if recipe.average else None
         # Not a submodule: it is neither trained nor saved

@@ -23,22 +23,17 @@ from tqdm.auto import tqdm
 
 from ..data.shards import StreamedClips
 from ..data.synthetic import SyntheticPairs
-from ..image_processing_pil_fgvc import FgvcImageProcessorPil
 from ..processing_fgvc import FgvcProcessor
 from .joint import JointTraining, make_synthetic
 from .pictures import real_picture, synthetic_picture
-from .recipes import Recipe
 from .state import check_room, checkpoints, load_checkpoint, save_checkpoint
-
-
-LAST_RATE = 1e-3  # of the learning rate at the start, at the end of the cosine
-BETAS = (0.9, 0.999)
+from .videos import VideoRecipe, VideoTraining
 
 
 class Numbers(Sampler):
     """The numbers of the pairs that one process sees, from one update on."""
 
-    def __init__(self, recipe: Recipe, first_step: int, parts: int, process: int, processes: int):
+    def __init__(self, recipe: Any, first_step: int, parts: int, process: int, processes: int):
         self.recipe, self.first_step, self.parts = recipe, first_step, parts
         self.process, self.processes = process, processes
 
@@ -63,18 +58,12 @@ class Numbered(Dataset):
         return (index, torch.empty(0)) if self.pairs is None else (index, self.pairs[index])
 
 
-def learning_rate(recipe: Recipe, step: int) -> float:
-    """A cosine from the recipe's rate to a thousandth of it."""
-    wave = (1 + math.cos(math.pi * step / recipe.steps)) / 2
-    return recipe.learning_rate * (LAST_RATE + (1 - LAST_RATE) * wave)
-
-
 class Training:
     """A run of a recipe.
 
     Args:
-        module ([`JointTraining`]): Student and losses.
-        recipe ([`Recipe`]): How to train.
+        module ([`JointTraining`] or a [`VideoTraining`]): Model and losses.
+        recipe ([`Recipe`] or the [`VideoRecipe`] of the module): How to train.
         output: Folder of the run: `log.jsonl`, `checkpoints/`, and `best/` and `last/`, which are models for `from_pretrained`.
         real (`Dataset`, *optional*): Real pairs by number, as [`VideoFolder`] gives them.
         textures (`torch.Tensor` of shape `(N, 3, H, W)`, uint8, *optional*): Material of synthetic pairs.
@@ -92,8 +81,8 @@ class Training:
 
     def __init__(
         self,
-        module: JointTraining,
-        recipe: Recipe,
+        module: JointTraining | VideoTraining,
+        recipe: Any,
         output: str | Path,
         accelerator: Accelerator,
         real: Dataset | None = None,
@@ -127,7 +116,7 @@ class Training:
         for other in module._teacher:
             other.to(accelerator.device)
         parameters = [p for p in module.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(parameters, lr=recipe.learning_rate, betas=BETAS)
+        self.optimizer = torch.optim.Adam(parameters, lr=recipe.learning_rate, betas=recipe.betas)
         self.bare = module
         check_room(self.output, module)
         self._resume()
@@ -138,7 +127,10 @@ class Training:
         if not found:
             return
         state = json.loads((found[-1] / "state.json").read_text())
-        before, now = asdict(Recipe()) | state["recipe"], asdict(self.recipe)  # younger fields had their defaults
+        before, now = (
+            asdict(type(self.recipe)()) | state["recipe"],
+            asdict(self.recipe),
+        )  # younger fields had their defaults
         before, now = json.loads(json.dumps([before, now]))
         different = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
         if different:
@@ -163,9 +155,13 @@ class Training:
 
     def losses(self, numbers: list[int], frames: torch.Tensor | None) -> dict[str, torch.Tensor]:
         """All losses of a part of a batch."""
+        seeds = self._seeds(numbers)
+        if isinstance(self.recipe, VideoRecipe):
+            with self.accelerator.autocast():
+                return self.module(frames, seeds, self.step)
         synthetic = self._synthetic(numbers) if self.recipe.synthetic else None
         with self.accelerator.autocast():
-            return self.module(frames, synthetic, self._seeds(numbers))
+            return self.module(frames, synthetic, seeds)
 
     def _seeds(self, numbers: list[int]) -> list[int]:
         return [number * 2**20 + self.recipe.seed for number in numbers]
@@ -212,8 +208,7 @@ class Training:
             `FloatingPointError`: a loss is not finite; the last checkpoint is kept.
         """
         recipe, accelerator, parts = self.recipe, self.accelerator, self.accelerator.gradient_accumulation_steps
-        weights = {"reconstruction": recipe.real, "label": recipe.synthetic, "adversarial": recipe.adversarial}
-        weights["distillation"] = recipe.distillation
+        weights = recipe.weights
         self.module.train()
         batches = self._batches()
         hidden = None if show_progress_bar and accelerator.is_main_process else True
@@ -221,7 +216,7 @@ class Training:
         while self.step < recipe.steps:
             start, sums = time.perf_counter(), {}
             for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate(recipe, self.step)
+                group["lr"] = recipe.learning_rate * recipe.decay(self.step)
             for part in range(parts):
                 last = part == parts - 1
                 with nullcontext() if last else accelerator.no_sync(self.module):
@@ -231,6 +226,8 @@ class Training:
                         sums[name] = sums.get(name, 0.0) + value.detach().float() / parts
                     self._check_finite(total, losses)
                     accelerator.backward(total / parts)
+            if recipe.max_grad_norm:
+                accelerator.clip_grad_norm_(self.module.parameters(), recipe.max_grad_norm)
             self.wrapped.step()
             self.wrapped.zero_grad()
             self.bare.update_mean()
@@ -306,11 +303,14 @@ class Training:
             Image.fromarray(picture).save(folder / f"labelled-{self.step:08d}.png")
         if self.real is not None and not isinstance(self.real, StreamedClips):
             frames = torch.stack([self.real[number] for number in numbers]).to(self.accelerator.device)
-            picture = real_picture(self.bare.result, frames, self.recipe)
+            if isinstance(self.bare, VideoTraining):
+                picture = self.bare.draw(frames, self._seeds(numbers))
+            else:
+                picture = real_picture(self.bare.result, frames, self.recipe)
             Image.fromarray(picture).save(folder / f"real-{self.step:08d}.png")
         self.bare.train()
 
     def _save_model(self, name: str) -> None:
         if self.accelerator.is_main_process:
             self.bare.result.save_pretrained(self.output / name)
-            FgvcProcessor(FgvcImageProcessorPil()).save_pretrained(self.output / name)
+            FgvcProcessor(self.bare.processor).save_pretrained(self.output / name)

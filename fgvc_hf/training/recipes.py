@@ -1,6 +1,15 @@
 """What is trained, on what, and how: one dataclass. The defaults are the paper's values; small variants stand beside them."""
 
+import math
 from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar
+
+from .colours import COLOURS, COLOURS_SMALL
+from .time_cycle import TIME_CYCLE, TIME_CYCLE_SMALL
+from .uvc import UVC, UVC_SMALL
+
+
+LAST_RATE = 1e-3  # of the learning rate at the start, at the end of the cosine
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,9 @@ class Recipe:
     textures: int = 512
     seed: int = 0
 
+    betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
+    max_grad_norm: ClassVar[float] = 0.0  # none
+
     def __post_init__(self):
         for name, accepted in (
             ("label", ("soft", "gaussian", "dirac")),
@@ -92,6 +104,22 @@ class Recipe:
     @property
     def uses_real(self) -> bool:
         return bool(self.real or self.distillation)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Of each loss in the total."""
+        losses = {"reconstruction": self.real, "label": self.synthetic, "adversarial": self.adversarial}
+        return losses | {"distillation": self.distillation}
+
+    @property
+    def clip_settings(self) -> tuple:
+        """How real pairs are chosen; see [`VideoFolder`]."""
+        return self.crop, self.gap, self.area, self.aspect
+
+    def decay(self, step: int) -> float:
+        """Factor on the learning rate of update `step`: a cosine from 1 to a thousandth."""
+        wave = (1 + math.cos(math.pi * step / self.steps)) / 2
+        return LAST_RATE + (1 - LAST_RATE) * wave
 
     @property
     def needs_teacher(self) -> bool:
@@ -119,7 +147,7 @@ JOINT_SMALL = _small(
 FINETUNE_SMALL = replace(JOINT_SMALL, steps=300, learning_rate=1e-4, freeze_batch_norm=True)
 # The map of the paper is distilled from crops of 256 pixels, where r = 24 fine cells are the 6 coarse ones of Eq. 1
 DISTILL = Recipe(real=0.0, synthetic=0.0, adversarial=0.0, distillation=1.0, gap=(1, 8), freeze_batch_norm=True)
-RECIPES = {
+RECIPES: dict[str, Any] = {
     "teacher": TEACHER,
     "joint": Recipe(),
     "finetune": replace(FINETUNE_SMALL, crop=256, radius=24, reach=44.0, steps=2_000, batch_size=4),
@@ -128,11 +156,17 @@ RECIPES = {
     "finetune-small": FINETUNE_SMALL,
     "distill": DISTILL,
     "distill-small": _small(DISTILL, steps=6_000, batch_size=2, learning_rate=5e-4, average=0.99),
+    "uvc": UVC,
+    "uvc-small": UVC_SMALL,
+    "timecycle": TIME_CYCLE,
+    "timecycle-small": TIME_CYCLE_SMALL,
+    "colours": COLOURS,
+    "colours-small": COLOURS_SMALL,
 }
 
 
-def parse_recipe(name: str, changes: dict[str, str]) -> Recipe:
-    """A recipe by name with some fields changed, their values as text.
+def parse_recipe(name: str, changes: dict[str, str]) -> Any:
+    """A recipe by name, a [`Recipe`] or a [`VideoRecipe`], with some fields changed, their values as text.
 
     Raises:
         `ValueError`: there is no such recipe or field, or the value does not fit it.
@@ -140,7 +174,7 @@ def parse_recipe(name: str, changes: dict[str, str]) -> Recipe:
     if name not in RECIPES:
         raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, got {name!r}.")
     recipe = RECIPES[name]
-    known = {field.name for field in fields(Recipe)}
+    known = {field.name for field in fields(recipe)}
     values = {}
     for field, text in changes.items():
         if field not in known:

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from fgvc_hf import FgvcModel, FgvcProcessor
+from fgvc_hf.conversion.colours import convert_colours
 from fgvc_hf.conversion.official import SOURCES, convert
 
 
@@ -237,6 +238,50 @@ def test_unknown_and_missing_keys_are_listed(tmp_path):
     other = Published("vfs-resnet18")
     with pytest.raises(ValueError, match="layer1.0.conv1.weight is .* in the checkpoint|lacks layer1"):
         convert("vfs-resnet50", other.save(tmp_path / "c.pth"))
+
+
+def colour_state(half):
+    """The published names of a half of UVC's colour auto-encoder, with random weights."""
+    widths = {
+        "encoder": {"conv1": (3, 3, 1), "conv2": (3, 64, 3), "conv3": (64, 64, 3), "conv4": (64, 128, 3)}
+        | {"conv5": (128, 128, 3), "conv6": (128, 256, 3), "downsample.1": (256, 256, 1)},
+        "decoder": {"upsample.1": (256, 256, 1), "conv7": (256, 128, 3), "conv8": (128, 128, 3)}
+        | {"conv9": (128, 64, 3), "conv10": (64, 64, 3), "conv11": (64, 3, 3)},
+    }[half]
+    draw, state = torch.Generator().manual_seed(0), {}
+    for name, (inputs, outputs, size) in widths.items():
+        weight = torch.randn(outputs, inputs, size, size, generator=draw)
+        state[f"{name}.weight"] = weight * (2 / (inputs * size**2)) ** 0.5
+        state[f"{name}.bias"] = 0.1 * torch.randn(outputs, generator=draw)
+    return state
+
+
+def test_converted_colours_are_those_of_the_published_network(tmp_path):
+    states = {half: colour_state(half) for half in ("encoder", "decoder")}
+    for half, state in states.items():
+        torch.save(state, tmp_path / f"{half}.pth")
+
+    def layer(half, name, x, active=True):
+        weight, bias = (states[half][f"{name}.{part}"] for part in ("weight", "bias"))
+        x = F.conv2d(F.pad(x, (weight.shape[-1] // 2,) * 4, mode="reflect"), weight, bias)
+        return F.relu(x) if active else x
+
+    colours = torch.rand(1, 3, 32, 40, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    x = layer("encoder", "conv1", colours, active=False)
+    for name in ("conv2", "conv3", "pool", "conv4", "conv5", "pool", "conv6", "pool", "downsample.1"):
+        x = F.max_pool2d(x, 2) if name == "pool" else layer("encoder", name, x)
+    expected = [x]
+    for name in ("up", "upsample.1", "conv7", "up", "conv8", "conv9", "up", "conv10"):
+        x = F.interpolate(x, scale_factor=2) if name == "up" else layer("decoder", name, x)
+    expected.append(torch.tanh(layer("decoder", "conv11", x, active=False)))
+    model = convert_colours(tmp_path / "encoder.pth", tmp_path / "decoder.pth")
+    with torch.inference_mode():
+        torch.testing.assert_close(model.encode(colours).movedim(-1, 1), expected[0], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(model(colours), expected[1], atol=1e-4, rtol=1e-4)
+    del states["encoder"]["conv5.bias"]
+    torch.save(states["encoder"], tmp_path / "encoder.pth")
+    with pytest.raises(ValueError, match="the checkpoint lacks conv5.bias"):
+        convert_colours(tmp_path / "encoder.pth", tmp_path / "decoder.pth")
 
 
 class Exploit:

@@ -18,7 +18,7 @@ from fgvc_hf.data.shards import (
     row_to_labelled_pair,
     write_shards,
 )
-from fgvc_hf.data.video_folder import VideoFolder
+from fgvc_hf.data.video_folder import VideoFolder, choose_clip
 from fgvc_hf.video import VideoWriter
 
 
@@ -52,6 +52,21 @@ def test_pairs_are_frames_of_one_clip_within_the_gap(folder):
         assert round(abs(second - first) / unit) in (1, 2)
         assert torch.equal(pair, videos[number])
     assert kinds == {0, 1, 2}
+
+
+def test_clips_are_frames_at_the_offsets_or_spread_where_a_video_is_short(folder):
+    videos = VideoFolder(folder, size=32, offsets=(0, 1, 3, 4))
+    for number in range(30):
+        clip = videos[number]
+        assert clip.shape == (4, 3, 32, 32) and torch.equal(clip, videos[number])
+        means = clip.float().mean((1, 2, 3))
+        unit = 1 if means[0] > 225 else 10
+        steps = ((means[1:] - means[:-1]).abs() / unit).round().int().tolist()
+        assert steps in ([[1, 1, 1]] if unit == 1 else [[1, 2, 1]])  # four frames are too few for the offsets
+    with pytest.raises(OSError, match="holds no video of at least 7 frames"):
+        VideoFolder(folder, size=32, offsets=tuple(range(7)))
+    with pytest.raises(ValueError, match="a clip has 4 frames, but 5 are needed"):
+        choose_clip(videos.clips[-1], lambda frame: frame, np.random.default_rng(0), *videos.settings[:-1], range(5))
 
 
 def test_textures_come_from_all_clips(folder):

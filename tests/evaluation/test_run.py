@@ -120,6 +120,7 @@ def read(path):
     [
         ("tapvid", "tapvid", "AJ"),
         ("davis", "objects", "J&F"),
+        ("boxes", "objects", "IoU"),
         ("badja", "fgvc", "PCK@0.2"),
         ("jhmdb", "without_first", "PCK@0.1"),
         ("vip", "pixels", "mIoU"),

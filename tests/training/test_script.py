@@ -13,14 +13,20 @@ from PIL import Image
 
 from fgvc_hf import FgvcConfig, FgvcModel, render_clip
 from fgvc_hf.data.shards import StreamedClips, shard_names
+from fgvc_hf.training.colours import ColourAutoEncoder, ColourAutoEncoderConfig
 
 
 ROOT = Path(__file__).parents[2]
+ANCESTORS = {
+    "uvc-small": ["frame=64", "crop=32", "batch_size=1"],
+    "timecycle-small": ["frame=64", "patch=32", "batch_size=1"],
+    "colours-small": ["frame=64", "batch_size=1"],
+}
 SMALL = ["crop=32", "radius=4", "steps=3", "batch_size=2", "textures=8"]
 
 
-def run(script, *arguments):
-    command = [sys.executable, str(ROOT / "scripts" / script), *map(str, arguments)]
+def run(script, *arguments, launcher=()):
+    command = [sys.executable, *launcher, str(ROOT / "scripts" / script), *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
 
@@ -177,11 +183,12 @@ def test_preparing_named_layouts(tmp_path):
 
 @pytest.fixture(scope="module")
 def tracks(tmp_path_factory):
+    return write_tracks(tmp_path_factory.mktemp("tracks"))
+
+
+def write_tracks(folder):
     """A file of tracks and the folder of its frames."""
-    folder, clip = (
-        tmp_path_factory.mktemp("tracks"),
-        render_clip(num_frames=4, height=64, width=96, num_points=4, seed=2),
-    )
+    clip = render_clip(num_frames=4, height=64, width=96, num_points=4, seed=2)
     (folder / "frames" / "one").mkdir(parents=True)
     for t, frame in enumerate(clip.frames):
         Image.fromarray(frame).save(folder / "frames" / "one" / f"{t:05d}.jpg")
@@ -237,15 +244,18 @@ def readme_commands():
 @pytest.mark.parametrize("line", readme_commands(), ids=lambda line: line.split()[3])
 def test_commands_in_readme(videos, checkpoint, tmp_path, line):
     """As they stand, but for the folders, the size, and that they stop after a rehearsal."""
-    places = {"MY_CLIPS": videos, "outputs/teacher/last": checkpoint}
+    colours = tmp_path / "colours"
+    ColourAutoEncoder(ColourAutoEncoderConfig()).save_pretrained(colours)
+    places = {"MY_CLIPS": videos, "outputs/teacher/last": checkpoint, "outputs/colours/last": colours}
     words = [str(places.get(word, word)) for word in line.split()[2:]]
     words[words.index("--output") + 1] = str(tmp_path / "run")
-    done = train(*words, "--dry-run")
+    done = train(*words, "--dry-run", changes=ANCESTORS.get(line.split()[3], SMALL))
     assert done.returncode == 0, done.stderr
 
 
 def test_commands_are_in_readme():
     assert {line.split()[3] for line in readme_commands()} == {
+        *ANCESTORS,
         "teacher-small",
         "joint-small",
         "finetune-small",
