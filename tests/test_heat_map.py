@@ -40,8 +40,8 @@ def test_similarity_is_that_by_which_points_are_followed():
     features = torch.nn.functional.normalize(noise, dim=-1)
     radius, cells = FgvcConfig().template_radius, torch.tensor([[7.0, 5.0]])
     patch = sample_patches(features, cells, radius)
-    scores, inside, corner = window_scores(features, cells, patch[:, None], radius, search=15)
-    followed = scores[0, 0][inside[0]].view(12, 15)
+    scores, inside, corner = window_scores(features, cells, patch, radius, search=15)
+    followed = scores[0][inside[0]].view(12, 15)
     torch.testing.assert_close(patch_similarity(features, patch, radius), followed)
 
 
