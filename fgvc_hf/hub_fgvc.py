@@ -32,12 +32,36 @@ PIPELINES = {
     "point-tracking": "pipelines.PointTrackingPipeline",
     "mask-propagation": "pipelines.MaskPropagationPipeline",
 }
-TASKS = {"davis": "video-object-segmentation", "vip": "video-part-segmentation"}  # of benchmarks; others follow points
+TASKS = {  # by benchmark; one that is not here stands for itself, as task and as data set
+    "tapvid": "point-tracking",
+    "badja": "point-tracking",
+    "jhmdb": "point-tracking",
+    "davis": "video-object-segmentation",
+    "vip": "video-part-segmentation",
+}
 DATASETS = {"davis": "DAVIS-2017", "badja": "BADJA", "jhmdb": "JHMDB", "vip": "VIP"}
 TAP_VID = {"davis": "TAP-Vid-DAVIS", "kinetics": "TAP-Vid-Kinetics"}  # by split; any other is of the shortened clips
 SHORTENED = "TAP-Vid-DAVIS-32"
 SHORT = " TAP-Vid-DAVIS-32 is the first 32 frames of each video: shorter clips are easier, and published numbers do not compare."
 RESULTS, USE = "Evaluation", "Use"  # sections of a card that are written here
+PACKAGE_USAGE = """With the package fgvc_hf:
+
+```python
+from fgvc_hf import load
+
+model, processor = load("{repo_id}")
+tracks = model.track("clip.mp4", [(0, 20, 30)], processor=processor)
+```"""
+CODE_USAGE = """
+
+Without it, by the code in this repository (transformers 5.20 or newer; PyAV for video files):
+
+```python
+from transformers import pipeline
+
+tracker = pipeline("point-tracking", model="{repo_id}", trust_remote_code=True)
+tracks = tracker("clip.mp4", points=[(0, 20, 30)])
+```"""
 
 
 # ---- the folder ---------------------------------------------------------------------------------------------------
@@ -71,7 +95,8 @@ def write_repository(
     """
     folder = Path(folder)
     text = card_with_results(card, repo_id.rpartition("/")[2], measured_results(results, model))
-    text = _with_section(text, USE, _usage(repo_id, with_code))
+    usage = PACKAGE_USAGE + CODE_USAGE if with_code else PACKAGE_USAGE
+    text = _with_section(text, USE, usage.format(repo_id=repo_id))
     model.save_pretrained(folder)
     (processor or model._own_processor()).save_pretrained(folder)
     (folder / "README.md").write_text(text, encoding="utf-8")
@@ -168,15 +193,6 @@ def _with_section(text: str, title: str, body: str) -> str:
     return f"{without.rstrip()}\n\n## {title}\n\n{body}\n"
 
 
-def _usage(repo_id: str, with_code: bool) -> str:
-    package = f'from fgvc_hf import load\n\nmodel, processor = load("{repo_id}")\ntracks = model.track("clip.mp4", [(0, 20, 30)], processor=processor)'
-    usage = f"With the package fgvc_hf:\n\n```python\n{package}\n```"
-    if with_code:
-        auto = f'from transformers import pipeline\n\ntracker = pipeline("point-tracking", model="{repo_id}", trust_remote_code=True)\ntracks = tracker("clip.mp4", points=[(0, 20, 30)])'
-        usage += f"\n\nWithout it, with the code in this repository (transformers 5.20 or newer; PyAV for video files):\n\n```python\n{auto}\n```"
-    return usage
-
-
 # ---- measured numbers ---------------------------------------------------------------------------------------------
 
 
@@ -225,14 +241,14 @@ def _eval_results(result: Mapping[str, Any], source: str | Path, model) -> list[
         raise ValueError(f"{source}: was measured on other weights than those of this model.")
     if benchmark == "tapvid" and split is None:
         raise ValueError(f"{source}: does not say what it was measured on; run fgvc-hf evaluate tapvid with --split.")
-    dataset = TAP_VID.get(split, SHORTENED) if benchmark == "tapvid" else DATASETS[benchmark]
+    dataset = TAP_VID.get(split, SHORTENED) if benchmark == "tapvid" else DATASETS.get(benchmark, benchmark)
     videos = f"{len(result['videos'])} video" + "s" * (len(result["videos"]) > 1)
     chosen = {key: settings[key] for key in ("preset", "dtype", "query_mode") if settings.get(key)}
     saved = json.loads(model.config.to_json_string(use_diff=False))
-    changed = {name: value for name, value in settings["config"].items() if value != saved.get(name, value)}
+    changed = {name: value for name, value in settings.get("config", {}).items() if value != saved.get(name, value)}
     return [
         EvalResult(
-            task_type=TASKS.get(benchmark, "point-tracking"),
+            task_type=TASKS.get(benchmark, benchmark),
             dataset_type=dataset.lower(),
             dataset_name=f"{dataset}{f' {split}' if split else ''} ({videos})",
             dataset_config=videos,  # what keeps results on parts of a split apart

@@ -139,6 +139,26 @@ def test_numbers_replace_older_ones_of_their_kind(repository, result, checkpoint
 
 
 @pytest.mark.parametrize(
+    ("benchmark", "split", "task", "name"),
+    [
+        ("davis", "dev", "video-object-segmentation", "DAVIS-2017 dev (1 video)"),
+        ("badja", None, "point-tracking", "BADJA (1 video)"),
+        ("tapvid", "davis", "point-tracking", "TAP-Vid-DAVIS davis (1 video)"),
+        ("newer", None, "newer", "newer (1 video)"),
+    ],
+)
+def test_every_benchmark_has_its_name(checkpoint, result, tmp_path, benchmark, split, task, name):
+    content = json.loads(result.read_text()) | {
+        "metrics": {"mean": {"score": 0.51234, "iou_3": 0.1, "lost": float("nan")}}
+    }
+    content["settings"] |= {"benchmark": benchmark, "split": split}
+    (tmp_path / "r.json").write_text(json.dumps(content))
+    (measured,) = measured_results([tmp_path / "r.json"], FgvcModel.from_pretrained(checkpoint))
+    assert (measured.task_type, measured.dataset_name) == (task, name)
+    assert (measured.metric_name, measured.metric_value) == ("score", 51.23)
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"settings": {"weights": "0" * 64}}, "was measured on other weights"),
