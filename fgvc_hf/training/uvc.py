@@ -8,6 +8,7 @@ Where the paper and the released training script differ, a field of the recipe c
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from ..conversion.official import SOURCES
@@ -143,6 +144,19 @@ class UvcTraining(VideoTraining):
             transported(affinity, cell_grid(target_features), size), scales=self.recipe.box == "estimated"
         )
         return keep_inside(found, size, frame)
+
+    @torch.no_grad()
+    def draw(self, frames: torch.Tensor, seeds: list[int]) -> np.ndarray:
+        """One row for each pair: the reference, its middle patch outlined, and the target with the patch where it is found."""
+        images, stride = frames.float() / 255, self.model.config.output_stride
+        size = (self.recipe.crop // stride, self.recipe.crop // stride)
+        middle = Place.at(images.new_full((len(images), 2), (self.recipe.frame / stride - 1) / 2))
+        found = self.find(self.encode(crop_image(images[:, 0], middle, size, stride)), self.encode(images[:, 1]))
+        rows = [
+            np.concatenate([self.outlined(pair[t], at, i, size) for t, at in ((0, middle), (1, found))], axis=1)
+            for i, pair in enumerate(images)
+        ]
+        return np.concatenate(rows)
 
     def _colours(
         self, affinity: torch.Tensor, reference: torch.Tensor, target: torch.Tensor
