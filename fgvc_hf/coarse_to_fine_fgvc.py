@@ -109,9 +109,8 @@ class FgvcAttentionLayer(GradientCheckpointingLayer):
         rows, columns = (-(-(n + shift) // size) for n in cells.shape[1:3])  # of windows
         y, inside_y = _along(cells.shape[1], rows * size, shift, cells.device)
         x, inside_x = _along(cells.shape[2], columns * size, shift, cells.device)
-        padded = (
-            self.attention_norm(cells).index_select(1, y).index_select(2, x)
-        )  # an index exports for any size, a slice does not
+        # An index exports for any size, a slice does not
+        padded = self.attention_norm(cells).index_select(1, y).index_select(2, x)
         outside = ~(inside_y[:, None] & inside_x)[None, :, :, None]
         mask = torch.zeros_like(padded[..., :1]).masked_fill(outside, torch.finfo(cells.dtype).min)
         mask = to_windows(mask, size)[:, None, None, :, 0]  # (N * windows, 1, 1, n)

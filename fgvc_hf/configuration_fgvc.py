@@ -40,7 +40,7 @@ class FgvcConfig(PreTrainedConfig):
         bottleneck (`bool`, defaults to `False`):
             Blocks of ResNet-50 instead of ResNet-18; their outputs have four times the channels of `hidden_sizes`.
         stem_pooling (`str`, *optional*): `"max"` or `"avg"` pools with stride 2 after the stem, as ResNet does for images.
-            A coarse-to-fine model always pools, by `"max"` if nothing is given.
+            A coarse-to-fine model always pools, by `"avg"` if nothing is given.
         projection_size (`int`, defaults to 0): Channels of a convolution after the last layer; 0 for none.
         projection_kernel (`int`, defaults to 1): Its size, 1 or 3.
         projection_relu (`bool`, defaults to `False`): Whether a ReLU follows it.
@@ -186,7 +186,7 @@ class FgvcConfig(PreTrainedConfig):
                 fields = ", ".join(name for name in FgvcConfig.__annotations__ if name != "model_type")
                 raise ValueError(f"FgvcConfig has no field {name!r}; its fields are {fields}.")
         if self.fine_size and self.stem_pooling is None:
-            self.stem_pooling = "max"
+            self.stem_pooling = "avg"
         self.hidden_sizes = list(self.hidden_sizes)  # JSON has no tuples, and a loaded config equals the saved one
         self.depths = list(self.depths)
         self.visibility_weights, self.error_weights = list(self.visibility_weights), list(self.error_weights)

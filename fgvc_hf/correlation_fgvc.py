@@ -1,12 +1,11 @@
 """The matching core: for every query cell, the key cells that resemble it most in a local window of one or more frames.
 
-Two implementations of one definition, and a leaner search:
+Two implementations of one definition:
 
 * [`reference_topk`] forms the full product of all queries with all keys, masks it and sorts it, as the definition reads.
 * [`window_topk`] multiplies a tile of queries with just the halo of keys that their windows can reach, reads the windows
   of the tile as one strided view of that product, and selects from it in two exact stages. Cost is linear in the number
   of pixels, and the extra memory is that of a few tiles.
-* [`refined_topk`] goes from coarse to fine: it finds the best block of cells first, and compares cells just around it.
 
 [`window_correlation`] is the dense counterpart: Eq. 1 of the paper before its softmax. Features are channels last.
 """
@@ -17,10 +16,7 @@ from itertools import product
 import torch
 import torch.nn.functional as F
 
-from .configuration_fgvc import FgvcConfig
 
-
-BLOCK = 4  # cells along a side of what is matched first from coarse to fine: stride 8 for fine cells of stride 2
 TILE = (8, 16)  # queries per tile (rows, columns): 128 rows feed a matrix unit well and keep the halo small
 CHUNK_BYTES = {"cpu": 16 * 2**20, "accelerator": 256 * 2**20}  # scores held at a time; on CPU they stay in cache
 RESCORE_MARGIN = 6  # candidates beyond top-k that are kept from low-precision scores for the exact re-scoring
@@ -243,110 +239,6 @@ def _pad_topk(values: torch.Tensor, indices: torch.Tensor, topk: int) -> tuple[t
     missing = topk - values.shape[-1]
     values = F.pad(values, (0, missing), value=-torch.inf)
     return values, F.pad(indices, (0, missing)).masked_fill(values == -torch.inf, 0)
-
-
-def refined_topk(
-    query: torch.Tensor,
-    keys: Sequence[torch.Tensor],
-    radius: int,
-    shape: str,
-    topk: int,
-    active: torch.Tensor | None = None,
-    margin: int = 3,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Best `topk` keys from coarse to fine: of the cells around the best block of each key frame, and not of whole neighbourhoods.
-
-    Blocks of 4x4 cells are matched by their mean features (Eq. 1 with a quarter of the radius: 6 for 24), and the cells of a block with those
-    of the best block in each frame, and `margin` cells around it. Scores are float32 products. All cells of a block share their keys.
-
-    Args:
-        query, keys, radius, shape, topk: As of [`window_topk`].
-        active (`torch.Tensor` of shape `(h, w)`, bool, *optional*): Blocks without any active query are skipped.
-        margin (`int`): Cells.
-
-    Returns:
-        As [`window_topk`].
-    """
-    h, w, channels = query.shape
-    means, coarse_radius = block_means(query), -(-radius // BLOCK)
-    rows, columns = means.shape[:2]
-    wanted = None if active is None else F.max_pool2d(active[None].float(), BLOCK, ceil_mode=True)[0] > 0
-    best = [window_topk(means, [block_means(key)], coarse_radius, shape, 1, wanted)[1] for key in keys]
-    found = torch.cat(best, dim=1)  # (rows * columns, F), flat blocks
-    ky, kx = min(BLOCK + 2 * margin, h), min(BLOCK + 2 * margin, w)
-    y = (found // columns * BLOCK - margin).clamp(0, h - ky)[..., None] + torch.arange(ky, device=query.device)
-    x = (found % columns * BLOCK - margin).clamp(0, w - kx)[..., None] + torch.arange(kx, device=query.device)
-
-    cells = _split(query).flatten(1, 2).float()  # (rows * columns, 16, C)
-    scores = cells.new_full((len(cells), topk, BLOCK**2), -torch.inf)
-    indices = torch.zeros(scores.shape, dtype=torch.long, device=query.device)
-    chosen = torch.arange(len(cells), device=query.device) if wanted is None else wanted.flatten().nonzero()[:, 0]
-    limit = CHUNK_BYTES["cpu" if query.device.type == "cpu" else "accelerator"]
-    chunk = max(1, limit // (4 * channels * len(keys) * ky * kx))
-    buffer = cells.new_empty((min(chunk, len(chosen)), len(keys), ky * kx, channels))
-    for blocks in chosen.split(chunk):
-        places = (y[blocks][..., None] * w + x[blocks][:, :, None]).flatten(2)  # (n, F, Ky * Kx)
-        around = buffer[: len(blocks)]
-        for f, key in enumerate(keys):
-            around[:, f] = key.view(h * w, channels)[places[:, f]]
-        products = torch.bmm(around.flatten(1, 2), cells[blocks].transpose(1, 2))  # (n, F * Ky * Kx, 16)
-        values, position = _select_rows(products.unflatten(1, (-1, kx)), topk)  # (n, k, 16)
-        places = places + torch.arange(len(keys), device=query.device)[:, None] * (h * w)
-        which = places.flatten(1).gather(1, position.flatten(1)).view_as(position)
-        scores[blocks, : values.shape[1]], indices[blocks, : values.shape[1]] = values, which
-    back = [part.view(rows, columns, topk, BLOCK, BLOCK).permute(0, 3, 1, 4, 2) for part in (scores, indices)]
-    scores, indices = (part.reshape(rows * BLOCK, columns * BLOCK, topk)[:h, :w].flatten(0, 1) for part in back)
-    return scores, indices
-
-
-def _select_rows(products: torch.Tensor, topk: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Top-k of rows of keys (n, rows, Kx, queries) in two stages, as [`_select`]: values and flat positions (n, k, queries)."""
-    kx = products.shape[2]
-    best = products.amax(dim=2).topk(min(topk, products.shape[1]), dim=1, sorted=False).indices  # (n, k, queries)
-    values = products.gather(1, best[:, :, None].expand(-1, -1, kx, -1)).flatten(1, 2)
-    values, position = values.topk(min(topk, values.shape[1]), dim=1)
-    return values, best.gather(1, position // kx) * kx + position % kx
-
-
-def _split(features: torch.Tensor) -> torch.Tensor:
-    """Blocks (rows * columns, 4, 4, C) of features (h, w, C), filled up with zeros at the border."""
-    h, w, channels = features.shape
-    padded = F.pad(features, (0, 0, 0, -w % BLOCK, 0, -h % BLOCK))
-    split = padded.view(-(-h // BLOCK), BLOCK, -(-w // BLOCK), BLOCK, channels).transpose(1, 2)
-    return split.flatten(0, 1)
-
-
-def block_means(features: torch.Tensor) -> torch.Tensor:
-    """Means (rows, columns, C) of blocks of 4x4 features (h, w, C), of unit length, for which zeros at the border do not count."""
-    means = F.normalize(_split(features).float().sum(dim=(1, 2)), dim=-1)
-    return means.view(-(-features.shape[0] // BLOCK), -1, features.shape[2])
-
-
-def best_keys(
-    query: torch.Tensor,
-    keys: Sequence[torch.Tensor],
-    radius: int,
-    shape: str,
-    config: FgvcConfig,
-    active: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The keys that labels are taken from: by [`refined_topk`] where the configuration refines, else by [`window_topk`]."""
-    if config.fine_size and config.refine_radius:
-        return refined_topk(query, keys, radius, shape, config.propagation_topk, active, config.refine_radius)
-    return window_topk(query, keys, radius, shape, config.propagation_topk, active)
-
-
-def best_keys_reach(config: FgvcConfig) -> int:
-    """Largest offset along an axis of what [`best_keys`] finds in the neighbourhood that labels come from."""
-    radius, shape = config.propagation_radius, config.propagation_window
-    if config.fine_size and config.refine_radius:
-        return refined_reach(radius, shape, config.refine_radius)
-    return window_reach(radius, shape)
-
-
-def refined_reach(radius: int, shape: str, margin: int) -> int:
-    """Largest offset along an axis of a key that [`refined_topk`] can find; at the border its cells move inwards."""
-    return BLOCK * window_reach(-(-radius // BLOCK), shape) + 2 * (BLOCK - 1) + 2 * margin
 
 
 def merge_topk(

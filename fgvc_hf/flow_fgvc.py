@@ -4,8 +4,8 @@ import numpy as np
 import torch
 
 from .configuration_fgvc import FgvcConfig
-from .correlation_fgvc import best_keys
 from .propagation_fgvc import read_masks
+from .refinement_fgvc import best_keys
 from .templates_fgvc import search_cells
 
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import torch
 
 from .configuration_fgvc import FgvcConfig
-from .correlation_fgvc import best_keys, best_keys_reach, frame_topk, merge_topk, repeat_topk
+from .correlation_fgvc import frame_topk, merge_topk, repeat_topk
 from .localisation_fgvc import box_cells, find_object
 from .propagation_fgvc import label_reach, propagate_labels, propagate_softmax
+from .refinement_fgvc import best_keys, best_keys_reach
 
 
 @dataclass

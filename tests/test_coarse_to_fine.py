@@ -8,7 +8,8 @@ from transformers import AutoModel
 
 from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, render_clip
 from fgvc_hf.coarse_to_fine_fgvc import FgvcAttentionLayer, from_windows, rotary_positions, rotate, to_windows
-from fgvc_hf.correlation_fgvc import block_means, refined_reach, refined_topk, window_topk
+from fgvc_hf.correlation_fgvc import CHUNK_BYTES, window_topk
+from fgvc_hf.refinement_fgvc import best_keys, block_means, refined_reach, refined_topk
 
 
 TINY = {"hidden_sizes": [8, 8, 16], "fine_size": 8}
@@ -169,7 +170,6 @@ def test_refined_keys_by_their_definition(size):
     h, w = size
     query, keys, _ = moved_features(h, w)
     scores, indices = refined_topk(query, keys, 8, "square", 5, margin=2)
-    coarse = window_topk(block_means(query), [block_means(keys[1])], 2, "square", 1)[1]
     columns = -(-w // 4)
     for y, x in ((0, 0), (h // 2, w // 2), (h - 1, w - 1)):
         expected = []
@@ -184,13 +184,24 @@ def test_refined_keys_by_their_definition(size):
         expected = sorted(expected, reverse=True)[:5]
         assert indices[y * w + x].tolist() == [flat for _, flat in expected]
         torch.testing.assert_close(scores[y * w + x], torch.tensor([value for value, _ in expected]))
-    assert coarse.shape == (-(-h // 4) * columns, 1)
 
 
 def test_refined_keys_are_those_of_the_whole_window_where_all_moves_alike():
     query, keys, _ = moved_features(48, 64)
     whole, refined = (search(query, keys, 15, "disc", 1)[1][:, 0] for search in (window_topk, refined_topk))
     assert (whole == refined).view(48, 64)[16:-16, 16:-16].float().mean() > 0.95
+
+
+def test_a_model_searches_as_its_configuration_says():
+    query, keys, _ = moved_features(20, 28)
+    for settings, search in (
+        ({}, refined_topk),
+        ({"refine_radius": 0}, window_topk),
+        ({"fine_size": 0}, window_topk),
+    ):
+        config = FgvcConfig(**TINY | settings)
+        found, expected = best_keys(query, keys, 8, "disc", config), search(query, keys, 8, "disc", 10)
+        assert all(map(torch.equal, found, expected))
 
 
 def test_refined_keys_are_within_reach():
@@ -211,7 +222,7 @@ def test_refined_keys_do_not_depend_on_chunks_or_on_what_is_left_out(monkeypatch
     chosen = active.flatten()
     assert torch.equal(some_scores[chosen], scores[chosen]) and torch.equal(some_indices[chosen], indices[chosen])
     assert (some_scores.view(30, 41, 5)[16:] == -torch.inf).all()
-    monkeypatch.setattr("fgvc_hf.correlation_fgvc.CHUNK_BYTES", {"cpu": 1})
+    monkeypatch.setitem(CHUNK_BYTES, "cpu", 1)
     assert all(map(torch.equal, refined_topk(query, keys, 8, "disc", 5), (scores, indices)))
 
 

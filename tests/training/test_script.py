@@ -38,7 +38,7 @@ def train(*arguments, changes=SMALL):
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoint")
-    FgvcModel(FgvcConfig(hidden_sizes=[8, 8, 16], depths=[1, 1, 1])).save_pretrained(folder)
+    FgvcModel(FgvcConfig(hidden_sizes=[8, 16, 16], depths=[1, 1, 1])).save_pretrained(folder)
     return folder
 
 
@@ -66,7 +66,7 @@ def test_every_kind_of_recipe_trains(videos, checkpoint, tmp_path, recipe):
             "joint": {"reconstruction", "label", "adversarial"},
         }[recipe]
     )
-    assert FgvcModel.from_pretrained(tmp_path / "last").config.hidden_sizes == [8, 8, 16]
+    assert FgvcModel.from_pretrained(tmp_path / "last").config.hidden_sizes == [8, 16, 16]
 
 
 HEAD = ["num_attention_heads=2", "attention_window=2", "num_attention_layers=1", "fine_size=8"]
