@@ -141,7 +141,7 @@ def test_a_colour_auto_encoder_is_trained_for_uvc(videos, start, tmp_path):
     assert done.returncode == 0, done.stderr
     colours = tmp_path / "colours" / "last"
     assert load_colours(colours).config.stride == 8
-    done = train("uvc-small", videos, start, tmp_path / "run", "--colours", colours, "--dry-run")
+    done = train("uvc-small", videos, start, tmp_path / "run", "--colours", colours, "--dry-run", steps=3)
     assert done.returncode == 0 and "an update:" in done.stdout, done.stderr
 
 
