@@ -34,6 +34,7 @@ _HOMES = {
     "save_tracks": "tracks",
     "read_mask": "masks",
     "read_points_file": "tracks",
+    "probability_map": "probability_fgvc",
     "render_clip": "data.synthetic",
 }
 __all__ = ["bundled_checkpoints", "default_checkpoint", *_HOMES]

@@ -144,4 +144,21 @@ def contact_sheet(frames: Sequence[np.ndarray], columns: int = 3, width: int = 7
     return np.concatenate(rows)
 
 
-__all__ = ["contact_sheet", "draw_flow", "draw_masks", "draw_tracks", "point_colours"]
+def draw_heat_map(frame: np.ndarray, probability: np.ndarray) -> np.ndarray:
+    """
+    Lay a probability map over a frame, which is shown darker and in grey: from transparent over red and orange to white.
+
+    Args:
+        frame (`numpy.ndarray` of shape `(H, W, 3)`, uint8): The frame; it is not changed.
+        probability (`numpy.ndarray` of shape `(H, W)`): In [0, 1].
+
+    Returns:
+        `numpy.ndarray` of shape `(H, W, 3)`, uint8.
+    """
+    heat = np.sqrt(np.clip(probability, 0, 1))[..., None]  # the root shows what is improbable as well
+    grey = 0.6 * frame.astype(np.float32).mean(axis=-1, keepdims=True)
+    colour = 255 * np.clip(3 * heat - np.array([0, 1, 2], np.float32), 0, 1)
+    return np.round((1 - heat) * grey + heat * colour).astype(np.uint8)
+
+
+__all__ = ["contact_sheet", "draw_flow", "draw_heat_map", "draw_masks", "draw_tracks", "point_colours"]
