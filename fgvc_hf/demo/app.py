@@ -55,14 +55,15 @@ def build_app(shelf: Shelf) -> gr.Blocks:
         )
         with gr.Row():
             with gr.Column(scale=3, min_width=300):
-                upload = gr.Video(label="Your clip", sources=["upload", "webcam"], height=210, elem_id="upload")
+                upload = gr.Video(label="Your clip", sources=["upload", "webcam"], height=240, elem_id="upload")
             with gr.Column(scale=3, min_width=300):
+                gr.Markdown("Or take an example, with its tracks:", elem_classes="hint")
                 examples = gr.Gallery(
                     [(str(example.thumbnail), example.title) for example in EXAMPLES],
-                    label="Or an example, with its tracks",
+                    show_label=False,
                     columns=3,
-                    height=210,
-                    object_fit="contain",
+                    height=190,
+                    object_fit="cover",
                     allow_preview=False,
                     buttons=[],
                     interactive=False,
@@ -78,7 +79,7 @@ def build_app(shelf: Shelf) -> gr.Blocks:
         with gr.Tab("Points", elem_id="points"), gr.Row():
             with gr.Column(min_width=300):
                 points_t = frame_slider("Frame", "points-frame")
-                picture = clickable("Click to add points", "points-picture")
+                picture = picture_of("Click to add points", "points-picture", "clickable")
                 legend = gr.HTML(on.views.legend([]), elem_id="legend")
                 with gr.Row():
                     undo = gr.Button("Undo", size="sm", min_width=60)
@@ -91,7 +92,7 @@ def build_app(shelf: Shelf) -> gr.Blocks:
             with gr.Column(min_width=300):
                 tracked = result_video("The points, followed", "tracked")
                 points_timeline = timeline_of("tracked")
-                points_files = files_of()
+                points_files = downloads(on.POINT_FILES)
                 with gr.Accordion("The same in your own code", open=False):
                     code = gr.Code(language="python", show_label=False, interactive=False)
         with gr.Tab("Masks", elem_id="masks"), gr.Row():
@@ -107,14 +108,13 @@ def build_app(shelf: Shelf) -> gr.Blocks:
                     html_template=PAINTER.format(objects=objects),
                     js_on_load=source("painter.js"),
                     picture="",
-                    colours=colours,
                     elem_id="painter",
                 )
                 follow, stop_masks = start_and_stop("Follow", "follow")
             with gr.Column(min_width=300):
                 masked = result_video("The objects, followed", "masked")
                 masks_timeline = timeline_of("masked")
-                masks_files = files_of()
+                masks_files = downloads(on.MASK_FILES)
         with gr.Tab("Matching", elem_id="matching"):
             gr.Markdown(
                 "Click any pixel of frame A: how probable it is that it is at each place of frame B.",
@@ -123,43 +123,34 @@ def build_app(shelf: Shelf) -> gr.Blocks:
             with gr.Row():
                 with gr.Column(min_width=300):
                     match_a = frame_slider("Frame A", "match-a")
-                    match_from = clickable("Frame A: click on it", "match-from")
+                    match_from = picture_of("Frame A: click on it", "match-from", "clickable")
                 with gr.Column(min_width=300):
                     match_b = frame_slider("Frame B", "match-b")
-                    match_to = gr.Image(
-                        label="Frame B: probability", interactive=False, format="jpeg", buttons=[], elem_id="match-to"
-                    )
+                    match_to = picture_of("Frame B: probability", "match-to")
             matched = gr.Markdown(elem_id="matched")
         with gr.Tab("Dense flow", elem_id="flow"):
             with gr.Row():
-                flow_a, flow_b = frame_slider("From frame", "flow-a"), frame_slider("To frame", "flow-b")
+                with gr.Column(min_width=300):
+                    flow_a = frame_slider("From frame", "flow-a")
+                    flow_from = picture_of("From", "flow-from")
+                with gr.Column(min_width=300):
+                    flow_b = frame_slider("To frame", "flow-b")
+                    flow_to = picture_of("To", "flow-to")
             compute = gr.Button("Compute", variant="primary", elem_id="compute")
-            flow_picture = gr.Image(
-                label="Motion of every pixel", interactive=False, format="png", buttons=[], elem_id="flow-picture"
-            )
+            flow_picture = picture_of("Motion of every pixel", "flow-picture")
             gr.Markdown(
                 "The hue is the direction, the saturation the length; dark is what is not seen in the other frame.",
                 elem_classes="hint",
             )
-            flow_files = files_of()
+            flow_files = downloads(on.FLOW_FILES)
         with gr.Tab("How it works", elem_id="how"):
             gr.Markdown(source("how_it_works.md"))
             gr.Markdown(f"fgvc_hf {__version__}", elem_classes="hint")
 
-        shown = [
-            description,
-            points_t,
-            picture,
-            legend,
-            masks_t,
-            painter,
-            match_a,
-            match_b,
-            flow_a,
-            flow_b,
-            match_from,
-        ]
-        results = [tracked, points_timeline, points_files, code]
+        points = [description, points_t, picture, legend]
+        pairs = [match_a, match_b, match_from, match_to, flow_a, flow_b, flow_from, flow_to]
+        shown = [*points, masks_t, painter, *pairs]
+        results = [tracked, points_timeline, code, *points_files]
         gr.on([upload.upload, upload.stop_recording], intake.upload, [upload, desk], shown + results, **WORKING).then(
             lambda: None, None, upload, **LOOKING
         )
@@ -168,6 +159,9 @@ def build_app(shelf: Shelf) -> gr.Blocks:
             (points_t, on.show_frame, picture),
             (masks_t, on.show_painter, painter),
             (match_a, on.show_plain, match_from),
+            (match_b, on.show_plain, match_to),
+            (flow_a, on.show_plain, flow_from),
+            (flow_b, on.show_plain, flow_to),
         ):
             slider.input(handler, [desk, slider], output, trigger_mode="always_last", **LOOKING)
         picture.select(on.add_point, [desk, points_t, name], [picture, legend, name], **LOOKING)
@@ -178,7 +172,7 @@ def build_app(shelf: Shelf) -> gr.Blocks:
         follow.click(
             on.follow,
             [desk, masks_t, painter, preset, direction],
-            [masked, masks_timeline, masks_files],
+            [masked, masks_timeline, *masks_files],
             show_progress_on=masked,
             **WORKING,
         )
@@ -193,7 +187,7 @@ def build_app(shelf: Shelf) -> gr.Blocks:
         compute.click(
             on.flow,
             [desk, flow_a, flow_b, preset],
-            [flow_picture, flow_files],
+            [flow_picture, *flow_files],
             show_progress_on=flow_picture,
             **WORKING,
         )
@@ -204,9 +198,10 @@ def frame_slider(label: str, elem_id: str) -> gr.Slider:
     return gr.Slider(0, 1, value=0, step=1, label=label, buttons=[], elem_id=elem_id)
 
 
-def clickable(label: str, elem_id: str) -> gr.Image:
-    """A picture whose clicks are pixels of the clip: as large as the clip, and never full screen, where Gradio miscounts."""
-    return gr.Image(label=label, interactive=False, format="jpeg", buttons=[], elem_id=elem_id, elem_classes="picture")
+def picture_of(label: str, elem_id: str, *classes: str) -> gr.Image:
+    """A picture as wide as its column, and never full screen, where Gradio miscounts clicks."""
+    look = {"elem_id": elem_id, "elem_classes": ["wide", *classes]}
+    return gr.Image(label=label, interactive=False, format="jpeg", buttons=[], **look)
 
 
 def start_and_stop(label: str, elem_id: str) -> tuple[gr.Button, gr.Button]:
@@ -223,8 +218,9 @@ def timeline_of(video: str) -> gr.HTML:
     return gr.HTML("", js_on_load=source("timeline.js"), video=video, elem_id=f"{video}-timeline")
 
 
-def files_of() -> gr.File:
-    return gr.File(label="Download", file_count="multiple", interactive=False, height=140)
+def downloads(labels: tuple[str, ...]) -> list[gr.DownloadButton]:
+    with gr.Row(elem_classes="downloads"):
+        return [gr.DownloadButton(f"↓ {label}", size="sm", min_width=70, interactive=False) for label in labels]
 
 
 def launch(port: int | None = None, host: str = "127.0.0.1", share: bool = False, block: bool = True):

@@ -79,7 +79,7 @@ def _points(*places: tuple[float, float, str]) -> list[Point]:
 EXAMPLES = [
     Example(
         "crossing",
-        "Shapes that hide each other",
+        "Crossing",
         _points(
             (90, 115, "oval"),
             (120, 155, "violet"),
@@ -92,7 +92,7 @@ EXAMPLES = [
     ),
     Example(
         "passing",
-        "One passes behind another",
+        "Passing",
         _points(
             (106, 90, "blob"),
             (89, 162, "yellow"),
@@ -105,7 +105,7 @@ EXAMPLES = [
     ),
     Example(
         "earth",
-        "The earth at night",
+        "Earth",
         _points(
             (187, 92, "Delhi"),
             (253, 114, "Hong Kong"),

@@ -19,6 +19,7 @@ from .limits import DIRECTIONS, MAX_GRID, MAX_POINTS, PRESETS, Point
 from .work import Followed, deliver, flow_between, follow_masks, match_of, rasterize, track_points
 
 
+POINT_FILES, MASK_FILES, FLOW_FILES = ("CSV", "JSON", "NPZ", "Video"), ("Masks", "Video"), (".flo", "NPZ", "Picture")
 GPU_SECONDS = 120  # that a call may hold a ZeroGPU
 
 
@@ -51,7 +52,8 @@ def plain(handler: Callable) -> Callable:
         try:
             return handler(*arguments, **keywords)
         except Cancelled:
-            raise gr.Error("Cancelled.", title="Stopped", print_exception=False, duration=3) from None
+            gr.Info("Cancelled.", duration=3)
+            return gr.skip()
         except (ValueError, OSError) as error:
             raise gr.Error(sentence(error, arguments), print_exception=False) from None
         except gr.Error:
@@ -128,21 +130,13 @@ def showing(desk: Desk) -> tuple:
     height, width = clip.size
     rate = f", {clip.video.fps:.3g} frames per second" if clip.video.fps else ""
     description = f"**{gr_escape(clip.name)}** · {clip.num_frames} frames of {width}×{height} pixels{rate}"
-    first, last = clip.frame(0), clip.num_frames - 1
-    start, end = (gr.Slider(maximum=max(last, 1), value=value) for value in (0, last))
-    return (
-        description,
-        start,
-        views.picture_of(first, desk.points, 0),
-        views.legend(desk.points),
-        start,
-        gr.HTML(value="", picture=views.data_uri(first)),
-        start,
-        end,
-        start,
-        end,
-        first,
-    )
+    end = clip.num_frames - 1
+    first, last = clip.frame(0), clip.frame(end)
+    start, stop = (gr.Slider(maximum=max(end, 1), value=value) for value in (0, end))
+    points = (start, views.picture_of(first, desk.points, 0), views.legend(desk.points))
+    painter = (start, gr.HTML(value="", picture=views.data_uri(first)))
+    pair = (start, stop, first, last)
+    return description, *points, *painter, *pair, *pair
 
 
 def gr_escape(text: str) -> str:
@@ -221,18 +215,19 @@ def points_result(desk: Desk, followed: Followed, preset: str, direction: str) -
     timeline = views.timeline(
         [point.name for point in desk.points], followed.ids, followed.confidence, followed.visible
     )
-    return str(followed.video), timeline, names(followed.files), points_code(desk, preset, direction)
+    return str(followed.video), timeline, points_code(desk, preset, direction), *downloads(followed.files)
 
 
 def points_code(desk: Desk, preset: str, direction: str) -> str:
     points = ", ".join(f"({point.t}, {point.x:g}, {point.y:g})" for point in desk.points)
     return (
         f"from fgvc_hf import load\n\nmodel, processor = load(preset={preset!r})\n"
-        f"tracks = model.track({desk.the_clip().name!r}, [{points}], direction={direction!r}, processor=processor)"
+        f"tracks = model.track({desk.the_clip().name!r}, points=[{points}], direction={direction!r}, processor=processor)"
     )
 
 
-NO_RESULT = (None, "", None, "")  # in the place of what points_result gives
+# In the place of what points_result gives
+NO_RESULT = (None, "", "", *(gr.update(value=None, interactive=False) for _ in POINT_FILES))
 
 
 # ---- masks --------------------------------------------------------------------------------------------------------
@@ -254,7 +249,7 @@ def follow(desk: Desk, t, painted, preset, direction, progress=gr.Progress()):
     followed = follow_masks(clip, ids, t, preset, direction, lambda share, what: progress(share, desc=what))
     titles = [f"object {obj_id}" for obj_id in followed.ids]
     timeline = views.timeline(titles, followed.ids, followed.confidence, followed.visible, "area, of the largest")
-    return str(followed.video), timeline, names(followed.files)
+    return str(followed.video), timeline, *downloads(followed.files)
 
 
 # ---- two frames ---------------------------------------------------------------------------------------------------
@@ -265,7 +260,7 @@ def follow(desk: Desk, t, painted, preset, direction, progress=gr.Progress()):
 def flow(desk: Desk, t_0, t_1, preset):
     t_0, t_1 = desk.frame_number(t_0), desk.frame_number(t_1)
     coloured, files = flow_between(ready(desk), t_0, t_1, limits.choice("The preset", preset, PRESETS))
-    return coloured, names(files)
+    return coloured, *downloads(files)
 
 
 @on_gpu
@@ -307,5 +302,5 @@ def cancel(desk: Desk) -> None:
         desk.clip.cancelled = True
 
 
-def names(files: list[Path]) -> list[str]:
-    return [str(file) for file in files]
+def downloads(files: list[Path]) -> list[dict]:
+    return [gr.update(value=str(file), interactive=True) for file in files]

@@ -1,12 +1,13 @@
 // The mask painter: shapes in pixels of the clip, [[object, kind, radius, [x, y, ...]], ...], as JSON in props.value.
 const canvas = document.createElement('canvas'), context = canvas.getContext('2d');
 const overlay = document.createElement('canvas'), ink = overlay.getContext('2d');
-const picture = new Image(), rgb = props.colours;
-let shapes = [], drawing = null, object = 1, tool = 'brush', size = 6;
+const picture = new Image();
+let rgb = [], shapes = [], drawing = null, object = 1, tool = 'brush', size = 6;
 
 function attach() {  // the template is rendered anew whenever a prop changes
   const root = element.querySelector('.painter');
   if (!root) return;
+  rgb = [...root.querySelectorAll('.object')].map(b => b.style.backgroundColor);
   root.querySelector('.empty').hidden = !!props.picture;
   root.querySelector('.tools').hidden = !props.picture;
   if (props.picture && canvas.parentNode !== root) root.appendChild(canvas);

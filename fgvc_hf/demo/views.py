@@ -90,7 +90,7 @@ def timeline(
         )
         share = f"seen on {int(seen.sum())} of {int(followed.sum())} frames"
         rows.append(
-            f'<div class="row" style="color:{css_colour(obj_id)}"><span class="name" title="{html.escape(name)}">'
+            f'<div class="row" style="--colour:{css_colour(obj_id)}"><span class="name" title="{html.escape(name)}">'
             f'<i></i><b>{html.escape(name)}</b></span><svg viewBox="0 0 {length} 1" preserveAspectRatio="none" role="img" '
             f'aria-label="{html.escape(name)}: {share}"><title>{share}</title>{bars}{curves}</svg></div>'
         )

@@ -151,11 +151,12 @@ def flow_between(clip: Clip, t_0: int, t_1: int, preset: str) -> tuple[np.ndarra
     return drawn.round().astype(np.uint8), files
 
 
-def match_of(clip: Clip, t_0: int, t_1: int, point: tuple[float, float], preset: str):
-    """Heat map (H, W, 3) over frame `t_1` of where a point of frame `t_0` is, the most probable place (x, y), and its probability map."""
+def match_of(
+    clip: Clip, t_0: int, t_1: int, point: tuple[float, float], preset: str
+) -> tuple[np.ndarray, tuple[float, float]]:
+    """Heat map (H, W, 3) over frame `t_1` of where a point of frame `t_0` is, in proportion to the most probable place, and that (x, y)."""
     model, processor = loaded(preset)
     frame = clip.frame(t_1)
     probability = probability_map(model, clip.frame(t_0), frame, point, processor)
     row, column = np.unravel_index(probability.argmax(), probability.shape)
-    heat = draw_heat_map(frame, probability / probability.max())
-    return heat, (float(column) + 0.5, float(row) + 0.5), probability
+    return draw_heat_map(frame, probability / probability.max()), (float(column) + 0.5, float(row) + 0.5)

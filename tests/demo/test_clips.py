@@ -42,7 +42,10 @@ BAD_FILES = {
     "empty": (lambda path, clip: path.write_bytes(b""), "is no video that can be read"),
     "text": (lambda path, clip: path.write_text("hello" * 500), "is no video that can be read"),
     "zip": (lambda path, clip: path.write_bytes(b"PK\x03\x04" + bytes(500)), "is no video that can be read"),
-    "web page": (lambda path, clip: path.write_text("<html><script>alert(1)</script>"), "is no video that can be read"),
+    "web page": (
+        lambda path, clip: path.write_text("<html><script>alert(1)</script>"),
+        "is no video that can be read",
+    ),
     "list of files": (playlist, "is no video that can be read"),
     "stream list": (
         lambda path, clip: path.write_text("#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:1/a.ts\n"),
