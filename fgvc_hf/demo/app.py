@@ -24,6 +24,7 @@ KEPT_RESULTS = 300, HOUR // 2  # seconds between two clean-ups of what Gradio co
 MAX_WAITING = 40  # calls in the queue; more are turned away
 MAX_SESSIONS = 200
 LOOKING = {"concurrency_id": "looking", "concurrency_limit": 4, "show_progress": "hidden", "api_visibility": "private"}
+OPENING = {"concurrency_id": "opening", "concurrency_limit": 2, "api_visibility": "private"}
 WORKING = {"concurrency_id": "working", "concurrency_limit": 1, "api_visibility": "private"}
 PAINTER = """
 <div class="painter">
@@ -151,10 +152,11 @@ def build_app(shelf: Shelf) -> gr.Blocks:
         pairs = [match_a, match_b, match_from, match_to, flow_a, flow_b, flow_from, flow_to]
         shown = [*points, masks_t, painter, *pairs]
         results = [tracked, points_timeline, code, *points_files]
-        gr.on([upload.upload, upload.stop_recording], intake.upload, [upload, desk], shown + results, **WORKING).then(
+        gr.on([upload.upload, upload.stop_recording], intake.upload, [upload, desk], shown + results, **OPENING).then(
             lambda: None, None, upload, **LOOKING
         )
-        examples.select(intake.example, desk, shown + results, **WORKING)
+        examples.select(intake.example, desk, shown + results, **OPENING)
+        app.unload(intake.leave)
         for slider, handler, output in (
             (points_t, on.show_frame, picture),
             (masks_t, on.show_painter, painter),
@@ -200,7 +202,7 @@ def frame_slider(label: str, elem_id: str) -> gr.Slider:
 
 def picture_of(label: str, elem_id: str, *classes: str) -> gr.Image:
     """A picture as wide as its column, and never full screen, where Gradio miscounts clicks."""
-    look = {"elem_id": elem_id, "elem_classes": ["wide", *classes]}
+    look = {"elem_id": elem_id, "elem_classes": list(classes)}
     return gr.Image(label=label, interactive=False, format="jpeg", buttons=[], **look)
 
 

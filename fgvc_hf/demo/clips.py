@@ -31,11 +31,13 @@ class Clip:
     Args:
         video (`VideoFile`): The clip.
         name (`str`): File name as the user knows it.
+        session (`str`, *optional*): Whose it is.
         cancelled (`bool`): Whether work on it is to stop.
     """
 
     video: VideoFile
     name: str
+    session: str | None = None
     cancelled: bool = field(default=False, compare=False)
 
     @property
@@ -78,7 +80,7 @@ class Shelf:
         self._clips: list[Clip] = []
         self.lock = threading.Lock()
 
-    def take(self, upload: Path) -> Clip:
+    def take(self, upload: Path, session: str | None = None) -> Clip:
         """
         A checked copy of an uploaded file. The upload itself stays with Gradio for a while, for the same file may have been sent by
         others too, and be theirs; but one that is refused is removed.
@@ -95,13 +97,19 @@ class Shelf:
             with contextlib.suppress(OSError):  # the folder that was made for it, unless there is something else in it
                 upload.parent.rmdir()
             raise
-        return self.copy(upload, upload.name)
+        return self.copy(upload, upload.name, session)
 
-    def copy(self, path: Path, name: str) -> Clip:
+    def copy(self, path: Path, name: str, session: str | None = None) -> Clip:
         """A copy of a clip that needs no check, such as an example."""
         own = self._place(path.suffix)
         shutil.copyfile(path, own)
-        return self._put(Clip(VideoFile(own), name))
+        return self._put(Clip(VideoFile(own), name, session))
+
+    def cancel(self, session: str | None) -> None:
+        """Stop work on the clips of a session."""
+        with self.lock:
+            for clip in self._clips:
+                clip.cancelled |= clip.session == session
 
     def _place(self, suffix: str) -> Path:
         """Where a clip goes: its name is the server's, whatever the user's is."""

@@ -38,6 +38,11 @@ class Desk:
     def frame_number(self, value) -> int:
         return limits.whole_number("The frame", value, 0, self.the_clip().num_frames - 1)
 
+    def clicked(self, event: gr.SelectData) -> tuple[float, float]:
+        """The place (x, y) in the clip."""
+        height, width = self.the_clip().size
+        return limits.clicked(event.index, height, width, views.zoom_of(width))
+
     def clear(self) -> None:
         if self.clip is not None:
             self.clip.discard()
@@ -96,24 +101,28 @@ class Intake:
         self.shelf = shelf
 
     @plain
-    def upload(self, path: str | None, desk: Desk):
+    def upload(self, path: str | None, desk: Desk, request: gr.Request):
         """Take over what was uploaded or recorded; where it is refused, the clip before stays."""
         if path is None:
             raise ValueError("There is no clip yet: upload or record one, or take an example.")
-        clip = self.shelf.take(Path(path))
+        clip = self.shelf.take(Path(path), request.session_hash)
         desk.clear()
         desk.clip = clip
         return *showing(desk), *NO_RESULT
 
     @plain
-    def example(self, desk: Desk, event: gr.SelectData):
+    def example(self, desk: Desk, event: gr.SelectData, request: gr.Request):
         """Take an example with its tracks, which ship with the package."""
         example = EXAMPLES[limits.whole_number("The example", event.index, 0, len(EXAMPLES) - 1)]
-        clip = self.shelf.copy(self.prepared(example), f"{example.key}.mp4")
+        clip = self.shelf.copy(self.prepared(example), f"{example.key}.mp4", request.session_hash)
         desk.clear()
         desk.clip, desk.points = clip, list(example.points)
         followed = deliver(clip, example.tracks(), lambda share, what: None)
         return *showing(desk), *points_result(desk, followed, PRESET, DIRECTION)
+
+    def leave(self, request: gr.Request) -> None:
+        """The page was closed: what is being done for it stops, for others may be waiting."""
+        self.shelf.cancel(request.session_hash)
 
     def prepared(self, example: Example) -> Path:
         """The clip of an example, made when it is first asked for."""
@@ -135,7 +144,7 @@ def showing(desk: Desk) -> tuple:
     start, stop = (gr.Slider(maximum=max(end, 1), value=value) for value in (0, end))
     points = (start, views.picture_of(first, desk.points, 0), views.legend(desk.points))
     painter = (start, gr.HTML(value="", picture=views.data_uri(first)))
-    pair = (start, stop, first, last)
+    pair = (start, stop, views.enlarged(first), views.enlarged(last))
     return description, *points, *painter, *pair, *pair
 
 
@@ -159,9 +168,9 @@ def show_frame(desk: Desk, t):
 
 @plain
 def add_point(desk: Desk, t, name, event: gr.SelectData):
-    """A point at the centre of the pixel that was clicked."""
+    """A point where the picture was clicked."""
     t = desk.frame_number(t)
-    x, y = limits.clicked(event.index, *desk.the_clip().size)
+    x, y = desk.clicked(event)
     name = limits.short_name(name, f"point {len(desk.points) + 1}")
     add(desk, [Point(t, x, y, name)])
     return *drawn(desk, t), ""
@@ -219,7 +228,7 @@ def points_result(desk: Desk, followed: Followed, preset: str, direction: str) -
 
 
 def points_code(desk: Desk, preset: str, direction: str) -> str:
-    points = ", ".join(f"({point.t}, {point.x:g}, {point.y:g})" for point in desk.points)
+    points = ", ".join(f"({point.t}, {round(point.x, 2):g}, {round(point.y, 2):g})" for point in desk.points)
     return (
         f"from fgvc_hf import load\n\nmodel, processor = load(preset={preset!r})\n"
         f"tracks = model.track({desk.the_clip().name!r}, points=[{points}], direction={direction!r}, processor=processor)"
@@ -260,7 +269,7 @@ def follow(desk: Desk, t, painted, preset, direction, progress=gr.Progress()):
 def flow(desk: Desk, t_0, t_1, preset):
     t_0, t_1 = desk.frame_number(t_0), desk.frame_number(t_1)
     coloured, files = flow_between(ready(desk), t_0, t_1, limits.choice("The preset", preset, PRESETS))
-    return coloured, *downloads(files)
+    return views.enlarged(coloured), *downloads(files)
 
 
 @on_gpu
@@ -269,7 +278,7 @@ def match(desk: Desk, t_0, t_1, preset, event: gr.SelectData):
     """Where the clicked pixel of frame A is in frame B."""
     t_0, t_1 = desk.frame_number(t_0), desk.frame_number(t_1)
     clip = ready(desk)
-    point = limits.clicked(event.index, *clip.size)
+    point = desk.clicked(event)
     heat, best = match_of(clip, t_0, t_1, point, limits.choice("The preset", preset, PRESETS))
     said = (
         f"({point[0]:g}, {point[1]:g}) of frame {t_0} is most probably at ({best[0]:g}, {best[1]:g}) in frame {t_1}."
@@ -279,7 +288,7 @@ def match(desk: Desk, t_0, t_1, preset, event: gr.SelectData):
 
 @plain
 def show_plain(desk: Desk, t):
-    return desk.the_clip().frame(desk.frame_number(t))
+    return views.enlarged(desk.the_clip().frame(desk.frame_number(t)))
 
 
 # ---- all ----------------------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ Errors are `ValueError`s of one sentence, which the page shows as they are.
 """
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -93,13 +92,14 @@ def choice(name: str, value, accepted: Sequence[str]) -> str:
     return value
 
 
-def clicked(index, height: int, width: int) -> tuple[float, float]:
-    """The centre (x, y) of the pixel that was clicked, given as [column, row]; a `ValueError` if it is not in the frame."""
+def clicked(index, height: int, width: int, zoom: int) -> tuple[float, float]:
+    """The place (x, y) in the clip of a click at [column, row] of a picture that is `zoom` times as large; a `ValueError` outside of it."""
     pair = index if isinstance(index, list | tuple) and len(index) == 2 else (None, None)
     column, row = map(_number, pair)
-    if column is None or row is None or not (0 <= column < width and 0 <= row < height):
-        raise ValueError(f"A click must be [column, row] inside the frame of {width}×{height}, got {_shown(index)}.")
-    return math.floor(column) + 0.5, math.floor(row) + 0.5
+    if column is None or row is None or not (0 <= column < zoom * width and 0 <= row < zoom * height):
+        size = f"{zoom * width}×{zoom * height}"
+        raise ValueError(f"A click must be [column, row] in the picture of {size} pixels, got {_shown(index)}.")
+    return column / zoom, row / zoom
 
 
 def short_name(value, default: str) -> str:

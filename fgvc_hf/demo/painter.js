@@ -42,7 +42,7 @@ function paint() {
   ink.clearRect(0, 0, overlay.width, overlay.height);
   shapes.concat(drawing ? [drawing] : []).forEach(draw);
   context.drawImage(picture, 0, 0);
-  context.globalAlpha = 0.5; context.drawImage(overlay, 0, 0); context.globalAlpha = 1;
+  context.globalAlpha = 0.6; context.drawImage(overlay, 0, 0); context.globalAlpha = 1;
 }
 
 function send() { props.value = shapes.length ? JSON.stringify(shapes) : ''; trigger('input'); }

@@ -12,22 +12,36 @@ from ..visualization import draw_tracks, point_colours
 from .limits import Point
 
 
+MIN_WIDTH = 640  # of pictures; no column of the page is wider
+
+
+def zoom_of(width: int) -> int:
+    """How many times as large a frame is shown: Gradio tells where a picture was clicked only if it is as large as it is shown, or larger."""
+    return -(-MIN_WIDTH // width)
+
+
+def enlarged(frame: np.ndarray) -> np.ndarray:
+    """A frame as pictures show it."""
+    zoom = zoom_of(frame.shape[1])
+    return frame.repeat(zoom, axis=0).repeat(zoom, axis=1)
+
+
 def picture_of(frame: np.ndarray, points: list[Point], t: int) -> np.ndarray:
-    """Frame t with the points: dots where they start on it, faint rings where they start on another."""
+    """Frame t, enlarged, with the points: dots where they start on it, faint rings where they start on another."""
     if not points:
-        return frame
-    places = np.array([[(point.x, point.y)] for point in points])  # (N, 1, 2)
+        return enlarged(frame)
+    places = zoom_of(frame.shape[1]) * np.array([[(point.x, point.y)] for point in points])  # (N, 1, 2)
     here = np.array([[point.t == t] for point in points])
-    return draw_tracks(frame, places, here, 0)
+    return draw_tracks(enlarged(frame), places, here, 0)
 
 
 def crosshair(frame: np.ndarray, point: tuple[float, float]) -> np.ndarray:
-    """A frame with a ring around a place, light on dark, so that it shows on everything."""
-    image = Image.fromarray(frame)
+    """A frame, enlarged, with a ring around a place, light on dark, so that it shows on everything."""
+    image = Image.fromarray(enlarged(frame))
     draw = ImageDraw.Draw(image)
-    unit = max(1, min(frame.shape[:2]) // 160)
+    x, y = (zoom_of(frame.shape[1]) * v for v in point)
+    unit = max(1, min(image.size) // 160)
     for radius, colour in ((5 * unit, "black"), (4 * unit, "white")):
-        x, y = point
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=colour, width=unit)
     return np.asarray(image)
 
@@ -49,7 +63,7 @@ def legend(points: list[Point]) -> str:
         return '<p class="hint">No points yet: click on the picture, or add a grid.</p>'
     chips = (
         f'<li><i style="background:{css_colour(i)}"></i><b>{html.escape(point.name)}</b>'
-        f"<span>frame {point.t} · {point.x:g}, {point.y:g}</span></li>"
+        f"<span>frame {point.t} · {point.x:.1f}, {point.y:.1f}</span></li>"
         for i, point in enumerate(points)
     )
     return f'<ul class="legend">{"".join(chips)}</ul>'

@@ -26,13 +26,23 @@ Report = Callable[[float, str], None]  # share of the work that is done, and wha
 OCCLUDED_BRIGHTNESS = 0.45  # of flow that the way back does not confirm
 
 
+# For masks, the preset of the resolution, and stride and radius of the matching: README's table says what they cost and bring
+MASK_MATCHING = {"fast": ("fast", 4, 10), "balanced": ("balanced", 4, 10), "accurate": ("balanced", 2, 15)}
+
+
 @functools.cache
-def loaded(preset: str):
+def loaded(preset: str, **settings):
     """Model and processor of a preset, kept."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    return load(preset=preset)
+    return load(preset=preset, **settings)
+
+
+def loaded_for_masks(preset: str):
+    """Model and processor that follow masks at a preset."""
+    resolution, stride, radius = MASK_MATCHING[preset]
+    return loaded(resolution, output_stride=stride, propagation_radius=radius)
 
 
 @dataclass(frozen=True)
@@ -114,7 +124,7 @@ def follow_masks(clip: Clip, ids: np.ndarray, t: int, preset: str, direction: st
     """
     if not ids.any():
         raise ValueError("Nothing is painted yet: paint over an object, or drag a box around it.")
-    model, processor = loaded(preset)
+    model, processor = loaded_for_masks(preset)
     watched = WatchedVideo(
         clip, frames_on_the_way(clip, [t], direction), lambda s: report(0.85 * s, "following objects")
     )

@@ -24,6 +24,9 @@ def click(index) -> gr.SelectData:
     return gr.SelectData(None, {"index": index, "value": None})
 
 
+REQUEST = gr.Request(session_hash="me")
+
+
 def quiet(*_, **__) -> None:
     """In the place of a progress bar."""
 
@@ -33,7 +36,7 @@ def tiny(monkeypatch):
     """A model that takes no time."""
     model = FgvcModel(FgvcConfig(hidden_sizes=[8, 16, 32], propagation_radius=4, point_matching="templates")).eval()
     processor = FgvcProcessor(FgvcImageProcessorPil(size={"height": 48, "width": 80}))
-    monkeypatch.setattr(work, "loaded", lambda preset: (model, processor))
+    monkeypatch.setattr(work, "loaded", lambda preset, **settings: (model, processor))
 
 
 @pytest.fixture
@@ -102,7 +105,7 @@ CALLS = (
 
 @pytest.mark.parametrize("number", range(len(CALLS)), ids=lambda number: f"{CALLS[number][0]} {number}")
 def test_what_makes_no_sense_is_one_sentence_and_changes_nothing(desk, monkeypatch, number):
-    monkeypatch.setattr(work, "loaded", lambda preset: pytest.fail("work was started"))
+    monkeypatch.setattr(work, "loaded", lambda *arguments, **settings: pytest.fail("work was started"))
     desk.points = [Point(0, 1.5, 1.5, "there before")]
     with pytest.raises(gr.Error) as refused:
         CALLS[number][1](desk)
@@ -154,31 +157,32 @@ def test_what_is_not_expected_is_logged_and_not_shown(pointed, monkeypatch, capl
 def test_an_upload_takes_the_place_of_the_clip_before(desk, shelf, clip_file):
     intake, before = on.Intake(shelf), desk.clip
     desk.points = [Point(0, 1, 1, "old")]
-    shown = intake.upload(str(clip_file), desk)
+    shown = intake.upload(str(clip_file), desk, REQUEST)
     assert len(shown) == 14 + 7 and desk.points == [] and not before.video.path.exists()
     assert shown[0] == "**clip\\.mp4** · 6 frames of 120×72 pixels, 12 frames per second".replace("\\.", ".")
-    assert shown[2].shape == (72, 120, 3) and shown[1].maximum == 5
+    assert shown[2].shape == (432, 720, 3) and shown[1].maximum == 5
 
 
 def test_a_refused_upload_leaves_the_clip_before(desk, shelf, tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "text.mp4").write_text("hello")
     with pytest.raises(gr.Error, match=r"^'text.mp4: is no video"):
-        on.Intake(shelf).upload(str(tmp_path / "other" / "text.mp4"), desk)
+        on.Intake(shelf).upload(str(tmp_path / "other" / "text.mp4"), desk, REQUEST)
     assert desk.clip.video.path.exists() and not (tmp_path / "other").exists()
 
 
-def test_clicks_become_points_at_the_centre_of_pixels(desk):
-    picture, legend, name = on.add_point(desk, 2, "  left   <eye> ", click([119, 0]))
+def test_clicks_become_points(desk):
+    """The picture is shown 6 times as large as the clip."""
+    picture, legend, name = on.add_point(desk, 2, "  left   <eye> ", click([717, 3]))
     assert desk.points == [Point(2, 119.5, 0.5, "left <eye>")] and name == ""
     assert "left &lt;eye&gt;" in legend and "<eye>" not in legend
-    assert picture.shape == (72, 120, 3) and (picture != desk.clip.frame(2)).any()
+    assert picture.shape == (432, 720, 3) and (picture[::6, ::6] != desk.clip.frame(2)).any()
     on.add_point(desk, 0, None, click([3, 4]))
     assert desk.points[1].name == "point 2"
     on.undo_point(desk, 0)
     assert len(desk.points) == 1
     picture, legend = on.clear_points(desk, 0)
-    assert desk.points == [] and (picture == desk.clip.frame(0)).all() and "No points yet" in legend
+    assert desk.points == [] and (picture[5::6, 5::6] == desk.clip.frame(0)).all() and "No points yet" in legend
 
 
 def test_a_grid_covers_the_frame_and_the_number_of_points_is_bounded(desk):
@@ -222,6 +226,14 @@ def test_cancelling_stops_the_work_and_says_so(pointed, tiny, monkeypatch):
     assert on.track(pointed, "fast", "forward", quiet)[0].endswith("tracked.mp4")  # and the next time it works
 
 
+def test_leaving_the_page_stops_the_work(desk, shelf, clip_file):
+    intake, other = on.Intake(shelf), on.Desk()
+    intake.upload(str(clip_file), desk, REQUEST)
+    intake.upload(str(clip_file), other, gr.Request(session_hash="someone else"))
+    intake.leave(REQUEST)
+    assert desk.clip.cancelled and not other.clip.cancelled
+
+
 def test_a_clip_that_goes_away_stops_the_work_on_it(pointed, tiny):
     assert on.track(pointed, "fast", "forward", lambda share, desc: pointed.clip.discard()) == gr.skip()
 
@@ -253,22 +265,22 @@ def test_shapes_are_rasterised_where_they_were_painted():
 def test_flow_between_two_frames(desk, tiny):
     picture, *files = on.flow(desk, 0, 2, "fast")
     files = [button["value"] for button in files]
-    assert picture.shape == (72, 120, 3) and picture.dtype == np.uint8
+    assert picture.shape == (432, 720, 3) and picture.dtype == np.uint8
     assert read_flo(files[0]).shape == (72, 120, 2) and [file[-4:] for file in files] == [".flo", ".npz", ".png"]
 
 
 def test_matching_a_frame_with_itself_finds_the_pixel(desk):
     """With the bundled checkpoint, through everything that the page goes through."""
-    crossed, heat, said = on.match(desk, 3, 3, "fast", click([60, 40]))
+    crossed, heat, said = on.match(desk, 3, 3, "fast", click([363, 243]))
     x, y = (float(v) for v in said.partition("probably at (")[2].partition(")")[0].split(", "))
     assert abs(x - 60.5) <= 1 and abs(y - 40.5) <= 1
-    assert heat.shape == crossed.shape == (72, 120, 3)
+    assert heat.shape == crossed.shape == (432, 720, 3)
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.key)
 def test_examples_show_with_the_tracks_that_ship(example, shelf):
     desk = on.Desk()
-    shown = on.Intake(shelf).example(desk, click(EXAMPLES.index(example)))
+    shown = on.Intake(shelf).example(desk, click(EXAMPLES.index(example)), REQUEST)
     assert open_video(shown[14]).num_frames == desk.clip.num_frames == example.tracks().tracks.shape[1]
     assert example.tracks().queries.tolist() == [[point.t, point.x, point.y] for point in example.points]
     assert shown[15].count('class="row"') == len(example.points) and example.thumbnail.is_file()
@@ -278,7 +290,7 @@ def test_tracks_that_ship_are_those_of_the_tracker(shelf):
     """If this fails, the tracker or the checkpoint has changed: run `python scripts/demo_examples.py`."""
     example = EXAMPLES[0]
     desk = on.Desk()
-    on.Intake(shelf).example(desk, click(0))
+    on.Intake(shelf).example(desk, click(0), REQUEST)
     held = example.tracks()
     model, processor = work.loaded("balanced")
     points = [(point.t, point.x, point.y) for point in example.points]
