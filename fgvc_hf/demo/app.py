@@ -152,10 +152,10 @@ def build_app(shelf: Shelf) -> gr.Blocks:
         pairs = [match_a, match_b, match_from, match_to, flow_a, flow_b, flow_from, flow_to]
         shown = [*points, masks_t, painter, *pairs]
         results = [tracked, points_timeline, code, *points_files]
-        gr.on([upload.upload, upload.stop_recording], intake.upload, [upload, desk], shown + results, **OPENING).then(
-            lambda: None, None, upload, **LOOKING
-        )
-        examples.select(intake.example, desk, shown + results, **OPENING)
+        opened = {"outputs": shown + results, "show_progress_on": picture, **OPENING}
+        arrived = gr.on([upload.upload, upload.stop_recording], intake.upload, [upload, desk], **opened)
+        arrived.then(lambda: None, None, upload, **LOOKING)
+        examples.select(intake.example, desk, **opened)
         app.unload(intake.leave)
         for slider, handler, output in (
             (points_t, on.show_frame, picture),
