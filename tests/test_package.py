@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import venv
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,12 @@ def test_a_wheel_alone_in_a_clean_environment_tracks(folder_with_clip):
         [sys.executable, "-m", "build", "--wheel", "--outdir", "dist", str(ROOT)], check=True, capture_output=True
     )
     (wheel,) = Path("dist").glob("*.whl")
+    with zipfile.ZipFile(wheel) as content:  # the demo's files, which are no code
+        names = set(content.namelist())
+    folder = ROOT / "fgvc_hf" / "demo"
+    assert {
+        f"fgvc_hf/{path.relative_to(folder.parent)}" for path in folder.rglob("*.*") if path.suffix != ".pyc"
+    } <= names
     venv.create("clean", with_pip=True)
     python = str(folder_with_clip / "clean" / "bin" / "python")
     version = torch.__version__.partition("+")[0]

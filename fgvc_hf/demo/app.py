@@ -1,11 +1,14 @@
 """The page of the demo, and its server. `fgvc-hf demo` and the Space start the same one with [`launch`]."""
 
+import contextlib
 import os
 import shutil
 import signal
 import sys
 import tempfile
+import threading
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
@@ -23,9 +26,14 @@ HOUR = 3600
 KEPT_RESULTS = 300, HOUR // 2  # seconds between two clean-ups of what Gradio copied, and that it is kept
 MAX_WAITING = 40  # calls in the queue; more are turned away
 MAX_SESSIONS = 200
-LOOKING = {"concurrency_id": "looking", "concurrency_limit": 4, "show_progress": "hidden", "api_visibility": "private"}
-OPENING = {"concurrency_id": "opening", "concurrency_limit": 2, "api_visibility": "private"}
-WORKING = {"concurrency_id": "working", "concurrency_limit": 1, "api_visibility": "private"}
+LOOKING: dict[str, Any] = {
+    "concurrency_id": "looking",
+    "concurrency_limit": 4,
+    "show_progress": "hidden",
+    "api_visibility": "private",
+}
+OPENING: dict[str, Any] = {"concurrency_id": "opening", "concurrency_limit": 2, "api_visibility": "private"}
+WORKING: dict[str, Any] = {"concurrency_id": "working", "concurrency_limit": 1, "api_visibility": "private"}
 PAINTER = """
 <div class="painter">
   <div class="tools" hidden>
@@ -152,7 +160,7 @@ def build_app(shelf: Shelf) -> gr.Blocks:
         pairs = [match_a, match_b, match_from, match_to, flow_a, flow_b, flow_from, flow_to]
         shown = [*points, masks_t, painter, *pairs]
         results = [tracked, points_timeline, code, *points_files]
-        opened = {"outputs": shown + results, "show_progress_on": picture, **OPENING}
+        opened: dict[str, Any] = {"outputs": shown + results, "show_progress_on": picture, **OPENING}
         arrived = gr.on([upload.upload, upload.stop_recording], intake.upload, [upload, desk], **opened)
         arrived.then(lambda: None, None, upload, **LOOKING)
         examples.select(intake.example, desk, **opened)
@@ -202,8 +210,9 @@ def frame_slider(label: str, elem_id: str) -> gr.Slider:
 
 def picture_of(label: str, elem_id: str, *classes: str) -> gr.Image:
     """A picture as wide as its column, and never full screen, where Gradio miscounts clicks."""
-    look = {"elem_id": elem_id, "elem_classes": list(classes)}
-    return gr.Image(label=label, interactive=False, format="jpeg", buttons=[], **look)
+    return gr.Image(
+        label=label, interactive=False, format="jpeg", buttons=[], elem_id=elem_id, elem_classes=list(classes)
+    )
 
 
 def start_and_stop(label: str, elem_id: str) -> tuple[gr.Button, gr.Button]:
@@ -223,6 +232,15 @@ def timeline_of(video: str) -> gr.HTML:
 def downloads(labels: tuple[str, ...]) -> list[gr.DownloadButton]:
     with gr.Row(elem_classes="downloads"):
         return [gr.DownloadButton(f"↓ {label}", size="sm", min_width=70, interactive=False) for label in labels]
+
+
+def prepare_examples(shelf: Shelf) -> None:
+    """Make the clips of all examples, so that the first to ask does not wait."""
+    for example in EXAMPLES:
+        with contextlib.suppress(
+            OSError
+        ):  # the server may have stopped; any other reason shows when the example is asked for
+            on.prepared(shelf, example)
 
 
 def launch(port: int | None = None, host: str = "127.0.0.1", share: bool = False, block: bool = True):
@@ -249,7 +267,8 @@ def launch(port: int | None = None, host: str = "127.0.0.1", share: bool = False
     if "spaces" in sys.modules:  # ZeroGPU wants models placed before the first call
         for preset in PRESETS:
             loaded(preset)
-    app = build_app(Shelf(clips))
+    shelf = Shelf(clips)
+    app = build_app(shelf)
 
     def stop() -> None:
         app.close()
@@ -275,6 +294,7 @@ def launch(port: int | None = None, host: str = "127.0.0.1", share: bool = False
     except BaseException:
         stop()
         raise
+    threading.Thread(target=prepare_examples, args=[shelf], daemon=True).start()
     if block:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that files are removed then as well
         try:

@@ -64,7 +64,7 @@ def plain(handler: Callable) -> Callable:
         except gr.Error:
             raise
         except Exception:
-            logging.getLogger(__name__).exception("%s failed", handler.__name__)
+            logging.getLogger(__name__).exception("%s failed", handler)
             raise gr.Error(
                 "Something went wrong on the server, and was logged there.", print_exception=False
             ) from None
@@ -114,7 +114,7 @@ class Intake:
     def example(self, desk: Desk, event: gr.SelectData, request: gr.Request):
         """Take an example with its tracks, which ship with the package."""
         example = EXAMPLES[limits.whole_number("The example", event.index, 0, len(EXAMPLES) - 1)]
-        clip = self.shelf.copy(self.prepared(example), f"{example.key}.mp4", request.session_hash)
+        clip = self.shelf.copy(prepared(self.shelf, example), f"{example.key}.mp4", request.session_hash)
         desk.clear()
         desk.clip, desk.points = clip, list(example.points)
         followed = deliver(clip, example.tracks(), lambda share, what: None)
@@ -124,13 +124,14 @@ class Intake:
         """The page was closed: what is being done for it stops, for others may be waiting."""
         self.shelf.cancel(request.session_hash)
 
-    def prepared(self, example: Example) -> Path:
-        """The clip of an example, made when it is first asked for."""
-        with self.shelf.lock:
-            path = self.shelf.folder / f"{example.key}.mp4"
-            if not path.exists():
-                example.write_clip(path)
-        return path
+
+def prepared(shelf: Shelf, example: Example) -> Path:
+    """The clip of an example, made when it is first asked for."""
+    with shelf.lock:
+        path = shelf.folder / f"{example.key}.mp4"
+        if not path.exists():
+            example.write_clip(path)
+    return path
 
 
 def showing(desk: Desk) -> tuple:
