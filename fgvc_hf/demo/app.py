@@ -71,7 +71,7 @@ def build_app(shelf: Shelf) -> gr.Blocks:
                     [(str(example.thumbnail), example.title) for example in EXAMPLES],
                     show_label=False,
                     columns=3,
-                    height=190,
+                    height="auto",
                     object_fit="cover",
                     allow_preview=False,
                     buttons=[],
@@ -160,7 +160,8 @@ def build_app(shelf: Shelf) -> gr.Blocks:
         pairs = [match_a, match_b, match_from, match_to, flow_a, flow_b, flow_from, flow_to]
         shown = [*points, masks_t, painter, *pairs]
         results = [tracked, points_timeline, code, *points_files]
-        opened: dict[str, Any] = {"outputs": shown + results, "show_progress_on": picture, **OPENING}
+        # The session is an output, for Gradio counts its time to live from when it was written last
+        opened: dict[str, Any] = {"outputs": [*shown, *results, desk], "show_progress_on": picture, **OPENING}
         arrived = gr.on([upload.upload, upload.stop_recording], intake.upload, [upload, desk], **opened)
         arrived.then(lambda: None, None, upload, **LOOKING)
         examples.select(intake.example, desk, **opened)

@@ -108,7 +108,7 @@ class Intake:
         clip = self.shelf.take(Path(path), request.session_hash)
         desk.clear()
         desk.clip = clip
-        return *showing(desk), *NO_RESULT
+        return *showing(desk), *NO_RESULT, desk
 
     @plain
     def example(self, desk: Desk, event: gr.SelectData, request: gr.Request):
@@ -118,7 +118,7 @@ class Intake:
         desk.clear()
         desk.clip, desk.points = clip, list(example.points)
         followed = deliver(clip, example.tracks(), lambda share, what: None)
-        return *showing(desk), *points_result(desk, followed, PRESET, DIRECTION)
+        return *showing(desk), *points_result(desk, followed, PRESET, DIRECTION), desk
 
     def leave(self, request: gr.Request) -> None:
         """The page was closed: what is being done for it stops, for others may be waiting."""

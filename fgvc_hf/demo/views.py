@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ..visualization import draw_tracks, point_colours
+from ..visualization import point_colours
 from .limits import Point
 
 
@@ -27,12 +27,16 @@ def enlarged(frame: np.ndarray) -> np.ndarray:
 
 
 def picture_of(frame: np.ndarray, points: list[Point], t: int) -> np.ndarray:
-    """Frame t, enlarged, with the points: dots where they start on it, faint rings where they start on another."""
-    if not points:
-        return enlarged(frame)
-    places = zoom_of(frame.shape[1]) * np.array([[(point.x, point.y)] for point in points])  # (N, 1, 2)
-    here = np.array([[point.t == t] for point in points])
-    return draw_tracks(enlarged(frame), places, here, 0)
+    """Frame t, enlarged, with the points: discs where they start on it, rings where they start on another."""
+    image = Image.fromarray(enlarged(frame))
+    draw = ImageDraw.Draw(image)
+    zoom, radius = zoom_of(frame.shape[1]), max(image.size) / 100
+    for point, colour in zip(points, point_colours(range(len(points))), strict=True):
+        x, y = zoom * point.x, zoom * point.y
+        box, colour = (x - radius, y - radius, x + radius, y + radius), tuple(colour.tolist())
+        fill, outline = (colour, "white") if point.t == t else (None, colour)
+        draw.ellipse(box, fill, outline, width=max(2, round(radius / 4)))
+    return np.asarray(image)
 
 
 def crosshair(frame: np.ndarray, point: tuple[float, float]) -> np.ndarray:
