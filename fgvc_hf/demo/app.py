@@ -71,7 +71,7 @@ def build_app(shelf: Shelf) -> gr.Blocks:
                     [(str(example.thumbnail), example.title) for example in EXAMPLES],
                     show_label=False,
                     columns=3,
-                    height="auto",
+                    height=190,
                     object_fit="cover",
                     allow_preview=False,
                     buttons=[],
@@ -160,8 +160,10 @@ def build_app(shelf: Shelf) -> gr.Blocks:
         pairs = [match_a, match_b, match_from, match_to, flow_a, flow_b, flow_from, flow_to]
         shown = [*points, masks_t, painter, *pairs]
         results = [tracked, points_timeline, code, *points_files]
+        others = [masked, masks_timeline, *masks_files, matched, flow_picture, *flow_files]
         # The session is an output, for Gradio counts its time to live from when it was written last
-        opened: dict[str, Any] = {"outputs": [*shown, *results, desk], "show_progress_on": picture, **OPENING}
+        changed = [*shown, *results, *others, desk]
+        opened: dict[str, Any] = {"outputs": changed, "show_progress_on": picture, **OPENING}
         arrived = gr.on([upload.upload, upload.stop_recording], intake.upload, [upload, desk], **opened)
         arrived.then(lambda: None, None, upload, **LOOKING)
         examples.select(intake.example, desk, **opened)

@@ -6,6 +6,7 @@ A wrong argument is a `gr.Error` of one sentence. What was not expected is logge
 import functools
 import logging
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,17 @@ from .work import Followed, deliver, flow_between, follow_masks, match_of, raste
 
 
 POINT_FILES, MASK_FILES, FLOW_FILES = ("CSV", "JSON", "NPZ", "Video"), ("Masks", "Video"), (".flo", "NPZ", "Picture")
+NO_FILE = gr.update(value=None, interactive=False)
+NO_POINTS = (None, "", "", *[NO_FILE] * len(POINT_FILES))  # in the place of what `track` gives
+NO_OTHERS = (
+    None,
+    "",
+    *[NO_FILE] * len(MASK_FILES),
+    "",
+    None,
+    *[NO_FILE] * len(FLOW_FILES),
+)  # of `follow`, `match` and `flow`
+PREPARING = threading.Lock()  # one example at a time
 GPU_SECONDS = 120  # that a call may hold a ZeroGPU
 
 
@@ -108,7 +120,7 @@ class Intake:
         clip = self.shelf.take(Path(path), request.session_hash)
         desk.clear()
         desk.clip = clip
-        return *showing(desk), *NO_RESULT, desk
+        return *showing(desk), *NO_POINTS, *NO_OTHERS, desk
 
     @plain
     def example(self, desk: Desk, event: gr.SelectData, request: gr.Request):
@@ -118,7 +130,7 @@ class Intake:
         desk.clear()
         desk.clip, desk.points = clip, list(example.points)
         followed = deliver(clip, example.tracks(), lambda share, what: None)
-        return *showing(desk), *points_result(desk, followed, PRESET, DIRECTION), desk
+        return *showing(desk), *points_result(desk, followed, PRESET, DIRECTION), *NO_OTHERS, desk
 
     def leave(self, request: gr.Request) -> None:
         """The page was closed: what is being done for it stops, for others may be waiting."""
@@ -127,7 +139,7 @@ class Intake:
 
 def prepared(shelf: Shelf, example: Example) -> Path:
     """The clip of an example, made when it is first asked for."""
-    with shelf.lock:
+    with PREPARING:
         path = shelf.folder / f"{example.key}.mp4"
         if not path.exists():
             example.write_clip(path)
@@ -141,12 +153,25 @@ def showing(desk: Desk) -> tuple:
     rate = f", {clip.video.fps:.3g} frames per second" if clip.video.fps else ""
     description = f"**{gr_escape(clip.name)}** · {clip.num_frames} frames of {width}×{height} pixels{rate}"
     end = clip.num_frames - 1
-    first, last = clip.frame(0), clip.frame(end)
-    start, stop = (gr.Slider(maximum=max(end, 1), value=value) for value in (0, end))
-    points = (start, views.picture_of(first, desk.points, 0), views.legend(desk.points))
-    painter = (start, gr.HTML(value="", picture=views.data_uri(first)))
-    pair = (start, stop, views.enlarged(first), views.enlarged(last))
-    return description, *points, *painter, *pair, *pair
+    times = 0, min(1, end), end
+    frames = [clip.frame(t) for t in times]
+    start, after, stop = (gr.Slider(maximum=max(end, 1), value=t) for t in times)
+    points = (start, views.picture_of(frames[0], desk.points, 0), views.legend(desk.points))
+    painter = (start, gr.HTML(value="", picture=views.data_uri(frames[0])))
+    first, second, last = map(views.enlarged, frames)
+    return (
+        description,
+        *points,
+        *painter,
+        start,
+        stop,
+        first,
+        last,
+        start,
+        after,
+        first,
+        second,
+    )  # far to match, near to flow
 
 
 def gr_escape(text: str) -> str:
@@ -236,10 +261,6 @@ def points_code(desk: Desk, preset: str, direction: str) -> str:
     )
 
 
-# In the place of what points_result gives
-NO_RESULT = (None, "", "", *(gr.update(value=None, interactive=False) for _ in POINT_FILES))
-
-
 # ---- masks --------------------------------------------------------------------------------------------------------
 
 
@@ -281,9 +302,8 @@ def match(desk: Desk, t_0, t_1, preset, event: gr.SelectData):
     clip = ready(desk)
     point = desk.clicked(event)
     heat, best = match_of(clip, t_0, t_1, point, limits.choice("The preset", preset, PRESETS))
-    said = (
-        f"({point[0]:g}, {point[1]:g}) of frame {t_0} is most probably at ({best[0]:g}, {best[1]:g}) in frame {t_1}."
-    )
+    here, there = (f"({x:.1f}, {y:.1f})" for x, y in (point, best))
+    said = f"{here} of frame {t_0} is most probably at {there} of frame {t_1}."
     return views.crosshair(clip.frame(t_0), point), views.crosshair(heat, best), said
 
 

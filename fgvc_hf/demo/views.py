@@ -45,7 +45,7 @@ def crosshair(frame: np.ndarray, point: tuple[float, float]) -> np.ndarray:
     draw = ImageDraw.Draw(image)
     x, y = (zoom_of(frame.shape[1]) * v for v in point)
     unit = max(1, min(image.size) // 160)
-    for radius, colour in ((5 * unit, "black"), (4 * unit, "white")):
+    for radius, colour in ((10 * unit, "black"), (9 * unit, "white")):
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=colour, width=unit)
     return np.asarray(image)
 

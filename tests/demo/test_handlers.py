@@ -158,7 +158,12 @@ def test_an_upload_takes_the_place_of_the_clip_before(desk, shelf, clip_file):
     intake, before = on.Intake(shelf), desk.clip
     desk.points = [Point(0, 1, 1, "old")]
     shown = intake.upload(str(clip_file), desk, REQUEST)
-    assert len(shown) == 14 + 7 + 1 and shown[-1] is desk and desk.points == [] and not before.video.path.exists()
+    assert (
+        len(shown) == 14 + 7 + 4 + 1 + 4 + 1
+        and shown[-1] is desk
+        and desk.points == []
+        and not before.video.path.exists()
+    )
     assert shown[0] == "**clip.mp4** · 6 frames of 120×72 pixels, 12 frames per second"
     assert shown[2].shape == (432, 720, 3) and shown[1].maximum == 5
 
