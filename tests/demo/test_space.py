@@ -36,7 +36,7 @@ def test_the_space_imports_zero_gpu_before_torch_and_serves_all_interfaces(monke
     monkeypatch.setattr(app, "launch", lambda **arguments: launched.append(arguments))
     monkeypatch.setitem(sys.modules, "spaces", types.ModuleType("spaces"))
     source = (SPACE / "app.py").read_text(encoding="utf-8")
-    assert source.index("import spaces") < source.index("fgvc_hf")
+    assert source.index("import spaces") < source.index("from fgvc_hf")
     exec(compile(source, "app.py", "exec"), {"__name__": "__main__"})
     assert launched == [{"port": 7860, "host": "0.0.0.0"}]
 
