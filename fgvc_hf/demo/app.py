@@ -234,7 +234,7 @@ def timeline_of(video: str) -> gr.HTML:
 
 def downloads(labels: tuple[str, ...]) -> list[gr.DownloadButton]:
     with gr.Row(elem_classes="downloads"):
-        return [gr.DownloadButton(f"↓ {label}", size="sm", min_width=70, interactive=False) for label in labels]
+        return [gr.DownloadButton(f"↓ {label}", size="sm", min_width=50, interactive=False) for label in labels]
 
 
 def prepare_examples(shelf: Shelf) -> None:
