@@ -1,7 +1,8 @@
-"""The command line: `fgvc-hf track`, `propagate`, `paint`, `flow`, `match`, `evaluate` and `info`."""
+"""The command line: `fgvc-hf track`, `propagate`, `paint`, `flow`, `match`, `evaluate`, `demo` and `info`."""
 
 import argparse
 import importlib.metadata
+import importlib.util
 import json
 import platform
 import sys
@@ -130,6 +131,17 @@ def build_parser() -> argparse.ArgumentParser:
     add_model_arguments(evaluate)
     evaluate.set_defaults(run=run_evaluate)
 
+    demo = commands.add_parser(
+        "demo",
+        help="the demo in the browser",
+        description="Start the demo, and open it in the browser at the address that is printed. Only this machine can reach it.",
+    )
+    demo.add_argument("--port", type=int, metavar="N", help="port; default: the first that is free from 7860 on")
+    demo.add_argument(
+        "--share", choices=("no", "yes"), default="no", help="ask Gradio for a public address as well; default: no"
+    )
+    demo.set_defaults(run=run_demo)
+
     info = commands.add_parser("info", help="versions, device, and the checkpoints that ship with the package")
     info.set_defaults(run=run_info)
     return parser
@@ -232,6 +244,19 @@ def _parse_setting(assignment: str):
         return name, float(parsed) if type(parsed) is int and FgvcConfig.__annotations__.get(name) is float else parsed
     except ValueError:
         return name, value
+
+
+# ---- demo ---------------------------------------------------------------------------------------------------------
+
+
+def run_demo(arguments: argparse.Namespace) -> None:
+    if importlib.util.find_spec("gradio") is None:
+        raise ImportError('the demo needs Gradio: pip install "fgvc-hf[demo]"')
+    if arguments.port is not None and not 0 < arguments.port < 65536:
+        raise ValueError(f"--port must be from 1 to 65535, got {arguments.port}.")
+    from .demo.app import launch
+
+    launch(port=arguments.port, share=arguments.share == "yes")
 
 
 # ---- info ---------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import venv
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,10 @@ def clean_python(tmp_path_factory):
         [sys.executable, "-m", "build", "--wheel", "--outdir", folder, str(ROOT)], check=True, capture_output=True
     )
     (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as content:  # the demo's files, which are no code
+        names = set(content.namelist())
+    demo = ROOT / "fgvc_hf" / "demo"
+    assert {f"fgvc_hf/{path.relative_to(demo.parent)}" for path in demo.rglob("*.*") if path.suffix != ".pyc"} <= names
     venv.create(folder / "environment", with_pip=True)
     python = folder / "environment" / "bin" / "python"
     version = torch.__version__.partition("+")[0]

@@ -1,0 +1,118 @@
+"""Clips to try the demo with. Their tracks ship with the package, made by `python scripts/demo_examples.py`, so that they show at once.
+
+Two are rendered when they are first asked for; the third is the start of a clip that ships inside Gradio.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..data.synthetic import render_clip
+from ..processing_fgvc import PointTracks
+from ..video import VideoFile, VideoWriter
+from .limits import Point
+
+
+FOLDER = Path(__file__).parent / "examples"
+PRESET, DIRECTION = "balanced", "forward"
+RENDERED_FPS = 16
+EARTH_FRAMES = 96
+
+
+@dataclass(frozen=True)
+class Example:
+    """
+    Args:
+        key, title (`str`): Of its files, and on the page.
+        points (`list[Point]`): What is followed.
+        seed (`int`, *optional*): Of the rendered clip; none for the one of Gradio's.
+    """
+
+    key: str
+    title: str
+    points: list[Point]
+    seed: int | None = None
+
+    @property
+    def thumbnail(self) -> Path:
+        return FOLDER / f"{self.key}.jpg"
+
+    def write_clip(self, path: Path) -> None:
+        """Write the clip as H.264."""
+        frames, fps = self._frames()
+        first = next(frames)
+        with VideoWriter(path, fps, *first.shape[:2]) as writer:
+            writer.write(first)
+            for frame in frames:
+                writer.write(frame)
+
+    def _frames(self) -> tuple[Iterator[np.ndarray], float]:
+        if self.seed is not None:
+            return iter(
+                render_clip(num_frames=40, height=216, width=384, num_points=0, seed=self.seed).frames
+            ), RENDERED_FPS
+        import gradio
+
+        video = VideoFile(Path(gradio.__file__).parent / "media_assets" / "videos" / "b.mp4")
+        return video.frames(0, EARTH_FRAMES), video.fps or 30
+
+    def save_tracks(self, tracks: PointTracks) -> None:
+        """Keep tracks beside the package's code."""
+        names = ("queries", "tracks", "visible", "confidence", "uncertainty", "outside")
+        arrays = {name: getattr(tracks, name) for name in names} | {"size": np.array(tracks.size)}
+        np.savez_compressed(FOLDER / f"{self.key}.npz", allow_pickle=False, **arrays)
+
+    def tracks(self) -> PointTracks:
+        """The tracks that ship with the package."""
+        with np.load(FOLDER / f"{self.key}.npz", allow_pickle=False) as held:
+            arrays = {name: held[name] for name in held.files}
+        height, width = arrays.pop("size").tolist()
+        return PointTracks(object_ids=list(range(len(self.points))), size=(height, width), **arrays)
+
+
+def _points(*places: tuple[float, float, str]) -> list[Point]:
+    return [Point(0, x, y, name) for x, y, name in places]
+
+
+EXAMPLES = [
+    Example(
+        "crossing",
+        "Crossing",
+        _points(
+            (90, 115, "oval"),
+            (120, 155, "violet"),
+            (143, 130, "corner"),
+            (210, 38, "blob"),
+            (154, 42, "behind"),
+            (300, 150, "ground"),
+        ),
+        seed=7,
+    ),
+    Example(
+        "passing",
+        "Passing",
+        _points(
+            (106, 90, "blob"),
+            (89, 162, "yellow"),
+            (219, 137, "oval"),
+            (312, 31, "box"),
+            (308, 47, "behind"),
+            (362, 100, "ground"),
+        ),
+        seed=11,
+    ),
+    Example(
+        "earth",
+        "Earth",
+        _points(
+            (187, 92, "Delhi"),
+            (253, 114, "Hong Kong"),
+            (287, 86, "Tokyo"),
+            (228, 132, "Bangkok"),
+            (242, 174, "Java"),
+            (156, 95, "Gulf"),
+        ),
+    ),
+]

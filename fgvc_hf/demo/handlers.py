@@ -1,0 +1,336 @@
+"""What happens on the page: every handler takes what a browser, or anyone, may send, and checks it before anything else.
+
+A wrong argument is a `gr.Error` of one sentence. What was not expected is logged, and shown without its details.
+"""
+
+import functools
+import logging
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import gradio as gr
+
+from . import limits, views
+from .clips import Cancelled, Clip, Shelf
+from .examples import DIRECTION, EXAMPLES, PRESET, Example
+from .limits import DIRECTIONS, MAX_GRID, MAX_POINTS, PRESETS, Point
+from .work import Followed, deliver, flow_between, follow_masks, match_of, rasterize, track_points
+
+
+POINT_FILES, MASK_FILES, FLOW_FILES = ("CSV", "JSON", "NPZ", "Video"), ("Masks", "Video"), (".flo", "NPZ", "Picture")
+NO_FILE = gr.update(value=None, interactive=False)
+NO_POINTS = (None, "", "", *[NO_FILE] * len(POINT_FILES))  # in the place of what `track` gives
+NO_OTHERS = (
+    None,
+    "",
+    *[NO_FILE] * len(MASK_FILES),
+    "",
+    None,
+    *[NO_FILE] * len(FLOW_FILES),
+)  # of `follow`, `match` and `flow`
+PREPARING = threading.Lock()  # one example at a time
+GPU_SECONDS = 120  # that a call may hold a ZeroGPU
+
+
+@dataclass
+class Desk:
+    """What a session works on: its clip, and the points on it."""
+
+    clip: Clip | None = None
+    points: list[Point] = field(default_factory=list)
+
+    def the_clip(self) -> Clip:
+        if self.clip is None:
+            raise ValueError("There is no clip yet: upload or record one, or take an example.")
+        return self.clip
+
+    def frame_number(self, value) -> int:
+        return limits.whole_number("The frame", value, 0, self.the_clip().num_frames - 1)
+
+    def clicked(self, event: gr.SelectData) -> tuple[float, float]:
+        """The place (x, y) in the clip."""
+        height, width = self.the_clip().size
+        return limits.clicked(event.index, height, width, views.zoom_of(width))
+
+    def clear(self) -> None:
+        if self.clip is not None:
+            self.clip.discard()
+        self.clip, self.points = None, []
+
+
+def plain(handler: Callable) -> Callable:
+    """The handler, with its errors as sentences for the page."""
+
+    @functools.wraps(handler)
+    def checked(*arguments, **keywords):
+        try:
+            return handler(*arguments, **keywords)
+        except Cancelled:
+            gr.Info("Cancelled.", duration=3)
+            return gr.skip()
+        except (ValueError, OSError) as error:
+            raise gr.Error(sentence(error, arguments), print_exception=False) from None
+        except gr.Error:
+            raise
+        except Exception:
+            logging.getLogger(__name__).exception("%s failed", handler)
+            raise gr.Error(
+                "Something went wrong on the server, and was logged there.", print_exception=False
+            ) from None
+
+    return checked
+
+
+def sentence(error: Exception, arguments: tuple) -> str:
+    """The message of an error, with the name of the clip in the place of its path on the server."""
+    text = " ".join(str(error).split())
+    for argument in arguments:
+        if isinstance(argument, Desk) and argument.clip is not None:
+            text = text.replace(str(argument.clip.video.path), argument.clip.name)
+    return text
+
+
+def on_gpu(handler: Callable) -> Callable:
+    """The handler, run on a GPU of Hugging Face's ZeroGPU where the Space has imported `spaces`."""
+    spaces = sys.modules.get("spaces")
+    return handler if spaces is None else spaces.GPU(duration=GPU_SECONDS)(handler)
+
+
+# ---- clips --------------------------------------------------------------------------------------------------------
+
+
+class Intake:
+    """How clips come in.
+
+    Args:
+        shelf ([`Shelf`]): Keeps the clips of all sessions.
+    """
+
+    def __init__(self, shelf: Shelf):
+        self.shelf = shelf
+
+    @plain
+    def upload(self, path: str | None, desk: Desk, request: gr.Request):
+        """Take over what was uploaded or recorded; where it is refused, the clip before stays."""
+        if path is None:
+            raise ValueError("There is no clip yet: upload or record one, or take an example.")
+        clip = self.shelf.take(Path(path), request.session_hash)
+        desk.clear()
+        desk.clip = clip
+        return *showing(desk), *NO_POINTS, *NO_OTHERS, desk
+
+    @plain
+    def example(self, desk: Desk, event: gr.SelectData, request: gr.Request):
+        """Take an example with its tracks, which ship with the package."""
+        example = EXAMPLES[limits.whole_number("The example", event.index, 0, len(EXAMPLES) - 1)]
+        clip = self.shelf.copy(prepared(self.shelf, example), f"{example.key}.mp4", request.session_hash)
+        desk.clear()
+        desk.clip, desk.points = clip, list(example.points)
+        followed = deliver(clip, example.tracks(), lambda share, what: None)
+        return *showing(desk), *points_result(desk, followed, PRESET, DIRECTION), *NO_OTHERS, desk
+
+    def leave(self, request: gr.Request) -> None:
+        """The page was closed: what is being done for it stops, for others may be waiting."""
+        self.shelf.cancel(request.session_hash)
+
+
+def prepared(shelf: Shelf, example: Example) -> Path:
+    """The clip of an example, made when it is first asked for."""
+    with PREPARING:
+        path = shelf.folder / f"{example.key}.mp4"
+        if not path.exists():
+            example.write_clip(path)
+    return path
+
+
+def showing(desk: Desk) -> tuple:
+    """Everything on the page that depends on the clip: description, sliders, pictures, legend, painter."""
+    clip = desk.the_clip()
+    height, width = clip.size
+    rate = f", {clip.video.fps:.3g} frames per second" if clip.video.fps else ""
+    description = f"**{gr_escape(clip.name)}** · {clip.num_frames} frames of {width}×{height} pixels{rate}"
+    end = clip.num_frames - 1
+    times = 0, min(1, end), end
+    frames = [clip.frame(t) for t in times]
+    start, after, stop = (gr.Slider(maximum=max(end, 1), value=t) for t in times)
+    points = (start, views.picture_of(frames[0], desk.points, 0), views.legend(desk.points))
+    painter = (start, gr.HTML(value="", picture=views.data_uri(frames[0])))
+    first, second, last = map(views.enlarged, frames)
+    return (
+        description,
+        *points,
+        *painter,
+        start,
+        stop,
+        first,
+        last,
+        start,
+        after,
+        first,
+        second,
+    )  # far to match, near to flow
+
+
+def gr_escape(text: str) -> str:
+    """Text as it is, in Markdown."""
+    return "".join(f"\\{c}" if c in r"\`*_{}[]<>()#+-!|~" else c for c in text)
+
+
+# ---- points -------------------------------------------------------------------------------------------------------
+
+
+def drawn(desk: Desk, t: int) -> tuple:
+    """Picture and legend."""
+    return views.picture_of(desk.the_clip().frame(t), desk.points, t), views.legend(desk.points)
+
+
+@plain
+def show_frame(desk: Desk, t):
+    return drawn(desk, desk.frame_number(t))[0]
+
+
+@plain
+def add_point(desk: Desk, t, name, event: gr.SelectData):
+    """A point where the picture was clicked."""
+    t = desk.frame_number(t)
+    x, y = desk.clicked(event)
+    name = limits.short_name(name, f"point {len(desk.points) + 1}")
+    add(desk, [Point(t, x, y, name)])
+    return *drawn(desk, t), ""
+
+
+@plain
+def add_grid(desk: Desk, t, side):
+    """side × side points spread evenly over the frame."""
+    t, side = desk.frame_number(t), limits.whole_number("The side of the grid", side, 1, MAX_GRID)
+    height, width = desk.the_clip().size
+    places = [
+        ((column + 0.5) / side * width, (row + 0.5) / side * height) for row in range(side) for column in range(side)
+    ]
+    add(desk, [Point(t, x, y, f"point {len(desk.points) + i + 1}") for i, (x, y) in enumerate(places)])
+    return drawn(desk, t)
+
+
+def add(desk: Desk, points: list[Point]) -> None:
+    if len(desk.points) + len(points) > MAX_POINTS:
+        raise ValueError(f"At most {MAX_POINTS} points are followed at a time; there are {len(desk.points)} already.")
+    desk.points = [*desk.points, *points]
+
+
+@plain
+def undo_point(desk: Desk, t):
+    t = desk.frame_number(t)
+    desk.points = desk.points[:-1]
+    return drawn(desk, t)
+
+
+@plain
+def clear_points(desk: Desk, t):
+    t = desk.frame_number(t)
+    desk.points = []
+    return drawn(desk, t)
+
+
+@on_gpu
+@plain
+def track(desk: Desk, preset, direction, progress=gr.Progress()):
+    preset, direction = settings(preset, direction)
+    clip = ready(desk)
+    if not desk.points:
+        raise ValueError("There are no points yet: click on the picture, or add a grid.")
+    followed = track_points(clip, desk.points, preset, direction, lambda share, what: progress(share, desc=what))
+    return points_result(desk, followed, preset, direction)
+
+
+def points_result(desk: Desk, followed: Followed, preset: str, direction: str) -> tuple:
+    """Video, timeline, files, and the code that does the same."""
+    timeline = views.timeline(
+        [point.name for point in desk.points], followed.ids, followed.confidence, followed.visible
+    )
+    return str(followed.video), timeline, points_code(desk, preset, direction), *downloads(followed.files)
+
+
+def points_code(desk: Desk, preset: str, direction: str) -> str:
+    points = ", ".join(f"({point.t}, {round(point.x, 2):g}, {round(point.y, 2):g})" for point in desk.points)
+    return (
+        f"from fgvc_hf import load\n\nmodel, processor = load(preset={preset!r})\n"
+        f"tracks = model.track({desk.the_clip().name!r}, points=[{points}], direction={direction!r}, processor=processor)"
+    )
+
+
+# ---- masks --------------------------------------------------------------------------------------------------------
+
+
+@plain
+def show_painter(desk: Desk, t):
+    t = desk.frame_number(t)
+    return gr.HTML(value="", picture=views.data_uri(desk.the_clip().frame(t)))
+
+
+@on_gpu
+@plain
+def follow(desk: Desk, t, painted, preset, direction, progress=gr.Progress()):
+    preset, direction = settings(preset, direction)
+    t = desk.frame_number(t)
+    clip = ready(desk)
+    ids = rasterize(limits.shapes(painted, *clip.size), *clip.size)
+    followed = follow_masks(clip, ids, t, preset, direction, lambda share, what: progress(share, desc=what))
+    titles = [f"object {obj_id}" for obj_id in followed.ids]
+    timeline = views.timeline(titles, followed.ids, followed.confidence, followed.visible, "area, of the largest")
+    return str(followed.video), timeline, *downloads(followed.files)
+
+
+# ---- two frames ---------------------------------------------------------------------------------------------------
+
+
+@on_gpu
+@plain
+def flow(desk: Desk, t_0, t_1, preset):
+    t_0, t_1 = desk.frame_number(t_0), desk.frame_number(t_1)
+    coloured, files = flow_between(ready(desk), t_0, t_1, limits.choice("The preset", preset, PRESETS))
+    return views.enlarged(coloured), *downloads(files)
+
+
+@on_gpu
+@plain
+def match(desk: Desk, t_0, t_1, preset, event: gr.SelectData):
+    """Where the clicked pixel of frame A is in frame B."""
+    t_0, t_1 = desk.frame_number(t_0), desk.frame_number(t_1)
+    clip = ready(desk)
+    point = desk.clicked(event)
+    heat, best = match_of(clip, t_0, t_1, point, limits.choice("The preset", preset, PRESETS))
+    here, there = (f"({x:.1f}, {y:.1f})" for x, y in (point, best))
+    said = f"{here} of frame {t_0} is most probably at {there} of frame {t_1}."
+    return views.crosshair(clip.frame(t_0), point), views.crosshair(heat, best), said
+
+
+@plain
+def show_plain(desk: Desk, t):
+    return views.enlarged(desk.the_clip().frame(desk.frame_number(t)))
+
+
+# ---- all ----------------------------------------------------------------------------------------------------------
+
+
+def settings(preset, direction) -> tuple[str, str]:
+    return limits.choice("The preset", preset, PRESETS), limits.choice("The direction", direction, DIRECTIONS)
+
+
+def ready(desk: Desk) -> Clip:
+    """The clip, for work that may be cancelled from now on."""
+    clip = desk.the_clip()
+    clip.frame(0)
+    clip.cancelled = False
+    return clip
+
+
+def cancel(desk: Desk) -> None:
+    if desk.clip is not None:
+        desk.clip.cancelled = True
+
+
+def downloads(files: list[Path]) -> list[dict]:
+    return [gr.update(value=str(file), interactive=True) for file in files]

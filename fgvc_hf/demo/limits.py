@@ -1,0 +1,162 @@
+"""What the demo accepts. Every argument of every handler passes here, for anyone can call a handler without the page.
+
+Errors are `ValueError`s of one sentence, which the page shows as they are.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+MAX_MEGABYTES = 50
+MAX_FRAMES = 300
+MAX_SIDE = 1920
+MAX_PIXELS = 1920 * 1080
+MIN_SIDE = 16
+MAX_ASPECT = 4  # the model works on a frame whose shorter side is given: its longer one is bounded by this
+MAX_POINTS = 64
+MAX_GRID = 8
+MAX_NAME = 24
+MAX_OBJECTS = 5
+MAX_SHAPES = 200
+MAX_VERTICES = 4000  # of all shapes together
+MAX_PAINTED_CHARACTERS = 400_000
+MAX_SECONDS_OF_WORK = 600.0
+
+PRESETS = ("fast", "balanced", "accurate")
+DIRECTIONS = ("forward", "backward", "both")
+STATEMENT = (
+    f"Clips of up to {MAX_FRAMES} frames (10 s at 30 frames per second), {MAX_MEGABYTES} MB and {MAX_SIDE}×1080 pixels, "
+    f"in any format that FFmpeg reads; up to {MAX_POINTS} points or {MAX_OBJECTS} objects at a time."
+)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point to follow: frame, position in pixels of the clip, and what the user calls it."""
+
+    t: int
+    x: float
+    y: float
+    name: str
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A piece of a painted mask.
+
+    Args:
+        obj_id (`int`): The object it belongs to, 1 to 5; 0 erases.
+        kind (`str`): `"brush"`, a line through `vertices`, or `"box"`, between the two of them.
+        radius (`float`): Of the brush, in pixels of the clip.
+        vertices (`list[tuple[float, float]]`): (x, y) in pixels of the clip.
+    """
+
+    obj_id: int
+    kind: str
+    radius: float
+    vertices: list[tuple[float, float]]
+
+
+def check_size(height: int, width: int) -> None:
+    """A `ValueError` if frames of this size are not accepted."""
+    problem = ""
+    if max(height, width) > MAX_SIDE or height * width > MAX_PIXELS:
+        problem = f"at most {MAX_SIDE}×1080 or 1080×{MAX_SIDE} are accepted"
+    elif min(height, width) < MIN_SIDE:
+        problem = f"sides of at least {MIN_SIDE} pixels are accepted"
+    elif max(height, width) > MAX_ASPECT * min(height, width):
+        problem = f"a side may be at most {MAX_ASPECT} times as long as the other"
+    if problem:
+        raise ValueError(f"The clip is {width}×{height} pixels; {problem}.")
+
+
+def check_length(num_frames: int) -> None:
+    """A `ValueError` if a clip of so many frames is not accepted."""
+    if num_frames > MAX_FRAMES:
+        raise ValueError(f"The clip has more than {MAX_FRAMES} frames; please cut it to {MAX_FRAMES} or fewer.")
+
+
+def whole_number(name: str, value, low: int, high: int) -> int:
+    """`value` as an `int` in low..high; a `ValueError` if it is anything else."""
+    number = _number(value)
+    if number is None or number != int(number) or not low <= number <= high:
+        raise ValueError(f"{name} must be a whole number from {low} to {high}, got {_shown(value)}.")
+    return int(number)
+
+
+def choice(name: str, value, accepted: Sequence[str]) -> str:
+    """`value`, if it is one of those accepted; a `ValueError` otherwise."""
+    if not isinstance(value, str) or value not in accepted:
+        raise ValueError(f"{name} must be one of {', '.join(accepted)}, got {_shown(value)}.")
+    return value
+
+
+def clicked(index, height: int, width: int, zoom: int) -> tuple[float, float]:
+    """The place (x, y) in the clip of a click at [column, row] of a picture that is `zoom` times as large; a `ValueError` outside of it."""
+    pair = index if isinstance(index, list | tuple) and len(index) == 2 else (None, None)
+    column, row = map(_number, pair)
+    if column is None or row is None or not (0 <= column < zoom * width and 0 <= row < zoom * height):
+        size = f"{zoom * width}×{zoom * height}"
+        raise ValueError(f"A click must be [column, row] in the picture of {size} pixels, got {_shown(index)}.")
+    return column / zoom, row / zoom
+
+
+def short_name(value, default: str) -> str:
+    """A name of a target: text of one line, or the default where there is none."""
+    if value is None:
+        return default
+    if not isinstance(value, str) or len(value) > 10 * MAX_NAME:
+        raise ValueError(f"A name must be a text of up to {MAX_NAME} characters, got {_shown(value)}.")
+    return " ".join(value.split())[:MAX_NAME] or default
+
+
+def shapes(painted, height: int, width: int) -> list[Shape]:
+    """The shapes that the painter sends as JSON: `[[obj_id, kind, radius, [x, y, x, y, ...]], ...]`.
+
+    Raises:
+        `ValueError`: anything else, too many shapes, or numbers that are far outside of the frame.
+    """
+    if painted in (None, ""):
+        return []
+    malformed = ValueError("The painted mask must be a list of shapes as the page sends it.")
+    if not isinstance(painted, str) or len(painted) > MAX_PAINTED_CHARACTERS:
+        raise malformed
+    try:
+        found = json.loads(painted)
+        read = [_shape(*shape, height=height, width=width) for shape in found]
+    except (TypeError, ValueError, RecursionError):
+        raise malformed from None
+    vertices = sum(len(shape.vertices) for shape in read)
+    if len(read) > MAX_SHAPES or vertices > MAX_VERTICES:
+        raise ValueError(f"The painted mask may have {MAX_SHAPES} strokes and {MAX_VERTICES} places in all.")
+    return read
+
+
+def _shape(obj_id, kind, radius, numbers, *, height: int, width: int) -> Shape:
+    side = max(height, width)
+    flat = [_number(value) for value in numbers]
+    if not flat or len(flat) % 2 or (kind == "box" and len(flat) != 4):
+        raise ValueError("a shape has places (x, y), a box two of them")
+    if any(value is None or not -side <= value <= 2 * side for value in (*flat, radius)):
+        raise ValueError("numbers near the frame")
+    places = [float(value) for value in flat if value is not None]
+    return Shape(
+        whole_number("object", obj_id, 0, MAX_OBJECTS),
+        choice("kind", kind, ("brush", "box")),
+        max(0.5, float(radius)),
+        list(zip(places[::2], places[1::2], strict=True)),
+    )
+
+
+def _number(value) -> int | float | None:
+    """`value` if it is a finite number, and no truth value; otherwise `None`."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -1e15 < value < 1e15:
+        return None
+    return value
+
+
+def _shown(value) -> str:
+    """A value as an error may quote it."""
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}…"

@@ -1,0 +1,120 @@
+"""What the page shows of points and results: pictures as arrays, everything else as HTML."""
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from ..visualization import point_colours
+from .limits import Point
+
+
+MIN_WIDTH = 640  # of pictures; no column of the page is wider
+
+
+def zoom_of(width: int) -> int:
+    """How many times as large a frame is shown: Gradio tells where a picture was clicked only if it is as large as it is shown, or larger."""
+    return -(-MIN_WIDTH // width)
+
+
+def enlarged(frame: np.ndarray) -> np.ndarray:
+    """A frame as pictures show it."""
+    zoom = zoom_of(frame.shape[1])
+    return frame.repeat(zoom, axis=0).repeat(zoom, axis=1)
+
+
+def picture_of(frame: np.ndarray, points: list[Point], t: int) -> np.ndarray:
+    """Frame t, enlarged, with the points: discs where they start on it, rings where they start on another."""
+    image = Image.fromarray(enlarged(frame))
+    draw = ImageDraw.Draw(image)
+    zoom, radius = zoom_of(frame.shape[1]), max(image.size) / 100
+    for point, colour in zip(points, point_colours(range(len(points))), strict=True):
+        x, y = zoom * point.x, zoom * point.y
+        box, colour = (x - radius, y - radius, x + radius, y + radius), tuple(colour.tolist())
+        fill, outline = (colour, "white") if point.t == t else (None, colour)
+        draw.ellipse(box, fill, outline, width=max(2, round(radius / 4)))
+    return np.asarray(image)
+
+
+def crosshair(frame: np.ndarray, point: tuple[float, float]) -> np.ndarray:
+    """A frame, enlarged, with a ring around a place, light on dark, so that it shows on everything."""
+    image = Image.fromarray(enlarged(frame))
+    draw = ImageDraw.Draw(image)
+    x, y = (zoom_of(frame.shape[1]) * v for v in point)
+    unit = max(1, min(image.size) // 160)
+    for radius, colour in ((10 * unit, "black"), (9 * unit, "white")):
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=colour, width=unit)
+    return np.asarray(image)
+
+
+def data_uri(frame: np.ndarray) -> str:
+    """A frame as a JPEG inside an address."""
+    buffer = io.BytesIO()
+    Image.fromarray(frame).save(buffer, "JPEG", quality=90)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def css_colour(obj_id: int) -> str:
+    return "rgb({},{},{})".format(*point_colours([obj_id])[0])
+
+
+def legend(points: list[Point]) -> str:
+    """The points by colour, name and place."""
+    if not points:
+        return '<p class="hint">No points yet: click on the picture, or add a grid.</p>'
+    chips = (
+        f'<li><i style="background:{css_colour(i)}"></i><b>{html.escape(point.name)}</b>'
+        f"<span>frame {point.t} · {point.x:.1f}, {point.y:.1f}</span></li>"
+        for i, point in enumerate(points)
+    )
+    return f'<ul class="legend">{"".join(chips)}</ul>'
+
+
+def runs(states: np.ndarray) -> list[tuple[int, int, int]]:
+    """(start, stop, state) of the stretches of (T,) on which the state is the same."""
+    edges = np.flatnonzero(np.diff(states)) + 1
+    bounds = [0, *edges.tolist(), len(states)]
+    return [(start, stop, int(states[start])) for start, stop in zip(bounds, bounds[1:], strict=False)]
+
+
+def timeline(
+    names: Sequence[str], ids: Sequence[int], confidence: np.ndarray, visible: np.ndarray, measure: str = "confidence"
+) -> str:
+    """
+    A row per target over all frames: how confident it is, and where it is hidden.
+
+    Args:
+        names, ids (sequences of N): What the targets are called, and their ids for the colours.
+        confidence, visible (`numpy.ndarray` of shape `(N, T)`): As of [`Followed`]; NaN where a target was not followed.
+        measure (`str`, defaults to `"confidence"`): What `confidence` is, for the explanation.
+    """
+    length = confidence.shape[1]
+    rows = []
+    for name, obj_id, values, seen in zip(names, ids, confidence, visible, strict=True):
+        followed = ~np.isnan(values)
+        state = np.where(followed, 1 + seen, 0)  # 0 not followed, 1 hidden, 2 seen
+        kinds = ("off", "hidden", "seen")
+        bars = "".join(
+            f'<rect class="{kinds[kind]}" x="{start}" y="0" width="{stop - start}" height="1"/>'
+            for start, stop, kind in runs(state)
+        )
+        curves = "".join(
+            f'<path d="M{start} 1{"".join(f"V{1 - v:.2f}h1" for v in values[start:stop])}V1z"/>'
+            for start, stop, kind in runs(followed.astype(int))
+            if kind
+        )
+        share = f"seen on {int(seen.sum())} of {int(followed.sum())} frames"
+        rows.append(
+            f'<div class="row" style="--colour:{css_colour(obj_id)}"><span class="name" title="{html.escape(name)}">'
+            f'<i></i><b>{html.escape(name)}</b></span><svg viewBox="0 0 {length} 1" preserveAspectRatio="none" role="img" '
+            f'aria-label="{html.escape(name)}: {share}"><title>{share}</title>{bars}{curves}</svg></div>'
+        )
+    return (
+        f'<div class="timeline" data-frames="{length}">{"".join(rows)}'
+        f'<div class="row scale"><span class="name"></span><div><span>0</span><span>frame</span>'
+        f'<span>{length - 1}</span></div></div><div class="playhead"></div></div>'
+        f'<p class="hint">Height: {measure}. Grey: hidden. Click to go there in the video.</p>'
+    )

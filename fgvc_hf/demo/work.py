@@ -1,0 +1,175 @@
+"""What the demo computes: calls of the package, with progress, cancelling and files to download."""
+
+import functools
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from ..flow_files import save_flow
+from ..heat_map_fgvc import match_heat_map
+from ..masks import read_mask, write_mask
+from ..overlays import write_overlay
+from ..presets import load
+from ..processing_fgvc import PointTracks
+from ..tracks import save_tracks
+from ..visualization import draw_flow, draw_heat_map, draw_masks, draw_tracks
+from .clips import Clip, WatchedVideo
+from .limits import Point, Shape
+
+
+Report = Callable[[float, str], None]  # share of the work that is done, and what is being done
+OCCLUDED_BRIGHTNESS = 0.45  # of flow that the way back does not confirm
+
+
+# For masks, the preset of the resolution, and stride and radius of the matching: README's table says what they cost and bring
+MASK_MATCHING = {"fast": ("fast", 4, 10), "balanced": ("balanced", 4, 10), "accurate": ("balanced", 2, 15)}
+
+
+@functools.cache
+def loaded(preset: str, **settings):
+    """Model and processor of a preset, kept."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    return load(preset=preset, **settings)
+
+
+def loaded_for_masks(preset: str):
+    """Model and processor that follow masks at a preset."""
+    resolution, stride, radius = MASK_MATCHING[preset]
+    return loaded(resolution, output_stride=stride, propagation_radius=radius)
+
+
+@dataclass(frozen=True)
+class Followed:
+    """Targets that were followed.
+
+    Args:
+        video, files (`Path`, `list[Path]`): The overlay, and what there is to download.
+        ids (`list[int]`): Of the targets; their colours come from them.
+        confidence (`numpy.ndarray` of shape `(N, T)`): In [0, 1]; for a mask its area as a share of the largest. NaN where a target was
+            not followed.
+        visible (`numpy.ndarray` of shape `(N, T)`, bool): Whether it is seen.
+    """
+
+    video: Path
+    files: list[Path]
+    ids: list[int]
+    confidence: np.ndarray
+    visible: np.ndarray
+
+
+def frames_on_the_way(clip: Clip, times: list[int], direction: str) -> int:
+    """Frames that are read to follow targets of these frames."""
+    forward, backward = clip.num_frames - min(times), max(times) + 1
+    return {"forward": forward, "backward": backward, "both": forward + backward}[direction]
+
+
+def track_points(clip: Clip, points: list[Point], preset: str, direction: str, report: Report) -> Followed:
+    """
+    Follow points through a clip.
+
+    Raises:
+        `Cancelled`, `ValueError`: as of [`WatchedVideo`].
+        `OSError`: the clip has been put away meanwhile.
+    """
+    model, processor = loaded(preset)
+    expected = frames_on_the_way(clip, [point.t for point in points], direction)
+    watched = WatchedVideo(clip, expected, lambda share: report(0.85 * share, "following points"))
+    tracks = model.track(watched, [(point.t, point.x, point.y) for point in points], direction, processor)
+    return deliver(clip, tracks, lambda share, what: report(0.85 + 0.15 * share, what))
+
+
+def deliver(clip: Clip, tracks: PointTracks, report: Report) -> Followed:
+    """Files and overlay of the tracks of a clip."""
+    folder = clip.results("points")
+    files = [folder / f"tracks{suffix}" for suffix in (".csv", ".json", ".npz")]
+    for file in files:
+        save_tracks(tracks, file)
+    overlay = folder / "tracked.mp4"
+    drawn = WatchedVideo(clip, clip.num_frames, lambda share: report(share, "drawing"))
+    write_overlay(
+        drawn, lambda t, frame: draw_tracks(frame, tracks.tracks, tracks.visible, t, ids=tracks.object_ids), overlay
+    )
+    confidence = np.where(np.isnan(tracks.tracks[..., 0]), np.nan, tracks.confidence)
+    return Followed(overlay, [*files, overlay], tracks.object_ids, confidence, tracks.visible)
+
+
+def rasterize(shapes: list[Shape], height: int, width: int) -> np.ndarray:
+    """Object ids `(H, W)`, uint8, of painted shapes; later ones cover earlier ones."""
+    canvas = Image.new("L", (width, height))
+    draw = ImageDraw.Draw(canvas)
+    for shape in shapes:
+        # PIL counts from the centre of the first pixel, half a pixel from its corner
+        places = [(x - 0.5, y - 0.5) for x, y in shape.vertices]
+        if shape.kind == "box":
+            (x0, y0), (x1, y1) = places
+            draw.rectangle((min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)), fill=shape.obj_id)
+            continue
+        draw.line(places, fill=shape.obj_id, width=max(1, round(2 * shape.radius)), joint="curve")
+        for x, y in (places[0], places[-1]):
+            draw.ellipse((x - shape.radius, y - shape.radius, x + shape.radius, y + shape.radius), fill=shape.obj_id)
+    return np.asarray(canvas)
+
+
+def follow_masks(clip: Clip, ids: np.ndarray, t: int, preset: str, direction: str, report: Report) -> Followed:
+    """
+    Carry object ids (H, W) of frame t through a clip.
+
+    Raises:
+        as [`track_points`]; `ValueError`: nothing is painted.
+    """
+    if not ids.any():
+        raise ValueError("Nothing is painted yet: paint over an object, or drag a box around it.")
+    model, processor = loaded_for_masks(preset)
+    watched = WatchedVideo(
+        clip, frames_on_the_way(clip, [t], direction), lambda s: report(0.85 * s, "following objects")
+    )
+    found = model.propagate_masks(watched, ids, t, direction, processor)
+    folder = clip.results("masks")
+    masks = folder / "masks"
+    masks.mkdir()
+    objects = [int(obj_id) for obj_id in np.unique(ids) if obj_id]
+    areas = np.full((len(objects), clip.num_frames), np.nan)
+    for frame_idx, frame_ids in found:
+        write_mask(masks / f"{frame_idx:05d}.png", frame_ids)  # on disk, so that memory does not grow with the clip
+        areas[:, frame_idx] = [(frame_ids == obj_id).sum() for obj_id in objects]
+    overlay = folder / "masks.mp4"
+    drawn = WatchedVideo(clip, clip.num_frames, lambda share: report(0.85 + 0.15 * share, "drawing"))
+
+    def draw(frame_idx: int, frame: np.ndarray) -> np.ndarray:
+        mask = masks / f"{frame_idx:05d}.png"
+        return draw_masks(frame, read_mask(mask)) if mask.exists() else frame
+
+    write_overlay(drawn, draw, overlay)
+    archive = Path(shutil.make_archive(str(folder / "masks"), "zip", masks))
+    shutil.rmtree(masks)
+    return Followed(overlay, [archive, overlay], objects, areas / np.nanmax(areas, axis=1, keepdims=True), areas > 0)
+
+
+def flow_between(clip: Clip, t_0: int, t_1: int, preset: str) -> tuple[np.ndarray, list[Path]]:
+    """Flow from one frame to another in colours (H, W, 3), darker where it is occluded, and files to download."""
+    model, processor = loaded(preset)
+    found = model.flow(clip.frame(t_0), clip.frame(t_1), processor)
+    folder = clip.results("flow")
+    files = [folder / f"flow_{t_0}_{t_1}{suffix}" for suffix in (".flo", ".npz", ".png")]
+    for file in files:
+        save_flow(found.flow, found.occluded, file)
+    drawn = draw_flow(found.flow).astype(np.float32)
+    drawn[found.occluded] *= OCCLUDED_BRIGHTNESS
+    return drawn.round().astype(np.uint8), files
+
+
+def match_of(
+    clip: Clip, t_0: int, t_1: int, point: tuple[float, float], preset: str
+) -> tuple[np.ndarray, tuple[float, float]]:
+    """Heat map (H, W, 3) over frame `t_1` of where a point of frame `t_0` is, in proportion to the most probable place, and that (x, y)."""
+    model, processor = loaded(preset)
+    frame = clip.frame(t_1)
+    probability = match_heat_map(model, processor, clip.frame(t_0), frame, point)
+    row, column = np.unravel_index(probability.argmax(), probability.shape)
+    return draw_heat_map(frame, probability), (float(column) + 0.5, float(row) + 0.5)

@@ -1,0 +1,42 @@
+"""Follow the points of the demo's examples, and keep tracks and thumbnails in the package.
+
+To be run again whenever the bundled checkpoint or the tracker changes: `python scripts/demo_examples.py`
+"""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from fgvc_hf.demo.examples import DIRECTION, EXAMPLES, FOLDER, PRESET
+from fgvc_hf.demo.work import loaded
+from fgvc_hf.video import VideoFile
+from fgvc_hf.visualization import draw_tracks
+
+
+THUMBNAIL_HEIGHT = 180
+
+
+def main() -> None:
+    model, processor = loaded(PRESET)
+    FOLDER.mkdir(exist_ok=True)
+    for example in EXAMPLES:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "clip.mp4"
+            example.write_clip(path)
+            points = [(point.t, point.x, point.y) for point in example.points]
+            tracks = model.track(path, points, DIRECTION, processor)
+            frames = list(VideoFile(path).frames())
+        example.save_tracks(tracks)
+        t = 3 * len(frames) // 4
+        drawn = Image.fromarray(draw_tracks(frames[t], tracks.tracks, tracks.visible, t, trail=32))
+        drawn.resize((round(THUMBNAIL_HEIGHT * drawn.width / drawn.height), THUMBNAIL_HEIGHT)).save(example.thumbnail)
+        seen = dict(
+            zip([point.name for point in example.points], np.round(tracks.visible.mean(axis=1), 2), strict=True)
+        )
+        print(f"{example.key}: {len(frames)} frames, seen {seen}")
+
+
+if __name__ == "__main__":
+    main()

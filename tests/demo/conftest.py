@@ -1,0 +1,92 @@
+import contextlib
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+
+pytest.importorskip("gradio", reason="the demo needs the extra demo")
+
+import httpx
+
+from fgvc_hf import VideoWriter, render_clip
+from fgvc_hf.demo.clips import Shelf
+from fgvc_hf.demo.handlers import Desk
+
+
+@pytest.fixture(scope="session")
+def write_clip():
+    def write(path, frames, fps=12):
+        with VideoWriter(path, fps, *frames[0].shape[:2]) as writer:
+            for frame in frames:
+                writer.write(frame)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def clip_file(tmp_path_factory, write_clip):
+    """6 frames of 120x72 pixels."""
+    frames = render_clip(num_frames=6, height=72, width=120, num_points=0).frames
+    return write_clip(tmp_path_factory.mktemp("clip") / "clip.mp4", frames)
+
+
+@pytest.fixture
+def shelf(tmp_path):
+    folder = tmp_path / "shelf"
+    folder.mkdir()
+    return Shelf(folder, capacity=3)
+
+
+@pytest.fixture
+def desk(shelf, clip_file):
+    """A session that has its clip."""
+    return Desk(shelf.copy(clip_file, "my clip.mp4"))
+
+
+@dataclass
+class Server:
+    """A running `fgvc-hf demo`; all its files are in `folder`."""
+
+    url: str
+    pid: int
+    folder: Path
+
+    @property
+    def memory(self) -> int:
+        """Bytes that it holds in memory."""
+        return int(re.findall(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{self.pid}/status").read_text())[0]) * 1024
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """Started as a user does, and ended as a system does; it leaves no file behind."""
+    folder = tmp_path_factory.mktemp("server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {"TMPDIR": str(folder), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "fgvc_hf.cli", "demo", "--port", str(port)]
+    with (tmp_path_factory.mktemp("log") / "server.log").open("w+") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            url = f"http://127.0.0.1:{port}"
+            for _ in range(600):
+                with contextlib.suppress(httpx.TransportError):
+                    if httpx.get(url).status_code == 200:
+                        break
+                assert process.poll() is None, log.seek(0) or log.read()
+                time.sleep(0.2)
+            yield Server(url, process.pid, folder)
+            assert process.poll() is None, "the server went down"
+        finally:
+            process.terminate()
+            process.wait(60)
+    assert [path for path in folder.rglob("*") if path.is_file()] == []

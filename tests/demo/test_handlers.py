@@ -1,0 +1,323 @@
+"""Handlers as the functions that they are, and the table of what they refuse."""
+
+import math
+import sys
+import types
+import zipfile
+
+import gradio as gr
+import numpy as np
+import pytest
+
+from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, open_video, read_points_file
+from fgvc_hf.demo import handlers as on
+from fgvc_hf.demo import limits, views, work
+from fgvc_hf.demo.examples import EXAMPLES
+from fgvc_hf.demo.limits import MAX_POINTS, Point
+from fgvc_hf.flow_files import read_flo
+
+
+NAN, INFINITE = math.nan, math.inf
+
+
+def click(index) -> gr.SelectData:
+    return gr.SelectData(None, {"index": index, "value": None})
+
+
+REQUEST = gr.Request(session_hash="me")
+
+
+def quiet(*_, **__) -> None:
+    """In the place of a progress bar."""
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """A model that takes no time."""
+    model = FgvcModel(FgvcConfig(hidden_sizes=[8, 16, 32], propagation_radius=4, point_matching="templates")).eval()
+    processor = FgvcProcessor(FgvcImageProcessorPil(size={"height": 48, "width": 80}))
+    monkeypatch.setattr(work, "loaded", lambda preset, **settings: (model, processor))
+
+
+@pytest.fixture
+def pointed(desk):
+    desk.points = [Point(0, 30.5, 20.5, "a"), Point(2, 60.5, 40.5, "b")]
+    return desk
+
+
+# ---- what is refused ----------------------------------------------------------------------------------------------
+
+STROKE = '[[1, "brush", 3, [20, 20, 40, 30]]]'
+BAD_NUMBERS = (None, "0", "../../etc", [], {}, True, 0.5, NAN, INFINITE, -1, 6, 1e300, 10**400)
+BAD_CLICKS = (
+    None,
+    5,
+    "1,2",
+    [],
+    [1],
+    [1, 2, 3],
+    ["1", "2"],
+    [NAN, 1],
+    [-1, 0],
+    [720, 0],
+    [0, 432],
+    [1e300, 1],
+    [[1], 2],
+)
+BAD_WORDS = (None, 3, "", "best", "../../etc/passwd", ["fast"], {"a": 1}, NAN, "x" * 10**6)
+BAD_PAINTINGS = (
+    5,
+    ["brush"],
+    "{",
+    "{}",
+    "[1]",
+    "[[]]",
+    "[" * 10_000,
+    '[[1, "brush", 3]]',
+    '[[1, "brush", 3, []]]',
+    '[[1, "brush", 3, [1]]]',
+    '[[1, "brush", NaN, [1, 2]]]',
+    '[[1, "brush", 3, [1e300, 2]]]',
+    '[[1, "brush", 1e9, [1, 2]]]',
+    '[[1, "circle", 3, [1, 2]]]',
+    '[[9, "brush", 3, [1, 2]]]',
+    '[[1, "box", 3, [1, 2]]]',
+    '[[1, "brush", 3, "1234"]]',
+    f"[{','.join([STROKE[1:-1]] * 201)}]",
+    f'[[1, "brush", 3, [{",".join(["1,2"] * 4001)}]]]',
+    "9" * 500_000,
+)
+CALLS = (
+    [("frame", lambda d, v=v: on.show_frame(d, v)) for v in BAD_NUMBERS]
+    + [("frame of flow", lambda d, v=v: on.flow(d, 0, v, "fast")) for v in BAD_NUMBERS[:4]]
+    + [("frame of match", lambda d, v=v: on.match(d, v, 0, "fast", click([1, 1]))) for v in BAD_NUMBERS[:4]]
+    + [("click", lambda d, v=v: on.add_point(d, 0, "", click(v))) for v in BAD_CLICKS]
+    + [("click to match", lambda d, v=v: on.match(d, 0, 1, "fast", click(v))) for v in BAD_CLICKS[:4]]
+    + [("preset", lambda d, v=v: on.track(d, v, "forward", quiet)) for v in BAD_WORDS]
+    + [("direction", lambda d, v=v: on.track(d, "fast", v, quiet)) for v in BAD_WORDS]
+    + [("preset of flow", lambda d, v=v: on.flow(d, 0, 1, v)) for v in ("paper", None)]
+    + [("name", lambda d, v=v: on.add_point(d, 0, v, click([1, 1]))) for v in (5, ["a"], "x" * 10**6)]
+    + [("grid", lambda d, v=v: on.add_grid(d, 0, v)) for v in (*BAD_NUMBERS[:9], 0, 9, 10**9)]
+    + [("painting", lambda d, v=v: on.follow(d, 0, v, "fast", "forward", quiet)) for v in BAD_PAINTINGS]
+    + [("nothing painted", lambda d, v=v: on.follow(d, 0, v, "fast", "forward", quiet)) for v in (None, "", "[]")]
+)
+
+
+@pytest.mark.parametrize("number", range(len(CALLS)), ids=lambda number: f"{CALLS[number][0]} {number}")
+def test_what_makes_no_sense_is_one_sentence_and_changes_nothing(desk, monkeypatch, number):
+    monkeypatch.setattr(work, "loaded", lambda *arguments, **settings: pytest.fail("work was started"))
+    desk.points = [Point(0, 1.5, 1.5, "there before")]
+    with pytest.raises(gr.Error) as refused:
+        CALLS[number][1](desk)
+    message = refused.value.message
+    assert message.endswith(".") and "\n" not in message and len(message) < 200
+    assert "went wrong" not in message and refused.value.print_exception is False
+    assert [point.name for point in desk.points] == ["there before"]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda d: on.show_frame(d, 0),
+        lambda d: on.add_point(d, 0, "", click([1, 1])),
+        lambda d: on.undo_point(d, 0),
+        lambda d: on.track(d, "fast", "forward", quiet),
+        lambda d: on.follow(d, 0, STROKE, "fast", "forward", quiet),
+        lambda d: on.match(d, 0, 0, "fast", click([1, 1])),
+    ],
+)
+def test_without_a_clip_there_is_a_hint(call):
+    with pytest.raises(gr.Error, match="There is no clip yet: upload or record one, or take an example."):
+        call(on.Desk())
+
+
+def test_without_points_there_is_a_hint(desk):
+    with pytest.raises(gr.Error, match="There are no points yet"):
+        on.track(desk, "fast", "forward", quiet)
+
+
+def test_errors_of_the_package_name_the_clip_as_the_user_does(pointed, tiny):
+    content = pointed.clip.video.path.read_bytes()
+    pointed.clip.video.path.write_bytes(content[:2000] + bytes(len(content) - 2000))
+    with pytest.raises(gr.Error) as refused:
+        on.track(pointed, "fast", "forward", quiet)
+    assert refused.value.message.startswith("my clip.mp4: is") and "damaged" in refused.value.message
+
+
+def test_what_is_not_expected_is_logged_and_not_shown(pointed, monkeypatch, caplog):
+    monkeypatch.setattr(on, "track_points", lambda *arguments: 1 / 0)
+    with pytest.raises(gr.Error, match="Something went wrong on the server, and was logged there."):
+        on.track(pointed, "fast", "forward", quiet)
+    assert "division by zero" in caplog.text and "Traceback" in caplog.text
+
+
+# ---- what is done -------------------------------------------------------------------------------------------------
+
+
+def test_an_upload_takes_the_place_of_the_clip_before(desk, shelf, clip_file):
+    intake, before = on.Intake(shelf), desk.clip
+    desk.points = [Point(0, 1, 1, "old")]
+    shown = intake.upload(str(clip_file), desk, REQUEST)
+    assert (
+        len(shown) == 14 + 7 + 4 + 1 + 4 + 1
+        and shown[-1] is desk
+        and desk.points == []
+        and not before.video.path.exists()
+    )
+    assert shown[0] == "**clip.mp4** · 6 frames of 120×72 pixels, 12 frames per second"
+    assert shown[2].shape == (432, 720, 3) and shown[1].maximum == 5
+
+
+def test_a_refused_upload_leaves_the_clip_before(desk, shelf, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "text.mp4").write_text("hello")
+    with pytest.raises(gr.Error, match=r"^'text.mp4: is no video"):
+        on.Intake(shelf).upload(str(tmp_path / "other" / "text.mp4"), desk, REQUEST)
+    assert desk.clip.video.path.exists() and not (tmp_path / "other").exists()
+
+
+def test_clicks_become_points(desk):
+    """The picture is shown 6 times as large as the clip."""
+    picture, legend, name = on.add_point(desk, 2, "  left   <eye> ", click([717, 3]))
+    assert desk.points == [Point(2, 119.5, 0.5, "left <eye>")] and name == ""
+    assert "left &lt;eye&gt;" in legend and "<eye>" not in legend
+    assert picture.shape == (432, 720, 3) and (picture[::6, ::6] != desk.clip.frame(2)).any()
+    on.add_point(desk, 0, None, click([3, 4]))
+    assert desk.points[1].name == "point 2"
+    on.undo_point(desk, 0)
+    assert len(desk.points) == 1
+    picture, legend = on.clear_points(desk, 0)
+    assert desk.points == [] and (picture[5::6, 5::6] == desk.clip.frame(0)).all() and "No points yet" in legend
+
+
+def test_a_grid_covers_the_frame_and_the_number_of_points_is_bounded(desk):
+    on.add_grid(desk, 1, 2)
+    assert [(p.t, p.x, p.y) for p in desk.points] == [(1, 30, 18), (1, 90, 18), (1, 30, 54), (1, 90, 54)]
+    with pytest.raises(gr.Error, match=f"At most {MAX_POINTS} points are followed at a time; there are 4 already."):
+        on.add_grid(desk, 1, 8)
+    assert len(desk.points) == 4
+
+
+@pytest.mark.parametrize("direction", limits.DIRECTIONS)
+def test_tracking_gives_video_timeline_files_and_code(pointed, tiny, direction):
+    shares = []
+    video, timeline, code, *files = on.track(
+        pointed, "fast", direction, lambda share, desc: shares.append((share, desc))
+    )
+    files = [button["value"] for button in files]
+    overlay = open_video(video)
+    assert (overlay.num_frames, overlay.fps, overlay.height, overlay.width) == (6, 12, 72, 120)
+    assert [file.rpartition(".")[2] for file in files] == ["csv", "json", "npz", "mp4"]
+    with np.load(files[2]) as arrays:
+        assert arrays["queries"].tolist() == [[0, 30.5, 20.5], [2, 60.5, 40.5]]
+        assert arrays["tracks"].shape == (2, 6, 2)
+    assert read_points_file(files[1]).shape == (2, 3)
+    assert timeline.count('class="row"') == 2 and timeline.count("<svg") == 2 and ">a</b>" in timeline
+    assert f"points=[(0, 30.5, 20.5), (2, 60.5, 40.5)], direction='{direction}'" in code and "'my clip.mp4'" in code
+    assert [share for share, _ in shares] == sorted(share for share, _ in shares) and shares[-1] == (1.0, "drawing")
+    assert {what for _, what in shares} == {"following points", "drawing"}
+
+
+def test_cancelling_stops_the_work_and_says_so(pointed, tiny, monkeypatch):
+    said = []
+    monkeypatch.setattr(gr, "Info", lambda text, duration: said.append(text))
+
+    def cancel_at_once(share, desc):
+        on.cancel(pointed)
+
+    assert on.track(pointed, "fast", "forward", cancel_at_once) == gr.skip()
+    assert said == ["Cancelled."]
+    assert not list(pointed.clip.video.path.parent.glob("points/*"))
+    assert on.track(pointed, "fast", "forward", quiet)[0].endswith("tracked.mp4")  # and the next time it works
+
+
+def test_leaving_the_page_stops_the_work(desk, shelf, clip_file):
+    intake, other = on.Intake(shelf), on.Desk()
+    intake.upload(str(clip_file), desk, REQUEST)
+    intake.upload(str(clip_file), other, gr.Request(session_hash="someone else"))
+    intake.leave(REQUEST)
+    assert desk.clip.cancelled and not other.clip.cancelled
+
+
+def test_a_clip_that_goes_away_stops_the_work_on_it(pointed, tiny):
+    assert on.track(pointed, "fast", "forward", lambda share, desc: pointed.clip.discard()) == gr.skip()
+
+
+def test_painted_objects_are_followed(desk, tiny):
+    painted = '[[1, "brush", 4, [20, 20, 40, 30]], [3, "box", 1, [90, 60, 70, 30]]]'
+    video, timeline, *files = on.follow(desk, 1, painted, "fast", "both", quiet)
+    files = [button["value"] for button in files]
+    assert open_video(video).num_frames == 6 and [file.rpartition("/")[2] for file in files] == [
+        "masks.zip",
+        "masks.mp4",
+    ]
+    assert "object 1" in timeline and "object 3" in timeline and "object 2" not in timeline
+    with zipfile.ZipFile(files[0]) as archive:
+        assert sorted(archive.namelist()) == [f"{t:05d}.png" for t in range(6)]
+
+
+def test_shapes_are_rasterised_where_they_were_painted():
+    read = limits.shapes(
+        '[[2, "box", 1, [10, 5, 20, 9]], [1, "brush", 2, [40, 30, 60, 30]], [0, "brush", 1, [50, 30]]]', 60, 80
+    )
+    ids = work.rasterize(read, 60, 80)
+    assert (ids[5:9, 10:20] == 2).all() and (ids == 2).sum() <= 6 * 12 and (ids[5:9, 22:] == 0).all()
+    assert ids[29, 45] == ids[30, 58] == 1 and ids[35, 50] == 0
+    assert ids[29, 49] == 0  # erased
+    assert set(np.unique(ids)) == {0, 1, 2}
+
+
+def test_flow_between_two_frames(desk, tiny):
+    picture, *files = on.flow(desk, 0, 2, "fast")
+    files = [button["value"] for button in files]
+    assert picture.shape == (432, 720, 3) and picture.dtype == np.uint8
+    assert read_flo(files[0]).shape == (72, 120, 2) and [file[-4:] for file in files] == [".flo", ".npz", ".png"]
+
+
+def test_matching_a_frame_with_itself_finds_the_pixel(desk):
+    """With the bundled checkpoint, through everything that the page goes through."""
+    crossed, heat, said = on.match(desk, 3, 3, "fast", click([363, 243]))
+    x, y = (float(v) for v in said.partition("probably at (")[2].partition(")")[0].split(", "))
+    assert abs(x - 60.5) <= 1 and abs(y - 40.5) <= 1
+    assert heat.shape == crossed.shape == (432, 720, 3)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.key)
+def test_examples_show_with_the_tracks_that_ship(example, shelf):
+    desk = on.Desk()
+    shown = on.Intake(shelf).example(desk, click(EXAMPLES.index(example)), REQUEST)
+    assert open_video(shown[14]).num_frames == desk.clip.num_frames == example.tracks().tracks.shape[1]
+    assert example.tracks().queries.tolist() == [[point.t, point.x, point.y] for point in example.points]
+    assert shown[15].count('class="row"') == len(example.points) and example.thumbnail.is_file()
+
+
+def test_tracks_that_ship_are_those_of_the_tracker(shelf):
+    """If this fails, the tracker or the checkpoint has changed: run `python scripts/demo_examples.py`."""
+    example = EXAMPLES[0]
+    desk = on.Desk()
+    on.Intake(shelf).example(desk, click(0), REQUEST)
+    held = example.tracks()
+    model, processor = work.loaded("balanced")
+    points = [(point.t, point.x, point.y) for point in example.points]
+    tracks = model.track(desk.clip.video.frames(0, 8), points, processor=processor)
+    off = np.linalg.norm(tracks.tracks - held.tracks[:, :8], axis=-1)
+    assert np.median(off) < 0.5 and (tracks.visible == held.visible[:, :8]).mean() > 0.9
+
+
+def test_a_timeline_says_where_a_target_is_hidden():
+    confidence = np.array([[np.nan, 1.0, 0.9, 0.1, 0.2, 0.8]])
+    visible = np.array([[False, True, True, False, False, True]])
+    html = views.timeline(['<b>"eye"'], [0], confidence, visible)
+    rectangles = [part.split('"')[0] for part in html.split('<rect class="')[1:]]
+    assert rectangles == ["off", "seen", "hidden", "seen"]
+    assert 'x="3" y="0" width="2"' in html and "seen on 3 of 5 frames" in html
+    assert "&lt;b&gt;&quot;eye&quot;" in html and '<b>"eye"' not in html
+
+
+def test_on_zero_gpu_heavy_work_is_marked(monkeypatch):
+    spaces = types.ModuleType("spaces")
+    spaces.GPU = lambda duration: lambda handler: ("on the GPU", duration, handler)
+    monkeypatch.setitem(sys.modules, "spaces", spaces)
+    assert on.on_gpu(len) == ("on the GPU", on.GPU_SECONDS, len)
+    monkeypatch.delitem(sys.modules, "spaces")
+    assert on.on_gpu(len) is len

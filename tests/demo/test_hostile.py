@@ -1,0 +1,193 @@
+"""A running server, and what strangers may send it without the page: raw calls, crafted files, and many at once."""
+
+import concurrent.futures
+import json
+import math
+import uuid
+
+import httpx
+import pytest
+
+from fgvc_hf import open_video
+
+
+MEBIBYTE = 1 << 20
+NAN, INFINITE = math.nan, math.inf
+SECRETS = ("Traceback", 'File "', "site-packages", "root:x:0")  # what no answer may hold
+
+
+class Visitor:
+    """A session that talks to the server as the page does."""
+
+    def __init__(self, server):
+        self.server, self.session = server, uuid.uuid4().hex
+        self.http = httpx.Client(base_url=f"{server.url}/gradio_api", timeout=300)
+        config = httpx.get(f"{server.url}/config", timeout=60).json()
+        self.numbers = {dependency["api_name"]: dependency["id"] for dependency in config["dependencies"]}
+
+    def upload(self, content: bytes, name: str = "clip.mp4") -> dict:
+        (path,) = self.http.post("/upload", files={"files": (name, content)}).json()
+        return {"path": path, "orig_name": name, "meta": {"_type": "gradio.FileData"}}
+
+    def call(self, handler: str, data, event=None) -> dict:
+        """The last message about a call: `success`, and `output` with what the page gets. Or the refusal of the call itself."""
+        body = {"data": data, "event_data": event, "fn_index": self.numbers[handler], "session_hash": self.session}
+        joined = self.http.post(
+            "/queue/join", content=json.dumps(body), headers={"Content-Type": "application/json"}
+        )  # json.dumps writes NaN, as a stranger may
+        assert not any(secret in joined.text for secret in SECRETS)
+        if joined.status_code != 200:
+            return {"success": False, "output": {"error": joined.text}}
+        with self.http.stream("GET", "/queue/data", params={"session_hash": self.session}) as lines:
+            for line in lines.iter_lines():
+                assert not any(secret in line for secret in SECRETS)
+                message = json.loads(line.removeprefix("data: ") or "{}")
+                if message.get("msg") in ("process_completed", "unexpected_error"):
+                    return message if "output" in message else {"success": False, "output": message}
+        raise AssertionError("no answer came")
+
+    def take(self, content: bytes) -> dict:
+        return self.call("upload", [self.upload(content), None])
+
+    def click(self, index) -> dict:
+        return self.call("add_point", [None, 0, ""], {"index": index, "value": None})
+
+
+def error_of(answer: dict) -> str:
+    assert answer["success"] is False, answer
+    return answer["output"].get("error") or ""
+
+
+@pytest.fixture(scope="module")
+def visitor(server, clip_file):
+    """A session with a clip and a point."""
+    visitor = Visitor(server)
+    assert visitor.take(clip_file.read_bytes())["success"] and visitor.click([100, 100])["success"]
+    return visitor
+
+
+def file_data(path) -> dict:
+    return {"path": path, "orig_name": "clip.mp4", "meta": {"_type": "gradio.FileData"}}
+
+
+STROKE = '[[1, "brush", 3, [20, 20, 40, 30]]]'
+FILES = [  # in the place of an upload
+    None,
+    5,
+    "/etc/passwd",
+    {},
+    [],
+    {"path": None},
+    file_data("/etc/passwd"),
+    file_data("../../../../etc/passwd"),
+    file_data("file:///etc/passwd"),
+    file_data("/proc/self/environ"),
+    file_data("http://127.0.0.1:1/clip.mp4"),
+    file_data("http://169.254.169.254/latest/meta-data"),
+    file_data("\0"),
+    file_data("x" * 10_000),
+    {"path": "", "url": "http://127.0.0.1:1/clip.mp4", "meta": {"_type": "gradio.FileData"}},
+]
+CALLS = [
+    *(("upload", [file, None], None) for file in FILES),
+    ("upload", [], None),
+    ("upload", {"path": "/etc/passwd"}, None),
+    *(("show_frame", [None, t], None) for t in (None, "0", NAN, INFINITE, -1, 6, 10**30, {}, [[]])),
+    *(
+        ("add_point", [None, 0, ""], {"index": i, "value": None})
+        for i in (None, "a", [1], [NAN, 1], [-5, 3], [1e300, 0])
+    ),
+    ("add_point", [None, 0, ""], None),
+    ("add_point", [None, 0, ""], "no dictionary"),
+    ("add_point", [None, 0, "x" * 10**6], {"index": [1, 1]}),
+    ("add_grid", [None, 0, 10**9], None),
+    ("add_grid", [None, 0, -1], None),
+    *(("track", [None, preset, "forward"], None) for preset in ("best", None, 5, "../fast", ["fast"])),
+    ("track", [None, "fast", "sideways"], None),
+    ("track", [None], None),
+    *(("follow", [None, 0, p, "fast", "forward"], None) for p in ("", "{", "[" * 10**5, '[[1,"brush",1e9,[1,2]]]', 5)),
+    ("follow", [None, 99, STROKE, "fast", "forward"], None),
+    ("flow", [None, 0, 10**9, "fast"], None),
+    ("match", [None, 0, 1, "fast"], {"index": [1e9, 1]}),
+    ("example", [None], {"index": 99, "value": None}),
+    ("example", [None], {"index": "../../etc/passwd", "value": None}),
+]
+
+
+def test_there_are_forty_of_them():
+    assert len(CALLS) >= 40
+
+
+@pytest.mark.parametrize("number", range(len(CALLS)), ids=lambda number: f"{CALLS[number][0]}-{number}")
+def test_a_malformed_call_is_refused_and_the_session_goes_on(visitor, number):
+    error_of(visitor.call(*CALLS[number]))
+    assert visitor.call("show_frame", [None, 1])["success"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/etc/passwd", "../../../../etc/passwd", "pyproject.toml", "fgvc_hf/cli.py", "http://127.0.0.1:1/"]
+)
+def test_nothing_is_read_out(visitor, path):
+    for route in ("/file=", "/file/", "/stream/"):
+        answer = visitor.http.get(f"{route}{path}", follow_redirects=False)
+        assert answer.status_code >= 400 and not any(secret in answer.text for secret in SECRETS)
+
+
+def test_clips_of_others_are_not_read_out(visitor):
+    clips = list(visitor.server.folder.glob("*/clips/*/clip.mp4"))
+    assert clips
+    for clip in clips:
+        assert visitor.http.get(f"/file={clip}").status_code >= 400
+        error_of(Visitor(visitor.server).call("upload", [file_data(str(clip)), None]))
+
+
+def test_a_refused_upload_leaves_no_file_and_says_why(server):
+    before = files_of(server)
+    answer = Visitor(server).take(b"PK\x03\x04 a zip, in truth")
+    assert error_of(answer).startswith("clip.mp4: is no video that can be read")
+    assert files_of(server) == before
+
+
+def test_an_upload_beyond_the_limit_is_cut_short(server):
+    before, memory = files_of(server), server.memory
+    content = bytes(60 * MEBIBYTE)
+    answer = httpx.post(f"{server.url}/gradio_api/upload", files={"files": ("huge.mp4", content)}, timeout=120)
+    assert answer.status_code == 413
+    assert files_of(server) == before and server.memory < memory + 100 * MEBIBYTE
+
+
+def files_of(server) -> set:
+    return {path for path in server.folder.rglob("*") if path.is_file()}
+
+
+def test_twenty_users_at_once_are_served_or_told_and_memory_is_bounded(server, tmp_path, write_clip, clip_file):
+    clip = write_clip(tmp_path / "short.mp4", list(open_video(clip_file).frames(0, 2))).read_bytes()
+    memory = server.memory
+
+    def visit(number: int) -> list[dict]:
+        user = Visitor(server)
+        content = clip if number % 2 else b"no video " + bytes([number])
+        answers = [user.take(content), user.click([50, 50]), user.call("track", [None, "fast", "forward"])]
+        user.http.close()
+        return answers
+
+    with concurrent.futures.ThreadPoolExecutor(20) as users:
+        visits = list(users.map(visit, range(20)))
+    for number, answers in enumerate(visits):
+        if number % 2:
+            assert all(answer["success"] for answer in answers), answers
+        else:
+            assert not any(answer["success"] for answer in answers)
+    assert server.memory < memory + 1024 * MEBIBYTE  # the model came in, and the work of one user at a time
+
+
+def test_after_all_that_the_next_user_is_served(server, clip_file):
+    user = Visitor(server)
+    assert user.take(clip_file.read_bytes())["success"]
+    assert user.click([60, 60])["success"]
+    answer = user.call("track", [None, "fast", "both"])
+    assert answer["success"]
+    video = answer["output"]["data"][0]
+    path = (video.get("video") or video)["path"]
+    content = user.http.get(f"/file={path}").content
+    assert content[4:8] == b"ftyp" and len(content) > 1000
