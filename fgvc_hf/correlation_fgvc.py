@@ -118,9 +118,9 @@ def window_topk(
         n = len(tile_ids)
         corners = [(tile // columns * TILE[0], tile % columns * TILE[1]) for tile in tile_ids.tolist()]
         for slot, (top, left) in enumerate(corners):
-            _copy_block(query, top, left, tile_buffer[slot])
+            copy_block(query, top, left, tile_buffer[slot])
             for frame, key in enumerate(keys):
-                _copy_block(key, top - reach, left - reach, halo_buffer[slot, frame])
+                copy_block(key, top - reach, left - reach, halo_buffer[slot, frame])
         left_hand, right_hand = tile_buffer[:n].view(n, cells, channels), halo_buffer[:n].view(n, halo_cells, channels)
         products = torch.bmm(left_hand, right_hand.transpose(1, 2), out=product_buffer[:n])
         products = products.view(n, cells, len(keys), *halo)
@@ -166,7 +166,7 @@ def _overlap(top: int, left: int, height: int, width: int, h: int, w: int) -> tu
     return max(0, -top), min(height, h - top), max(0, -left), min(width, w - left)
 
 
-def _copy_block(source: torch.Tensor, top: int, left: int, block: torch.Tensor) -> None:
+def copy_block(source: torch.Tensor, top: int, left: int, block: torch.Tensor) -> None:
     """Copy a block at (top, left) of the (h, w, C) map; what lies outside the map is left as it was."""
     y0, y1, x0, x1 = _overlap(top, left, *block.shape[:2], *source.shape[:2])
     block[y0:y1, x0:x1] = source[top + y0 : top + y1, left + x0 : left + x1]
@@ -283,8 +283,8 @@ def window_correlation(query: torch.Tensor, key: torch.Tensor, radius: int) -> t
     for top, left in product(range(0, h, TILE[0]), range(0, w, TILE[1])):
         tile, keys = query.new_zeros((batch, *TILE, channels)), query.new_zeros((batch, *halo, channels))
         for b in range(batch):
-            _copy_block(query[b], top, left, tile[b])
-            _copy_block(key[b], top - radius, left - radius, keys[b])
+            copy_block(query[b], top, left, tile[b])
+            copy_block(key[b], top - radius, left - radius, keys[b])
         products = torch.bmm(tile.flatten(1, 2), keys.flatten(1, 2).transpose(1, 2)).view(batch, -1, 1, *halo)
         _exclude_outside(products, top - radius, left - radius, h, w)
         windows = _window_view(products, size)[:, : h - top, : w - left, 0]  # (B, <=8, <=16, D, D)

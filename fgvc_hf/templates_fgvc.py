@@ -12,14 +12,16 @@ that is hidden waits where it was seen last; and one that resembles its first pa
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 
 from .configuration_fgvc import FgvcConfig
 from .coordinates_fgvc import cell_to_point, point_to_cell
+from .correlation_fgvc import copy_block
 
 
 BACK = (
@@ -33,11 +35,12 @@ ANCHOR_SHARE = 1.5  # of the first patch in the mean; each other one counts 1
 REFINEMENT = 2  # cells around the best one within which the first patch has a say
 LOST_GROWTH = 0.1  # of the range of likely motion, per frame that a point was not seen
 RIVAL_DISTANCE = 3  # cells beyond which another maximum is a rival
-POINTS_AT_ONCE = 64  # windows held at a time
-RECALL_CELLS = 4  # a side of the blocks of cells that a whole frame is searched by
+POINTS_AT_ONCE = 64  # scores held at a time
+WINDOWS_AT_ONCE = 8  # windows held at a time; always as many, for the last bit of a product depends on its size
+RECALL_CELLS = 4  # a side of the blocks of cells that a whole frame is searched by; as mean_blocks adds them up
 RECALL_REACH = 5  # cells around the best block
 RECALL_GAIN = 0.05  # similarity that a place far off has to win
-RECALLS_AT_ONCE = 16  # always as many, for the last bit of a product depends on its size
+RECALLS_AT_ONCE = 16  # always as many, too
 EVIDENCE = ("anchor", "mean", "margin")  # what visibility is told from
 
 
@@ -114,7 +117,7 @@ class PointTemplates:
 
     def follow(self, features: torch.Tensor, input_size: tuple[int, int], config: FgvcConfig) -> None:
         """Find all points on the next frame, with features (h, w, C), and learn from what was found."""
-        blocks = mean_blocks(features) if config.recall_similarity <= 1 else None
+        blocks = cache(lambda: mean_blocks(features))  # few frames need them
         for start in range(0, len(self.ids), POINTS_AT_ONCE):
             self._follow(slice(start, start + POINTS_AT_ONCE), features, blocks, input_size, config)
         self.count += 1
@@ -123,16 +126,16 @@ class PointTemplates:
         self,
         rows: slice,
         features: torch.Tensor,
-        blocks: torch.Tensor | None,
+        blocks: Callable[[], torch.Tensor | None],
         input_size: tuple[int, int],
         config: FgvcConfig,
     ) -> None:
-        anchor, last, size = self.anchor[rows], self.cells[rows], (features.shape[0], features.shape[1])
+        anchor, last, radius = self.anchor[rows], self.cells[rows], config.template_radius
+        h, w, _ = features.shape
         slots = [(self.count - back) % len(self.recent) for back in BACK]
-        mean = _mean_template(anchor, self.recent[slots, rows], self.trusted[slots, rows])
-        templates, radius = torch.stack([anchor, mean], dim=1), config.template_radius
-        window = window_scores(features, last, templates, radius, search_cells(*size, config))
-        cells, evidence = locate(*window, last, self.lost[rows], config.motion_prior / (size[0] * size[1]))
+        mean = _mean_template(anchor, [(self.recent[slot, rows], self.trusted[slot, rows]) for slot in slots])
+        window = window_scores(features, last, mean, radius, search_cells(h, w, config))
+        cells, evidence = locate(features, anchor, *window, last, self.lost[rows], config.motion_prior / (h * w))
         cells, evidence, recalled = recall(features, blocks, anchor, cells, evidence, config)
         confidence = visibility(evidence, config.visibility_weights)
         trusted = evidence[:, EVIDENCE.index("mean")] >= config.template_trust
@@ -152,11 +155,13 @@ class PointTemplates:
         self.uncertainty[rows] = expected_error(evidence, config.error_weights)
 
 
-def _mean_template(anchor: torch.Tensor, recent: torch.Tensor, trusted: torch.Tensor) -> torch.Tensor:
-    """Mean (N, P, C) of the first patches and of those (B, N, P, C) of earlier frames that are `trusted` (B, N)."""
-    shares = trusted.float()[..., None, None]
-    total = ANCHOR_SHARE * anchor.float() + (shares * recent.float()).sum(dim=0)
-    return (total / (ANCHOR_SHARE + shares.sum(dim=0))).to(anchor.dtype)
+def _mean_template(anchor: torch.Tensor, recent: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+    """Mean (N, P, C) of the first patches and of those (N, P, C) of earlier frames that are trusted (N,)."""
+    total, count = ANCHOR_SHARE * anchor.float(), ANCHOR_SHARE
+    for patches, trusted in recent:
+        shares = trusted.float()[:, None, None]
+        total, count = total.add_(shares * patches.float()), count + shares
+    return total.div_(count).to(anchor.dtype)
 
 
 def patch_offsets(radius: int, device=None) -> torch.Tensor:
@@ -174,15 +179,14 @@ def patch_weights(radius: int, device=None) -> torch.Tensor:
 
 def sample_patches(features: torch.Tensor, cells: torch.Tensor, radius: int) -> torch.Tensor:
     """Patches (N, P, C) around fractional cells (N, 2) of features (h, w, C): bilinear, and constant beyond the border."""
-    h, w = features.shape[:2]
-    where = cells[:, None] + patch_offsets(radius, cells.device)  # (N, P, 2)
-    x, y = where[..., 0].clamp(0, w - 1), where[..., 1].clamp(0, h - 1)
-    left, top = x.floor().clamp_max(max(w - 2, 0)).long(), y.floor().clamp_max(max(h - 2, 0)).long()
-    right, bottom = (left + 1).clamp_max(w - 1), (top + 1).clamp_max(h - 1)
-    fx, fy = (x - left)[..., None], (y - top)[..., None]
-    above = features[top, left].float() * (1 - fx) + features[top, right].float() * fx
-    below = features[bottom, left].float() * (1 - fx) + features[bottom, right].float() * fx
-    return (above * (1 - fy) + below * fy).to(features.dtype)
+    h, w, c = features.shape
+    first = cells.floor()
+    fx, fy = ((cells - first)[:, i, None, None, None] for i in (0, 1))
+    axis = torch.arange(-radius, radius + 2, device=cells.device)
+    x, y = ((first[:, i, None].long() + axis).clamp(0, side - 1) for i, side in ((0, w), (1, h)))  # (N, D+1)
+    block = features[y[:, :, None], x[:, None]].float()  # (N, D+1, D+1, C)
+    rows = block[:, :, :-1] * (1 - fx) + block[:, :, 1:] * fx  # torch.lerp's last bit depends on the place in memory
+    return (rows[:, :-1] * (1 - fy) + rows[:, 1:] * fy).flatten(1, 2).to(features.dtype)
 
 
 def window_scores(
@@ -193,28 +197,51 @@ def window_scores(
     Args:
         features (`torch.Tensor` of shape `(h, w, C)`): The frame.
         centres (`torch.Tensor` of shape `(N, 2)`): Cells that the windows are centred on; rounded.
-        templates (`torch.Tensor` of shape `(N, T, P, C)`): Templates of each point.
+        templates (`torch.Tensor` of shape `(N, P, C)`): Template of each point.
         radius, search (`int`): Of the templates and of the window, in cells; D is twice the latter plus 1.
 
     Returns:
-        `scores` (N, T, D, D), float32: mean similarity of the patch around a cell. `inside` (N, D, D), bool: cells of the frame.
+        `scores` (N, D, D), float32: mean similarity of the patch around a cell. `inside` (N, D, D), bool: cells of the frame.
         `corner` (N, 2): the first cell (x, y) of each window.
     """
     h, w = features.shape[:2]
-    axis = torch.arange(-search - radius, search + radius + 1, device=features.device)
-    middle = centres.round().long()
-    x, y = middle[:, 0, None] + axis, middle[:, 1, None] + axis  # (N, B)
-    inside = ((y >= 0) & (y < h))[:, :, None] & ((x >= 0) & (x < w))[:, None, :]  # (N, B, B)
-    windows = features[y.clamp(0, h - 1)[:, :, None], x.clamp(0, w - 1)[:, None, :]] * inside[..., None]
-    n, t, p, c = templates.shape
-    b, d = len(axis), 2 * search + 1
+    n, p, c = templates.shape
+    d, b = 2 * search + 1, 2 * (search + radius) + 1  # sides of a window, and of the cells that its patches cover
+    corner = centres.round().long() - search
     weighted = (templates.float() * patch_weights(radius, features.device)[:, None]).to(features.dtype)
-    products = weighted.view(n, t * p, c) @ windows.view(n, b * b, c).transpose(1, 2)  # (N, T*P, B*B)
-    products = products.view(n, t, p, b, b)
-    scores = torch.zeros((n, t, d, d), device=features.device)
-    for i, (dx, dy) in enumerate((patch_offsets(radius) + radius).tolist()):
-        scores += products[:, :, i, dy : dy + d, dx : dx + d]
-    return scores, inside[:, radius : radius + d, radius : radius + d], middle - search
+    scores = torch.zeros((n, d * b), device=features.device)
+    length = (d - 1) * b + d  # from the first cell of a window to its last, in rows of b
+    weighted = F.pad(weighted, (0, 0, 0, 0, 0, -n % WINDOWS_AT_ONCE))
+    windows = features.new_zeros(
+        (WINDOWS_AT_ONCE, b, b, c)
+    )  # buffers are reused, for fresh memory costs more than the
+    products = features.new_empty((WINDOWS_AT_ONCE, p, b * b))  # arithmetic that fills it
+    for start in range(0, n, WINDOWS_AT_ONCE):
+        part = slice(start, start + WINDOWS_AT_ONCE)
+        k = len(corner[part])
+        _cut_windows(features, corner[part] - radius, windows[:k])
+        torch.bmm(weighted[part], windows.flatten(1, 2).transpose(1, 2), out=products)  # (8, P, b*b)
+        for i, (dx, dy) in enumerate((patch_offsets(radius) + radius).tolist()):
+            first = dy * b + dx
+            scores[part, :length] += products[:k, i, first : first + length]
+    axis = torch.arange(d, device=features.device)
+    x, y = corner[:, 0, None] + axis, corner[:, 1, None] + axis  # (N, D)
+    inside = ((y >= 0) & (y < h))[:, :, None] & ((x >= 0) & (x < w))[:, None, :]
+    return scores.view(n, d, b)[:, :, :d], inside, corner
+
+
+def _cut_windows(features: torch.Tensor, corners: torch.Tensor, windows: torch.Tensor) -> None:
+    """Fill windows (k, b, b, C) with the cells from `corners` (k, 2) on, (x, y); 0 outside the frame."""
+    (h, w), b = features.shape[:2], windows.shape[1]
+    if features.device.type != "cpu":  # one gather: a copy for each would wait for the launch of each
+        x, y = (corners[:, i, None] + torch.arange(b, device=corners.device) for i in (0, 1))  # (k, b)
+        inside = ((y >= 0) & (y < h))[:, :, None] & ((x >= 0) & (x < w))[:, None, :]
+        windows.copy_(features[y.clamp(0, h - 1)[:, :, None], x.clamp(0, w - 1)[:, None, :]] * inside[..., None])
+        return
+    for window, (left, top) in zip(windows, corners.tolist(), strict=True):
+        if not (0 <= left <= w - b and 0 <= top <= h - b):
+            window.zero_()
+        copy_block(features, top, left, window)
 
 
 def search_cells(h: int, w: int, config: FgvcConfig) -> int:
@@ -223,6 +250,8 @@ def search_cells(h: int, w: int, config: FgvcConfig) -> int:
 
 
 def locate(
+    features: torch.Tensor,
+    anchor: torch.Tensor,
     scores: torch.Tensor,
     inside: torch.Tensor,
     corner: torch.Tensor,
@@ -233,8 +262,9 @@ def locate(
     """Where points are, and the evidence that they are seen there.
 
     Args:
-        scores (`torch.Tensor` of shape `(N, 2, D, D)`): With the first patch, and with the mean of patches.
-        inside, corner: As [`window_scores`] gives them.
+        features (`torch.Tensor` of shape `(h, w, C)`): The frame.
+        anchor (`torch.Tensor` of shape `(N, P, C)`): First patches. They are compared around the best cells alone.
+        scores, inside, corner: With the mean of patches, as [`window_scores`] gives them.
         last (`torch.Tensor` of shape `(N, 2)`): Cells that the points were on.
         lost (`torch.Tensor` of shape `(N,)`): Frames since they were seen.
         prior (`float`): Similarity that a shift of one cell costs; it grows with the square of the shift.
@@ -243,36 +273,44 @@ def locate(
         Fractional cells (N, 2), and evidence (N, 3) in the order of `EVIDENCE`: similarity to the first patch and to the mean of
         patches, and by how much the place found is better than any other.
     """
-    n, _, d, _ = scores.shape
-    anchor, mean = scores.unbind(dim=1)
+    n, d, _ = scores.shape
     axis = torch.arange(d, device=scores.device)
     dx, dy = (corner[:, i, None] + axis - last[:, i, None] for i in (0, 1))  # (N, D)
     moved = dy[:, :, None] ** 2 + dx[:, None, :] ** 2  # (N, D, D) squared cells
     # The longer a point was not seen, the farther it may be
     penalty = prior / (1 + LOST_GROWTH * lost[:, None, None])
-    likely = (mean - penalty * moved).masked_fill(~inside, -math.inf)
+    likely = (scores - penalty * moved).masked_fill(~inside, -math.inf)
     best, best_cell = likely.flatten(1).max(dim=1)
     row, column = best_cell // d, best_cell % d
 
-    near = _near(axis, row, column, REFINEMENT) & inside
-    refined = (anchor + likely) / 2
-    fine = refined.masked_fill(~near, -math.inf).flatten(1).argmax(dim=1)
-    row, column = fine // d, fine % d
-    beside = F.pad(refined.masked_fill(~inside, -math.inf), (1, 1, 1, 1), value=-math.inf)  # (N, D+2, D+2)
+    reach = REFINEMENT + 1  # one more on each side, for the parabola
+    side = 2 * reach + 1
+    radius = (math.isqrt(anchor.shape[1]) - 1) // 2
+    first, _, near_corner = window_scores(features, corner + torch.stack([column, row], 1), anchor, radius, reach)
+    refined = (first + _around(likely, row, column, reach)) / 2  # (N, side, side)
+    near = refined[:, 1:-1, 1:-1].flatten(1).argmax(dim=1)
+    fine_row, fine_column = near // (side - 2) + 1, near % (side - 2) + 1
     point = torch.arange(n, device=scores.device)
-    at = lambda dy, dx: beside[point, row + 1 + dy, column + 1 + dx]  # noqa: E731
-    x = corner[:, 0] + column + _vertex(at(0, -1), at(0, 0), at(0, 1))
-    y = corner[:, 1] + row + _vertex(at(-1, 0), at(0, 0), at(1, 0))
+    at = lambda dy, dx: refined[point, fine_row + dy, fine_column + dx]  # noqa: E731
+    x = near_corner[:, 0] + fine_column + _vertex(at(0, -1), at(0, 0), at(0, 1))
+    y = near_corner[:, 1] + fine_row + _vertex(at(-1, 0), at(0, 0), at(1, 0))
 
-    found = _near(axis, row, column, 0)
     rival = likely.masked_fill(_near(axis, row, column, RIVAL_DISTANCE), -math.inf).flatten(1).amax(dim=1)
-    evidence = [(anchor * found).sum(dim=(1, 2)), (mean * found).sum(dim=(1, 2)), (best - rival).clamp_max(1)]
+    mean = scores[point, row + fine_row - reach, column + fine_column - reach]
+    evidence = [first[point, fine_row, fine_column], mean, (best - rival).clamp_max(1)]
     return torch.stack([x, y], dim=1), torch.stack(evidence, dim=1)
+
+
+def _around(values: torch.Tensor, row: torch.Tensor, column: torch.Tensor, reach: int) -> torch.Tensor:
+    """The values (N, D, D) at most `reach` rows and columns from one; -inf beyond the window."""
+    padded = F.pad(values, (reach,) * 4, value=-math.inf)
+    axis, point = torch.arange(2 * reach + 1, device=row.device), torch.arange(len(row), device=row.device)
+    return padded[point[:, None, None], row[:, None, None] + axis[:, None], column[:, None, None] + axis]
 
 
 def recall(
     features: torch.Tensor,
-    blocks: torch.Tensor | None,
+    blocks: Callable[[], torch.Tensor | None],
     anchor: torch.Tensor,
     cells: torch.Tensor,
     evidence: torch.Tensor,
@@ -282,7 +320,7 @@ def recall(
 
     Args:
         features (`torch.Tensor` of shape `(h, w, C)`): The frame.
-        blocks (`torch.Tensor` of shape `(C, rows, columns)`, *optional*): Its [`mean_blocks`]; nothing to leave points where they are.
+        blocks: Gives its [`mean_blocks`] when they are needed.
         anchor (`torch.Tensor` of shape `(N, P, C)`): First patches.
         cells (`torch.Tensor` of shape `(N, 2)`), evidence (`torch.Tensor` of shape `(N, 3)`): What was found near.
 
@@ -292,12 +330,12 @@ def recall(
     column = EVIDENCE.index("anchor")
     recalled = evidence[:, column] < config.recall_similarity
     rows = recalled.nonzero()[:, 0]
-    if blocks is None or not len(rows):
+    if config.recall_similarity > 1 or not len(rows) or (means := blocks()) is None:
         return cells, evidence, torch.zeros_like(recalled)
-    places = best_blocks(blocks, anchor[rows], config.template_radius)
-    twice = anchor[rows, None].expand(-1, 2, -1, -1)
-    window = window_scores(features, places, twice, config.template_radius, RECALL_REACH)
-    far, seen = locate(*window, places, torch.zeros_like(places[:, 0]), 0.0)
+    first = anchor[rows]
+    places = best_blocks(means, first, config.template_radius)
+    window = window_scores(features, places, first, config.template_radius, RECALL_REACH)
+    far, seen = locate(features, first, *window, places, torch.zeros_like(places[:, 0]), 0.0)
     least = (evidence[rows, column] + RECALL_GAIN).clamp_min(config.recall_similarity)
     better = seen[:, column] >= least
     recalled[rows] = better
@@ -307,20 +345,23 @@ def recall(
 
 
 def mean_blocks(features: torch.Tensor) -> torch.Tensor | None:
-    """Mean features (C, rows, columns), of unit length, of overlapping blocks of cells (h, w, C); nothing if there is no whole block."""
+    """Mean features (rows, columns, C), of unit length, of overlapping blocks of cells (h, w, C); nothing if there is no whole block."""
     if min(features.shape[:2]) < RECALL_CELLS:
         return None
-    pooled = F.avg_pool2d(features.permute(2, 0, 1)[None].float(), RECALL_CELLS, RECALL_CELLS // 2)[0]
-    return F.normalize(pooled, dim=0)
+    h, w = (side // 2 * 2 for side in features.shape[:2])
+    rows = features[:h:2].float() + features[1:h:2]
+    cells = rows[:, :w:2] + rows[:, 1:w:2]  # sums of 2 x 2 cells; two by two of these are a block
+    rows = cells[:-1] + cells[1:]
+    return F.normalize(rows[:, :-1] + rows[:, 1:], dim=-1)
 
 
 def best_blocks(blocks: torch.Tensor, patches: torch.Tensor, radius: int) -> torch.Tensor:
-    """Centres (N, 2), in cells, of the blocks (C, rows, columns) that are most similar to the means of patches (N, P, C)."""
-    step, columns = RECALL_CELLS // 2, blocks.shape[2]
+    """Centres (N, 2), in cells, of the blocks (rows, columns, C) that are most similar to the means of patches (N, P, C)."""
+    step, columns = RECALL_CELLS // 2, blocks.shape[1]
     queries = F.normalize((patches.float() * patch_weights(radius, blocks.device)[:, None]).sum(dim=1), dim=1)
     missing = -len(queries) % RECALLS_AT_ONCE
     parts = F.pad(queries, (0, 0, 0, missing)).split(RECALLS_AT_ONCE)
-    best = torch.cat([(part @ blocks.flatten(1)).argmax(dim=1) for part in parts])[: len(queries)]
+    best = torch.cat([(part @ blocks.flatten(0, 1).T).argmax(dim=1) for part in parts])[: len(queries)]
     return torch.stack([best % columns, best // columns], dim=1) * float(step) + (RECALL_CELLS - 1) / 2
 
 

@@ -9,6 +9,7 @@ from fgvc_hf import FgvcConfig
 from fgvc_hf.templates_fgvc import (
     PointTemplates,
     locate,
+    mean_blocks,
     patch_offsets,
     patch_weights,
     sample_patches,
@@ -46,25 +47,22 @@ def test_scores_equal_the_definition(radius, dtype):
     features = unit_features(h, w, dtype=dtype)
     config = FgvcConfig(search_radius=0.2, template_radius=radius)
     centres = torch.tensor([[0.0, 0.0], [11.4, 8.2], [22.0, 16.0]])
-    templates = torch.stack(
-        [sample_patches(features, centres, radius), sample_patches(features, centres + 0.3, radius)], 1
-    )
+    templates = sample_patches(features, centres + 0.3, radius)
     search = search_cells(h, w, config)
     scores, inside, corner = window_scores(features, centres, templates, radius, search)
     weights, offsets = patch_weights(radius), patch_offsets(radius)
-    assert scores.shape == (3, 2, 2 * search + 1, 2 * search + 1)
+    assert scores.shape == (3, 2 * search + 1, 2 * search + 1)
     for n in range(3):
         for row in range(2 * search + 1):
             for column in range(2 * search + 1):
                 x, y = (corner[n] + torch.tensor([column, row])).tolist()
                 assert bool(inside[n, row, column]) == (0 <= x < w and 0 <= y < h)
-                expected = torch.zeros(2)
+                expected = 0.0
                 for p, (dx, dy) in enumerate(offsets.tolist()):
                     if 0 <= x + dx < w and 0 <= y + dy < h:
-                        products = templates[n, :, p].float() @ features[y + dy, x + dx].float()
-                        expected += weights[p] * products
+                        expected += float(weights[p] * (templates[n, p].float() @ features[y + dy, x + dx].float()))
                 tolerance = 1e-5 if dtype == torch.float32 else 0.01
-                torch.testing.assert_close(scores[n, :, row, column], expected, atol=tolerance, rtol=0)
+                assert float(scores[n, row, column]) == pytest.approx(expected, abs=tolerance)
 
 
 def test_a_patch_on_whole_cells_is_a_cut_and_weights_sum_to_one():
@@ -168,6 +166,15 @@ def test_others_do_not_change_what_is_found_again():
     assert torch.equal(*states)
 
 
+def test_blocks_are_unit_means_and_leave_the_features_as_they_are():
+    features = unit_features(13, 10)
+    before = features.clone()
+    blocks = mean_blocks(features)
+    pooled = F.avg_pool2d(features.permute(2, 0, 1), 4, 2).permute(1, 2, 0)
+    torch.testing.assert_close(blocks, F.normalize(pooled, dim=-1))
+    assert torch.equal(features, before) and mean_blocks(features[:3]) is None
+
+
 def test_points_stay_in_the_frame():
     config = FgvcConfig(point_matching="templates", search_radius=0.5)
     features = unit_features(10, 14)
@@ -191,23 +198,46 @@ def test_memory_does_not_grow():
     assert len(sizes) == 1
 
 
+def locate_in(scores, lost, prior):
+    """[`locate`] in given scores (N, D, D), which the first patches agree with: the features are the scores themselves."""
+    found = []
+    for row in scores:
+        features, d = row[..., None], len(row)
+        window = row[None], torch.ones(1, d, d, dtype=torch.bool), torch.zeros(1, 2, dtype=torch.long)
+        middle = torch.full((1, 2), float(d // 2))
+        found.append(locate(features, torch.ones(1, 1, 1), *window, middle, lost[len(found), None], prior))
+    return (torch.cat(part) for part in zip(*found, strict=True))
+
+
 def test_a_lone_place_has_the_largest_margin():
-    scores = torch.zeros(2, 2, 15, 15)
-    scores[:, :, 7, 7] = 0.9
-    scores[1, :, 1, 2] = 0.8  # a rival
-    inside, corner = torch.ones(2, 15, 15, dtype=torch.bool), torch.zeros(2, 2, dtype=torch.long)
-    cells, evidence = locate(scores, inside, corner, torch.full((2, 2), 7.0), torch.zeros(2), 0.0)
+    scores = torch.zeros(2, 15, 15)
+    scores[:, 7, 7] = 0.9
+    scores[1, 1, 2] = 0.8  # a rival
+    cells, evidence = locate_in(scores, torch.zeros(2), 0.0)
     torch.testing.assert_close(cells, torch.full((2, 2), 7.0), atol=1e-3, rtol=0)
     torch.testing.assert_close(evidence[:, :2], torch.full((2, 2), 0.9))
     torch.testing.assert_close(evidence[:, 2], torch.tensor([0.9, 0.1]))
 
 
 def test_a_point_unseen_for_long_may_be_farther():
-    scores = torch.zeros(2, 2, 31, 31)
-    scores[:, :, 15, 15], scores[:, :, 15, 28] = 0.5, 0.65
-    arguments = torch.ones(2, 31, 31, dtype=torch.bool), torch.zeros(2, 2, dtype=torch.long), torch.full((2, 2), 15.0)
-    cells, _ = locate(scores, *arguments, torch.tensor([0.0, 20.0]), 1e-3)
+    scores = torch.zeros(2, 31, 31)
+    scores[:, 15, 15], scores[:, 15, 28] = 0.5, 0.65
+    cells, _ = locate_in(scores, torch.tensor([0.0, 20.0]), 1e-3)
     assert cells[:, 0].round().tolist() == [15, 28]
+
+
+@pytest.mark.parametrize(("first", "expected"), [((8, 8), (7, 7)), ((5, 6), (5, 6)), ((10, 7), (7, 7))])
+def test_the_first_patch_decides_within_two_cells(first, expected):
+    """And not beyond, where its say would be a search of its own."""
+    scores, features = torch.zeros(1, 15, 15), torch.zeros(15, 15, 1)
+    scores[0, 7, 7], features[first[1], first[0]] = 0.5, (0.4 if first == (8, 8) else 0.9)
+    window = scores, torch.ones(1, 15, 15, dtype=torch.bool), torch.zeros(1, 2, dtype=torch.long)
+    cells, evidence = locate(
+        features, torch.ones(1, 1, 1), *window, torch.full((1, 2), 7.0), torch.zeros(1), prior=0.0
+    )
+    assert cells.round().tolist() == [list(map(float, expected))]
+    assert float(evidence[0, 0]) == pytest.approx(float(features[expected[1], expected[0]]))
+    assert float(evidence[0, 1]) == pytest.approx(float(scores[0, expected[1], expected[0]]))
 
 
 def test_visibility_is_a_logistic_model():
