@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from . import __version__, bundled_checkpoints, default_checkpoint
+from .allocator import keep_freed_memory
 from .presets import PRESETS, fast_dtype, load
 
 
@@ -131,6 +132,7 @@ def add_model_arguments(command: argparse.ArgumentParser) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run a command. A user error is one line on standard error and exit status 2, without a traceback."""
     arguments = build_parser().parse_args(argv)
+    keep_freed_memory()
     try:
         arguments.run(arguments)
     except (ValueError, OSError, ImportError) as error:

@@ -112,6 +112,10 @@ class FgvcEncoder(nn.Module):
         hidden_states = self.layer3(self.layer2(self.layer1(hidden_states)))
         if self.layer4 is not None:
             hidden_states = self.layer4(hidden_states)
+        return self.project(hidden_states)
+
+    def project(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """The features of the last stage as they leave the encoder."""
         if self.projection is None:
             return hidden_states
         hidden_states = self.projection(hidden_states)

@@ -185,8 +185,8 @@ def sample_patches(features: torch.Tensor, cells: torch.Tensor, radius: int) -> 
     axis = torch.arange(-radius, radius + 2, device=cells.device)
     x, y = ((first[:, i, None].long() + axis).clamp(0, side - 1) for i, side in ((0, w), (1, h)))  # (N, D+1)
     block = features[y[:, :, None], x[:, None]].float()  # (N, D+1, D+1, C)
-    rows = block[:, :, :-1] * (1 - fx) + block[:, :, 1:] * fx  # torch.lerp's last bit depends on the place in memory
-    return (rows[:, :-1] * (1 - fy) + rows[:, 1:] * fy).flatten(1, 2).to(features.dtype)
+    rows = torch.lerp(block[:, :, :-1], block[:, :, 1:], fx)
+    return torch.lerp(rows[:, :-1], rows[:, 1:], fy).flatten(1, 2).to(features.dtype)
 
 
 def window_scores(

@@ -1,0 +1,104 @@
+"""The encoder for inference: batch normalisation is folded into the convolutions, and sums and ReLUs are part of them.
+
+What normalisation does at inference, a factor and a summand per channel, can as well be done by the weights and a bias of the
+convolution before it. oneDNN then adds a residual and cuts off at zero while a result is still in the cache, so that no map is
+written twice. The weights of the model stay as they are.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .encoder_fgvc import FgvcBottleneckBlock, FgvcEncoder
+
+
+class FoldedConvolution:
+    """A convolution and the normalisation after it, as one; then, as asked, a sum and a ReLU."""
+
+    def __init__(self, convolution: nn.Conv2d, norm: nn.BatchNorm2d):
+        mean, variance = norm.running_mean, norm.running_var
+        assert mean is not None and variance is not None
+        factor = norm.weight.float() * (variance.float() + norm.eps).rsqrt()
+        weight = convolution.weight
+        folded = (weight.float() * factor[:, None, None, None]).to(weight.dtype)
+        self.weight = folded.contiguous(memory_format=torch.channels_last)
+        self.bias = (norm.bias.float() - mean.float() * factor).to(weight.dtype)
+        self.stride, self.padding = convolution.stride, convolution._reversed_padding_repeated_twice[::2]
+        self.reflect = convolution.padding_mode == "reflect"
+        self.fused = not self.reflect and _fuses(weight)
+        if self.fused:
+            pack = torch.ops.mkldnn._reorder_convolution_weight
+            self.weight = pack(self.weight, self.padding, self.stride, [1, 1], 1, None)
+
+    def __call__(
+        self, hidden_states: torch.Tensor, residual: torch.Tensor | None = None, relu: bool = True
+    ) -> torch.Tensor:
+        if self.fused:
+            where = (self.weight, self.bias, self.padding, self.stride, [1, 1], 1)
+            convolve = torch.ops.mkldnn._convolution_pointwise
+            if residual is None:
+                return convolve(hidden_states, *where, "relu" if relu else "none", [], "")
+            return convolve.binary(hidden_states, residual, *where, "add", 1.0, "relu" if relu else None, [], "")
+        padding = self.padding
+        if self.reflect:
+            down, across = padding
+            hidden_states, padding = F.pad(hidden_states, (across, across, down, down), mode="reflect"), [0, 0]
+        hidden_states = F.conv2d(hidden_states, self.weight, self.bias, self.stride, padding)
+        if residual is not None:
+            hidden_states += residual
+        return hidden_states.relu_() if relu else hidden_states
+
+
+def _fuses(weight: torch.Tensor) -> bool:
+    """Whether oneDNN has fused convolutions for these weights; its operators are torch's own, and may be missing in another version."""
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    if not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
+        return False
+    return weight.dtype == torch.float32 or (
+        weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
+
+
+class FoldedBlock:
+    """A residual block of either kind."""
+
+    def __init__(self, block: Any):
+        pairs = [(block.conv1, block.bn1), (block.conv2, block.bn2)]
+        if isinstance(block, FgvcBottleneckBlock):
+            pairs.append((block.conv3, block.bn3))
+        *self.first, self.last = (FoldedConvolution(*pair) for pair in pairs)
+        self.shortcut = None if block.downsample is None else FoldedConvolution(*block.downsample)
+
+    def __call__(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        residual = hidden_states if self.shortcut is None else self.shortcut(hidden_states, relu=False)
+        for convolution in self.first:
+            hidden_states = convolution(hidden_states)
+        return self.last(hidden_states, residual)
+
+
+class FoldedEncoder:
+    """An [`FgvcEncoder`] as it was when this was made: (N, 3, H, W) to (N, C, h, w)."""
+
+    @torch.no_grad()
+    def __init__(self, encoder: FgvcEncoder):
+        self.version = weights_version(encoder)
+        self.stem, self.pool = FoldedConvolution(encoder.conv1, encoder.bn1), encoder.pool
+        stages = [encoder.layer1, encoder.layer2, encoder.layer3, *([encoder.layer4] if encoder.layer4 else [])]
+        self.blocks = [FoldedBlock(block) for stage in stages for block in stage]
+        self.project = encoder.project
+
+    def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        pixel_values = pixel_values.to(self.stem.bias.dtype).contiguous(memory_format=torch.channels_last)
+        hidden_states = self.pool(self.stem(pixel_values))
+        for block in self.blocks:
+            hidden_states = block(hidden_states)
+        return self.project(hidden_states)
+
+
+def weights_version(encoder: FgvcEncoder) -> tuple:
+    """What changes whenever weights are trained, loaded, moved or converted."""
+    tensors = [*encoder.parameters(), *encoder.buffers()]
+    return tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors)
