@@ -218,7 +218,7 @@ def load_for_evaluation(arguments: argparse.Namespace):
     """Model, processor, and what a result says of them."""
     from .hub_fgvc import weights_fingerprint
 
-    changes = dict(_parse_setting(assignment) for assignment in arguments.set)
+    changes = dict(parse_setting(assignment) for assignment in arguments.set)
     model, processor = load_checkpoint(arguments, **changes)
     size = processor.image_processor.to_dict()
     settings = {
@@ -232,7 +232,7 @@ def load_for_evaluation(arguments: argparse.Namespace):
     return model, processor, settings
 
 
-def _parse_setting(assignment: str):
+def parse_setting(assignment: str):
     """Field and value of FIELD=VALUE; the value is JSON, or else text. A whole number will do where a field is a fraction."""
     from .configuration_fgvc import FgvcConfig
 

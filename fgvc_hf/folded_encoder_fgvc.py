@@ -113,3 +113,18 @@ def weights_version(encoder: FgvcEncoder) -> tuple:
     """What changes whenever weights are trained, loaded, moved or converted."""
     tensors = [*encoder.parameters(), *encoder.buffers()]
     return tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors)
+
+
+def folded_for_inference(model: Any, before: FoldedEncoder | None) -> FoldedEncoder | None:
+    """What a model encodes frames with where nothing is trained: the one made before, or another if weights have changed.
+
+    Nothing while gradients are asked for, under autocast and in graphs being compiled or exported; nor where someone wants to be called
+    when modules are: hooks of torch, or of accelerate, which moves weights about.
+    """
+    graph = model.training or torch.is_grad_enabled() or torch.compiler.is_compiling()
+    if graph or torch.is_autocast_enabled(model.device.type) or not isinstance(model.encoder, FgvcEncoder):
+        return None
+    if any(m._forward_hooks or m._forward_pre_hooks or hasattr(m, "_hf_hook") for m in model.modules()):
+        return None
+    current = before is not None and before.version == weights_version(model.encoder)
+    return before if current else FoldedEncoder(model.encoder)

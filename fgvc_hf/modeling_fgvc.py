@@ -28,7 +28,7 @@ from .configuration_fgvc import FgvcConfig
 from .correlation_fgvc import window_correlation
 from .encoder_fgvc import FgvcBasicBlock, FgvcBottleneckBlock, FgvcEncoder
 from .flow_fgvc import at_video_size, dense_flow
-from .folded_encoder_fgvc import FoldedEncoder, weights_version
+from .folded_encoder_fgvc import FoldedEncoder, folded_for_inference
 from .hub_fgvc import push_to_hub
 from .image_processing_pil_fgvc import FgvcImageProcessorPil
 from .inference_session_fgvc import FgvcInferenceSession
@@ -221,22 +221,12 @@ class FgvcModel(FgvcPreTrainedModel):
 
     def normalized_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Features of unit length (unless `config.similarity` is `"dot"`), channels last: (B, 3, H, W) to (B, h, w, C)."""
-        folded = self._folded_encoder()
+        self._folded = folded = folded_for_inference(self, self._folded)
         features = self(pixel_values).features if folded is None else self._encode(folded, pixel_values)
         features = features.permute(0, 2, 3, 1)
         if self.config.similarity == "dot":
             return features
         return F.normalize(features.float(), dim=-1).to(features.dtype)
-
-    def _folded_encoder(self) -> FoldedEncoder | None:
-        """The encoder without its batch normalisation, where nothing is trained; made anew when weights have changed."""
-        autocast = torch.is_autocast_enabled(self.device.type)
-        training = self.training or torch.is_grad_enabled() or autocast or torch.compiler.is_compiling()
-        if training or not isinstance(self.encoder, FgvcEncoder) or _has_hooks(self):
-            self._folded = None
-        elif self._folded is None or self._folded.version != weights_version(self.encoder):
-            self._folded = FoldedEncoder(self.encoder)
-        return self._folded
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_folded": None}  # a copy makes its own
@@ -466,11 +456,6 @@ class FgvcModel(FgvcPreTrainedModel):
             FgvcImageProcessorPil.from_pretrained(path, **self._origin) if path else FgvcImageProcessorPil()
         )
         return FgvcProcessor(image_processor)
-
-
-def _has_hooks(model: nn.Module) -> bool:
-    """Whether someone wants to be called when modules are: hooks of torch, or of accelerate, which moves weights about."""
-    return any(m._forward_hooks or m._forward_pre_hooks or hasattr(m, "_hf_hook") for m in model.modules())
 
 
 def _passes(direction: str) -> tuple[bool, ...]:

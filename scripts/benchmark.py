@@ -4,7 +4,7 @@
     python scripts/benchmark.py --only memory       peak memory at 50 and 400 frames: some minutes more
     python scripts/benchmark.py --only length       memory and time per frame at 100 and 2,000 frames: a quarter of an hour
     python scripts/benchmark.py --only coarse --coarse CHECKPOINT   a coarse-to-fine model against the fine one, at 480x640
-    python scripts/benchmark.py --output bench.json
+    python scripts/benchmark.py --only scaling --output bench.json --plot bench.png
 
 `official` is the algorithm of the paper's released evaluation: the full product of all queries with all keys of all
 memory frames, masked, in chunks of 128 queries. A sample of the chunks is run, and its time is scaled to all of them.
@@ -19,18 +19,26 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import count, pairwise
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image, ImageDraw
+from torch.utils.flop_counter import FlopCounterMode
 
 from fgvc_hf import FgvcImageProcessorPil, FgvcModel, FgvcProcessor, VideoWriter, default_checkpoint, load, render_clip
+from fgvc_hf.allocator import keep_freed_memory
 from fgvc_hf.correlation_fgvc import reference_topk, window_topk
+from fgvc_hf.evaluation.baselines import BASELINES
+from fgvc_hf.folded_encoder_fgvc import FoldedEncoder
 from fgvc_hf.modeling_fgvc import FgvcEncoder
 from fgvc_hf.propagation_fgvc import propagate_labels
+from fgvc_hf.templates_fgvc import PointTemplates
+from fgvc_hf.training.card import COLOURS
 
 
 CHUNK = 128  # queries at a time, as the official configuration
@@ -50,10 +58,12 @@ def main() -> None:
     parser.add_argument("--coarse", help="coarse-to-fine checkpoint, for the section of that name")
     parser.add_argument("--rounds", type=int, default=5, help="turns that every variant gets")
     parser.add_argument("--output", type=Path, help="JSON file for the results")
+    parser.add_argument("--plot", type=Path, help="PNG of the curves of `scaling`")
     parser.add_argument("--peak-memory-of", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--dense-memory-of", help=argparse.SUPPRESS)
     parser.add_argument("--preset", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    keep_freed_memory()
     if arguments.peak_memory_of:
         print(json.dumps(peak_memory(arguments.peak_memory_of, arguments.preset)))
         return
@@ -64,18 +74,22 @@ def main() -> None:
     if "coarse" in chosen and not arguments.coarse:
         parser.error("the section coarse needs --coarse CHECKPOINT")
     sections: dict[str, Callable[[int], dict]] = SECTIONS | {"coarse": partial(coarse, checkpoint=arguments.coarse)}
+    if arguments.plot and "scaling" not in chosen:
+        parser.error("--plot draws the curves of the section scaling, which is not among those to run.")
     results = {"machine": describe_machine()}
     for name in chosen:
         print(f"\n{name}", flush=True)
         results[name] = sections[name](arguments.rounds)
     if arguments.output:
         arguments.output.write_text(json.dumps(results, indent=2), encoding="utf-8")
+    if arguments.plot:
+        draw_curves(results["scaling"]).save(arguments.plot)
 
 
 def in_turns(
-    variants: dict[str, Callable[[], object]], rounds: int, unit: str = "ms", scale: dict | None = None
+    variants: Mapping[str, Callable[[], object]], rounds: int, scale: dict | None = None, flops: float | None = None
 ) -> dict:
-    """Median time of each variant in milliseconds, and how many times faster it is than the first."""
+    """Median time of each variant in milliseconds, how many times faster it is than the first, and GFLOP/s if `flops` are known."""
     times = {name: [] for name in variants}
     for turn in range(rounds + 1):
         for name, run in variants.items():
@@ -86,7 +100,8 @@ def in_turns(
     medians = {name: statistics.median(values) for name, values in times.items()}
     baseline = next(iter(medians.values()))
     for name, median in medians.items():
-        print(f"  {name:32s} {median:10.1f} {unit}   x{baseline / median:.1f}", flush=True)
+        rate = "" if flops is None else f"   {flops / median / 1e6:.0f} GFLOP/s"
+        print(f"  {name:32s} {median:10.1f} ms   x{baseline / median:.1f}{rate}", flush=True)
     return {name: {"median_ms": median, "ratio": baseline / median} for name, median in medians.items()}
 
 
@@ -106,17 +121,27 @@ def describe_machine() -> dict:
 
 @torch.inference_mode()
 def encoder(rounds: int) -> dict:
-    """The encoder on one 256x256 frame at stride 2."""
-    pixel_values = torch.rand(1, 3, 256, 256) * 2 - 1
-    single = FgvcModel.from_pretrained(default_checkpoint())
-    half = FgvcModel.from_pretrained(default_checkpoint(), dtype=torch.bfloat16)
-    eager = single.encoder
+    """The encoder on one 256x256 frame at stride 2: as trained, and folded as at inference; and how alike features are."""
+    frame = render_clip(num_frames=1, num_points=1).frames[0]
+    pixel_values = FgvcImageProcessorPil()(frame, return_tensors="pt").pixel_values
+    single = FgvcModel.from_pretrained(default_checkpoint()).encoder
+    half = FgvcModel.from_pretrained(default_checkpoint(), dtype=torch.bfloat16).encoder
+    folded = FoldedEncoder(single), FoldedEncoder(half)
     variants = {
-        "float32, channels first": lambda: _channels_first(eager, pixel_values),
+        "float32, channels first": lambda: _channels_first(single, pixel_values),
         "float32": lambda: single(pixel_values),
-        "bfloat16": lambda: half(pixel_values),
+        "float32, folded": lambda: folded[0](pixel_values),
+        "bfloat16": lambda: half(pixel_values.bfloat16()),
+        "bfloat16, folded": lambda: folded[1](pixel_values),
     }
-    return in_turns(variants, rounds)
+    with FlopCounterMode(display=False) as counter:
+        expected = single(pixel_values)
+    results = in_turns(variants, rounds, flops=counter.get_total_flops())
+    for name, run in list(variants.items())[1:]:
+        similarity = F.cosine_similarity(run().float(), expected, dim=1)
+        results[name] |= {"cosine_mean": similarity.mean().item(), "cosine_min": similarity.min().item()}
+        print(f"  {name:32s} cosine similarity {similarity.mean():.5f}, at least {similarity.min():.5f}")
+    return results
 
 
 def _channels_first(encoder: FgvcEncoder, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -157,7 +182,7 @@ def propagation(rounds: int) -> dict:
 
 
 def tracking(rounds: int) -> dict:
-    """32 points through a video file, decoding included: frames per second in steady state, both ways of following points."""
+    """32 points through a video file, decoding included: frames per second in steady state, both ways of following points; and 500."""
     results = {}
     for height, width in ((256, 256), (480, 854)):
         with tempfile.TemporaryDirectory() as folder:
@@ -169,7 +194,77 @@ def tracking(rounds: int) -> dict:
                 rate = frames_per_second(path, clip.tracks[:, 0].clip(0, (width, height)), method)
                 print(f"  {height}x{width}, {len(clip.tracks)} points, {method:12s} {rate:10.2f} frames/s", flush=True)
                 results[f"{height}x{width} {method}"] = {"frames_per_second": rate}
+            if height == 256:
+                many = np.random.default_rng(0).random((500, 2)) * (width, height)
+                rate = frames_per_second(path, many, "templates")
+                print(f"  {height}x{width}, {len(many)} points, templates    {rate:10.2f} frames/s", flush=True)
+                results["500 points"] = {"frames_per_second": rate}
     return results
+
+
+def baselines(rounds: int) -> dict:
+    """32 points from one frame to the next by OpenCV, for reference: Lucas-Kanade there and back, and dense DIS flow."""
+    clip = render_clip(num_frames=2, height=256, width=256, num_points=32)
+    points = clip.tracks[:, 0].clip(0, 255)
+    steps = {name: partial(BASELINES[name], *clip.frames, points) for name in ("lucas-kanade", "dis")}
+    return in_turns(steps, rounds)
+
+
+@torch.inference_mode()
+def scaling(rounds: int) -> dict:
+    """How the time of a frame grows: the encoder and 32 templates with its side, templates with their number, labels with memory."""
+    model, _ = load(point_matching="templates", device="cpu")
+    curves = {"side of the frame": {}, "points": {}, "frames in memory": {}}
+    for side in (128, 192, 256, 384):
+        pixel_values = torch.rand(1, 3, side, side) * 2 - 1
+        encode = partial(model.normalized_features, pixel_values)
+        curves["side of the frame"][side] = {"encode": encode, "match 32 points": _templates(model, encode(), 32)}
+    features = model.normalized_features(torch.rand(1, 3, 256, 256) * 2 - 1)
+    for number in (1, 32, 100, 500):
+        curves["points"][number] = {"match": _templates(model, features, number)}
+    window = (model.config.propagation_radius, model.config.propagation_window, model.config.propagation_topk)
+    for number in (1, 2, 4, 6):
+        curves["frames in memory"][number] = {
+            "match all cells": partial(window_topk, features[0], [features[0]] * number, *window)
+        }
+    results = {}
+    for axis, variants in curves.items():
+        named = {f"{axis} {at}, {what}": run for at, runs in variants.items() for what, run in runs.items()}
+        times = iter(in_turns(named, rounds).values())
+        results[axis] = {at: {what: next(times)["median_ms"] for what in runs} for at, runs in variants.items()}
+    return results
+
+
+def _templates(model: FgvcModel, features: torch.Tensor, number: int) -> Callable[[], None]:
+    """Following so many points through frames of one and the same features (1, h, w, C)."""
+    size = tuple(model.config.output_stride * side for side in features.shape[1:3])
+    points = torch.rand(number, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    templates = PointTemplates.empty(features[0], model.config)
+    templates.add(list(range(number)), points * torch.tensor(size[::-1]), features[0], model.config)
+    return partial(templates.follow, features[0], size, model.config)
+
+
+def draw_curves(curves: dict) -> Image.Image:
+    """A panel for each curve of `scaling`: milliseconds from 0 on, over what they grow with."""
+    width, height, margin = 360, 260, 44
+    picture = Image.new("RGB", (width * len(curves), height), "white")
+    draw = ImageDraw.Draw(picture)
+    for panel, (axis, points) in enumerate(curves.items()):
+        left, right, bottom = panel * width + margin, (panel + 1) * width - 16, height - margin
+        most = max(time for times in points.values() for time in times.values())
+        draw.line([(left, margin), (left, bottom), (right, bottom)], fill="black")
+        draw.text((left, height - 18), f"{axis}: {', '.join(map(str, points))}", "black")
+        draw.text((left - 40, margin - 6), f"{most:.0f} ms", "black")
+        for line, what in enumerate(next(iter(points.values()))):
+            places = [
+                (left + (right - left) * at / max(points), bottom - (bottom - margin) * times[what] / most)
+                for at, times in points.items()
+            ]
+            draw.text((left + 6, 6 + 14 * line), what, COLOURS[line])
+            draw.line(places, fill=COLOURS[line], width=2)
+            for x, y in places:
+                draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=COLOURS[line])
+    return picture
 
 
 def frames_per_second(path: Path, points, method: str) -> float:
@@ -303,6 +398,8 @@ SECTIONS = {
     "encoder": encoder,
     "propagation": propagation,
     "tracking": tracking,
+    "baselines": baselines,
+    "scaling": scaling,
     "memory": memory,
     "length": length,
 }

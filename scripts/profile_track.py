@@ -1,0 +1,165 @@
+"""Where the time of `fgvc-hf track` goes: from the start to the first result, and frame by frame.
+
+    python scripts/profile_track.py                                  a rendered clip of 256x256, 32 points
+    python scripts/profile_track.py clip.mp4 --preset balanced --points 500 --output profile.json
+
+Times of stages are of themselves alone, without the stages within them.
+"""
+
+import time
+
+
+started = time.perf_counter()
+
+import argparse  # noqa: E402
+import json  # noqa: E402
+import tempfile  # noqa: E402
+from collections import defaultdict  # noqa: E402
+from functools import wraps  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
+from fgvc_hf import (  # noqa: E402
+    FgvcModel,
+    VideoWriter,
+    inference_session_fgvc,
+    load,
+    open_video,
+    render_clip,
+    visualization,
+)
+from fgvc_hf.allocator import keep_freed_memory  # noqa: E402
+from fgvc_hf.cli import write_overlay  # noqa: E402
+from fgvc_hf.inference_session_fgvc import FgvcInferenceSession  # noqa: E402
+from fgvc_hf.presets import PRESETS  # noqa: E402
+
+
+imported = time.perf_counter()
+
+STAGES = ("decode", "preprocess", "encode", "match", "read-out", "write", "other")
+
+
+class Stopwatch:
+    """Seconds of each stage, where a stage stops the clock of the one that it is called from."""
+
+    def __init__(self):
+        self.seconds, self.running = defaultdict(float), ["other"]
+        self.since = time.perf_counter()
+
+    def switch(self) -> None:
+        now = time.perf_counter()
+        self.seconds[self.running[-1]] += now - self.since
+        self.since = now
+
+    def timed(self, function, stage: str):
+        """The function, whose calls count as a stage."""
+
+        @wraps(function)
+        def call(*args, **kwargs):
+            self.switch()
+            self.running.append(stage)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.switch()
+                self.running.pop()
+
+        return call
+
+    def watch(self, owner, stage: str, *names: str) -> None:
+        """Have all calls of functions of a module, or methods of a class, count as a stage."""
+        for name in names:
+            setattr(owner, name, self.timed(getattr(owner, name), stage))
+
+
+class WatchedFrames:
+    """A frame source whose frames count as decoding."""
+
+    def __init__(self, video, watch: Stopwatch):
+        self.video, self.watch = video, watch
+
+    def __getattr__(self, name: str):
+        return getattr(self.video, name)
+
+    def frames(self, *args, **kwargs):
+        iterator = self.video.frames(*args, **kwargs)
+        decode = self.watch.timed(lambda: next(iterator, None), "decode")
+        while (frame := decode()) is not None:
+            yield frame
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("video", nargs="?", type=Path, help="a video file; default: a rendered clip")
+    parser.add_argument("--points", type=int, default=32, help="points, spread over the first frame")
+    parser.add_argument(
+        "--size", type=int, nargs=2, default=(256, 256), metavar=("H", "W"), help="of the rendered clip"
+    )
+    parser.add_argument("--frames", type=int, default=24, help="of the rendered clip")
+    parser.add_argument("--preset", choices=tuple(PRESETS), default="fast")
+    parser.add_argument("--output", type=Path, help="JSON file for the results")
+    arguments = parser.parse_args()
+    keep_freed_memory()
+    with tempfile.TemporaryDirectory() as folder:
+        results = profile(arguments.video or rendered(arguments, Path(folder)), arguments, Path(folder))
+    if arguments.output:
+        arguments.output.write_text(json.dumps(results, indent=2), encoding="utf-8")
+
+
+def rendered(arguments: argparse.Namespace, folder: Path) -> Path:
+    height, width = arguments.size
+    clip = render_clip(num_frames=arguments.frames, height=height, width=width, num_points=1)
+    with VideoWriter(folder / "clip.mp4", 24, height, width) as writer:
+        for frame in clip.frames:
+            writer.write(frame)
+    return folder / "clip.mp4"
+
+
+def profile(path: Path, arguments: argparse.Namespace, folder: Path) -> dict:
+    """Track points through a file and draw them, as the command line does."""
+    begin = time.perf_counter()
+    model, processor = load(preset=arguments.preset)
+    loaded = time.perf_counter()
+    watch = Stopwatch()
+    watch_stages(watch)
+    video: Any = WatchedFrames(open_video(path), watch)
+    points = np.random.default_rng(0).random((arguments.points, 2)) * (video.width, video.height)
+    session = processor.init_video_session(video)
+    processor.add_inputs_to_inference_session(session, 0, range(len(points)), points)
+    ends, outputs = [], []
+    for output in model.propagate_in_video_iterator(session):
+        outputs.append(output)
+        ends.append(time.perf_counter())
+    tracks = processor.post_process_point_tracking(outputs, session)
+    write_overlay(video, tracks, str(folder / "overlay.mp4"))
+    watch.switch()
+    start = {"import": imported - started, "load": loaded - begin, "first frame": ends[0] - loaded}
+    start["to the first result"] = sum(start.values())
+    stages = {stage: 1000 * watch.seconds[stage] / len(ends) for stage in STAGES}
+    total = sum(stages.values())
+    print(
+        f"{video.height}x{video.width}, {len(ends)} frames, {len(points)} points, {model.dtype}, {torch.get_num_threads()} threads"
+    )
+    for name, seconds in start.items():
+        print(f"  {name:22s} {seconds:8.2f} s")
+    for stage, milliseconds in stages.items():
+        print(f"  {stage:22s} {milliseconds:8.1f} ms per frame  {milliseconds / total:6.1%}")
+    print(f"  {'all':22s} {total:8.1f} ms per frame, {1000 / total:.1f} frames/s, overlay included")
+    return {"start_s": start, "ms_per_frame": stages, "frames_per_second": 1000 / total}
+
+
+def watch_stages(watch: Stopwatch) -> None:
+    watch.watch(FgvcInferenceSession, "preprocess", "preprocess")
+    watch.watch(FgvcModel, "encode", "normalized_features")
+    watch.watch(FgvcInferenceSession, "match", "propagate", "remember")
+    watch.watch(FgvcInferenceSession, "read-out", "read_targets")
+    watch.watch(inference_session_fgvc, "read-out", "read_points", "label_uncertainty")
+    watch.watch(visualization, "write", "draw_tracks")
+    watch.watch(VideoWriter, "write", "write")
+
+
+if __name__ == "__main__":
+    main()
