@@ -21,7 +21,7 @@ def load_checkpoint(arguments: argparse.Namespace, **settings):
 
 def run_track(arguments: argparse.Namespace) -> None:
     from .files import check_writable
-    from .overlays import check_picture_name, write_overlay, write_sheet
+    from .overlays import check_picture_name, drawn_tracks, write_overlay, write_sheet
     from .tracks import check_format, save_tracks
     from .video import check_video_name, open_video
 
@@ -49,7 +49,7 @@ def run_track(arguments: argparse.Namespace) -> None:
         print(arguments.output)
     for path, write in ((arguments.overlay, write_overlay), (arguments.sheet, write_sheet)):
         if path:
-            write(video, draw_all(shown), path)
+            write(video, drawn_tracks(shown), path)
             print(path)
 
 
@@ -57,17 +57,6 @@ def compared(arguments: argparse.Namespace, name: str) -> argparse.Namespace:
     """The arguments with another preset, or with another checkpoint."""
     change = {"preset": name} if name in PRESETS else {"checkpoint": name}
     return argparse.Namespace(**vars(arguments) | change)
-
-
-def draw_all(shown: dict):
-    """What draws tracks over a frame: those of one run, or those of several side by side under their names."""
-    from .visualization import draw_tracks, side_by_side
-
-    def draw(t, frame):
-        drawn = [draw_tracks(frame, one.tracks, one.visible, t, ids=one.object_ids) for one in shown.values()]
-        return drawn[0] if len(drawn) == 1 else side_by_side(drawn, list(shown))
-
-    return draw
 
 
 def read_prompt(arguments: argparse.Namespace, video):

@@ -1,6 +1,6 @@
 """Videos and contact sheets with results drawn over them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +8,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from .files import atomic_write, check_writable
+from .processing_fgvc import PointTracks
 from .video import DEFAULT_FPS, VideoWriter
-from .visualization import contact_sheet
+from .visualization import contact_sheet, draw_tracks, side_by_side
 
 
 SHEET_FRAMES = 6
@@ -28,6 +29,16 @@ def write_picture(picture: np.ndarray, path: str | Path) -> None:
     """Write a picture (H, W, 3), uint8, as PNG; nothing is left behind if that fails."""
     with atomic_write(path) as temporary:
         Image.fromarray(picture).save(temporary, format="PNG")
+
+
+def drawn_tracks(shown: Mapping[str, PointTracks]) -> Draw:
+    """What draws tracks over a frame: those of one run, or those of several side by side under their names."""
+
+    def draw(t: int, frame: np.ndarray) -> np.ndarray:
+        drawn = [draw_tracks(frame, one.tracks, one.visible, t, ids=one.object_ids) for one in shown.values()]
+        return drawn[0] if len(drawn) == 1 else side_by_side(drawn, list(shown))
+
+    return draw
 
 
 def write_overlay(video, draw: Draw, path: str | Path) -> None:
@@ -55,4 +66,4 @@ def sheet_frames(start: int, stop: int) -> list[int]:
     return np.linspace(start, stop - 1, min(SHEET_FRAMES, stop - start)).round().astype(int).tolist()
 
 
-__all__ = ["check_picture_name", "sheet_frames", "write_overlay", "write_picture", "write_sheet"]
+__all__ = ["check_picture_name", "drawn_tracks", "sheet_frames", "write_overlay", "write_picture", "write_sheet"]

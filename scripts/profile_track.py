@@ -28,12 +28,12 @@ from fgvc_hf import (  # noqa: E402
     inference_session_fgvc,
     load,
     open_video,
+    overlays,
     render_clip,
-    visualization,
 )
 from fgvc_hf.allocator import keep_freed_memory  # noqa: E402
-from fgvc_hf.cli import write_overlay  # noqa: E402
 from fgvc_hf.inference_session_fgvc import FgvcInferenceSession  # noqa: E402
+from fgvc_hf.overlays import drawn_tracks, write_overlay  # noqa: E402
 from fgvc_hf.presets import PRESETS  # noqa: E402
 
 
@@ -134,7 +134,7 @@ def profile(path: Path, arguments: argparse.Namespace, folder: Path) -> dict:
         outputs.append(output)
         ends.append(time.perf_counter())
     tracks = processor.post_process_point_tracking(outputs, session)
-    write_overlay(video, tracks, str(folder / "overlay.mp4"))
+    write_overlay(video, drawn_tracks({"": tracks}), folder / "overlay.mp4")
     watch.switch()
     start = {"import": imported - started, "load": loaded - begin, "first frame": ends[0] - loaded}
     start["to the first result"] = sum(start.values())
@@ -157,7 +157,7 @@ def watch_stages(watch: Stopwatch) -> None:
     watch.watch(FgvcInferenceSession, "match", "propagate", "remember")
     watch.watch(FgvcInferenceSession, "read-out", "read_targets")
     watch.watch(inference_session_fgvc, "read-out", "read_points", "label_uncertainty")
-    watch.watch(visualization, "write", "draw_tracks")
+    watch.watch(overlays, "write", "draw_tracks")
     watch.watch(VideoWriter, "write", "write")
 
 

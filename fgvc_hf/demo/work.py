@@ -12,11 +12,11 @@ from PIL import Image, ImageDraw
 from ..flow_files import save_flow
 from ..heat_map_fgvc import match_heat_map
 from ..masks import read_mask, write_mask
-from ..overlays import write_overlay
+from ..overlays import drawn_tracks, write_overlay
 from ..presets import load
 from ..processing_fgvc import PointTracks
 from ..tracks import save_tracks
-from ..visualization import draw_flow, draw_heat_map, draw_masks, draw_tracks
+from ..visualization import draw_flow, draw_heat_map, draw_masks
 from .clips import Clip, WatchedVideo
 from .limits import Point, Shape
 
@@ -92,9 +92,7 @@ def deliver(clip: Clip, tracks: PointTracks, report: Report) -> Followed:
         save_tracks(tracks, file)
     overlay = folder / "tracked.mp4"
     drawn = WatchedVideo(clip, clip.num_frames, lambda share: report(share, "drawing"))
-    write_overlay(
-        drawn, lambda t, frame: draw_tracks(frame, tracks.tracks, tracks.visible, t, ids=tracks.object_ids), overlay
-    )
+    write_overlay(drawn, drawn_tracks({"": tracks}), overlay)
     confidence = np.where(np.isnan(tracks.tracks[..., 0]), np.nan, tracks.confidence)
     return Followed(overlay, [*files, overlay], tracks.object_ids, confidence, tracks.visible)
 
