@@ -335,11 +335,16 @@ def dense_memory(checkpoint: str) -> dict:
         (255 * torch.rand(2, 480, 640, 3)).byte().numpy()
     )  # what a frame shows changes nothing, and a renderer has a peak of its own
     load(checkpoint, device="cpu")
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    before = status_kib("VmRSS")
     steps, session = dense_session(checkpoint, noise)
     next(steps)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"session_mib": session.memory_bytes / 2**20, "peak_mib": (peak - before) / 2**20}
+    return {"session_mib": session.memory_bytes / 2**20, "peak_mib": (status_kib("VmHWM") - before) / 1024}
+
+
+def status_kib(name: str) -> int:
+    """A field of this process's memory on Linux; the peak is its own, where `getrusage` counts that of its parent as well."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 def memory(rounds: int) -> dict:
