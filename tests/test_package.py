@@ -1,5 +1,6 @@
 """The package as a user gets it: imports, the wheel, and the code in README."""
 
+import ast
 import os
 import re
 import subprocess
@@ -69,12 +70,20 @@ def test_scripts_in_readme_exist():
     assert named and all((ROOT / path).is_file() for path in named)
 
 
+def imports(path):
+    """Modules that a file imports when it is imported itself."""
+    for statement in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(statement, ast.ImportFrom):
+            yield "." * statement.level + (statement.module or "")
+        elif isinstance(statement, ast.Import):
+            yield from (name.name for name in statement.names)
+
+
 def test_model_files_import_only_what_a_hub_checkpoint_can():
     """`*_fgvc.py` may travel with a checkpoint: torch, numpy, PIL, transformers, and each other."""
     allowed = {"torch", "numpy", "PIL", "transformers", "huggingface_hub", "tqdm", "yaml", *sys.stdlib_module_names}
     for path in (ROOT / "fgvc_hf").glob("*_fgvc.py"):
-        source = path.read_text(encoding="utf-8")
-        for module in re.findall(r"^(?:from|import) ([\w.]+)", source, flags=re.MULTILINE):
+        for module in imports(path):
             assert module.startswith(".") and module.endswith("_fgvc") or module.split(".")[0] in allowed, (
                 path,
                 module,

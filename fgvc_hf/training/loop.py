@@ -11,7 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -127,10 +127,8 @@ class Training:
         if not found:
             return
         state = json.loads((found[-1] / "state.json").read_text())
-        before, now = (
-            asdict(type(self.recipe)()) | state["recipe"],
-            asdict(self.recipe),
-        )  # younger fields had their defaults
+        young = {field.name: field.default for field in fields(self.recipe) if field.default is not MISSING}
+        before, now = young | state["recipe"], asdict(self.recipe)  # a field that there was not yet had its default
         before, now = json.loads(json.dumps([before, now]))
         different = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
         if different:
