@@ -53,8 +53,7 @@ class FgvcConfig(PreTrainedConfig):
             Channels of the features of a coarse-to-fine model: its encoder pools after the stem and works at strides 4 and 8, and a head
             makes features of stride 2 of what it gives. 0 for a fine model, which has no head. The head's fields are part of the weights.
         num_attention_layers (`int`, defaults to 0):
-            Layers of self-attention on the coarse features (section 3.2 of the paper). 0, none, is the fastest, and lost nothing in short
-            trainings.
+            Layers of self-attention on the coarse features (section 3.2 of the paper). 0, none, is the fastest.
         num_attention_heads (`int`, defaults to 4): Heads of each.
         attention_window (`int`, defaults to 8): Cells along a side of the windows that attention is computed in; 64 pixels.
         upsampling (`str`, defaults to `"shuffle"`): How coarse features become fine: `"shuffle"` or `"bilinear"`.

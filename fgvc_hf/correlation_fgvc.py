@@ -10,7 +10,7 @@ Two implementations of one definition:
 [`window_correlation`] is the dense counterpart: Eq. 1 of the paper before its softmax. Features are channels last.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import product
 
 import torch
@@ -19,9 +19,6 @@ import torch.nn.functional as F
 
 TILE = (8, 16)  # queries per tile (rows, columns): 128 rows feed a matrix unit well and keep the halo small
 CHUNK_BYTES = {"cpu": 16 * 2**20, "accelerator": 256 * 2**20}  # scores held at a time; on CPU they stay in cache
-cuda_topk: Callable | None = (
-    None  # what takes the place of `window_topk` on CUDA devices; see `fgvc_hf.kernels.enable`
-)
 RESCORE_MARGIN = 6  # candidates beyond top-k that are kept from low-precision scores for the exact re-scoring
 
 
@@ -101,8 +98,6 @@ def window_topk(
         `scores` (`torch.Tensor` of shape `(h*w, topk)`, float32, descending; `-inf` where there are fewer keys) and
         `indices` (long, same shape): flat positions `(frame * h + y) * w + x` in `keys`.
     """
-    if cuda_topk is not None and query.is_cuda:
-        return cuda_topk(query, keys, radius, shape, topk, active)
     h, w, channels = query.shape
     reach = window_reach(radius, shape)
     exact = query.dtype == torch.float32
@@ -113,7 +108,7 @@ def window_topk(
 
     scores = query.new_full((rows * columns, cells, topk), -torch.inf, dtype=torch.float32)
     indices = torch.zeros(scores.shape, dtype=torch.long, device=query.device)
-    chosen = active_tiles(active, rows, columns, query.device)
+    chosen = _active_tiles(active, rows, columns, query.device)
     limit = CHUNK_BYTES["cpu" if query.device.type == "cpu" else "accelerator"]
     chunk = max(1, min(limit // (cells * halo_cells * query.element_size()), len(chosen)))
     tile_buffer = query.new_zeros((chunk, *TILE, channels))  # buffers are reused, for fresh memory costs more than the
@@ -150,7 +145,7 @@ def _untile(values: torch.Tensor, rows: int, columns: int, h: int, w: int) -> to
     return values[:h, :w].reshape(h * w, k)
 
 
-def active_tiles(active: torch.Tensor | None, rows: int, columns: int, device: torch.device) -> torch.Tensor:
+def _active_tiles(active: torch.Tensor | None, rows: int, columns: int, device: torch.device) -> torch.Tensor:
     """Flat numbers of the tiles that hold an active query."""
     if active is None:
         return torch.arange(rows * columns, device=device)

@@ -338,17 +338,26 @@ def test_points_that_leave_the_frame_are_hidden_and_most_of_them_outside():
     assert result.outside[x > 134].mean() >= 0.5 and not result.outside[x < 124].any()
 
 
-def test_a_covered_point_is_hidden_but_not_outside():
+def test_a_point_that_leaves_the_frame_is_outside_and_one_that_is_covered_is_not():
+    """A patterned strip moves to the right, half of it out of the frame; another stays, and is covered."""
+    world = render_clip(num_frames=1, height=96, width=200, num_points=1, num_bodies=0, seed=3).frames[0]
     still = render_clip(num_frames=1, height=96, width=200, num_points=1, num_bodies=0, seed=5).frames[0]
-    cover = render_clip(num_frames=1, height=96, width=200, num_points=1, num_bodies=0, seed=3).frames[0]
-    frames = np.stack([still[:, :128]] * 10)
-    frames[4:, 56:88, 20:60] = cover[60:92, 150:190]
+    frames = []
+    for t in range(10):
+        frame = np.empty((96, 128, 3), np.uint8)
+        frame[:48] = world[:48, 60 - 6 * t : 188 - 6 * t]
+        frame[48:] = still[48:, :128]
+        if t >= 4:
+            frame[56:88, 20:60] = world[60:92, 150:190]
+        frames.append(frame)
     model, processor = load(preset="fast")
     processor.image_processor.resize_policy = "none"
-    result = model.track(frames, [(0, 40, 72), (0, 100, 24)], processor=processor)
-    assert not result.visible[0, 5:].any() and result.visible[1].all() and not result.outside.any()
+    result = model.track(np.stack(frames), [(0, 104, 24), (0, 40, 72), (0, 20, 24)], processor=processor)
+    assert not result.visible[0, 7:].any() and result.outside[0, 7:].all() and not result.outside[0, :4].any()
+    assert not result.visible[1, 5:].any() and not result.outside[1].any()
+    assert result.visible[2].all() and not result.outside[2].any()
     assert (result.uncertainty[:, 0] == 0).all() and (result.uncertainty[:, 1:] > 0).all()
-    assert result.uncertainty[1, 1:].max() < result.uncertainty[0, 6:].min()
+    assert result.uncertainty[2, 1:].max() < result.uncertainty[1, 6:].min()
 
 
 @pytest.mark.parametrize("velocity", [(0.1, 0.05), (0.3, -0.2)])
