@@ -3,9 +3,9 @@
 Two implementations of one definition:
 
 * [`reference_topk`] forms the full product of all queries with all keys, masks it and sorts it, as the definition reads.
-* [`window_topk`] multiplies a tile of queries with just the halo of keys that their windows can reach, reads the windows
-  of the tile as one strided view of that product, and selects from it in two exact stages. Cost is linear in the number
-  of pixels, and the extra memory is that of a few tiles.
+* [`window_topk`] multiplies a tile of queries with just the halo of keys that their windows can reach, and selects from
+  that product (see `selection_fgvc.py`). Cost is linear in the number of pixels, and the extra memory is that of a few
+  tiles.
 
 [`window_correlation`] is the dense counterpart: Eq. 1 of the paper before its softmax. Features are channels last.
 """
@@ -15,6 +15,8 @@ from itertools import product
 
 import torch
 import torch.nn.functional as F
+
+from .selection_fgvc import selection_for, window_view
 
 
 TILE = (8, 16)  # queries per tile (rows, columns): 128 rows feed a matrix unit well and keep the halo small
@@ -80,6 +82,7 @@ def window_topk(
     shape: str,
     topk: int,
     active: torch.Tensor | None = None,
+    compiled: bool | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Best `topk` keys of every query over the neighbourhoods in all key frames jointly.
 
@@ -93,13 +96,14 @@ def window_topk(
         topk (`int`): Keys kept per query.
         active (`torch.Tensor` of shape `(h, w)`, bool, *optional*):
             Tiles without any active query are skipped; their scores are `-inf`. `None` computes all.
+        compiled (`bool`, *optional*): Whether numba's machine code selects; see [`selection_for`].
 
     Returns:
         `scores` (`torch.Tensor` of shape `(h*w, topk)`, float32, descending; `-inf` where there are fewer keys) and
         `indices` (long, same shape): flat positions `(frame * h + y) * w + x` in `keys`.
     """
     h, w, channels = query.shape
-    reach = window_reach(radius, shape)
+    reach, selection = window_reach(radius, shape), selection_for(query, compiled)
     exact = query.dtype == torch.float32
     candidates = topk if exact else topk + RESCORE_MARGIN
     rows, columns = -(-h // TILE[0]), -(-w // TILE[1])  # tiles that cover the map
@@ -123,17 +127,15 @@ def window_topk(
                 copy_block(key, top - reach, left - reach, halo_buffer[slot, frame])
         left_hand, right_hand = tile_buffer[:n].view(n, cells, channels), halo_buffer[:n].view(n, halo_cells, channels)
         products = torch.bmm(left_hand, right_hand.transpose(1, 2), out=product_buffer[:n])
-        products = products.view(n, cells, len(keys), *halo)
+        products = products.view(n, *TILE, len(keys), *halo)
         for slot, (top, left) in enumerate(corners):
             _exclude_outside(products[slot], top - reach, left - reach, h, w)
-
-        values, frame, dy, dx = _select(products, window_half_widths(radius, shape), candidates)  # (n, cells, k)
-        y, x = _tile_positions(corners, query.device)  # (n, cells)
-        found = (frame * h + y[..., None] + dy) * w + x[..., None] + dx
-        found = found.masked_fill(values == -torch.inf, 0)
+        values, places = selection.select(products, window_half_widths(radius, shape), candidates)  # (n, cells, k)
         if not exact:
-            position = y.clamp(max=h - 1) * w + x.clamp(max=w - 1)  # queries beyond the map are dropped in the end
-            values, found = _rescore(query, keys, position, values, found, topk)
+            scored = selection.score(left_hand, right_hand, places).masked_fill(values == -torch.inf, -torch.inf)
+            values, order = scored.topk(min(topk, scored.shape[-1]), dim=-1)
+            places = places.gather(-1, order)
+        found = _map_cells(places, torch.tensor(corners, device=query.device) - reach, halo, h, w)
         scores[tile_ids], indices[tile_ids] = _pad_topk(values, found, topk)
     return _untile(scores, rows, columns, h, w), _untile(indices, rows, columns, h, w)
 
@@ -154,11 +156,11 @@ def _active_tiles(active: torch.Tensor | None, rows: int, columns: int, device: 
     return padded.any(dim=3).any(dim=1).flatten().nonzero()[:, 0]
 
 
-def _tile_positions(corners: list[tuple[int, int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows and columns (n, cells) of the queries of the tiles."""
-    corner = torch.tensor(corners, device=device)
-    cell = torch.arange(TILE[0] * TILE[1], device=device)
-    return corner[:, :1] + cell // TILE[1], corner[:, 1:] + cell % TILE[1]
+def _map_cells(places: torch.Tensor, corners: torch.Tensor, halo: tuple[int, int], h: int, w: int) -> torch.Tensor:
+    """Flat positions `(frame * h + y) * w + x` in the key maps of flat places (n, cells, k) in halos with these corners (n, 2)."""
+    top, left = (corner[:, None, None] for corner in corners.unbind(1))
+    frame, y, x = places // (halo[0] * halo[1]), places // halo[1] % halo[0], places % halo[1]
+    return (frame * h + top + y) * w + left + x
 
 
 def _overlap(top: int, left: int, height: int, width: int, h: int, w: int) -> tuple[int, int, int, int]:
@@ -182,56 +184,6 @@ def _exclude_outside(products: torch.Tensor, top: int, left: int, h: int, w: int
         products[..., x1:],
     ):
         outside.fill_(-torch.inf)
-
-
-def _window_view(products: torch.Tensor, size: int) -> torch.Tensor:
-    """The D x D windows of all queries of the tiles as one view (n, TILE, TILE, F, D, D): no copy, no gather."""
-    n, queries, frames, ky, kx = products.shape
-    s = products.stride()
-    strides = (s[0], TILE[1] * s[1] + s[3], s[1] + s[4], s[2], s[3], s[4])  # one query on is one key on
-    return products.as_strided((n, *TILE, frames, size, size), strides)
-
-
-def _select(products: torch.Tensor, half_widths: list[int], topk: int) -> tuple[torch.Tensor, ...]:
-    """Exact top-k of every window in two stages: the k rows with the largest maxima hold the k largest values.
-
-    Returns values, frame, dy and dx, each (n, 128, k).
-    """
-    size, reach = len(half_widths), len(half_widths) // 2
-    n, queries, frames, ky, kx = products.shape
-    windows = _window_view(products, size)
-    if min(half_widths) == reach:
-        maxima = windows.amax(dim=-1)
-    else:  # the rows of a disc differ in width: a slice for each keeps the cells outside it out, without a mask
-        row_maxima = [windows[..., d, reach - hw : reach + hw + 1].amax(dim=-1) for d, hw in enumerate(half_widths)]
-        maxima = torch.stack(row_maxima, dim=-1)
-    maxima = maxima.view(n, queries, frames * size)
-    best_rows = maxima.topk(min(topk, maxima.shape[-1]), dim=-1, sorted=False).indices  # (n, 128, k)
-    frame, row = best_rows // size, best_rows % size
-
-    column = torch.arange(size, device=products.device)
-    query = torch.arange(queries, device=products.device)
-    first = (frame * ky + row + (query // TILE[1])[:, None]) * kx + (query % TILE[1])[:, None]
-    values = products.view(n, queries, -1).gather(-1, (first[..., None] + column).flatten(-2))  # (n, 128, k*D)
-    widths = torch.tensor(half_widths, device=products.device)[row]
-    beyond = (column - reach).abs() > widths[..., None]  # (n, 128, k, D)
-    values, position = values.masked_fill(beyond.flatten(-2), -torch.inf).topk(min(topk, values.shape[-1]), dim=-1)
-    chosen_row = position // size
-    return values, frame.gather(-1, chosen_row), row.gather(-1, chosen_row) - reach, position % size - reach
-
-
-def _rescore(query, keys, position, values, found, topk: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Score the candidates (n, cells, k) again as float32 dot products, and keep the best `topk`."""
-    h, w, channels = query.shape
-    frame, cell = found // (h * w), found % (h * w)
-    k = query.new_empty((*found.shape, channels))
-    for f, key in enumerate(keys):
-        here = frame == f
-        k[here] = key.reshape(-1, channels)[cell[here]]
-    q = query.reshape(-1, channels)[position].float()  # (n, cells, C)
-    exact = torch.einsum("nqc,nqkc->nqk", q, k.float()).masked_fill(values == -torch.inf, -torch.inf)
-    values, order = exact.topk(min(topk, exact.shape[-1]), dim=-1)
-    return values, found.gather(-1, order)
 
 
 def _pad_topk(values: torch.Tensor, indices: torch.Tensor, topk: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -285,8 +237,8 @@ def window_correlation(query: torch.Tensor, key: torch.Tensor, radius: int) -> t
         for b in range(batch):
             copy_block(query[b], top, left, tile[b])
             copy_block(key[b], top - radius, left - radius, keys[b])
-        products = torch.bmm(tile.flatten(1, 2), keys.flatten(1, 2).transpose(1, 2)).view(batch, -1, 1, *halo)
+        products = torch.bmm(tile.flatten(1, 2), keys.flatten(1, 2).transpose(1, 2)).view(batch, *TILE, 1, *halo)
         _exclude_outside(products, top - radius, left - radius, h, w)
-        windows = _window_view(products, size)[:, : h - top, : w - left, 0]  # (B, <=8, <=16, D, D)
+        windows = window_view(products, size)[:, : h - top, : w - left, 0]  # (B, <=8, <=16, D, D)
         output[:, top : top + TILE[0], left : left + TILE[1]] = windows
     return output.view(batch, h, w, size * size)

@@ -169,14 +169,16 @@ def propagation(rounds: int) -> dict:
             weights = torch.softmax(scores / model.config.temperature, dim=-1)
             F.embedding_bag(indices, labels.flatten(0, 1), per_sample_weights=weights, mode="sum")
 
-    def tiled(dtype):
-        best = window_topk(query.to(dtype), [key.to(dtype) for key in keys], *window)
+    def tiled(dtype, compiled):
+        best = window_topk(query.to(dtype), [key.to(dtype) for key in keys], *window, compiled=compiled)
         propagate_labels(*best, labels, model.config.temperature, everywhere)
 
     variants = {
         f"official ({len(cells)} of {h * w} queries, scaled)": official,
-        "tiled, float32": lambda: tiled(torch.float32),
-        "tiled, bfloat16": lambda: tiled(torch.bfloat16),
+    } | {
+        f"{name}, {dtype}": partial(tiled, getattr(torch, dtype), compiled)
+        for name, compiled in (("tiled, by torch", False), ("tiled, by numba", True))
+        for dtype in ("float32", "bfloat16")
     }
     return in_turns(variants, rounds, scale={next(iter(variants)): h * w / len(cells)})
 

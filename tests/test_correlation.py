@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,6 +9,10 @@ from hypothesis import strategies as st
 from fgvc_hf import correlation_fgvc as correlation
 from fgvc_hf.correlation_fgvc import merge_topk, reference_topk, window_correlation, window_mask, window_topk
 from fgvc_hf.propagation_fgvc import LABEL_CUTOFF, draw_points, label_reach, propagate_labels
+from fgvc_hf.selection_fgvc import TorchSelection, compiled_selection, selection_for
+
+
+SELECTIONS = pytest.mark.parametrize("compiled", [False, True])  # numba comes with the extra `dev`
 
 
 def random_features(seed: int, h: int, w: int, frames: int, channels: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -33,12 +39,13 @@ SHAPES = {
 }
 
 
+@SELECTIONS
 @settings(max_examples=60, deadline=None)
 @given(**SHAPES)
-def test_tiles_equal_the_reference(seed, h, w, frames, channels, radius, shape, topk):
+def test_tiles_equal_the_reference(compiled, seed, h, w, frames, channels, radius, shape, topk):
     query, keys = random_features(seed, h, w, frames, channels)
     expected, expected_indices = reference_topk(query, keys, radius, shape, topk)
-    scores, indices = window_topk(query, keys, radius, shape, topk)
+    scores, indices = window_topk(query, keys, radius, shape, topk, compiled=compiled)
     torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-6)
     found = scores > -torch.inf
     torch.testing.assert_close(scores_at(query, keys, indices)[found], scores[found], rtol=1e-5, atol=1e-6)
@@ -47,15 +54,18 @@ def test_tiles_equal_the_reference(seed, h, w, frames, channels, radius, shape, 
     assert (indices == expected_indices)[found & ~near_tie].all()
 
 
+@SELECTIONS
 @settings(max_examples=30, deadline=None)
 @given(**SHAPES)
-def test_ties_give_keys_of_the_right_score_inside_the_window(seed, h, w, frames, channels, radius, shape, topk):
+def test_ties_give_keys_of_the_right_score_inside_the_window(
+    compiled, seed, h, w, frames, channels, radius, shape, topk
+):
     generator = torch.Generator().manual_seed(seed)
     features = torch.randint(
         -1, 2, (frames + 1, h, w, channels), generator=generator
     ).float()  # exact and full of ties
     query, keys = features[0], list(features[1:])
-    scores, indices = window_topk(query, keys, radius, shape, topk)
+    scores, indices = window_topk(query, keys, radius, shape, topk, compiled=compiled)
     assert torch.equal(scores, reference_topk(query, keys, radius, shape, topk)[0])
     found = scores > -torch.inf
     assert torch.equal(scores_at(query, keys, indices)[found], scores[found])
@@ -67,12 +77,13 @@ def test_ties_give_keys_of_the_right_score_inside_the_window(seed, h, w, frames,
     assert not ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any()
 
 
+@SELECTIONS
 @pytest.mark.parametrize("seed", range(3))
-def test_bfloat16_finds_the_best_keys_but_for_a_few(seed):
+def test_bfloat16_finds_the_best_keys_but_for_a_few(seed, compiled):
     query, keys = random_features(seed, 30, 40, 3, 64)
     query, keys = query.bfloat16(), [key.bfloat16() for key in keys]
     expected, _ = reference_topk(query, keys, 9, "disc", 10)
-    scores, indices = window_topk(query, keys, 9, "disc", 10)
+    scores, indices = window_topk(query, keys, 9, "disc", 10, compiled=compiled)
     torch.testing.assert_close(scores, scores_at(query, keys, indices), rtol=1e-5, atol=1e-6)  # re-scored in float32
     missed = (scores - expected).abs() > 1e-5
     assert missed.float().mean() < 0.005
@@ -173,6 +184,7 @@ def inside_window(indices: torch.Tensor, h: int, w: int, radius: int, shape: str
     return (dx**2 + dy**2 < radius**2) if shape == "disc" else (dx.abs() <= radius) & (dy.abs() <= radius)
 
 
+@SELECTIONS
 @pytest.mark.parametrize("shape", ["disc", "square"])
 @pytest.mark.parametrize(
     ("h", "w", "frames", "channels", "radius", "topk"),
@@ -186,10 +198,10 @@ def inside_window(indices: torch.Tensor, h: int, w: int, radius: int, shape: str
         (13, 21, 1, 8, 1, 12),  # more than the one key of the disc, or the nine of the square
     ],
 )
-def test_extreme_sizes_equal_the_reference(h, w, frames, channels, radius, shape, topk):
+def test_extreme_sizes_equal_the_reference(compiled, h, w, frames, channels, radius, shape, topk):
     query, keys = random_features(2, h, w, frames, channels)
     expected, _ = reference_topk(query, keys, radius, shape, topk)
-    scores, indices = window_topk(query, keys, radius, shape, topk)
+    scores, indices = window_topk(query, keys, radius, shape, topk, compiled=compiled)
     assert scores.shape == indices.shape == (h * w, topk) and scores.dtype == torch.float32
     torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-6)
     found = scores > -torch.inf
@@ -311,3 +323,27 @@ def test_drawn_points_are_propagated_as_by_the_official_algorithm(frames):
     assert (ours[ours > 0] >= LABEL_CUTOFF).all()
     kept = (expected > LABEL_CUTOFF + 1e-5) | (expected < LABEL_CUTOFF - 1e-5)
     torch.testing.assert_close(ours[kept], expected.where(expected >= LABEL_CUTOFF, 0)[kept], rtol=1e-5, atol=1e-5)
+
+
+def test_compiled_selection_is_taken_where_it_works():
+    features = torch.zeros(4, 4, 8)
+    assert selection_for(features) is selection_for(features, compiled=True) is compiled_selection() is not None
+    assert selection_for(features, compiled=False) is selection_for(features.half()) is TorchSelection
+    with pytest.raises(ValueError, match="compiled selection needs numba"):
+        selection_for(features.half(), compiled=True)
+
+
+def test_without_numba_torch_selects(monkeypatch, caplog):
+    compiled_selection.cache_clear()
+    monkeypatch.setitem(sys.modules, "numba", None)  # importing it fails
+    monkeypatch.delitem(sys.modules, "fgvc_hf.selection_numba", raising=False)
+    monkeypatch.setattr("fgvc_hf.selection_fgvc.find_spec", lambda name: "there")
+    assert selection_for(torch.zeros(4, 4, 8)) is TorchSelection and "cannot be used" in caplog.text
+    compiled_selection.cache_clear()
+
+
+def test_threads_share_the_queries(monkeypatch):
+    query, keys = random_features(0, 30, 40, 2, 16)
+    expected = window_topk(query, keys, 5, "disc", 4, compiled=True)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert all(map(torch.equal, window_topk(query, keys, 5, "disc", 4, compiled=True), expected))

@@ -219,6 +219,28 @@ def test_ablations_make_a_table_and_are_not_repeated(videos, checkpoint, tracks,
     assert "reconstruction: {" in first.stdout and "reconstruction: {" not in second.stdout
 
 
+def test_ablations_of_the_head(videos, checkpoint, tracks, tmp_path):
+    arguments = ["--of", "head", "--videos", videos, "--teacher", checkpoint, "--start-from", checkpoint]
+    arguments += [
+        "--evaluate",
+        *tracks,
+        "--output",
+        tmp_path,
+        "--only",
+        "2 layers of attention",
+        "bilinear up-sampling",
+    ]
+    wide = [*SMALL, "crop=64"]  # a window of attention
+    done = run("ablate.py", *arguments, *(part for change in wide for part in ("--set", change)))
+    assert done.returncode == 0, done.stderr
+    configs = [FgvcModel.from_pretrained(path.parent).config for path in sorted(tmp_path.glob("*/last/config.json"))]
+    assert [(config.num_attention_layers, config.upsampling) for config in configs] == [
+        (2, "shuffle"),
+        (0, "bilinear"),
+    ]
+    assert len((tmp_path / "table.md").read_text().splitlines()) == 2 + 3
+
+
 def test_averaging_checkpoints(videos, checkpoint, tmp_path):
     out = tmp_path / "average"
     done = run(

@@ -1,0 +1,109 @@
+"""The choice of the best keys from the products of a tile of queries with the halo of keys around it, and their exact scores.
+
+Two implementations of one definition: [`TorchSelection`] here, for any device, and [`fgvc_hf.selection_numba.CompiledSelection`], which
+needs numba and takes a fraction of its time on a CPU. [`selection_for`] chooses.
+"""
+
+import logging
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+
+logger = logging.getLogger(__name__)
+
+
+class TorchSelection:
+    """Selection by torch alone."""
+
+    @staticmethod
+    def select(products: torch.Tensor, half_widths: list[int], topk: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Exact top-k of every window in two stages: the k rows with the largest maxima hold the k largest values.
+
+        Args:
+            products (`torch.Tensor` of shape `(n, tile, tile, F, Ky, Kx)`): Of the queries (row, column) of n tiles with the keys of their
+                halos in F frames; the window of query (0, 0) begins at key (0, 0), and one query on is one key on.
+            half_widths (`list[int]`): Half the width of each row of the window.
+
+        Returns:
+            Values, and flat places in the halo: (n, cells, k) each, the largest first.
+        """
+        size, reach = len(half_widths), len(half_widths) // 2
+        n, rows, columns, frames, ky, kx = products.shape
+        queries = rows * columns
+        windows = window_view(products, size)
+        if min(half_widths) == reach:
+            maxima = windows.amax(dim=-1)
+        else:  # the rows of a disc differ in width: a slice for each keeps the cells outside it out, without a mask
+            row_maxima = [
+                windows[..., d, reach - hw : reach + hw + 1].amax(dim=-1) for d, hw in enumerate(half_widths)
+            ]
+            maxima = torch.stack(row_maxima, dim=-1)
+        maxima = maxima.view(n, queries, frames * size)
+        best_rows = maxima.topk(min(topk, maxima.shape[-1]), dim=-1, sorted=False).indices  # (n, cells, k)
+        frame, row = best_rows // size, best_rows % size
+
+        column = torch.arange(size, device=products.device)
+        query = torch.arange(queries, device=products.device)
+        first = (frame * ky + row + (query // columns)[:, None]) * kx + (query % columns)[:, None]
+        places = (first[..., None] + column).flatten(-2)  # (n, cells, k*D)
+        values = products.view(n, queries, -1).gather(-1, places)
+        widths = torch.tensor(half_widths, device=products.device)[row]
+        beyond = (column - reach).abs() > widths[..., None]  # (n, cells, k, D)
+        values = values.masked_fill(beyond.flatten(-2), -torch.inf)
+        values, position = values.topk(min(topk, values.shape[-1]), dim=-1)
+        return values, places.gather(-1, position)
+
+    @staticmethod
+    def score(queries: torch.Tensor, keys: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """Products in float32 of queries (n, cells, C) with those of the keys (n, K, C) that are at `places` (n, cells, k)."""
+        tile = torch.arange(len(keys), device=keys.device)[:, None, None]
+        return torch.einsum("nqc,nqkc->nqk", queries.float(), keys[tile, places].float())
+
+
+def window_view(products: torch.Tensor, size: int) -> torch.Tensor:
+    """The D x D windows of all queries of the tiles as one view (n, tile, tile, F, D, D): no copy, no gather."""
+    n, rows, columns, frames, *_ = products.shape
+    s = products.stride()
+    return products.as_strided(
+        (n, rows, columns, frames, size, size), (s[0], s[1] + s[4], s[2] + s[5], s[3], s[4], s[5])
+    )
+
+
+@cache
+def compiled_selection() -> Any:
+    """The selection that numba compiles; nothing where numba is not installed, or (with a warning) does not work."""
+    if find_spec("numba") is None:
+        return None
+    try:
+        return import_module(".selection_numba", __package__).CompiledSelection
+    except ImportError as error:
+        logger.warning(f"numba is installed but cannot be used ({error}); matching by torch alone is slower.")
+        return None
+
+
+def selection_for(features: torch.Tensor, compiled: bool | None = None) -> Any:
+    """How keys are chosen for features like these.
+
+    Args:
+        compiled (`bool`, *optional*): Whether by what numba compiles; if not given, wherever that works.
+
+    Raises:
+        `ValueError`: it does not work for these, and was asked for.
+    """
+    fits = features.device.type == "cpu" and features.dtype in (torch.bfloat16, torch.float32)
+    if compiled or (compiled is None and fits):
+        if fits and compiled_selection() is not None:
+            return compiled_selection()
+        if compiled:
+            raise ValueError(
+                "compiled selection needs numba (`pip install fgvc-hf[fast]`), and features in float32 or bfloat16 on a CPU, "
+                f"got {features.dtype} on {features.device.type}."
+            )
+    return TorchSelection
+
+
+__all__ = ["TorchSelection", "selection_for", "window_view"]
