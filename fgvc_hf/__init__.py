@@ -36,6 +36,7 @@ _HOMES = {
     "draw_tracks": "visualization",
     "save_session": "session_file",
     "side_by_side": "visualization",
+    "read_tracks": "tracks",
     "save_tracks": "tracks",
     "read_mask": "masks",
     "read_points_file": "tracks",

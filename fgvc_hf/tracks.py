@@ -34,6 +34,7 @@ UNREADABLE_NPZ = (  # what numpy and zipfile raise on files that are damaged, or
     zlib.error,
 )
 FORMATS = (".csv", ".json", ".npz")
+ARRAYS = ("queries", "tracks", "visible", "confidence", "uncertainty", "outside")
 
 
 def check_format(path: str | Path) -> Path:
@@ -127,15 +128,7 @@ def save_tracks(tracks: PointTracks, path: str | Path) -> None:
         `OSError`: the file cannot be written.
     """
     path = check_format(path)
-    arrays = {
-        "queries": tracks.queries,
-        "tracks": tracks.tracks,
-        "visible": tracks.visible,
-        "confidence": tracks.confidence,
-        "uncertainty": tracks.uncertainty,
-        "outside": tracks.outside,
-        "size": np.array(tracks.size, dtype=np.int64),
-    }
+    arrays = {name: getattr(tracks, name) for name in ARRAYS} | {"size": np.array(tracks.size, dtype=np.int64)}
     with atomic_write(path) as temporary:
         if path.suffix.lower() == ".npz":
             with open(temporary, "wb") as file:  # given a name, numpy would add a suffix of its own to .NPZ
@@ -147,6 +140,28 @@ def save_tracks(tracks: PointTracks, path: str | Path) -> None:
             Path(temporary).write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
         else:
             _write_csv(tracks, temporary)
+
+
+def read_tracks(path: str | Path) -> PointTracks:
+    """
+    Read tracks that [`save_tracks`] has written to an NPZ file. Points are numbered from 0.
+
+    Raises:
+        `OSError`, `ValueError`: the file is missing or malformed.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: there is no such file of tracks.")
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            arrays = {name: content[name] for name in ARRAYS}
+            height, width = content["size"].tolist()
+        points, frames, _ = arrays["tracks"].shape
+    except UNREADABLE_NPZ:
+        raise ValueError(f"{path}: must be an NPZ file with the arrays {', '.join(ARRAYS)} and size.") from None
+    for name in ("visible", "confidence", "uncertainty", "outside"):
+        if arrays[name].shape != (points, frames):
+            raise ValueError(f"{path}: {name} must have the shape {(points, frames)}, got {arrays[name].shape}.")
+    return PointTracks(object_ids=list(range(points)), size=(height, width), **arrays)
 
 
 def _write_csv(tracks: PointTracks, path) -> None:

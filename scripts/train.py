@@ -28,6 +28,7 @@ from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor,
 from fgvc_hf.configuration_fgvc import HEAD_FIELDS
 from fgvc_hf.data.flying_things import FlyingThings3D, LabelledCrops
 from fgvc_hf.data.shards import ShardedClips, ShardedPairs, StreamedClips, load_shards, shard_names, shard_textures
+from fgvc_hf.data.tracked_videos import TrackedVideos
 from fgvc_hf.data.video_folder import VideoFolder
 from fgvc_hf.evaluation.tap_vid import load_tapvid_npz, track_queries
 from fgvc_hf.metrics.tap_vid import aggregate
@@ -65,6 +66,9 @@ def main() -> None:
         "--stream", action="store_true", help="read the shards one after the other instead of loading them"
     )
     parser.add_argument("--flyingthings3d", type=Path, help="labelled pairs: root of FlyingThings3D, or its shards")
+    parser.add_argument(
+        "--tracks", type=Path, help="labelled pairs: tracks of the videos, as fgvc-hf track writes them"
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder of the run")
     parser.add_argument("--start-from", help="checkpoint to start from; random weights if not given")
     parser.add_argument("--teacher", help="checkpoint that gives soft labels, or is distilled")
@@ -108,7 +112,7 @@ def train(arguments: argparse.Namespace) -> None:
     if accelerator.num_processes != (started := int(os.environ.get("WORLD_SIZE", 1))):
         raise ValueError(f"{started} processes were started, but {accelerator.num_processes} found each other.")
     real, textures = real_domain(arguments, recipe)
-    labelled = labelled_domain(arguments.flyingthings3d, recipe) if arguments.flyingthings3d else None
+    labelled = labelled_domain(arguments, recipe)
     torch.manual_seed(recipe.seed)
     module = make_module(recipe, arguments)
     if torch.cuda.is_available() and accelerator.num_processes > 1:
@@ -198,9 +202,18 @@ def real_domain(arguments: argparse.Namespace, recipe: Any) -> tuple[Dataset, to
     return ShardedClips(load_shards(arguments.shards), *settings, seed=recipe.seed), textures
 
 
-def labelled_domain(root: Path, recipe: Recipe) -> Dataset:
-    shards = sorted(root.glob("*.parquet"))
-    pairs = ShardedPairs(load_shards(root)) if shards else FlyingThings3D(root)
+def labelled_domain(arguments: argparse.Namespace, recipe: Any) -> Dataset | None:
+    """Labelled pairs where any are given; else they are rendered."""
+    if arguments.flyingthings3d and arguments.tracks:
+        raise ValueError("--flyingthings3d and --tracks are both for labelled pairs: choose one.")
+    if arguments.tracks:
+        if not (arguments.videos and isinstance(recipe, Recipe)):
+            raise ValueError("--tracks are of --videos, and for the recipes that learn from labelled pairs.")
+        return TrackedVideos(arguments.videos, arguments.tracks, *recipe.clip_settings, seed=recipe.seed)
+    if not arguments.flyingthings3d:
+        return None
+    shards = sorted(arguments.flyingthings3d.glob("*.parquet"))
+    pairs = ShardedPairs(load_shards(arguments.flyingthings3d)) if shards else FlyingThings3D(arguments.flyingthings3d)
     return LabelledCrops(pairs, recipe.crop, seed=recipe.seed)
 
 

@@ -6,6 +6,7 @@ A pair is chosen by a number alone: number n gives the same clip, frames and cro
 import logging
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -64,31 +65,59 @@ def random_crop_box(height: int, width: int, area: tuple[float, float], aspect: 
     return left, top, left + side, top + side
 
 
-def choose_clip(
-    clip: Sequence | np.ndarray, decode: Callable, draw: np.random.Generator, size: int, gap, area, aspect, offsets=()
-) -> torch.Tensor:
-    """Frames of a clip, forward or backward in time, cropped alike, resized and perhaps mirrored: uint8 `(T, 3, size, size)`.
+@dataclass(frozen=True)
+class View:
+    """What is shown of a clip: frames by number, and a box (left, top, right, bottom) of them, resized to a square and perhaps mirrored."""
 
-    Two frames within the gap, or one at each of the offsets; in a clip that ends before the last of these, as many spread over it evenly.
+    numbers: list[int]
+    box: tuple[float, float, float, float]
+    mirrored: bool
+    size: int
+
+    def crop(self, frame: np.ndarray) -> torch.Tensor:
+        """The view of a frame `(H, W, 3)`: `(3, size, size)`."""
+        resized = Image.fromarray(frame).resize((self.size, self.size), Image.Resampling.BILINEAR, box=self.box)
+        crop = np.asarray(resized)[:, ::-1] if self.mirrored else np.asarray(resized)
+        return torch.from_numpy(crop.copy()).permute(2, 0, 1)
+
+    def positions(self, points: np.ndarray) -> np.ndarray:
+        """Where points (..., 2) (x, y) of the frames are in the view, in its pixels."""
+        left, top, right, bottom = self.box
+        found = (points - (left, top)) / (right - left, bottom - top) * self.size
+        return found * (-1, 1) + (self.size, 0) if self.mirrored else found
+
+
+def choose_view(
+    length: int, frame: tuple[int, int], draw: np.random.Generator, size: int, gap, area, aspect, offsets=()
+) -> View:
+    """A view of a clip of so many frames, of height and width `frame`, forward or backward in time.
+
+    It shows two frames within the gap, or one at each of the offsets; in a clip that ends before the last of these, as many spread over it
+    evenly.
 
     Raises:
         `ValueError`: the clip has fewer frames.
     """
-    if len(clip) < max(2, len(offsets)):
-        raise ValueError(f"a clip has {len(clip)} frames, but {max(2, len(offsets))} are needed.")
+    if length < max(2, len(offsets)):
+        raise ValueError(f"a clip has {length} frames, but {max(2, len(offsets))} are needed.")
     if not offsets:
-        offsets = (0, min(int(draw.integers(gap[0], gap[1] + 1)), len(clip) - 1))
-    elif len(clip) <= offsets[-1]:
-        offsets = np.linspace(0, len(clip) - 1, len(offsets)).round().astype(int).tolist()
-    first = int(draw.integers(len(clip) - offsets[-1]))
-    frames = [decode(clip[first + offset]) for offset in offsets]
-    box = random_crop_box(*frames[0].shape[:2], area, aspect, draw)
-    flip, backward = draw.random() < 0.5, draw.random() < 0.5
-    chosen = []
-    for frame in frames[::-1] if backward else frames:
-        crop = np.asarray(Image.fromarray(frame).resize((size, size), Image.Resampling.BILINEAR, box=box))
-        chosen.append(crop[:, ::-1] if flip else crop)
-    return torch.from_numpy(np.stack(chosen)).permute(0, 3, 1, 2).contiguous()
+        offsets = (0, min(int(draw.integers(gap[0], gap[1] + 1)), length - 1))
+    elif length <= offsets[-1]:
+        offsets = np.linspace(0, length - 1, len(offsets)).round().astype(int).tolist()
+    first = int(draw.integers(length - offsets[-1]))
+    box = random_crop_box(*frame, area, aspect, draw)
+    mirrored, backward = draw.random() < 0.5, draw.random() < 0.5
+    numbers = [first + offset for offset in offsets]
+    return View(numbers[::-1] if backward else numbers, box, bool(mirrored), size)
+
+
+def choose_clip(
+    clip: Sequence | np.ndarray, decode: Callable, draw: np.random.Generator, size: int, gap, area, aspect, offsets=()
+) -> torch.Tensor:
+    """A view of a clip that [`choose_view`] draws, uint8 `(T, 3, size, size)`; `decode` gives the frame of an element."""
+    frame = decode(clip[0]).shape[:2] if len(clip) else (0, 0)
+    view = choose_view(len(clip), frame, draw, size, gap, area, aspect, offsets)
+    return torch.stack([view.crop(decode(clip[number])) for number in view.numbers])
 
 
 class VideoFolder(Dataset):

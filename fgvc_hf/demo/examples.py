@@ -11,6 +11,7 @@ import numpy as np
 
 from ..data.synthetic import render_clip
 from ..processing_fgvc import PointTracks
+from ..tracks import read_tracks, save_tracks
 from ..video import VideoFile, VideoWriter
 from .limits import Point
 
@@ -60,16 +61,11 @@ class Example:
 
     def save_tracks(self, tracks: PointTracks) -> None:
         """Keep tracks beside the package's code."""
-        names = ("queries", "tracks", "visible", "confidence", "uncertainty", "outside")
-        arrays = {name: getattr(tracks, name) for name in names} | {"size": np.array(tracks.size)}
-        np.savez_compressed(FOLDER / f"{self.key}.npz", allow_pickle=False, **arrays)
+        save_tracks(tracks, FOLDER / f"{self.key}.npz")
 
     def tracks(self) -> PointTracks:
         """The tracks that ship with the package."""
-        with np.load(FOLDER / f"{self.key}.npz", allow_pickle=False) as held:
-            arrays = {name: held[name] for name in held.files}
-        height, width = arrays.pop("size").tolist()
-        return PointTracks(object_ids=list(range(len(self.points))), size=(height, width), **arrays)
+        return read_tracks(FOLDER / f"{self.key}.npz")
 
 
 def _points(*places: tuple[float, float, str]) -> list[Point]:

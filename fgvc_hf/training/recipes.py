@@ -189,8 +189,7 @@ def _parse(field: str, text: str, example):
         if kind is bool:
             return {"true": True, "false": False}[text.lower()]
         if kind is tuple:
-            low, high = text.split(",")
-            return type(example[0])(low), type(example[0])(high)
+            return tuple(type(of)(part) for of, part in zip(example, text.split(","), strict=True))
         return kind(text)
     except (ValueError, KeyError):
         raise ValueError(f"{field} must be a {kind.__name__} like {example!r}, got {text!r}.") from None

@@ -21,14 +21,6 @@ from .videos import VideoRecipe, VideoTraining
 
 
 BASE_FRAMES = 4  # that a cycle may go through
-OFFSETS = (
-    0,
-    2,
-    4,
-    6,
-    15,
-    17,
-)  # of these, of the frame that the patch is of, and of one two frames later that shows what moves
 GRID = 9  # blocks along a side of the frame whose motion is compared
 CANDIDATES = 10  # places with the most motion that one is drawn from
 TURN = 45.0  # largest rotation of a patch, in degrees
@@ -43,6 +35,9 @@ class TimeCycleRecipe(VideoRecipe):
 
     Args:
         patch (`int`): Side of the patches in pixels, a third of the frame's.
+        patches (`int`): Patches of each clip. The paper tracks one; frames are encoded but once, and more of them cost little.
+        offsets (`tuple[int, ...]`): Frames of a clip that are seen, in order of time: four that cycles go through, the one that the patch is of, and a later
+            one that shows what moves.
         localiser (`str`): What reads a place off an affinity. `"network"`: two convolutions and a linear layer, which are learnt, as in the
             paper. `"coordinates"`: the mean and the rotation of the transported coordinates, which needs no learning.
         similarity (`float`), skip (`float`), long (`float`): Weights of the similarity of the inliers, of skip cycles and of long cycles.
@@ -50,6 +45,8 @@ class TimeCycleRecipe(VideoRecipe):
     """
 
     patch: int = 80
+    patches: int = 1
+    offsets: tuple[int, ...] = (0, 2, 4, 6, 15, 17)
     localiser: str = "network"
     similarity: float = 1.0
     skip: float = 0.1
@@ -57,7 +54,6 @@ class TimeCycleRecipe(VideoRecipe):
 
     betas = (0.5, 0.999)
     max_grad_norm = 10.0
-    offsets = OFFSETS
     config = SOURCES["time-cycle"].config
     processor = SOURCES["time-cycle"].processor
 
@@ -66,8 +62,16 @@ class TimeCycleRecipe(VideoRecipe):
         self.check_side("patch")
         if self.patch >= self.frame:
             raise ValueError(f"patch must be smaller than the frame of {self.frame} pixels, got {self.patch}.")
+        if self.patches < 1:
+            raise ValueError(f"patches must be 1 or more, got {self.patches}.")
+        if len(self.offsets) != BASE_FRAMES + 2 or self.offsets[0] or list(self.offsets) != sorted({*self.offsets}):
+            raise ValueError(f"offsets must be {BASE_FRAMES + 2} increasing numbers from 0 on, got {self.offsets}.")
         if self.localiser not in ("network", "coordinates"):
             raise ValueError(f"localiser must be 'network' or 'coordinates', got {self.localiser!r}.")
+
+    @property
+    def clip_settings(self) -> tuple:
+        return *super().clip_settings, self.offsets
 
     @property
     def weights(self) -> dict[str, float]:
@@ -137,12 +141,15 @@ class TimeCycleTraining(VideoTraining):
         self.localiser = Localiser(recipe.frame // stride, recipe.patch // stride) if learnt else None
 
     def forward(self, clips: torch.Tensor, seeds: list[int], step: int) -> dict[str, torch.Tensor]:
-        """Losses by name, each the mean over the clips `(B, 6, 3, H, W)`, uint8: the base frames, the patch's, and one after it."""
+        """Losses by name, each the mean over the patches of clips `(B, 6, 3, H, W)`, uint8: the base frames, the patch's, and one after it."""
         recipe, stride = self.recipe, self.model.config.output_stride
         frames, cells = clips.float() / 255, recipe.patch // stride
-        place = choose_patches(frames[:, -2:], Random(seeds, clips.device), recipe.patch, stride)
-        patch = self.encode(crop_image(frames[:, -2], place, (cells, cells), stride))
-        *base, target = self.encode(frames[:, :-1].flatten(0, 1)).unflatten(0, frames[:, :-1].shape[:2]).unbind(1)
+        seeds = [recipe.patches * seed + i for seed in seeds for i in range(recipe.patches)]
+        last_pair = frames[:, -2:].repeat_interleave(recipe.patches, dim=0)
+        place = choose_patches(last_pair, Random(seeds, clips.device), recipe.patch, stride)
+        patch = self.encode(crop_image(last_pair[:, 0], place, (cells, cells), stride))
+        features = self.encode(frames[:, :-1].flatten(0, 1)).unflatten(0, frames[:, :-1].shape[:2])
+        *base, target = features.repeat_interleave(recipe.patches, dim=0).unbind(1)
         with torch.autocast(clips.device.type, enabled=False):
             losses = cycle_losses(self.track, patch, base, target, place)
         return {name: loss.mean() for name, loss in losses.items()}
@@ -240,6 +247,8 @@ TIME_CYCLE_SMALL = TimeCycleRecipe(
     batch_size=4,
     frame=168,
     patch=56,
+    patches=4,
+    offsets=(0, 1, 2, 3, 6, 7),
     learning_rate=5e-4,
     localiser="coordinates",
     area=(0.15, 0.6),

@@ -42,7 +42,6 @@ class VideoRecipe:
     synthetic: ClassVar[float] = 0.0
     betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
     max_grad_norm: ClassVar[float] = 0.0
-    offsets: ClassVar[tuple[int, ...]] = ()  # of the frames of a clip, in place of a gap
     config: ClassVar[Mapping[str, Any]] = {}  # of a model that starts from random weights
     processor: ClassVar[Mapping[str, Any]] = {}  # how the model sees frames
 
@@ -70,7 +69,7 @@ class VideoRecipe:
     @property
     def clip_settings(self) -> tuple:
         """How clips are chosen; see [`VideoFolder`]."""
-        return self.frame, self.gap, self.area, self.aspect, self.offsets
+        return self.frame, self.gap, self.area, self.aspect
 
 
 class VideoTraining(nn.Module):

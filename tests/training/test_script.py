@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fgvc_hf import FgvcConfig, FgvcModel, render_clip
+from fgvc_hf import FgvcConfig, FgvcModel, load, render_clip, save_tracks
 from fgvc_hf.data.shards import StreamedClips, shard_names
 from fgvc_hf.training.colours import ColourAutoEncoder, ColourAutoEncoderConfig
 
@@ -67,6 +67,18 @@ def test_every_kind_of_recipe_trains(videos, checkpoint, tmp_path, recipe):
         }[recipe]
     )
     assert FgvcModel.from_pretrained(tmp_path / "last").config.hidden_sizes == [8, 16, 16]
+
+
+def test_tracks_of_the_videos_are_labels(videos, checkpoint, tmp_path):
+    prompts = np.stack(np.meshgrid([0], np.arange(8, 96, 8), np.arange(8, 64, 8)), axis=-1).reshape(-1, 3)
+    model, processor = load(preset="fast")
+    for path in videos.glob("*.mp4"):
+        save_tracks(model.track(path, prompts, processor=processor), tmp_path / f"{path.stem}.npz")
+    start = ["--videos", videos, "--tracks", tmp_path, "--start-from", checkpoint]
+    done = train("--recipe", "joint-small", *start, "--output", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    entry = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])
+    assert entry["label"] > 0 and entry["reconstruction"] > 0
 
 
 HEAD = ["num_attention_heads=2", "attention_window=2", "num_attention_layers=1", "fine_size=8"]
@@ -157,6 +169,11 @@ def test_a_corrupt_shard_is_reported_by_name_and_left_out(shards, tmp_path, capl
         ),
         (["--recipe", "joint-small", "--videos", "{videos}", "--accumulate", "5"], "batch_size is 2, but must be"),
         (["--recipe", "joint-small", "--videos", "{videos}", "--flyingthings3d", "{empty}"], "was expected there"),
+        (["--recipe", "joint-small", "--videos", "{videos}", "--tracks", "{empty}"], "holds no tracks (NAME.npz)"),
+        (
+            ["--recipe", "joint-small", "--videos", "{videos}", "--tracks", "{empty}", "--flyingthings3d", "{empty}"],
+            "are both for labelled pairs: choose one",
+        ),
     ],
 )
 def test_bad_input_is_one_line_before_training(videos, checkpoint, tmp_path, arguments, message):

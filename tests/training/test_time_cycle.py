@@ -139,6 +139,18 @@ def test_patches_are_chosen_where_something_moves():
         assert positions.min() >= 0 and positions.max() <= 17
 
 
+def test_several_patches_of_a_clip_count_alike():
+    training = make_training("coordinates").eval()
+    clips = (255 * torch.rand(2, 6, 3, TINY.frame, TINY.frame)).byte()
+    training.recipe = replace(training.recipe, patches=2)
+    together = training(clips, [3, 8], 0)
+    training.recipe = replace(training.recipe, patches=1)
+    first, second = training(clips, [6, 16], 0), training(clips, [7, 17], 0)
+    for name, loss in together.items():
+        assert float(loss) == pytest.approx(float(first[name] + second[name]) / 2, rel=1e-4)
+        assert float(first[name]) != pytest.approx(float(second[name]), rel=1e-4)
+
+
 def test_the_network_begins_in_the_middle_and_needs_room():
     torch.manual_seed(0)
     place = Localiser(20, 7)(torch.rand(2, 49, 400).softmax(-1))
@@ -153,6 +165,9 @@ def test_the_network_begins_in_the_middle_and_needs_room():
         ({"patch": "168"}, "patch must be smaller than the frame of 168 pixels, got 168"),
         ({"patch": "240"}, "patch must be smaller than the frame"),
         ({"patch": "30"}, "patch must be a multiple of 8 of at least 32"),
+        ({"patches": "0"}, "patches must be 1 or more, got 0"),
+        ({"offsets": "0,1,2,3,4"}, "offsets must be a tuple like"),
+        ({"offsets": "0,1,2,3,4,4"}, "offsets must be 6 increasing numbers from 0 on"),
         ({"localiser": "tree"}, "localiser must be 'network' or 'coordinates'"),
         ({"batch_size": "0"}, "batch_size must be positive"),
     ],

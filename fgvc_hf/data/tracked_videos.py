@@ -1,0 +1,88 @@
+"""Videos whose tracks are known: labelled pairs for training from real video.
+
+The tracks may be measured, or those of a tracker that sees more than the features alone: templates at a high resolution tell by dozens of
+cells where a point has gone, and training asks each cell to tell it by itself.
+
+    VIDEOS/camel.mp4 or VIDEOS/camel/00000.jpg ...      the video
+    TRACKS/camel.npz                                     its tracks, as `fgvc-hf track` writes them
+"""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from ..tracks import read_tracks
+from .video_folder import choose_view, scaled_frames, video_sources
+
+
+logger = logging.getLogger(__name__)
+
+
+class TrackedVideos(Dataset):
+    """Pairs of frames by number, with the flow of the points that are seen on both; an endless labelled domain.
+
+    Args:
+        folder: Videos, searched with its subfolders.
+        tracks: Folder of the tracks: an .npz for each video, named as it.
+        size, gap, area, aspect, short_side, seed: As of [`VideoFolder`].
+        stride (`int`): Flow is given at the cells of every `stride`-th pixel; each point gives that of the cell nearest to it.
+        least_confidence (`float`), largest_error (`float`): What is asked of a position: its confidence, and its expected error in pixels
+            of the original video.
+
+    Raises:
+        `OSError`: no video has tracks, or one cannot be read. Videos without tracks are left out, and counted in one logged line.
+        `ValueError`: tracks are malformed, or of another video.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        tracks: str | Path,
+        size: int = 256,
+        gap: tuple[int, int] = (1, 5),
+        area: tuple[float, float] = (0.6, 1.0),
+        aspect: tuple[float, float] = (1.5, 2.0),
+        short_side: int = 256,
+        stride: int = 2,
+        least_confidence: float = 0.9,
+        largest_error: float = 4.0,
+        seed: int = 0,
+    ):
+        self.size, self.stride, self.seed, self.settings = size, stride, seed, (gap, area, aspect)
+        self.clips, missing = [], 0
+        for source in video_sources(folder):
+            path = Path(tracks) / f"{source.stem}.npz"
+            if not path.is_file():
+                missing += 1
+                continue
+            frames, found = scaled_frames(source, short_side), read_tracks(path)
+            if found.tracks.shape[1] > len(frames):
+                raise ValueError(
+                    f"{path}: has tracks of {found.tracks.shape[1]} frames, but {source} has {len(frames)}."
+                )
+            scale = np.array(frames.shape[2:0:-1]) / found.size[::-1]
+            sure = found.visible & (found.confidence >= least_confidence) & (found.uncertainty <= largest_error)
+            self.clips.append((frames[: found.tracks.shape[1]], found.tracks * scale, sure))
+        if missing:
+            logger.warning("%s: left out %d videos without tracks in %s.", folder, missing, tracks)
+        if not self.clips:
+            raise OSError(f"{tracks}: holds no tracks (NAME.npz) of the videos in {folder}.")
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Frames `(2, 3, size, size)` in [0, 1], flow `(2, h, w, 2)` in pixels and where it is known `(2, h, w)`."""
+        draw = np.random.default_rng((self.seed, index))
+        frames, tracks, sure = self.clips[draw.integers(len(self.clips))]
+        view = choose_view(len(frames), frames.shape[1:3], draw, self.size, *self.settings)
+        positions = view.positions(tracks[:, view.numbers])  # (N, 2, 2)
+        inside = ((positions >= 0) & (positions < self.size)).all(axis=(1, 2))
+        positions = torch.from_numpy(positions[inside & sure[:, view.numbers].all(axis=1)]).float()
+        cells = self.size // self.stride
+        flow, known = torch.zeros(2, cells, cells, 2), torch.zeros(2, cells, cells, dtype=torch.bool)
+        for query, key in ((0, 1), (1, 0)):
+            x, y = ((positions[:, query] - 0.5) / self.stride).round().long().clamp(0, cells - 1).unbind(1)
+            flow[query, y, x] = positions[:, key] - positions[:, query]
+            known[query, y, x] = True
+        return torch.stack([view.crop(frames[number]) for number in view.numbers]).float() / 255, flow, known
