@@ -12,7 +12,7 @@ def keep_freed_memory() -> bool:
     """Have the C library keep the memory of large tensors instead of giving it back, and asking for it again on the next frame.
 
     glibc hands out blocks over 32 MiB as fresh pages, which the system fills with zeros one by one: at 480x640 that is up to a third of
-    the encoder's time. The command line and the benchmarks call this; a program of one's own may, or be started with
+    the encoder's time. The command line, training and the benchmarks call this; a program of one's own may, or be started with
     `MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=1073741824`, which is the same.
 
     Returns:

@@ -25,6 +25,7 @@ from accelerate import Accelerator
 from torch.utils.data import Dataset
 
 from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, bundled_checkpoints
+from fgvc_hf.allocator import keep_freed_memory
 from fgvc_hf.configuration_fgvc import HEAD_FIELDS
 from fgvc_hf.data.flying_things import FlyingThings3D, LabelledCrops
 from fgvc_hf.data.shards import ShardedClips, ShardedPairs, StreamedClips, load_shards, shard_names, shard_textures
@@ -93,6 +94,7 @@ def main() -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="print sizes, time and memory per update, and stop")
     arguments = parser.parse_args()
+    keep_freed_memory()
     try:
         train(arguments)
     except (ValueError, OSError, FloatingPointError) as error:
