@@ -16,11 +16,10 @@ from itertools import product
 import torch
 import torch.nn.functional as F
 
-from .selection_fgvc import selection_for, window_view
+from .selection_fgvc import CHUNK_BYTES, selection_for, window_view
 
 
 TILE = (8, 16)  # queries per tile (rows, columns): 128 rows feed a matrix unit well and keep the halo small
-CHUNK_BYTES = {"cpu": 16 * 2**20, "accelerator": 256 * 2**20}  # scores held at a time; on CPU they stay in cache
 RESCORE_MARGIN = 6  # candidates beyond top-k that are kept from low-precision scores for the exact re-scoring
 
 

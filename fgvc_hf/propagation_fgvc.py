@@ -93,7 +93,9 @@ def cut_off(labels: torch.Tensor) -> torch.Tensor:
 def label_reach(support: torch.Tensor, size: tuple[int, int], reach: int) -> torch.Tensor:
     """Cells (h, w) whose square neighbourhood meets the support of a label, (..., h*w) bool: all others stay zero."""
     support = support.flatten(0, -2).any(dim=0).view(1, 1, *size).float()
-    return F.max_pool2d(support, 2 * reach + 1, stride=1, padding=reach)[0, 0] > 0
+    side = 2 * reach + 1  # of a square, whose maximum is that along one axis of those along the other
+    across = F.max_pool2d(support, (1, side), stride=1, padding=(0, reach))
+    return F.max_pool2d(across, (side, 1), stride=1, padding=(reach, 0))[0, 0] > 0
 
 
 def propagate_labels(

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from .configuration_fgvc import COARSE_STRIDE, FINE_STRIDE, FgvcConfig
-from .correlation_fgvc import CHUNK_BYTES, window_reach, window_topk
+from .correlation_fgvc import window_reach, window_topk
+from .selection_fgvc import selection_for
 
 
 BLOCK = COARSE_STRIDE // FINE_STRIDE  # cells along a side of a block
@@ -43,39 +44,19 @@ def refined_topk(
     wanted = None if active is None else F.max_pool2d(active[None].float(), BLOCK, ceil_mode=True)[0] > 0
     best = [window_topk(means, [block_means(key)], coarse_radius, shape, 1, wanted)[1] for key in keys]
     found = torch.cat(best, dim=1)  # (rows * columns, F), flat blocks
-    ky, kx = min(BLOCK + 2 * margin, h), min(BLOCK + 2 * margin, w)
-    y = (found // columns * BLOCK - margin).clamp(0, h - ky)[..., None] + torch.arange(ky, device=query.device)
-    x = (found % columns * BLOCK - margin).clamp(0, w - kx)[..., None] + torch.arange(kx, device=query.device)
-
-    cells = _split(query).flatten(1, 2).float()  # (rows * columns, 16, C)
-    scores = cells.new_full((len(cells), topk, BLOCK**2), -torch.inf)
+    size = min(BLOCK + 2 * margin, h), min(BLOCK + 2 * margin, w)
+    top = (found // columns * BLOCK - margin).clamp(0, h - size[0])
+    left = (found % columns * BLOCK - margin).clamp(0, w - size[1])
+    blocks = torch.arange(len(found), device=query.device) if wanted is None else wanted.flatten().nonzero()[:, 0]
+    found_scores, found_indices = selection_for(query).refine(
+        _split(query).flatten(1, 2)[blocks], keys, torch.stack([top, left], dim=-1)[blocks], size, topk
+    )  # (n, 16, k)
+    scores = found_scores.new_full((rows * columns, BLOCK**2, topk), -torch.inf)
     indices = torch.zeros(scores.shape, dtype=torch.long, device=query.device)
-    chosen = torch.arange(len(cells), device=query.device) if wanted is None else wanted.flatten().nonzero()[:, 0]
-    limit = CHUNK_BYTES["cpu" if query.device.type == "cpu" else "accelerator"]
-    chunk = max(1, limit // (4 * channels * len(keys) * ky * kx))
-    buffer = cells.new_empty((min(chunk, len(chosen)), len(keys), ky * kx, channels))
-    for blocks in chosen.split(chunk):
-        places = (y[blocks][..., None] * w + x[blocks][:, :, None]).flatten(2)  # (n, F, Ky * Kx)
-        around = buffer[: len(blocks)]
-        for f, key in enumerate(keys):
-            around[:, f] = key.view(h * w, channels)[places[:, f]]
-        products = torch.bmm(around.flatten(1, 2), cells[blocks].transpose(1, 2))  # (n, F * Ky * Kx, 16)
-        values, position = _select_rows(products.unflatten(1, (-1, kx)), topk)  # (n, k, 16)
-        places = places + torch.arange(len(keys), device=query.device)[:, None] * (h * w)
-        which = places.flatten(1).gather(1, position.flatten(1)).view_as(position)
-        scores[blocks, : values.shape[1]], indices[blocks, : values.shape[1]] = values, which
-    back = [part.view(rows, columns, topk, BLOCK, BLOCK).permute(0, 3, 1, 4, 2) for part in (scores, indices)]
+    scores[blocks], indices[blocks] = found_scores, found_indices
+    back = [part.view(rows, columns, BLOCK, BLOCK, topk).transpose(1, 2) for part in (scores, indices)]
     scores, indices = (part.reshape(rows * BLOCK, columns * BLOCK, topk)[:h, :w].flatten(0, 1) for part in back)
     return scores, indices
-
-
-def _select_rows(products: torch.Tensor, topk: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Top-k of rows of keys (n, rows, Kx, queries) in two stages, as [`_select`]: values and flat positions (n, k, queries)."""
-    kx = products.shape[2]
-    best = products.amax(dim=2).topk(min(topk, products.shape[1]), dim=1, sorted=False).indices  # (n, k, queries)
-    values = products.gather(1, best[:, :, None].expand(-1, -1, kx, -1)).flatten(1, 2)
-    values, position = values.topk(min(topk, values.shape[1]), dim=1)
-    return values, best.gather(1, position // kx) * kx + position % kx
 
 
 def _split(features: torch.Tensor) -> torch.Tensor:

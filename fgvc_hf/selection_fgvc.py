@@ -5,6 +5,7 @@ needs numba and takes a fraction of its time on a CPU. [`selection_for`] chooses
 """
 
 import logging
+from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -14,6 +15,8 @@ import torch
 
 
 logger = logging.getLogger(__name__)
+
+CHUNK_BYTES = {"cpu": 16 * 2**20, "accelerator": 256 * 2**20}  # scores held at a time; on CPU they stay in cache
 
 
 class TorchSelection:
@@ -63,6 +66,54 @@ class TorchSelection:
         tile = torch.arange(len(keys), device=keys.device)[:, None, None]
         return torch.einsum("nqc,nqkc->nqk", queries.float(), keys[tile, places].float())
 
+    @staticmethod
+    def refine(
+        queries: torch.Tensor,
+        keys: Sequence[torch.Tensor],
+        corners: torch.Tensor,
+        size: tuple[int, int],
+        topk: int,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The best keys of blocks of queries among those of one patch of each key frame, by products in float32.
+
+        Args:
+            queries (`torch.Tensor` of shape `(n, Q, C)`): Blocks of queries that share their keys.
+            keys (sequence of F `torch.Tensor` of shape `(h, w, C)`): Features of the key frames.
+            corners (`torch.Tensor` of shape `(n, F, 2)`), size: The first row and column of each patch, and its rows and columns.
+
+        Returns:
+            Scores and flat positions `(frame * h + y) * w + x` in `keys`, (n, Q, topk) each, descending; -inf and 0 where there are fewer.
+        """
+        n, per_block, channels = queries.shape
+        h, w, _ = keys[0].shape
+        y, x = (corners[..., axis, None] + torch.arange(size[axis], device=corners.device) for axis in (0, 1))
+        scores = torch.full((n, per_block, topk), -torch.inf, device=queries.device)
+        indices = torch.zeros(scores.shape, dtype=torch.long, device=queries.device)
+        limit = CHUNK_BYTES["cpu" if queries.device.type == "cpu" else "accelerator"]
+        chunk = max(1, limit // (4 * channels * len(keys) * size[0] * size[1]))
+        buffer = scores.new_empty((min(chunk, n), len(keys), size[0] * size[1], channels))
+        for blocks in torch.arange(n, device=queries.device).split(chunk) if n else ():
+            places = (y[blocks][..., None] * w + x[blocks][:, :, None]).flatten(2)  # (n, F, Ky * Kx)
+            around = buffer[: len(blocks)]
+            for f, key in enumerate(keys):
+                around[:, f] = key.reshape(h * w, channels)[places[:, f]]
+            products = torch.bmm(around.flatten(1, 2), queries[blocks].float().transpose(1, 2))  # (n, F * Ky * Kx, Q)
+            values, position = _select_rows(products.unflatten(1, (-1, size[1])), topk)  # (n, k, Q)
+            places = places + torch.arange(len(keys), device=queries.device)[:, None] * (h * w)
+            which = places.flatten(1).gather(1, position.flatten(1)).view_as(position)
+            kept = values.shape[1]
+            scores[blocks, :, :kept], indices[blocks, :, :kept] = values.transpose(1, 2), which.transpose(1, 2)
+        return scores, indices
+
+
+def _select_rows(products: torch.Tensor, topk: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Top-k of rows of keys (n, rows, Kx, queries) in two stages, as [`TorchSelection.select`]: values and flat positions (n, k, queries)."""
+    kx = products.shape[2]
+    best = products.amax(dim=2).topk(min(topk, products.shape[1]), dim=1, sorted=False).indices  # (n, k, queries)
+    values = products.gather(1, best[:, :, None].expand(-1, -1, kx, -1)).flatten(1, 2)
+    values, position = values.topk(min(topk, values.shape[1]), dim=1)
+    return values, best.gather(1, position // kx) * kx + position % kx
+
 
 def window_view(products: torch.Tensor, size: int) -> torch.Tensor:
     """The D x D windows of all queries of the tiles as one view (n, tile, tile, F, D, D): no copy, no gather."""
@@ -106,4 +157,4 @@ def selection_for(features: torch.Tensor, compiled: bool | None = None) -> Any:
     return TorchSelection
 
 
-__all__ = ["TorchSelection", "selection_for", "window_view"]
+__all__ = ["CHUNK_BYTES", "TorchSelection", "selection_for", "window_view"]

@@ -3,8 +3,9 @@
 numba compiles it at the first use, in about a second, and keeps the result on disk.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -25,7 +26,19 @@ def compiled(function: Callable) -> Callable:
 
 
 @compiled
-def _select(bits, shift, half_widths, first, last, values, places):
+def _insert(best, where, value, place):
+    """Put a value in its place among those kept, the largest first; the last falls out."""
+    j = len(best) - 1
+    while j > 0 and best[j - 1] < value:
+        best[j] = best[j - 1]
+        where[j] = where[j - 1]
+        j -= 1
+    best[j] = value
+    where[j] = place
+
+
+@compiled
+def _select(bits, shift, half_widths, order, first, last, values, places):
     """Queries `first` to `last` of products (n, tile, tile, F, Ky, Kx): a row of a window is looked through only if its maximum is among the
     best so far, which are kept in order."""
     _, rows, columns, frames, ky, kx = bits.shape
@@ -37,7 +50,7 @@ def _select(bits, shift, half_widths, first, last, values, places):
         best[:] = -np.inf
         where[:] = 0
         for frame in range(frames):
-            for d in range(len(half_widths)):
+            for d in order:
                 left, width = x + reach - half_widths[d], 2 * half_widths[d] + 1
                 row = bits[tile, y, x, frame, y + d, left : left + width]
                 largest = np.float32(-np.inf)
@@ -49,17 +62,11 @@ def _select(bits, shift, half_widths, first, last, values, places):
                 for i in range(width):
                     value = np.uint32(np.uint32(row[i]) << shift).view(np.float32)
                     if value > best[kept - 1]:
-                        j = kept - 1
-                        while j > 0 and best[j - 1] < value:
-                            best[j] = best[j - 1]
-                            where[j] = where[j - 1]
-                            j -= 1
-                        best[j] = value
-                        where[j] = start + i
+                        _insert(best, where, value, start + i)
 
 
 @compiled
-def _score(queries, keys, shift, places, first, last, scores):
+def _score(queries, shift, keys, key_shift, places, first, last, scores):
     """Products of queries `first` to `last` of (n, cells, C) with their keys of (n, K, C)."""
     _, cells, channels = queries.shape
     own = np.empty(channels, np.float32)
@@ -71,8 +78,34 @@ def _score(queries, keys, shift, places, first, last, scores):
             key = keys[tile, places[tile, cell, i]]
             total = np.float32(0)
             for c in range(channels):
-                total += own[c] * np.uint32(np.uint32(key[c]) << shift).view(np.float32)
+                total += own[c] * np.uint32(np.uint32(key[c]) << key_shift).view(np.float32)
             scores[tile, cell, i] = total
+
+
+@compiled
+def _refine(queries, shift, key, key_shift, corners, order, columns, offset, first, last, scores, places):
+    """Blocks `first` to `last` of queries (n, Q, C) against the patches of a key frame (h, w, C): the best so far are kept in order."""
+    _, per_block, channels = queries.shape
+    width, kept = key.shape[1], scores.shape[2]
+    own, other = np.empty((per_block, channels), np.float32), np.empty(channels, np.float32)
+    least = np.empty(per_block, np.float32)  # a key with a larger product is among the best
+    for block in range(first, last):
+        for q in range(per_block):
+            least[q] = scores[block, q, kept - 1]
+            for c in range(channels):
+                own[q, c] = np.uint32(np.uint32(queries[block, q, c]) << shift).view(np.float32)
+        top, left = corners[block, 0], corners[block, 1]
+        for y in top + order:
+            for x in range(left, left + columns):
+                for c in range(channels):
+                    other[c] = np.uint32(np.uint32(key[y, x, c]) << key_shift).view(np.float32)
+                for q in range(per_block):
+                    mine, total = own[q], np.float32(0)
+                    for c in range(channels):
+                        total += mine[c] * other[c]
+                    if total > least[q]:
+                        _insert(scores[block, q], places[block, q], total, offset + y * width + x)
+                        least[q] = scores[block, q, kept - 1]
 
 
 class CompiledSelection:
@@ -83,31 +116,67 @@ class CompiledSelection:
         n, rows, columns, *_ = products.shape
         values = torch.empty(n, rows * columns, topk)
         places = torch.empty(values.shape, dtype=torch.long)
-        bits, shift = _bits(products)
-        _in_parts(_select, n * rows * columns, (bits, shift, np.array(half_widths)), (values.numpy(), places.numpy()))
+        inputs, outputs = (
+            (*_bits(products), np.array(half_widths), _outwards(len(half_widths))),
+            (values.numpy(), places.numpy()),
+        )
+        _in_parts(lambda first, last: _select(*inputs, first, last, *outputs), n * rows * columns)
         return values, places
 
     @staticmethod
     def score(queries: torch.Tensor, keys: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
         scores = torch.empty(places.shape)
-        (queries_bits, shift), (keys_bits, _) = _bits(queries), _bits(keys)
-        inputs = (queries_bits, keys_bits, shift, places.numpy())
-        _in_parts(_score, places.shape[0] * places.shape[1], inputs, (scores.numpy(),))
+        inputs = (*_bits(queries), *_bits(keys), places.numpy())
+        output = scores.numpy()
+        _in_parts(lambda first, last: _score(*inputs, first, last, output), places.shape[0] * places.shape[1])
         return scores
+
+    @staticmethod
+    def refine(
+        queries: torch.Tensor,
+        keys: Sequence[torch.Tensor],
+        corners: torch.Tensor,
+        size: tuple[int, int],
+        topk: int,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        n, per_block, _ = queries.shape
+        scores = torch.full((n, per_block, topk), -torch.inf)
+        places = torch.zeros(scores.shape, dtype=torch.long)
+        own, outputs = _bits(queries), (scores.numpy(), places.numpy())
+        frames = [
+            (*own, *_bits(key), corners[:, f].numpy(), _outwards(size[0]), size[1], f * key.shape[0] * key.shape[1])
+            for f, key in enumerate(keys)
+        ]
+
+        def refine(first: int, last: int) -> None:
+            for inputs in frames:
+                _refine(*inputs, first, last, *outputs)
+
+        _in_parts(refine, n)
+        return scores, places
 
 
 def _bits(values: torch.Tensor) -> tuple[np.ndarray, np.uint32]:
+    values = values if values.dtype in BITS else values.float()  # memory may be kept in another type than queries
     kind, shift = BITS[values.dtype]
-    return values.view(kind).numpy(), np.uint32(shift)
+    return values.contiguous().view(kind).numpy(), np.uint32(shift)
 
 
-def _in_parts(kernel: Callable, queries: int, inputs: tuple, outputs: tuple) -> None:
-    """Run a kernel on as many threads as torch uses, each on a part of the queries. They hold no lock of Python's."""
+def _outwards(rows: int) -> np.ndarray:
+    """Rows from the one in the middle on. The best keys are there as a rule, and what comes later is seldom better."""
+    step = np.arange(rows)
+    return (rows - 1) // 2 + (step + 1) // 2 * np.where(step % 2, 1, -1)
+
+
+def _in_parts(work: Callable[[int, int], None], count: int) -> None:
+    """Do some work from a first to a last of its items on as many threads as torch uses, this one among them; kernels hold no lock."""
     parts = torch.get_num_threads()
-    bounds = [queries * part // parts for part in range(parts + 1)]
-    if parts == 1:
-        return kernel(*inputs, 0, queries, *outputs)
-    with ThreadPoolExecutor(parts) as threads:
-        for done in [threads.submit(kernel, *inputs, a, b, *outputs) for a, b in zip(bounds, bounds[1:])]:
+    (first, last), *others = pairwise(count * part // parts for part in range(parts + 1))
+    if not others:
+        return work(first, last)
+    with ThreadPoolExecutor(len(others)) as pool:
+        waiting = [pool.submit(work, *bounds) for bounds in others]
+        work(first, last)
+        for done in waiting:
             done.result()
     return None

@@ -25,6 +25,11 @@ from functools import partial
 from itertools import count, pairwise
 from pathlib import Path
 
+from fgvc_hf.process import keep_freed_memory, rest_soon
+
+
+rest_soon()  # before torch is loaded, as the command line does
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -32,7 +37,6 @@ from PIL import Image, ImageDraw
 from torch.utils.flop_counter import FlopCounterMode
 
 from fgvc_hf import FgvcImageProcessorPil, FgvcModel, FgvcProcessor, VideoWriter, default_checkpoint, load, render_clip
-from fgvc_hf.allocator import keep_freed_memory
 from fgvc_hf.correlation_fgvc import reference_topk, window_topk
 from fgvc_hf.evaluation.baselines import BASELINES
 from fgvc_hf.folded_encoder_fgvc import FoldedEncoder
@@ -290,6 +294,7 @@ def coarse(rounds: int, checkpoint: str) -> dict:
     Dense: label maps of five masks that cover the frame. Points: 32 of them, from a video file, decoding included. Memory of dense
     propagation is measured in processes of their own: what the session holds, and the peak beyond that of the loaded model.
     """
+    keep_freed_memory()  # as the command line does
     names, clip = {"fine": None, "coarse to fine": checkpoint}, render_clip(12, 480, 640, num_points=32)
     sessions = {name: dense_session(name_or_path, clip.frames) for name, name_or_path in names.items()}
     results = {"dense": in_turns({name: lambda run=run: next(run) for name, (run, _) in sessions.items()}, rounds)}

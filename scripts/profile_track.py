@@ -11,18 +11,23 @@ import time
 
 started = time.perf_counter()
 
-import argparse  # noqa: E402
-import json  # noqa: E402
-import tempfile  # noqa: E402
-from collections import defaultdict  # noqa: E402
-from functools import wraps  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+from fgvc_hf.process import keep_freed_memory, rest_soon
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
 
-from fgvc_hf import (  # noqa: E402
+rest_soon()  # before torch is loaded, as the command line does
+
+import argparse
+import json
+import tempfile
+from collections import defaultdict
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fgvc_hf import (
     FgvcModel,
     VideoWriter,
     inference_session_fgvc,
@@ -31,10 +36,9 @@ from fgvc_hf import (  # noqa: E402
     overlays,
     render_clip,
 )
-from fgvc_hf.allocator import keep_freed_memory  # noqa: E402
-from fgvc_hf.inference_session_fgvc import FgvcInferenceSession  # noqa: E402
-from fgvc_hf.overlays import drawn_tracks, write_overlay  # noqa: E402
-from fgvc_hf.presets import PRESETS  # noqa: E402
+from fgvc_hf.inference_session_fgvc import FgvcInferenceSession
+from fgvc_hf.overlays import drawn_tracks, write_overlay
+from fgvc_hf.presets import PRESETS
 
 
 imported = time.perf_counter()

@@ -25,7 +25,6 @@ from accelerate import Accelerator
 from torch.utils.data import Dataset
 
 from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, bundled_checkpoints
-from fgvc_hf.allocator import keep_freed_memory
 from fgvc_hf.configuration_fgvc import HEAD_FIELDS
 from fgvc_hf.data.flying_things import FlyingThings3D, LabelledCrops
 from fgvc_hf.data.shards import ShardedClips, ShardedPairs, StreamedClips, load_shards, shard_names, shard_textures
@@ -34,6 +33,7 @@ from fgvc_hf.data.video_folder import VideoFolder
 from fgvc_hf.evaluation.tap_vid import load_tapvid_npz, track_queries
 from fgvc_hf.metrics.tap_vid import aggregate
 from fgvc_hf.presets import PRESETS
+from fgvc_hf.process import keep_freed_memory
 from fgvc_hf.training.colours import (
     ColourAutoEncoder,
     ColourAutoEncoderConfig,
