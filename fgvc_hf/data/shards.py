@@ -80,11 +80,13 @@ def write_shards(rows: Iterable[dict], output: str | Path, rows_per_shard: int =
 
     Raises:
         `ValueError`: there are no rows.
-        `OSError`: a file cannot be written.
+        `OSError`: a file cannot be written, or the folder holds shards already, which would be read with the new ones.
     """
     import datasets
 
     output = Path(output)
+    if next(output.glob("*.parquet"), None):
+        raise FileExistsError(f"{output}: holds shards already; choose another folder, or remove them.")
     output.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
     batch: list[dict] = []

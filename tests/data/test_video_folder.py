@@ -141,8 +141,13 @@ def test_the_card_of_shards_is_what_datasets_loads_them_by(folder, tmp_path):
     assert card.data.license == "unknown" and "licence of the frames was not stated" in card.text
 
 
-def test_nothing_to_write_or_to_load(tmp_path):
+def test_nothing_to_write_or_to_load(folder, tmp_path):
     with pytest.raises(ValueError, match="there is nothing to write"):
         write_shards([], tmp_path / "out")
+    write_shards(clip_rows(folder, short_side=40), tmp_path / "full")
+    before = sorted((tmp_path / "full").iterdir())
+    with pytest.raises(OSError, match="holds shards already; choose another folder"):
+        write_shards(clip_rows(folder, short_side=40), tmp_path / "full", rows_per_shard=1)
+    assert sorted((tmp_path / "full").iterdir()) == before
     with pytest.raises(OSError, match="holds no shards"):
         load_shards(tmp_path / "out")
