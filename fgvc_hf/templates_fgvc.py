@@ -206,7 +206,11 @@ def window_scores(
     """
     h, w = features.shape[:2]
     n, p, c = templates.shape
-    d, b = 2 * search + 1, 2 * (search + radius) + 1  # sides of a window, and of the cells that its patches cover
+    side, d, b = (
+        2 * radius + 1,
+        2 * search + 1,
+        2 * (search + radius) + 1,
+    )  # of a patch, a window, and the cells that its patches cover
     corner = centres.round().long() - search
     weighted = (templates.float() * patch_weights(radius, features.device)[:, None]).to(features.dtype)
     scores = torch.zeros((n, d * b), device=features.device)
@@ -221,9 +225,9 @@ def window_scores(
         k = len(corner[part])
         _cut_windows(features, corner[part] - radius, windows[:k])
         torch.bmm(weighted[part], windows.flatten(1, 2).transpose(1, 2), out=products)  # (8, P, b*b)
-        for i, (dx, dy) in enumerate((patch_offsets(radius) + radius).tolist()):
-            first = dy * b + dx
-            scores[part, :length] += products[:k, i, first : first + length]
+        # The product with cell (dy, dx) of a patch counts for the window's cell so many rows up and columns left: all of them as one view
+        shifted = products[:k].as_strided((k, side, side, length), (p * b * b, (side * b + 1) * b, b * b + 1, 1))
+        torch.sum(shifted, dim=(1, 2), dtype=torch.float32, out=scores[part, :length])
     axis = torch.arange(d, device=features.device)
     x, y = corner[:, 0, None] + axis, corner[:, 1, None] + axis  # (N, D)
     inside = ((y >= 0) & (y < h))[:, :, None] & ((x >= 0) & (x < w))[:, None, :]

@@ -47,14 +47,17 @@ LOSSES = {
     "reconstruction, soft labels and adversarial": Variant({"label": "soft", "adversarial": "1"}),
     "reconstruction and Gaussian labels, 0.7 cells": Variant({"label": "gaussian", "label_sigma": "0.7"}),
 }
+WIDE = "fine_size=64"
 HEAD = {
-    "as shipped": Variant({}),
-    "2 layers of attention": Variant({}, ("num_attention_layers=2",)),
-    "4 layers of attention": Variant({}, ("num_attention_layers=4",)),
-    "bilinear up-sampling": Variant({}, ("upsampling=bilinear",)),
-    "encoder shared with the fine model": Variant({"freeze_encoder": "true"}),
+    "64 channels, no attention, pixel shuffle, encoder of its own": Variant({}, (WIDE,)),
+    "2 layers of attention": Variant({}, (WIDE, "num_attention_layers=2")),
+    "4 layers of attention": Variant({}, (WIDE, "num_attention_layers=4")),
+    "bilinear up-sampling": Variant({}, (WIDE, "upsampling=bilinear")),
+    "encoder shared with the fine model": Variant({"freeze_encoder": "true"}, (WIDE,)),
     "48 channels": Variant({}, ("fine_size=48",)),
-    "synthetic labels as well": Variant({"synthetic": "0.1", "label": "gaussian", "label_sigma": "0.7"}),
+    "labels of rendered pairs as well": Variant(
+        {"synthetic": "0.1", "label": "gaussian", "label_sigma": "0.7"}, (WIDE,)
+    ),
 }
 TABLES = {"losses": ("joint-small", {"adversarial": "0"}, LOSSES), "head": ("distill-small", {}, HEAD)}
 

@@ -2,6 +2,7 @@
 
     python scripts/profile_track.py                                  a rendered clip of 256x256, 32 points
     python scripts/profile_track.py clip.mp4 --preset balanced --points 500 --output profile.json
+    python scripts/profile_track.py --checkpoint fgvc-coarse --preset accurate --size 480 854
 
 Times of stages are of themselves alone, without the stages within them.
 """
@@ -103,6 +104,7 @@ def main() -> None:
         "--size", type=int, nargs=2, default=(256, 256), metavar=("H", "W"), help="of the rendered clip"
     )
     parser.add_argument("--frames", type=int, default=24, help="of the rendered clip")
+    parser.add_argument("--checkpoint", help="default: the package's")
     parser.add_argument("--preset", choices=tuple(PRESETS), default="fast")
     parser.add_argument("--output", type=Path, help="JSON file for the results")
     arguments = parser.parse_args()
@@ -125,7 +127,7 @@ def rendered(arguments: argparse.Namespace, folder: Path) -> Path:
 def profile(path: Path, arguments: argparse.Namespace, folder: Path) -> dict:
     """Track points through a file and draw them, as the command line does."""
     begin = time.perf_counter()
-    model, processor = load(preset=arguments.preset)
+    model, processor = load(arguments.checkpoint, arguments.preset)
     loaded = time.perf_counter()
     watch = Stopwatch()
     watch_stages(watch)

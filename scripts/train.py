@@ -50,7 +50,7 @@ from fgvc_hf.training.videos import VideoRecipe, VideoTraining
 
 
 UNCALIBRATED = {"point_matching": "templates", "hidden_threshold": 0.0, "recall_similarity": 2.0}
-FINE_SIZE = 64  # channels of a new head: a quarter of the teacher's, and of its memory
+FINE_SIZE = 48  # channels of a new head: with its label maps, a session then takes less than a quarter of the fine model's memory
 TEXTURE_SIZE = (288, 512)  # pixels of the images that synthetic textures are cut from
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModel
 
-from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, render_clip
+from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, load, render_clip
 from fgvc_hf.coarse_to_fine_fgvc import FgvcAttentionLayer, from_windows, rotary_positions, rotate, to_windows
 from fgvc_hf.correlation_fgvc import CHUNK_BYTES, window_topk
 from fgvc_hf.refinement_fgvc import best_keys, block_means, refined_reach, refined_topk
@@ -248,6 +248,18 @@ def test_points_are_followed_like_with_a_fine_model(clip, method):
     outputs = [model.step(live, frame) for frame in clip.frames]
     streamed = processor.post_process_point_tracking(outputs, live)
     np.testing.assert_array_equal(streamed.tracks[0], tracks.tracks[0])
+
+
+@pytest.mark.parametrize("size", [(256, 256), (480, 854), (720, 1280)])
+def test_the_bundled_checkpoint_follows_points_at_every_size(size):
+    clip = render_clip(6, *size, num_points=24, seed=3)
+    model, _ = load("fgvc-coarse")
+    processor = FgvcProcessor(FgvcImageProcessorPil(resize_policy="none"))
+    found = model.track(clip.frames, clip.queries, processor=processor)
+    seen = clip.visible & np.isfinite(found.tracks[..., 0])  # from the frame of the query on
+    error = np.linalg.norm(found.tracks - clip.tracks, axis=-1)[seen]
+    assert len(error) > 100 and np.median(error) < 0.5 and (error < 4).mean() > 0.95
+    assert found.visible[seen].mean() > 0.95
 
 
 def test_masks_and_flow_like_with_a_fine_model(model, clip):
