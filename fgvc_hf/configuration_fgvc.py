@@ -57,7 +57,7 @@ class FgvcConfig(PreTrainedConfig):
         num_attention_heads (`int`, defaults to 4): Heads of each.
         attention_window (`int`, defaults to 8): Cells along a side of the windows that attention is computed in; 64 pixels.
         upsampling (`str`, defaults to `"shuffle"`): How coarse features become fine: `"shuffle"` or `"bilinear"`.
-        refine_radius (`int`, defaults to 3):
+        refine_radius (`int`, defaults to 2):
             Of a coarse-to-fine model: where label maps and dense flow are propagated, blocks of 4x4 cells are matched first, and fine
             features are compared in the best block and so many cells around it. 0 compares whole neighbourhoods, as a fine model does.
         padding_mode (`str`, defaults to `"zeros"`): Padding of every convolution, `"zeros"` or `"reflect"`.
@@ -145,7 +145,7 @@ class FgvcConfig(PreTrainedConfig):
     num_attention_heads: int = 4
     attention_window: int = 8
     upsampling: str = "shuffle"
-    refine_radius: int = 3
+    refine_radius: int = 2
     padding_mode: str = "zeros"
     batch_norm_eps: float = 1e-5
     window_radius: int = 24

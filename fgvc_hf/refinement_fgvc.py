@@ -23,7 +23,7 @@ def refined_topk(
     shape: str,
     topk: int,
     active: torch.Tensor | None = None,
-    margin: int = 3,
+    margin: int = 2,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Best `topk` keys from coarse to fine: of the cells around the best block of each key frame, and not of whole neighbourhoods.
 
