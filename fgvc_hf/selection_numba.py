@@ -1,6 +1,6 @@
 """The selection of keys as machine code: one pass over the products of each query, in as many threads as torch uses.
 
-numba compiles it at the first use, in about a second, and keeps the result on disk.
+numba compiles it at the first use, in a few seconds, and keeps the result on disk.
 """
 
 from collections.abc import Callable, Sequence

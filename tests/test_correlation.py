@@ -5,8 +5,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba import njit
 
 from fgvc_hf import correlation_fgvc as correlation
+from fgvc_hf import selection_numba
 from fgvc_hf.correlation_fgvc import merge_topk, reference_topk, window_correlation, window_mask, window_topk
 from fgvc_hf.propagation_fgvc import LABEL_CUTOFF, draw_points, label_reach, propagate_labels
 from fgvc_hf.selection_fgvc import TorchSelection, compiled_selection, selection_for
@@ -347,3 +349,13 @@ def test_threads_share_the_queries(monkeypatch):
     expected = window_topk(query, keys, 5, "disc", 4, compiled=True)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     assert all(map(torch.equal, window_topk(query, keys, 5, "disc", 4, compiled=True), expected))
+
+
+def test_machine_code_is_made_without_a_place_to_keep_it(monkeypatch):
+    def no_place(cache=False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return njit(**options)
+
+    monkeypatch.setattr(selection_numba, "njit", no_place)
+    assert selection_numba.compiled(lambda a: a + 1)(2) == 3
