@@ -49,7 +49,11 @@ def refined_topk(
     left = (found % columns * BLOCK - margin).clamp(0, w - size[1])
     blocks = torch.arange(len(found), device=query.device) if wanted is None else wanted.flatten().nonzero()[:, 0]
     found_scores, found_indices = selection_for(query).refine(
-        _split(query).flatten(1, 2)[blocks], keys, torch.stack([top, left], dim=-1)[blocks], size, topk
+        _split(query).transpose(1, 2).reshape(len(found), BLOCK**2, channels)[blocks],
+        keys,
+        torch.stack([top, left], dim=-1)[blocks],
+        size,
+        topk,
     )  # (n, 16, k)
     scores = found_scores.new_full((rows * columns, BLOCK**2, topk), -torch.inf)
     indices = torch.zeros(scores.shape, dtype=torch.long, device=query.device)
@@ -60,17 +64,18 @@ def refined_topk(
 
 
 def _split(features: torch.Tensor) -> torch.Tensor:
-    """Blocks (rows * columns, 4, 4, C) of features (h, w, C), filled up with zeros at the border."""
+    """Blocks (rows, 4, columns, 4, C) of features (h, w, C), filled up with zeros at the border."""
     h, w, channels = features.shape
-    padded = F.pad(features, (0, 0, 0, -w % BLOCK, 0, -h % BLOCK))
-    split = padded.view(-(-h // BLOCK), BLOCK, -(-w // BLOCK), BLOCK, channels).transpose(1, 2)
-    return split.flatten(0, 1)
+    padded = F.pad(features, (0, 0, 0, -w % BLOCK, 0, -h % BLOCK)) if h % BLOCK or w % BLOCK else features
+    return padded.reshape(-(-h // BLOCK), BLOCK, -(-w // BLOCK), BLOCK, channels)
 
 
 def block_means(features: torch.Tensor) -> torch.Tensor:
     """Means (rows, columns, C) of blocks of 4x4 features (h, w, C), of unit length, for which zeros at the border do not count."""
-    means = F.normalize(_split(features).float().sum(dim=(1, 2)), dim=-1)
-    return means.view(-(-features.shape[0] // BLOCK), -1, features.shape[2])
+    rows = _split(features).sum(
+        dim=1, dtype=torch.float32
+    )  # one axis at a time: both at once take several times as long
+    return F.normalize(rows.sum(dim=2), dim=-1)
 
 
 def best_keys(

@@ -83,29 +83,43 @@ def _score(queries, shift, keys, key_shift, places, first, last, scores):
 
 
 @compiled
+def _multiply(queries, keys, products):
+    """All products (K, Q) of queries (Q, C) and keys (K, C)."""
+    for i in range(len(keys)):
+        key = keys[i]
+        for q in range(len(queries)):
+            query, total = queries[q], np.float32(0)
+            for c in range(len(key)):
+                total += query[c] * key[c]
+            products[i, q] = total
+
+
+@compiled
 def _refine(queries, shift, key, key_shift, corners, order, columns, offset, first, last, scores, places):
     """Blocks `first` to `last` of queries (n, Q, C) against the patches of a key frame (h, w, C): the best so far are kept in order."""
     _, per_block, channels = queries.shape
     width, kept = key.shape[1], scores.shape[2]
-    own, other = np.empty((per_block, channels), np.float32), np.empty(channels, np.float32)
-    least = np.empty(per_block, np.float32)  # a key with a larger product is among the best
+    own, others = np.empty((per_block, channels), np.float32), np.empty((len(order) * columns, channels), np.float32)
+    products = np.empty((len(order) * columns, per_block), np.float32)
     for block in range(first, last):
         for q in range(per_block):
-            least[q] = scores[block, q, kept - 1]
             for c in range(channels):
                 own[q, c] = np.uint32(np.uint32(queries[block, q, c]) << shift).view(np.float32)
         top, left = corners[block, 0], corners[block, 1]
-        for y in top + order:
-            for x in range(left, left + columns):
+        for row in range(len(order)):
+            for x in range(columns):
+                there = key[top + order[row], left + x]
                 for c in range(channels):
-                    other[c] = np.uint32(np.uint32(key[y, x, c]) << key_shift).view(np.float32)
-                for q in range(per_block):
-                    mine, total = own[q], np.float32(0)
-                    for c in range(channels):
-                        total += mine[c] * other[c]
-                    if total > least[q]:
-                        _insert(scores[block, q], places[block, q], total, offset + y * width + x)
-                        least[q] = scores[block, q, kept - 1]
+                    others[row * columns + x, c] = np.uint32(np.uint32(there[c]) << key_shift).view(np.float32)
+        _multiply(own, others, products)
+        for q in range(per_block):
+            best, where = scores[block, q], places[block, q]
+            least = best[kept - 1]
+            for i in range(len(products)):
+                if products[i, q] > least:
+                    place = offset + (top + order[i // columns]) * width + left + i % columns
+                    _insert(best, where, products[i, q], place)
+                    least = best[kept - 1]
 
 
 class CompiledSelection:
