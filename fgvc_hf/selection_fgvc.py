@@ -7,7 +7,6 @@ needs numba and takes a fraction of its time on a CPU. [`selection_for`] chooses
 import logging
 from collections.abc import Sequence
 from functools import cache
-from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -127,13 +126,13 @@ def window_view(products: torch.Tensor, size: int) -> torch.Tensor:
 @cache
 def compiled_selection() -> Any:
     """The selection that numba compiles; nothing where numba is not installed, or (with a warning) does not work."""
-    if find_spec("numba") is None:
-        return None
     try:
-        return import_module(".selection_numba", __package__).CompiledSelection
+        from .selection_numba import CompiledSelection
     except ImportError as error:
-        logger.warning(f"numba is installed but cannot be used ({error}); matching by torch alone is slower.")
+        if find_spec("numba") is not None:
+            logger.warning(f"numba is installed but cannot be used ({error}); matching by torch alone is slower.")
         return None
+    return CompiledSelection
 
 
 def selection_for(features: torch.Tensor, compiled: bool | None = None) -> Any:

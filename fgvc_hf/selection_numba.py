@@ -9,7 +9,12 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from numba import njit
+
+
+try:  # where this code is loaded from the Hub, what a `try` imports may be missing
+    from numba import njit
+except ImportError as error:
+    raise ImportError(f"compiled selection needs numba: pip install numba ({error})") from error
 
 
 # bfloat16, which numpy does not know, is the upper half of float32: bits of either become a number by a shift
