@@ -51,7 +51,7 @@ def rgb_to_lab(image: np.ndarray) -> np.ndarray:
     image = image.astype(np.float32, copy=False)
     linear = np.where(image <= 0.04045, image / 12.92, ((np.maximum(image, 0.04045) + 0.055) / 1.055) ** 2.4)
     white_relative = (RGB_TO_XYZ / RGB_TO_XYZ.sum(axis=1, keepdims=True)).astype(np.float32)
-    # Not as a product of matrices: the threads of numpy's BLAS wait for more in a busy loop, and slow the encoder down by half
+    # Not as a product of matrices: the threads of numpy's BLAS wait for more in a busy loop, and slow the encoder down
     xyz = np.einsum("ij,jhw->ihw", white_relative, linear.astype(np.float32))
     epsilon, kappa = (6 / 29) ** 3, (29 / 6) ** 2 / 3
     x, y, z = np.where(xyz > epsilon, np.cbrt(xyz), xyz * np.float32(kappa) + np.float32(4 / 29))

@@ -30,8 +30,7 @@ def keep_freed_memory() -> bool:
 def rest_soon() -> bool:
     """Have torch's threads rest soon after their work, before they wait for more in a busy loop for milliseconds.
 
-    Where numba selects keys, its threads then find a processor that is free, and selection takes little more than half of the time. The
-    library of threads reads this when torch is loaded; `GOMP_SPINCOUNT=10000` from the shell is the same, and another value there is kept.
+    Where numba selects keys, its threads then find a processor that is free. The library of threads reads this when torch is loaded; `GOMP_SPINCOUNT=10000` from the shell is the same, and another value there is kept.
 
     Returns:
         Whether it is in time: torch has not been imported yet.

@@ -72,9 +72,7 @@ def _split(features: torch.Tensor) -> torch.Tensor:
 
 def block_means(features: torch.Tensor) -> torch.Tensor:
     """Means (rows, columns, C) of blocks of 4x4 features (h, w, C), of unit length, for which zeros at the border do not count."""
-    rows = _split(features).sum(
-        dim=1, dtype=torch.float32
-    )  # one axis at a time: both at once take several times as long
+    rows = _split(features).sum(dim=1, dtype=torch.float32)  # a sum over both axes at once is slower
     return F.normalize(rows.sum(dim=2), dim=-1)
 
 

@@ -3,7 +3,7 @@
 numba compiles it at the first use, in a few seconds, and keeps the result on disk.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
@@ -151,13 +151,7 @@ class CompiledSelection:
         return scores
 
     @staticmethod
-    def refine(
-        queries: torch.Tensor,
-        keys: Sequence[torch.Tensor],
-        corners: torch.Tensor,
-        size: tuple[int, int],
-        topk: int,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def refine(queries, keys, corners, size: tuple[int, int], topk: int) -> tuple[torch.Tensor, torch.Tensor]:
         n, per_block, _ = queries.shape
         scores = torch.full((n, per_block, topk), -torch.inf)
         places = torch.zeros(scores.shape, dtype=torch.long)

@@ -35,7 +35,7 @@ class TimeCycleRecipe(VideoRecipe):
 
     Args:
         patch (`int`): Side of the patches in pixels, a third of the frame's.
-        patches (`int`): Patches of each clip. The paper tracks one; frames are encoded but once, and more of them cost little.
+        patches (`int`): Patches of each clip. The paper tracks one; more of them share the frames' features.
         offsets (`tuple[int, ...]`): Frames of a clip that are seen, in order of time: four that cycles go through, the one that the patch is of, and a later
             one that shows what moves.
         localiser (`str`): What reads a place off an affinity. `"network"`: two convolutions and a linear layer, which are learnt, as in the
