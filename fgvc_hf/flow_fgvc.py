@@ -4,9 +4,9 @@ import numpy as np
 import torch
 
 from .configuration_fgvc import FgvcConfig
+from .patches_fgvc import search_cells
 from .propagation_fgvc import read_masks
 from .refinement_fgvc import best_keys
-from .templates_fgvc import search_cells
 
 
 AROUND = 1.5  # cells around the best match that are averaged for the fraction of a cell

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 
 from .coordinates_fgvc import point_to_cell, rescale_points
 from .modeling_fgvc import FgvcModel
+from .patches_fgvc import patch_weights, sample_patches, similarity_inside
 from .processing_fgvc import FgvcProcessor
 from .propagation_fgvc import read_masks
-from .templates_fgvc import patch_weights, sample_patches
 
 
 @torch.inference_mode()
@@ -49,9 +49,11 @@ def match_heat_map(model: FgvcModel, processor: FgvcProcessor, frame_a, frame_b,
 
 def patch_similarity(features: torch.Tensor, patch: torch.Tensor, radius: int) -> torch.Tensor:
     """Weighted mean similarity (h, w), float32, of a patch (1, P, C) with that around every cell of features (h, w, C)."""
-    weighted = patch.float() * patch_weights(radius, patch.device)[:, None]
-    kernel = weighted.unflatten(1, (2 * radius + 1, 2 * radius + 1)).permute(0, 3, 1, 2)  # (1, C, 2r+1, 2r+1)
-    return F.conv2d(features.permute(2, 0, 1)[None].float(), kernel, padding=radius)[0, 0]
+    weights, sides = patch_weights(radius, patch.device), (2 * radius + 1, 2 * radius + 1)
+    kernel = (patch.float() * weights[:, None]).unflatten(1, sides).permute(0, 3, 1, 2)  # (1, C, 2r+1, 2r+1)
+    similarity = F.conv2d(features.permute(2, 0, 1)[None].float(), kernel, padding=radius)
+    share = F.conv2d(torch.ones_like(similarity), weights.view(1, 1, *sides), padding=radius)
+    return similarity_inside(similarity, share)[0, 0]
 
 
 def _as_point(point, size: tuple[int, int]) -> np.ndarray:

@@ -7,7 +7,7 @@ from PIL import Image
 
 from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcProcessor, match_heat_map, render_clip
 from fgvc_hf.heat_map_fgvc import patch_similarity
-from fgvc_hf.templates_fgvc import sample_patches, window_scores
+from fgvc_hf.patches_fgvc import patch_weights, sample_patches, similarity_inside, window_scores
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +40,8 @@ def test_similarity_is_that_by_which_points_are_followed():
     features = torch.nn.functional.normalize(noise, dim=-1)
     radius, cells = FgvcConfig().template_radius, torch.tensor([[7.0, 5.0]])
     patch = sample_patches(features, cells, radius)
-    scores, inside, corner = window_scores(features, cells, patch, radius, search=15)
-    followed = scores[0][inside[0]].view(12, 15)
+    scores, share, corner = window_scores(features, cells, patch, patch_weights(radius), search=15)
+    followed = similarity_inside(scores, share)[0][share[0] > 0].view(12, 15)
     torch.testing.assert_close(patch_similarity(features, patch, radius), followed)
 
 

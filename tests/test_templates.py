@@ -5,18 +5,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fgvc_hf import FgvcConfig
-from fgvc_hf.templates_fgvc import (
-    PointTemplates,
+from fgvc_hf import FgvcConfig, templates_fgvc
+from fgvc_hf.patches_fgvc import (
     locate,
-    mean_blocks,
     patch_offsets,
     patch_weights,
     sample_patches,
     search_cells,
-    visibility,
+    similarity_inside,
     window_scores,
 )
+from fgvc_hf.templates_fgvc import PointTemplates, mean_blocks, visibility
 
 
 def unit_features(h, w, channels=16, seed=0, dtype=torch.float32):
@@ -49,20 +48,32 @@ def test_scores_equal_the_definition(radius, dtype):
     centres = torch.tensor([[0.0, 0.0], [11.4, 8.2], [22.0, 16.0]])
     templates = sample_patches(features, centres + 0.3, radius)
     search = search_cells(h, w, config)
-    scores, inside, corner = window_scores(features, centres, templates, radius, search)
-    weights, offsets = patch_weights(radius), patch_offsets(radius)
+    offsets = patch_offsets(radius)
+    weights = torch.rand(3, len(offsets), generator=torch.Generator().manual_seed(1)).softmax(dim=1)
+    scores, share, corner = window_scores(features, centres, templates, weights, search)
     assert scores.shape == (3, 2 * search + 1, 2 * search + 1)
     for n in range(3):
         for row in range(2 * search + 1):
             for column in range(2 * search + 1):
                 x, y = (corner[n] + torch.tensor([column, row])).tolist()
-                assert bool(inside[n, row, column]) == (0 <= x < w and 0 <= y < h)
-                expected = 0.0
+                expected, part, inside = 0.0, 0.0, 0 <= x < w and 0 <= y < h
                 for p, (dx, dy) in enumerate(offsets.tolist()):
                     if 0 <= x + dx < w and 0 <= y + dy < h:
-                        expected += float(weights[p] * (templates[n, p].float() @ features[y + dy, x + dx].float()))
+                        part += float(weights[n, p])
+                        expected += float(weights[n, p] * (templates[n, p].float() @ features[y + dy, x + dx].float()))
                 tolerance = 1e-5 if dtype == torch.float32 else 0.01
                 assert float(scores[n, row, column]) == pytest.approx(expected, abs=tolerance)
+                assert float(share[n, row, column]) == pytest.approx(part * inside, abs=1e-6)
+
+
+def test_a_patch_at_the_border_is_compared_by_what_lies_in_the_frame():
+    features = unit_features(12, 14)
+    cells = torch.tensor([[0.0, 6.0], [13.0, 11.0], [6.0, 5.0]])
+    weights = patch_weights(2).expand(3, -1)
+    scores, share, corner = window_scores(features, cells, sample_patches(features, cells, 2), weights, 1)
+    similarity = similarity_inside(scores, share)
+    torch.testing.assert_close(similarity[:, 1, 1], torch.ones(3))  # themselves, though half of the first is missing
+    assert (share > 0).flatten(1).sum(1).tolist() == [6, 4, 9] and corner.tolist() == [[-1, 5], [12, 10], [5, 4]]
 
 
 def test_a_patch_on_whole_cells_is_a_cut_and_weights_sum_to_one():
@@ -126,6 +137,26 @@ def test_what_covers_a_point_is_not_learnt_and_lowers_the_confidence():
         assert bool(state.trusted[(state.count - 1) % 16, 0]) == (not 3 <= t < 7)
     assert min(confidence[:2] + confidence[6:]) > max(confidence[2:6]) + 0.3
     np.testing.assert_allclose(state.points[0], (40.5, 40.5), atol=0.2)
+
+
+@pytest.mark.parametrize("temperature", [templates_fgvc.CELL_TEMPERATURE, 1e9])
+def test_a_thin_thing_is_followed_by_its_own_cells(temperature, monkeypatch):
+    """A line of one cell that wanders over a ground at rest: most cells of the patch say that nothing moves."""
+    monkeypatch.setattr(templates_fgvc, "CELL_TEMPERATURE", temperature)
+    h, w = 48, 60
+    config = FgvcConfig(point_matching="templates")
+    ground, line = shifted(smooth_field(110, 120), 0, 0, h, w), shifted(smooth_field(110, 120, seed=9), 0, 0, h, w)
+
+    def frame(t):
+        features, x = ground.clone(), 20 + t // 2
+        features[:, x] = line[:, 20]
+        return features
+
+    state = PointTemplates.empty(ground, config)
+    state.add([0], torch.tensor([[40.5, 40.5]], dtype=torch.float64), frame(0), config)
+    for t in range(1, 33):
+        state.follow(frame(t), (2 * h, 2 * w), config)
+    assert (abs(float(state.cells[0, 0]) - 36) < 1) == (temperature < 1)
 
 
 @pytest.mark.parametrize("recall", [0.84, 1.1])
@@ -203,9 +234,10 @@ def locate_in(scores, lost, prior):
     found = []
     for row in scores:
         features, d = row[..., None], len(row)
-        window = row[None], torch.ones(1, d, d, dtype=torch.bool), torch.zeros(1, 2, dtype=torch.long)
+        window = row[None], torch.ones(1, d, d), torch.zeros(1, 2, dtype=torch.long)
         middle = torch.full((1, 2), float(d // 2))
-        found.append(locate(features, torch.ones(1, 1, 1), *window, middle, lost[len(found), None], prior))
+        first = torch.ones(1, 1, 1), torch.ones(1, 1)
+        found.append(locate(features, *first, *window, middle, lost[len(found), None], prior))
     return (torch.cat(part) for part in zip(*found, strict=True))
 
 
@@ -231,10 +263,9 @@ def test_the_first_patch_decides_within_two_cells(first, expected):
     """And not beyond, where its say would be a search of its own."""
     scores, features = torch.zeros(1, 15, 15), torch.zeros(15, 15, 1)
     scores[0, 7, 7], features[first[1], first[0]] = 0.5, (0.4 if first == (8, 8) else 0.9)
-    window = scores, torch.ones(1, 15, 15, dtype=torch.bool), torch.zeros(1, 2, dtype=torch.long)
-    cells, evidence = locate(
-        features, torch.ones(1, 1, 1), *window, torch.full((1, 2), 7.0), torch.zeros(1), prior=0.0
-    )
+    window = scores, torch.ones(1, 15, 15), torch.zeros(1, 2, dtype=torch.long)
+    patch = torch.ones(1, 1, 1), torch.ones(1, 1)
+    cells, evidence = locate(features, *patch, *window, torch.full((1, 2), 7.0), torch.zeros(1), prior=0.0)
     assert cells.round().tolist() == [list(map(float, expected))]
     assert float(evidence[0, 0]) == pytest.approx(float(features[expected[1], expected[0]]))
     assert float(evidence[0, 1]) == pytest.approx(float(scores[0, expected[1], expected[0]]))
