@@ -109,11 +109,11 @@ class FgvcConfig(PreTrainedConfig):
         recall_similarity (`float`, defaults to 0.84):
             A point that is less similar to its first patch is looked for in the whole frame, and found again where it is at least
             as similar as this; above 1 never.
-        visibility_weights (`list[float]`, defaults to `[7.345, 9.362, 7.806, -12.078]`):
+        visibility_weights (`list[float]`, defaults to `[6.421, 9.502, 8.024, -11.352]`):
             Logistic model that tells from the matching of templates whether a point is visible: weights of the similarity to the
             first patch and to the mean of patches, of the margin over the next best place, and the constant. The default is the
             bundled checkpoint's; `scripts/calibrate.py` fits them.
-        error_weights (`list[float]`, defaults to `[-5.574, 1.517, -9.984, 5.735]`):
+        error_weights (`list[float]`, defaults to `[-3.711, -0.559, -9.781, 5.925]`):
             Log-linear model of the same evidence that tells by how many pixels of the model's input a visible point is expected to be off.
         hidden_threshold (`float`, defaults to 0.3):
             Confidence below which a template's window waits where the point was seen last; 0 lets it follow whatever is found, as is
@@ -170,8 +170,8 @@ class FgvcConfig(PreTrainedConfig):
     search_radius: float = 0.12
     motion_prior: float = 20.0
     recall_similarity: float = 0.84
-    visibility_weights: list[float] | tuple[float, ...] = (7.345, 9.362, 7.806, -12.078)
-    error_weights: list[float] | tuple[float, ...] = (-5.574, 1.517, -9.984, 5.735)
+    visibility_weights: list[float] | tuple[float, ...] = (6.421, 9.502, 8.024, -11.352)
+    error_weights: list[float] | tuple[float, ...] = (-3.711, -0.559, -9.781, 5.925)
     hidden_threshold: float = 0.3
     visibility_threshold: float = 0.5
 
