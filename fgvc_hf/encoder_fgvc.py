@@ -53,7 +53,7 @@ class FgvcBottleneckBlock(GradientCheckpointingLayer):
         self.conv2 = _convolution(config, width, width, 3, stride)
         self.bn2 = nn.BatchNorm2d(width, eps=config.batch_norm_eps, dtype=torch.float32)
         self.conv3 = _convolution(config, width, outputs, 1, 1)
-        self.bn3 = nn.BatchNorm2d(outputs, eps=config.batch_norm_eps, dtype=torch.float32)
+        self.bn3 = nn.BatchNorm2d(outputs, eps=config.batch_norm_eps)
         cast(Any, self.bn3).starts_at_zero = True
         self.downsample = _shortcut(config, inputs, outputs, stride)
 

@@ -138,7 +138,7 @@ class FgvcPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _no_split_modules = ["FgvcBasicBlock", "FgvcBottleneckBlock", "FgvcAttentionLayer"]
     _can_record_outputs = {"hidden_states": [FgvcBasicBlock, FgvcBottleneckBlock], "attentions": FgvcAttention}
-    _keep_in_fp32_modules_strict = ["bn1", "bn2", "bn3", "downsample.1"]  # bfloat16 rounds the running statistics off
+    _keep_in_fp32_modules_strict = ["bn1", "bn2", "downsample.1"]  # bfloat16 rounds the running statistics off
     _origin: dict[str, Any] = {}  # arguments that say which version of a repository the model is of
     push_to_hub = push_to_hub
 
