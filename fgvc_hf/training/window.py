@@ -25,6 +25,7 @@ class TileRow:
         top (`int`): Row of the map at which the tiles start.
         query_y (`(128,)`), query_x (`(nx, 128)`), key_y (`(Ky,)`), key_x (`(nx, Kx)`): Coordinates in cells.
         allowed (`torch.Tensor` of shape `(nx, 128, Ky * Kx)`, bool): Keys in the window; all, for queries off the map.
+        bias (`torch.Tensor` of shape `(nx, 128, Ky * Kx)`): 0 where keys are allowed, -inf elsewhere.
     """
 
     top: int
@@ -33,6 +34,7 @@ class TileRow:
     key_y: torch.Tensor
     key_x: torch.Tensor
     allowed: torch.Tensor
+    bias: torch.Tensor
 
 
 class Tiling:
@@ -58,17 +60,25 @@ class Tiling:
         left = torch.arange(self.columns, device=device)[:, None] * TILE[1]
         query_x = left + query % TILE[1]
         key_x = left - r + torch.arange(self.halo[1], device=device)
+        borders, allowed, bias = None, query_x, query_x
         for top in range(0, self.h, TILE[0]):
             query_y = top + query // TILE[1]
             key_y = top - r + torch.arange(self.halo[0], device=device)
-            near_y = (key_y - query_y[:, None]).abs() <= r  # (128, Ky)
-            near_x = (key_x[:, None] - query_x[..., None]).abs() <= r  # (nx, 128, Kx)
-            if self.outside == "excluded":
-                near_y = near_y & (key_y >= 0) & (key_y < self.h)
-                near_x = near_x & ((key_x >= 0) & (key_x < self.w))[:, None]
-            allowed = near_y[..., None] & near_x[:, :, None]  # (nx, 128, Ky, Kx)
-            allowed |= ((query_y >= self.h) | (query_x >= self.w))[..., None, None]  # their results are dropped
-            yield TileRow(top, query_y, query_x, key_y, key_x, allowed.flatten(2))
+            last, borders = borders, (min(top - r, 0), max(top + TILE[0] + r - self.h, 0))
+            if borders != last:  # rows away from the border of the map have the same windows
+                allowed = self._allowed(query_y, query_x, key_y, key_x)
+                bias = torch.zeros(allowed.shape, device=device).masked_fill_(~allowed, -torch.inf)
+            yield TileRow(top, query_y, query_x, key_y, key_x, allowed, bias)
+
+    def _allowed(self, query_y, query_x, key_y, key_x) -> torch.Tensor:
+        near_y = (key_y - query_y[:, None]).abs() <= self.radius  # (128, Ky)
+        near_x = (key_x[:, None] - query_x[..., None]).abs() <= self.radius  # (nx, 128, Kx)
+        if self.outside == "excluded":
+            near_y = near_y & (key_y >= 0) & (key_y < self.h)
+            near_x = near_x & ((key_x >= 0) & (key_x < self.w))[:, None]
+        allowed = near_y[..., None] & near_x[:, :, None]  # (nx, 128, Ky, Kx)
+        allowed |= ((query_y >= self.h) | (query_x >= self.w))[..., None, None]  # their results are dropped
+        return allowed.flatten(2)
 
     def pad_queries(self, values: torch.Tensor) -> torch.Tensor:
         return F.pad(values, (0, 0, 0, self.right, 0, self.below))
@@ -109,9 +119,8 @@ class Tiling:
 
 def _scores(q: torch.Tensor, k: torch.Tensor, scale: float, row: TileRow) -> torch.Tensor:
     """Scaled products `(B * nx, 128, Ky * Kx)` in float32, -inf outside the window."""
-    products = torch.bmm(q, k.transpose(1, 2)).float()
-    allowed = row.allowed.repeat(len(products) // len(row.allowed), 1, 1)
-    return products.mul_(scale).masked_fill_(~allowed, -torch.inf)
+    products = torch.bmm(q, k.transpose(1, 2)).unflatten(0, (-1, len(row.bias)))
+    return torch.add(row.bias, products, alpha=scale).flatten(0, 1)
 
 
 class _Average(torch.autograd.Function):
@@ -123,22 +132,24 @@ class _Average(torch.autograd.Function):
             scores = _scores(tiling.queries(q_pad, row), tiling.keys(k_pad, row), scale, row)
             averages = torch.bmm(scores.softmax(-1), tiling.keys(v_pad, row).float())
             tiling.put_queries(averages, row, output)
-        ctx.save_for_backward(query, key, values)
+        output = tiling.crop_queries(output).contiguous()
+        ctx.save_for_backward(query, key, values, output)
         ctx.scale, ctx.tiling = scale, tiling
-        return tiling.crop_queries(output).contiguous()
+        return output
 
     @staticmethod
     def backward(ctx, grad):  # ty: ignore[incompatible-method-override]
-        tiling, (query, key, values) = ctx.tiling, ctx.saved_tensors
+        tiling, (query, key, values, output) = ctx.tiling, ctx.saved_tensors
+        # A score's gradient is p (g v - g o), with the average o: one product, of (g, -g o) and (v, 1)
+        grad = torch.cat([grad, -(grad * output).sum(-1, keepdim=True)], dim=-1)
+        values = torch.cat([values.float(), torch.ones_like(output[..., :1])], dim=-1)
         q_pad, k_pad, v_pad = tiling.pad_queries(query), tiling.pad_keys(key), tiling.pad_keys(values)
-        grad_pad = tiling.pad_queries(grad)
+        grad_pad = tiling.pad_queries(grad * ctx.scale)
         grad_q, grad_k = torch.zeros_like(q_pad, dtype=torch.float32), torch.zeros_like(k_pad, dtype=torch.float32)
         for row in tiling.rows():
             q, k = tiling.queries(q_pad, row), tiling.keys(k_pad, row)
-            probs = _scores(q, k, ctx.scale, row).softmax(-1)
-            d_probs = torch.bmm(tiling.queries(grad_pad, row), tiling.keys(v_pad, row).float().transpose(1, 2))
-            d_scores = torch.sub(d_probs, (probs * d_probs).sum(-1, keepdim=True)).mul_(probs).mul_(ctx.scale)
-            d_scores = d_scores.to(q.dtype)
+            d_scores = torch.bmm(tiling.queries(grad_pad, row), tiling.keys(v_pad, row).transpose(1, 2))
+            d_scores = d_scores.mul_(_scores(q, k, ctx.scale, row).softmax(-1)).to(q.dtype)
             tiling.put_queries(torch.bmm(d_scores, k).float(), row, grad_q)
             tiling.add_keys(torch.bmm(d_scores.transpose(1, 2), q).float(), row, grad_k)
         grad_q, grad_k = tiling.crop_queries(grad_q).to(query.dtype), tiling.crop_keys(grad_k).to(key.dtype)
