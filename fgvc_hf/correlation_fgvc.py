@@ -16,7 +16,7 @@ from itertools import product
 import torch
 import torch.nn.functional as F
 
-from .selection_fgvc import CHUNK_BYTES, selection_for, window_view
+from .selection_fgvc import CHUNK_BYTES, fused_topk_for, selection_for, window_view
 
 
 TILE = (8, 16)  # queries per tile (rows, columns): 128 rows feed a matrix unit well and keep the halo small
@@ -95,23 +95,28 @@ def window_topk(
         topk (`int`): Keys kept per query.
         active (`torch.Tensor` of shape `(h, w)`, bool, *optional*):
             Tiles without any active query are skipped; their scores are `-inf`. `None` computes all.
-        compiled (`bool`, *optional*): Whether numba's machine code selects; see [`selection_for`].
+        compiled (`bool`, *optional*):
+            Whether machine code selects: numba's on a CPU, see [`selection_for`], or Triton's on a GPU, see [`fused_topk_for`]. `None`: numba's
+            where it works.
 
     Returns:
         `scores` (`torch.Tensor` of shape `(h*w, topk)`, float32, descending; `-inf` where there are fewer keys) and
         `indices` (long, same shape): flat positions `(frame * h + y) * w + x` in `keys`.
     """
     h, w, channels = query.shape
-    reach, selection = window_reach(radius, shape), selection_for(query, compiled)
+    reach = window_reach(radius, shape)
+    rows, columns = -(-h // TILE[0]), -(-w // TILE[1])  # tiles that cover the map
+    chosen = _active_tiles(active, rows, columns, query.device)
+    if fused_topk := fused_topk_for(query, compiled):
+        return fused_topk(query, keys, radius, shape, topk, chosen, TILE)
+    selection = selection_for(query, compiled)
     exact = query.dtype == torch.float32
     candidates = topk if exact else topk + RESCORE_MARGIN
-    rows, columns = -(-h // TILE[0]), -(-w // TILE[1])  # tiles that cover the map
     halo = (TILE[0] + 2 * reach, TILE[1] + 2 * reach)
     cells, halo_cells = TILE[0] * TILE[1], len(keys) * halo[0] * halo[1]
 
     scores = query.new_full((rows * columns, cells, topk), -torch.inf, dtype=torch.float32)
     indices = torch.zeros(scores.shape, dtype=torch.long, device=query.device)
-    chosen = _active_tiles(active, rows, columns, query.device)
     limit = CHUNK_BYTES["cpu" if query.device.type == "cpu" else "accelerator"]
     chunk = max(1, min(limit // (cells * halo_cells * query.element_size()), len(chosen)))
     tile_buffer = query.new_zeros((chunk, *TILE, channels))  # buffers are reused, for fresh memory costs more than the

@@ -1,11 +1,13 @@
 """The choice of the best keys from the products of a tile of queries with the halo of keys around it, and their exact scores.
 
 Two implementations of one definition: [`TorchSelection`] here, for any device, and [`fgvc_hf.selection_numba.CompiledSelection`], which
-needs numba and takes a fraction of its time on a CPU. [`selection_for`] chooses.
+needs numba and takes a fraction of its time on a CPU. [`selection_for`] chooses. On a GPU a Triton kernel can take the place of products and
+selection at once; [`fused_topk_for`] says where.
 """
 
 import logging
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -150,10 +152,27 @@ def selection_for(features: torch.Tensor, compiled: bool | None = None) -> Any:
             return compiled_selection()
         if compiled:
             raise ValueError(
-                "compiled selection needs numba (`pip install fgvc-hf[fast]`), and features in float32 or bfloat16 on a CPU, "
-                f"got {features.dtype} on {features.device.type}."
+                "compiled selection needs numba (`pip install fgvc-hf[fast]`), and features in float32 or bfloat16 on a CPU; or Triton, and "
+                f"features on a GPU; got {features.dtype} on {features.device.type}."
             )
     return TorchSelection
 
 
-__all__ = ["CHUNK_BYTES", "TorchSelection", "selection_for", "window_view"]
+def fused_topk_for(features: torch.Tensor, compiled: bool | None = None) -> Callable | None:
+    """The whole search as one Triton kernel where it was asked for and features like these are on a GPU, else nothing.
+
+    It is never the default, for it was not run on a GPU yet. Triton's interpreter (`TRITON_INTERPRET=1`) runs it on a CPU, for tests.
+
+    Raises:
+        `ValueError`: Triton is missing.
+    """
+    if not compiled or not (features.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"):
+        return None
+    try:
+        from .selection_triton import fused_topk
+    except ImportError as error:
+        raise ValueError(f"{error}; or leave `compiled` out.") from error
+    return fused_topk
+
+
+__all__ = ["CHUNK_BYTES", "TorchSelection", "fused_topk_for", "selection_for", "window_view"]
