@@ -17,14 +17,10 @@ except ImportError as error:
 
 
 LOWEST, HIGHEST = tl.constexpr(-(2**63)), tl.constexpr(2**63 - 1)
-KEYS_PER_BLOCK = (
-    32  # with these, 256 channels of 16 bits take 98 KB of shared memory in two stages, and registers suffice
-)
-CHANNELS_PER_CHUNK = {
-    torch.float32: 32,
-    torch.bfloat16: 256,
-    torch.float16: 256,
-}  # exact float32 products fill registers
+KEYS_PER_BLOCK = 32  # multiplied at a time: 256 channels of 16 bits take 98 KB of shared memory in two stages
+# Channels multiplied at a time; products in exact float32 fill the registers
+CHANNELS_PER_CHUNK = {torch.float32: 32, torch.bfloat16: 256, torch.float16: 256}
+LEAST_SIDE = 16  # of the operands of a matrix unit
 
 
 @triton.jit
@@ -87,7 +83,10 @@ def unpack(packed):
 
 @triton.jit
 def _insert(best, worst, packed):
-    """Move the best of what is packed (queries, keys) into `best` (queries, kept), in place of the worst there, until nothing is better."""
+    """Move the best of what is packed (queries, keys) into `best` (queries, kept), in place of the worst there, until nothing is better.
+
+    Few keys of a block are among the best so far as a rule, so that this takes less than to sort the block.
+    """
     largest = tl.max(packed, axis=1)
     while tl.max((largest > worst).to(tl.int32), axis=0) > 0:
         better = (largest > worst)[:, None]  # all that is packed differs, for keys differ: exactly one is replaced
@@ -108,7 +107,7 @@ def _topk_kernel(
     h,
     w,
     tile_columns,
-    frames: tl.constexpr,
+    frames: tl.constexpr,  # Triton 3.6's interpreter loops only as often as is known beforehand
     radius: tl.constexpr,
     disc: tl.constexpr,
     reach: tl.constexpr,
@@ -143,11 +142,9 @@ def _topk_kernel(
         products = tl.where(near & on_map[None, :], products, float("-inf"))
         least, _ = unpack(worst)
         if tl.max((tl.max(products, axis=1) > least).to(tl.int32), axis=0) > 0:
-            packed = pack(products, tl.broadcast_to((frame * h * w + key)[None, :], (rows * columns, block)))
-            packed = tl.where(
-                products > least[:, None], packed, LOWEST
-            )  # of equal scores the one that came first stays
-            best, worst = _insert(best, worst, packed)
+            names = tl.broadcast_to((frame * h * w + key)[None, :], (rows * columns, block))
+            candidates = tl.where(products > least[:, None], pack(products, names), LOWEST)
+            best, worst = _insert(best, worst, candidates)
 
     best = tl.where(slot < topk, best, LOWEST)
     for rank in range(topk):
@@ -161,6 +158,11 @@ def _topk_kernel(
 def operand(features: torch.Tensor) -> torch.Tensor:
     """Features as kernels read them. Triton's interpreter, which alone takes those on a CPU, multiplies float32 only."""
     return features.contiguous() if features.is_cuda else features.float().contiguous()
+
+
+def filled(channels: int) -> int:
+    """Channels as a kernel holds them: a power of two that a matrix unit takes."""
+    return max(LEAST_SIDE, triton.next_power_of_2(channels))
 
 
 def fused_topk(
@@ -210,7 +212,7 @@ def fused_topk(
             disc=shape == "disc",
             reach=radius - 1 if shape == "disc" else radius,
             channels=channels,
-            chunk=min(CHANNELS_PER_CHUNK[query.dtype], max(16, triton.next_power_of_2(channels))),
+            chunk=min(CHANNELS_PER_CHUNK[query.dtype], filled(channels)),
             topk=topk,
             kept=kept,
             rows=tile[0],

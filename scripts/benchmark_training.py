@@ -27,7 +27,7 @@ from fgvc_hf.data.textures import natural_image
 from fgvc_hf.training.joint import JointTraining, make_synthetic
 from fgvc_hf.training.objectives import cell_grid
 from fgvc_hf.training.recipes import RECIPES
-from fgvc_hf.training.window import gaussian_target, window_average, window_cross_entropy
+from fgvc_hf.training.window import GaussianTarget, window_average, window_cross_entropy
 
 
 SIDE, CHANNELS, RADIUS = 128, 256, 24
@@ -75,7 +75,7 @@ def tiled_loss(name: str, dtype: torch.dtype):
         if name == "reconstruction":
             loss = window_average(query, key, values, RADIUS, 1 / 0.07).square().mean()
         else:
-            loss = window_cross_entropy(query, key, valid, gaussian_target(positions, 0.7), RADIUS, 1 / 0.07).mean()
+            loss = window_cross_entropy(query, key, valid, GaussianTarget(positions, 0.7), RADIUS, 1 / 0.07).mean()
         torch.autograd.grad(loss, (query, key))
 
     return run

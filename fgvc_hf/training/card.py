@@ -81,7 +81,8 @@ def training_card(name: str, summary: str, data: str, run: Path, results: str, n
     state = json.loads(max((run / "checkpoints").glob("step-*/state.json")).read_text())
     updates, _ = read_log(run / "log.jsonl")
     hours = sum(entry["seconds"] for entry in updates) / 3600
-    recipe, paper = state["recipe"], json.loads(json.dumps(asdict(Recipe())))
+    paper = json.loads(json.dumps(asdict(Recipe())))
+    recipe = paper | state["recipe"]  # a field that there was not yet had its default
     rows = [
         f"| `{field.name}` | {recipe[field.name]} | {paper[field.name]} |"
         for field in fields(Recipe)

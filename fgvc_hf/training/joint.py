@@ -137,6 +137,7 @@ class JointTraining(nn.Module):
                 recipe.radius,
                 recipe.reconstruction,
                 recipe.occlusion_test,
+                recipe.compiled,
             )
             for query, key in self._directions()
         ]
@@ -155,6 +156,7 @@ class JointTraining(nn.Module):
                 teacher[:, key],
                 recipe.radius,
                 recipe.temperature,
+                recipe.compiled,
             )
             for query, key in self._directions()
         ]
@@ -173,11 +175,12 @@ class JointTraining(nn.Module):
             arguments = features[:, query], features[:, key]
             where = positions, valid, recipe.radius, recipe.temperature
             if recipe.label == "soft" and teacher_features is not None:
-                losses.append(soft_label_loss(*arguments, teacher_features[:, key], *where, recipe.teacher_norm))
+                teacher = teacher_features[:, key]
+                losses.append(soft_label_loss(*arguments, teacher, *where, recipe.teacher_norm, recipe.compiled))
             elif recipe.label == "gaussian":
-                losses.append(gaussian_loss(*arguments, *where, recipe.label_sigma))
+                losses.append(gaussian_loss(*arguments, *where, recipe.label_sigma, recipe.compiled))
             else:
-                losses.append(dirac_loss(*arguments, *where))
+                losses.append(dirac_loss(*arguments, *where, recipe.compiled))
         return torch.stack(losses).mean(), features
 
     def _adversarial(self, real: torch.Tensor, synthetic: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,8 @@
 """The losses of the paper, each one function. Features are channels last, `(B, h, w, C)`; every loss is one number per pair.
 
 A query is a cell of the frame that is matched, a key a cell of the frame that it is looked for in. `radius` is the window
-radius r in cells. Where the paper and the released code differ, the argument that chooses says so.
+radius r in cells. Where the paper and the released code differ, the argument that chooses says so. `compiled` computes on a GPU
+by Triton, see `window_triton.py`.
 """
 
 import torch
@@ -10,9 +11,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from .window import (
-    dirac_target,
-    gaussian_target,
-    soft_target,
+    DiracTarget,
+    GaussianTarget,
+    SoftTarget,
     window_argmax,
     window_average,
     window_cross_entropy,
@@ -57,20 +58,31 @@ def sample_cells(features: torch.Tensor, positions: torch.Tensor) -> torch.Tenso
     return sampled.permute(0, 2, 3, 1)
 
 
-def dirac_loss(query, key, positions, valid, radius: int, temperature: float) -> torch.Tensor:
+def dirac_loss(query, key, positions, valid, radius: int, temperature: float, compiled: bool = False) -> torch.Tensor:
     """Cross-entropy with the cell nearest to the target (Eq. 2). Features are normalised here."""
     query, key = _normalized(query), _normalized(key)
-    return window_cross_entropy(query, key, valid, dirac_target(positions), radius, 1 / temperature)
+    return window_cross_entropy(query, key, valid, DiracTarget(positions), radius, 1 / temperature, compiled)
 
 
-def gaussian_loss(query, key, positions, valid, radius: int, temperature: float, sigma: float) -> torch.Tensor:
+def gaussian_loss(
+    query, key, positions, valid, radius: int, temperature: float, sigma: float, compiled: bool = False
+) -> torch.Tensor:
     """Cross-entropy with a Gaussian of `sigma` cells around the target (Eqs. 3 and 4). Features are normalised here."""
     query, key = _normalized(query), _normalized(key)
-    return window_cross_entropy(query, key, valid, gaussian_target(positions, sigma), radius, 1 / temperature)
+    target = GaussianTarget(positions, sigma)
+    return window_cross_entropy(query, key, valid, target, radius, 1 / temperature, compiled)
 
 
 def soft_label_loss(
-    query, key, teacher_key, positions, valid, radius: int, temperature: float, teacher_norm: str = "channel"
+    query,
+    key,
+    teacher_key,
+    positions,
+    valid,
+    radius: int,
+    temperature: float,
+    teacher_norm: str = "channel",
+    compiled: bool = False,
 ) -> torch.Tensor:
     """Cross-entropy with the map of a frozen teacher that knows where to look (Eq. 5).
 
@@ -86,8 +98,9 @@ def soft_label_loss(
         warped, teacher_key = F.normalize(warped, dim=1), F.normalize(teacher_key.float(), dim=1)
     else:
         raise ValueError(f"teacher_norm must be 'channel' or 'height', got {teacher_norm!r}.")
-    target = soft_target(warped.to(query.dtype), teacher_key.to(query.dtype), 1 / temperature)
-    return window_cross_entropy(_normalized(query), _normalized(key), valid, target, radius, 1 / temperature)
+    target = SoftTarget(warped.to(query.dtype), teacher_key.to(query.dtype), 1 / temperature)
+    query, key = _normalized(query), _normalized(key)
+    return window_cross_entropy(query, key, valid, target, radius, 1 / temperature, compiled)
 
 
 def distillation_loss(
@@ -97,6 +110,7 @@ def distillation_loss(
     teacher_key: torch.Tensor,
     radius: int,
     temperature: float,
+    compiled: bool = False,
 ) -> torch.Tensor:
     """Cross-entropy of each query's map with that of a frozen teacher, on any pair (section 3.2). Features are normalised here.
 
@@ -105,8 +119,9 @@ def distillation_loss(
     """
     teacher_query, teacher_key = (_normalized(features).to(query.dtype) for features in (teacher_query, teacher_key))
     everywhere = torch.ones(query.shape[:3], dtype=torch.bool, device=query.device)
-    target = soft_target(teacher_query, teacher_key, 1 / temperature)
-    return window_cross_entropy(_normalized(query), _normalized(key), everywhere, target, radius, 1 / temperature)
+    target = SoftTarget(teacher_query, teacher_key, 1 / temperature)
+    query, key = _normalized(query), _normalized(key)
+    return window_cross_entropy(query, key, everywhere, target, radius, 1 / temperature, compiled)
 
 
 def reconstruction_loss(
@@ -117,6 +132,7 @@ def reconstruction_loss(
     radius: int,
     form: str = "aligned",
     occlusion_test: bool = False,
+    compiled: bool = False,
 ) -> torch.Tensor:
     """Copy the hidden colours of one frame from the other by matching, and compare (Eqs. 6 and 8).
 
@@ -130,7 +146,7 @@ def reconstruction_loss(
     stride = query_colours.shape[-1] // query.shape[2]
     values = key_colours[..., ::stride, ::stride].permute(0, 2, 3, 1)
     outside = "zero" if form == "official" else "excluded"
-    copy = window_average(query, key, values, radius, query.shape[-1] ** -0.5, outside).permute(0, 3, 1, 2)
+    copy = window_average(query, key, values, radius, query.shape[-1] ** -0.5, outside, compiled).permute(0, 3, 1, 2)
     if form == "official":
         copy = F.interpolate(copy, size=query_colours.shape[-2:], mode="bilinear", align_corners=False)
     elif form == "aligned":

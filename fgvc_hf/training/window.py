@@ -163,6 +163,7 @@ def window_average(
     radius: int,
     scale: float,
     outside: str = "excluded",
+    compiled: bool = False,
 ) -> torch.Tensor:
     """Average of the values of the keys in each query's window, weighted by the softmax of scaled products (Eq. 6).
 
@@ -172,11 +173,16 @@ def window_average(
         radius (`int`): Window radius in cells.
         scale (`float`): Factor on the products before the softmax.
         outside (`str`): What cells outside the frame do; see [`Tiling`].
+        compiled (`bool`): Compute it by Triton, on a GPU; see [`fgvc_hf.training.window_triton`].
 
     Returns:
         `torch.Tensor` of shape `(B, h, w, V)`, float32.
     """
     tiling = Tiling(query, radius, outside)
+    if compiled:
+        from .window_triton import window_average as compiled_average  # Triton may be missing
+
+        return compiled_average(query, key, values, radius, scale, outside)
     return _Average.apply(query, key, values, scale, tiling)
 
 
@@ -218,47 +224,64 @@ class _CrossEntropy(torch.autograd.Function):
 
 
 def window_cross_entropy(
-    query: torch.Tensor, key: torch.Tensor, valid: torch.Tensor, target: Target, radius: int, scale: float
+    query: torch.Tensor,
+    key: torch.Tensor,
+    valid: torch.Tensor,
+    target: Target,
+    radius: int,
+    scale: float,
+    compiled: bool = False,
 ) -> torch.Tensor:
     """Mean cross-entropy `(B,)` between the window map of each valid query and its label.
 
     Args:
         query, key (`torch.Tensor` of shape `(B, h, w, C)`): Features; differentiable.
         valid (`torch.Tensor` of shape `(B, h, w)`, bool): The queries that count. Where there is none the loss is 0.
-        target: The labels, a distribution over each query's window; see `gaussian_target`, `soft_target`.
+        target: The labels, a distribution over each query's window: [`DiracTarget`], [`GaussianTarget`] or [`SoftTarget`].
         radius (`int`): Window radius in cells.
         scale (`float`): Factor on the products before the softmax.
+        compiled (`bool`): Compute it by Triton, on a GPU; see [`fgvc_hf.training.window_triton`].
     """
+    if compiled:
+        from .window_triton import window_cross_entropy as compiled_cross_entropy  # Triton may be missing
+
+        return compiled_cross_entropy(query, key, valid, target, radius, scale)
     tiling = Tiling(query, radius)
     return _CrossEntropy.apply(query, key, valid, target, scale, tiling)
 
 
-def dirac_target(positions: torch.Tensor) -> Target:
+@dataclass(frozen=True)
+class DiracTarget:
     """All the mass of a label at the cell nearest to the target position `(B, h, w, 2)`, (x, y) in cells (Eq. 2)."""
 
-    def target(tiling: Tiling, row: TileRow) -> torch.Tensor:
-        x, y = tiling.queries(tiling.pad_queries(positions.round()), row).unflatten(0, (-1, tiling.columns)).unbind(-1)
+    positions: torch.Tensor
+
+    def __call__(self, tiling: Tiling, row: TileRow) -> torch.Tensor:
+        positions = tiling.queries(tiling.pad_queries(self.positions.round()), row)
+        x, y = positions.unflatten(0, (-1, tiling.columns)).unbind(-1)
         labels_y = (row.key_y == y[..., None])[..., None]  # (B, nx, 128, Ky, 1)
         labels_x = (row.key_x[:, None] == x[..., None])[..., None, :]  # (B, nx, 128, 1, Kx)
         return (labels_y & labels_x).flatten(3).flatten(0, 1).float()
 
-    return target
 
-
-def gaussian_target(positions: torch.Tensor, sigma: float) -> Target:
+@dataclass(frozen=True)
+class GaussianTarget:
     """A Gaussian of `sigma` cells around the target position `(B, h, w, 2)`, cut off at the window (Eqs. 3 and 4)."""
 
-    def target(tiling: Tiling, row: TileRow) -> torch.Tensor:
-        x, y = tiling.queries(tiling.pad_queries(positions), row).unflatten(0, (-1, tiling.columns)).unbind(-1)
-        labels_y = (-((row.key_y - y[..., None]) ** 2) / (2 * sigma**2)).exp()[..., None]
-        labels_x = (-((row.key_x[:, None] - x[..., None]) ** 2) / (2 * sigma**2)).exp()[..., None, :]
+    positions: torch.Tensor
+    sigma: float
+
+    def __call__(self, tiling: Tiling, row: TileRow) -> torch.Tensor:
+        positions = tiling.queries(tiling.pad_queries(self.positions), row)
+        x, y = positions.unflatten(0, (-1, tiling.columns)).unbind(-1)
+        labels_y = (-((row.key_y - y[..., None]) ** 2) / (2 * self.sigma**2)).exp()[..., None]
+        labels_x = (-((row.key_x[:, None] - x[..., None]) ** 2) / (2 * self.sigma**2)).exp()[..., None, :]
         labels = (labels_y * labels_x).flatten(3) * row.allowed
         return (labels / labels.sum(-1, keepdim=True).clamp_min(1e-12)).flatten(0, 1)
 
-    return target
 
-
-def soft_target(warped: torch.Tensor, teacher: torch.Tensor, scale: float) -> Target:
+@dataclass(frozen=True)
+class SoftTarget:
     """The map of a teacher that looks for its own feature at the target position (Eq. 5).
 
     Args:
@@ -267,11 +290,13 @@ def soft_target(warped: torch.Tensor, teacher: torch.Tensor, scale: float) -> Ta
         scale (`float`): Factor on their products before the softmax.
     """
 
-    def target(tiling: Tiling, row: TileRow) -> torch.Tensor:
-        q = tiling.queries(tiling.pad_queries(warped), row)
-        return _scores(q, tiling.keys(tiling.pad_keys(teacher), row), scale, row).softmax(-1)
+    warped: torch.Tensor
+    teacher: torch.Tensor
+    scale: float
 
-    return target
+    def __call__(self, tiling: Tiling, row: TileRow) -> torch.Tensor:
+        q = tiling.queries(tiling.pad_queries(self.warped), row)
+        return _scores(q, tiling.keys(tiling.pad_keys(self.teacher), row), self.scale, row).softmax(-1)
 
 
 @torch.no_grad()

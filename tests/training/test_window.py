@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from fgvc_hf.training.window import (
-    dirac_target,
-    gaussian_target,
-    soft_target,
+    DiracTarget,
+    GaussianTarget,
+    SoftTarget,
     window_argmax,
     window_average,
     window_cross_entropy,
@@ -65,15 +65,15 @@ def test_cross_entropy_and_its_gradients(features, kind):
     on_map = shifted_scores(query, key) > -torch.inf
     ends = (CELLS[:, :, None] + OFFSETS).float()  # (H, W, SIZE^2, 2)
     if kind == "dirac":
-        target = dirac_target(positions)
+        target = DiracTarget(positions)
         labels = (ends == positions.round()[..., None, :]).all(-1).float()
     elif kind == "gaussian":
-        target = gaussian_target(positions, 1.5)
+        target = GaussianTarget(positions, 1.5)
         labels = (-((ends - positions[..., None, :]) ** 2).sum(-1) / (2 * 1.5**2)).exp() * on_map
         labels = labels / labels.sum(-1, keepdim=True)
     else:
         warped, teacher = torch.randn(B, H, W, C), torch.randn(B, H, W, C)
-        target = soft_target(warped, teacher, SCALE)
+        target = SoftTarget(warped, teacher, SCALE)
         labels = shifted_scores(warped, teacher).softmax(-1)
     found = window_cross_entropy(query, key, valid, target, R, SCALE)
     losses = -(labels * shifted_scores(query, key).log_softmax(-1).clamp_min(-1e4)).sum(-1)
@@ -86,7 +86,7 @@ def test_cross_entropy_and_its_gradients(features, kind):
 
 def test_no_valid_query_is_a_loss_of_zero(features):
     valid = torch.zeros(B, H, W, dtype=torch.bool)
-    loss = window_cross_entropy(*features, valid, dirac_target(CELLS.expand(B, H, W, 2).float()), R, SCALE)
+    loss = window_cross_entropy(*features, valid, DiracTarget(CELLS.expand(B, H, W, 2).float()), R, SCALE)
     assert loss.tolist() == [0, 0]
     assert all((gradient == 0).all() for gradient in gradients(loss.sum(), features))
 
