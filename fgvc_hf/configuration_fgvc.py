@@ -9,6 +9,7 @@ from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 OUTPUT_STRIDES: dict[int, tuple[int, ...]] = {2: (2, 1, 1, 1, 1), 4: (2, 1, 2, 1, 1), 8: (2, 1, 2, 2, 1)}
 POOLED_STRIDES: dict[int, tuple[int, ...]] = {4: (2, 1, 1, 1, 1), 8: (2, 1, 2, 1, 1), 16: (2, 1, 2, 2, 1)}
 BOTTLENECK_EXPANSION = 4
+EVIDENCE_WEIGHTS = 10  # of what templates show: three numbers, two running means of each, and a constant
 COARSE_STRIDE = 8  # pixels per cell of the encoder under a coarse-to-fine head
 FINE_STRIDE = 2  # and of the features that the head makes
 HEAD_FIELDS = ("fine_size", "num_attention_layers", "num_attention_heads", "attention_window", "upsampling")
@@ -109,13 +110,14 @@ class FgvcConfig(PreTrainedConfig):
         recall_similarity (`float`, defaults to 0.84):
             A point that is less similar to its first patch is looked for in the whole frame, and found again where it is at least
             as similar as this; above 1 never.
-        visibility_weights (`list[float]`, defaults to `[6.421, 9.502, 8.024, -11.352]`):
+        visibility_weights (`list[float]`, ten entries):
             Logistic model that tells from the matching of templates whether a point is visible: weights of the similarity to the
-            first patch and to the mean of patches, of the margin over the next best place, and the constant. The default is the
-            bundled checkpoint's; `scripts/calibrate.py` fits them.
-        error_weights (`list[float]`, defaults to `[-3.711, -0.559, -9.781, 5.925]`):
+            first patch and to the mean of patches, and of the margin over the next best place; of the same three as they were on
+            the frames just before, and as they are as a rule; and the constant. The default is the bundled checkpoint's;
+            `scripts/calibrate.py` fits them.
+        error_weights (`list[float]`, ten entries):
             Log-linear model of the same evidence that tells by how many pixels of the model's input a visible point is expected to be off.
-        hidden_threshold (`float`, defaults to 0.3):
+        hidden_threshold (`float`, defaults to 0.2):
             Confidence below which a template's window waits where the point was seen last; 0 lets it follow whatever is found, as is
             best with features that visibility was not calibrated for.
         visibility_threshold (`float`, defaults to 0.5):
@@ -170,9 +172,31 @@ class FgvcConfig(PreTrainedConfig):
     search_radius: float = 0.12
     motion_prior: float = 20.0
     recall_similarity: float = 0.84
-    visibility_weights: list[float] | tuple[float, ...] = (6.421, 9.502, 8.024, -11.352)
-    error_weights: list[float] | tuple[float, ...] = (-3.711, -0.559, -9.781, 5.925)
-    hidden_threshold: float = 0.3
+    visibility_weights: list[float] | tuple[float, ...] = (
+        10.695,
+        7.025,
+        0.753,
+        -2.697,
+        11.04,
+        6.174,
+        -15.007,
+        -10.898,
+        3.058,
+        1.727,
+    )
+    error_weights: list[float] | tuple[float, ...] = (
+        -8.131,
+        3.147,
+        -3.647,
+        -3.611,
+        0.794,
+        -3.622,
+        -5.587,
+        9.744,
+        -3.787,
+        5.67,
+    )
+    hidden_threshold: float = 0.2
     visibility_threshold: float = 0.5
 
     def __post_init__(self, **kwargs):
@@ -243,8 +267,8 @@ class FgvcConfig(PreTrainedConfig):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
         for name in ("visibility_weights", "error_weights"):
-            if len(getattr(self, name)) != 4:
-                raise ValueError(f"{name} must have four entries, got {len(getattr(self, name))}.")
+            if len(getattr(self, name)) != EVIDENCE_WEIGHTS:
+                raise ValueError(f"{name} must have {EVIDENCE_WEIGHTS} entries, got {len(getattr(self, name))}.")
         if self.fine_size:
             self._check_head()
 

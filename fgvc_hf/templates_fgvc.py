@@ -12,8 +12,12 @@ that moves otherwise. A cell counts by how similar it stayed while the point was
 
 A patch enters the memory only if it was similar enough, so that what covers a point does not become its template. A point
 that is hidden waits where it was seen last; and one that resembles its first patch too little is looked for in the whole frame.
+
+Whether a point is seen is told from how similar its place is, compared with how similar it was just before and how similar it is
+as a rule: one that turns or blurs is seen at a similarity at which another is covered.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
@@ -35,7 +39,9 @@ RECALL_CELLS = 4  # a side of the blocks of cells that a whole frame is searched
 RECALL_REACH = 5  # cells around the best block
 RECALL_GAIN = 0.05  # similarity that a place far off has to win
 RECALLS_AT_ONCE = 16  # always as many, too
-EVIDENCE = ("anchor", "mean", "margin")  # what visibility is told from
+EVIDENCE = ("anchor", "mean", "margin")  # what a frame shows of a point
+PAST_RATES = (0.4, 0.05)  # share of a frame in the running means of the evidence: of just now, and of as a rule
+LEAST_USUAL = (0.7, 0.7, 0.0)  # evidence that they begin with at least: a point may be covered on its second frame already
 
 
 @dataclass
@@ -43,9 +49,10 @@ class PointTemplates:
     """Points being followed, a row each: N points, patches of P cells, features of C channels.
 
     `anchor` (N, P, C) is the first patch; `recent` (16, N, P, C) a ring of the following ones, of which `trusted` (16, N) may be used.
-    `cells` (N, 2) is where a point was seen last, `lost` (N,) the frames since its patch was trusted, `evidence` (N, 3) what its
-    confidence and its uncertainty, in pixels of the model's input, are told from, `points` (N, 2) its position in these pixels, and
-    `expected` (N, 2) where it would be one frame after it was seen last. `similarity` (N, P) is the running mean of the cosine similarities
+    `cells` (N, 2) is where a point was seen last, `lost` (N,) the frames since its patch was trusted, `evidence` (N, 9) what its
+    confidence and its uncertainty, in pixels of the model's input, are told from, `past` (N, 2, 3) the running means of the evidence of
+    frames, inf before the first, `points` (N, 2) its position in these pixels, and `expected` (N, 2) where it would be one frame after it
+    was seen last. `similarity` (N, P) is the running mean of the cosine similarities
     of the cells of its patch where it was seen.
     """
 
@@ -60,6 +67,7 @@ class PointTemplates:
     confidence: torch.Tensor
     uncertainty: torch.Tensor
     evidence: torch.Tensor
+    past: torch.Tensor
     similarity: torch.Tensor
     count: int = 0
 
@@ -79,7 +87,8 @@ class PointTemplates:
             new((0, 2), dtype=torch.float64),
             new((0,), dtype=torch.float32),
             new((0,), dtype=torch.float32),
-            new((0, len(EVIDENCE)), dtype=torch.float32),
+            new((0, evidence_size()), dtype=torch.float32),
+            new((0, len(PAST_RATES), len(EVIDENCE)), dtype=torch.float32),
             new((0, patch), dtype=torch.float32),
         )
 
@@ -103,7 +112,8 @@ class PointTemplates:
         for name, value in (("lost", 0), ("confidence", 1), ("uncertainty", 0)):
             old = getattr(self, name)
             setattr(self, name, torch.cat([old, old.new_full((n,), value)]))
-        self.evidence = torch.cat([self.evidence, self.evidence.new_zeros((n, len(EVIDENCE)))])
+        self.evidence = torch.cat([self.evidence, self.evidence.new_zeros((n, evidence_size()))])
+        self.past = torch.cat([self.past, self.past.new_full((n, *self.past.shape[1:]), math.inf)])
         self.similarity = torch.cat([self.similarity, self.similarity.new_ones((n, self.similarity.shape[1]))])
 
     def keep(self, rows: list[int]) -> None:
@@ -136,12 +146,14 @@ class PointTemplates:
         slots = [(self.count - back) % len(self.recent) for back in BACK]
         mean = _mean_template(anchor, [(self.recent[slot, rows], self.trusted[slot, rows]) for slot in slots])
         window = window_scores(features, last, mean, weights, search_cells(h, w, config))
-        cells, evidence = locate(
-            features, anchor, weights, *window, last, self.lost[rows], config.motion_prior / (h * w)
-        )
-        cells, evidence, recalled = recall(features, blocks, anchor, mean, weights, cells, evidence, config)
+        cells, shown = locate(features, anchor, weights, *window, last, self.lost[rows], config.motion_prior / (h * w))
+        cells, shown, recalled = recall(features, blocks, anchor, mean, weights, cells, shown, config)
+        first = shown.maximum(shown.new_tensor(LEAST_USUAL))
+        past = torch.where(self.past[rows].isinf(), first[:, None], self.past[rows])  # (N, 2, 3)
+        self.past[rows] = torch.lerp(past, shown[:, None], past.new_tensor(PAST_RATES)[:, None])
+        evidence = torch.cat([shown, past.flatten(1)], dim=1)
         confidence = visibility(evidence, config.visibility_weights)
-        trusted = evidence[:, EVIDENCE.index("mean")] >= config.template_trust
+        trusted = shown[:, EVIDENCE.index("mean")] >= config.template_trust
         seen = confidence >= config.visibility_threshold
         found, slot = sample_patches(features, cells, radius), self.count % len(self.recent)
         similar = F.cosine_similarity(found.float(), mean.float(), dim=-1)  # (N, P)
@@ -237,14 +249,19 @@ def best_blocks(blocks: torch.Tensor, patches: torch.Tensor, radius: int) -> tor
     return torch.stack([best % columns, best // columns], dim=1) * float(step) + (RECALL_CELLS - 1) / 2
 
 
+def evidence_size() -> int:
+    """Numbers that visibility and uncertainty are told from: what the frame shows, and its running means."""
+    return len(EVIDENCE) * (1 + len(PAST_RATES))
+
+
 def visibility(evidence: torch.Tensor, weights: Sequence[float]) -> torch.Tensor:
-    """Probability (N,) that points are visible: a logistic model of the evidence (N, 3), with the constant last."""
+    """Probability (N,) that points are visible: a logistic model of the evidence (N, E), with the constant last."""
     parameters = torch.tensor(weights, device=evidence.device)
     return torch.sigmoid((evidence * parameters[:-1]).sum(dim=1) + parameters[-1])
 
 
 def expected_error(evidence: torch.Tensor, weights: Sequence[float]) -> torch.Tensor:
-    """Distance (N,) in pixels of the model's input by which visible points are expected to be off: log-linear in the evidence (N, 3)."""
+    """Distance (N,) in pixels of the model's input by which visible points are expected to be off: log-linear in the evidence (N, E)."""
     parameters = torch.tensor(weights, device=evidence.device)
     return torch.exp((evidence * parameters[:-1]).sum(dim=1) + parameters[-1])
 

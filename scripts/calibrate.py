@@ -2,7 +2,8 @@
 
     python scripts/calibrate.py CHECKPOINT --videos FOLDER --preset balanced
 
-Textures are cut out of the videos; light, focus and noise change from frame to frame. Every fourth clip is held out and tells how good the fit is.
+Textures are cut out of the videos. In two clips of three light, focus and noise change from frame to frame; a bar passes in front of every third.
+Every fourth clip is held out and tells how good the fit is.
 CHECKPOINT is a folder, whose config.json gets new `visibility_weights` and `error_weights`.
 """
 
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from occlusion import crossed_clip
 from PIL import Image, ImageFilter
 from train import TEXTURE_SIZE
 
@@ -22,11 +24,15 @@ from fgvc_hf import load, render_clip
 from fgvc_hf.data.synthetic import SyntheticClip
 from fgvc_hf.data.video_folder import VideoFolder
 from fgvc_hf.presets import PRESETS
-from fgvc_hf.templates_fgvc import EVIDENCE, expected_error, visibility
+from fgvc_hf.templates_fgvc import EVIDENCE, PAST_RATES, expected_error, visibility
 from fgvc_hf.training.calibration import calibration_error, collect_evidence, fit_error, fit_visibility
 
 
 FRAMES, POINTS, TEXTURES = 24, 24, 128
+CROSSED, CROSSED_POINTS = (
+    3,
+    85,
+)  # one clip in so many has a bar, and so many points: two thirds of all evidence, for most points are seen
 HELD_OUT = 4  # one clip in so many
 
 
@@ -35,7 +41,7 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path, help="folder; its config.json is written")
     parser.add_argument("--videos", type=Path, required=True, help="where textures are cut from")
     parser.add_argument("--preset", choices=[name for name in PRESETS if name != "paper"], default="balanced")
-    parser.add_argument("--clips", type=int, default=40)
+    parser.add_argument("--clips", type=int, default=36)
     parser.add_argument("--seed", type=int, default=1000)
     arguments = parser.parse_args()
     try:
@@ -50,7 +56,8 @@ def calibrate(arguments: argparse.Namespace) -> None:
     model, processor = load(str(arguments.checkpoint), arguments.preset)
     parts = [[], []]
     for number in range(arguments.clips):
-        parts[number % HELD_OUT == 0].extend([clip(images, arguments.seed + number)])
+        make = crossed if number % CROSSED == CROSSED - 1 else disturbed
+        parts[number % HELD_OUT == 0].append(make(images, arguments.seed + number))
     evidence, visible, errors = collect_evidence(model, processor, parts[0])
     weights, error_weights = fit_visibility(evidence, visible), fit_error(evidence, visible, errors)
     report("fitted on", evidence, visible, errors, weights, error_weights)
@@ -60,10 +67,17 @@ def calibrate(arguments: argparse.Namespace) -> None:
     config.error_weights = [round(weight, 3) for weight in error_weights]
     config.save_pretrained(arguments.checkpoint)
     for name in ("visibility_weights", "error_weights"):
-        print(f"{arguments.checkpoint}: {name} {getattr(config, name)} ({', '.join(EVIDENCE)}, constant)")
+        print(f"{arguments.checkpoint}: {name} {getattr(config, name)}")
+    print(f"of {', '.join(EVIDENCE)}; their running means at rates {PAST_RATES}; constant")
 
 
-def clip(images: torch.Tensor, seed: int) -> SyntheticClip:
+def crossed(images: torch.Tensor, seed: int) -> SyntheticClip:
+    """A rendered clip with a bar in front of it."""
+    clip = crossed_clip(seed, images)
+    return replace(clip, **{name: getattr(clip, name)[:CROSSED_POINTS] for name in ("queries", "tracks", "visible")})
+
+
+def disturbed(images: torch.Tensor, seed: int) -> SyntheticClip:
     """A rendered clip as a camera would see it."""
     rendered = render_clip(FRAMES, 256, 384, num_bodies=4, num_points=POINTS, seed=seed, images=images)
     random = np.random.default_rng(seed)

@@ -121,6 +121,23 @@ def test_the_window_moves_with_the_point():
     np.testing.assert_allclose(state.points[0], (20.5 + 2 * 4 * 19, 24.5), atol=0.5)
 
 
+def test_a_similarity_is_compared_with_what_is_usual_for_the_point():
+    """The same frame says more about a point that always looked as it did first than about one that changes all the time."""
+    h = w = 40
+    config = FgvcConfig(point_matching="templates", recall_similarity=2.0)
+    world, noise = (shifted(smooth_field(100, 100, seed=seed), 0, 0, h, w) for seed in (0, 5))
+    doubtful = F.normalize(world + 0.9 * noise, dim=-1)
+    confidence = []
+    for before in (world, doubtful):
+        state = PointTemplates.empty(world, config)
+        state.add([0], torch.tensor([[40.5, 40.5]], dtype=torch.float64), world, config)
+        for features in (before, before, before, doubtful):
+            state.trusted.zero_()  # the first patch is the only template of both
+            state.follow(features, (2 * h, 2 * w), config)
+        confidence.append(float(state.confidence[0]))
+    assert 1 - confidence[0] > 10 * (1 - confidence[1])
+
+
 def test_what_covers_a_point_is_not_learnt_and_lowers_the_confidence():
     h = w = 40
     config = FgvcConfig(point_matching="templates")

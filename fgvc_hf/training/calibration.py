@@ -10,7 +10,6 @@ from ..coordinates_fgvc import rescale_points
 from ..data.synthetic import SyntheticClip
 from ..modeling_fgvc import FgvcModel
 from ..processing_fgvc import FgvcProcessor
-from ..templates_fgvc import EVIDENCE
 
 
 BINS = 10  # of the calibration error
@@ -23,7 +22,7 @@ def collect_evidence(
     """Follow the points of clips by their templates.
 
     Returns:
-        Evidence (M, 3) of every point on every frame after its first, whether it was visible there (M,), bool, and by how many pixels of
+        Evidence (M, E) of every point on every frame after its first, whether it was visible there (M,), bool, and by how many pixels of
         the model's input it was off (M,).
 
     Raises:
@@ -51,7 +50,7 @@ def fit_visibility(evidence: torch.Tensor, visible: torch.Tensor) -> list[float]
     """Weights of the logistic model of most likelihood, with the constant last: `FgvcConfig.visibility_weights`.
 
     Args:
-        evidence (`torch.Tensor` of shape `(M, 3)`), visible (`torch.Tensor` of shape `(M,)`, bool): As [`collect_evidence`] gives them.
+        evidence (`torch.Tensor` of shape `(M, E)`), visible (`torch.Tensor` of shape `(M,)`, bool): As [`collect_evidence`] gives them.
 
     Raises:
         `ValueError`: all points are visible, or none is.
@@ -68,7 +67,7 @@ def fit_error(evidence: torch.Tensor, visible: torch.Tensor, errors: torch.Tenso
     Of most likelihood if errors are distributed exponentially: a single point that was lost weighs no more than its distance.
 
     Args:
-        evidence (`torch.Tensor` of shape `(M, 3)`), visible (`torch.Tensor` of shape `(M,)`, bool), errors (`torch.Tensor` of shape
+        evidence (`torch.Tensor` of shape `(M, E)`), visible (`torch.Tensor` of shape `(M,)`, bool), errors (`torch.Tensor` of shape
             `(M,)`): As [`collect_evidence`] gives them.
 
     Raises:
@@ -84,7 +83,7 @@ def _fit(evidence: torch.Tensor, loss: Callable[[torch.Tensor], torch.Tensor]) -
     """Slopes and constant of the linear function of the evidence whose values have the least loss."""
     mean, std = evidence.double().mean(dim=0), evidence.double().std(dim=0).clamp_min(1e-6)
     standard = (evidence.double() - mean) / std
-    weights = torch.zeros(len(EVIDENCE) + 1, dtype=torch.float64, requires_grad=True)
+    weights = torch.zeros(evidence.shape[1] + 1, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([weights], max_iter=200, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:

@@ -51,7 +51,7 @@ def test_evidence_is_of_frames_after_the_query():
     clip = render_clip(num_frames=6, height=64, width=64, num_points=5, seed=2)
     evidence, visible, errors = collect_evidence(*tiny("templates"), [clip, clip])
     later = np.arange(6) > clip.queries[:, :1]
-    assert evidence.shape == (2 * later.sum(), 3) and visible.shape == (2 * later.sum(),)
+    assert evidence.shape == (2 * later.sum(), 9) and visible.shape == (2 * later.sum(),)
     assert int(visible.sum()) == 2 * clip.visible[later].sum()
     model, processor = tiny("templates")
     tracks = model.track(clip.frames, clip.queries, processor=processor).tracks
