@@ -41,7 +41,11 @@ RECALL_GAIN = 0.05  # similarity that a place far off has to win
 RECALLS_AT_ONCE = 16  # always as many, too
 EVIDENCE = ("anchor", "mean", "margin")  # what a frame shows of a point
 PAST_RATES = (0.4, 0.05)  # share of a frame in the running means of the evidence: of just now, and of as a rule
-LEAST_USUAL = (0.7, 0.7, 0.0)  # evidence that they begin with at least: a point may be covered on its second frame already
+LEAST_USUAL = (
+    0.7,
+    0.7,
+    0.0,
+)  # evidence that they begin with at least: a point may be covered on its second frame already
 
 
 @dataclass
