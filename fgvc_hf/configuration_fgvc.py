@@ -173,28 +173,28 @@ class FgvcConfig(PreTrainedConfig):
     motion_prior: float = 20.0
     recall_similarity: float = 0.84
     visibility_weights: list[float] | tuple[float, ...] = (
-        10.695,
-        7.025,
-        0.753,
-        -2.697,
-        11.04,
-        6.174,
-        -15.007,
-        -10.898,
-        3.058,
-        1.727,
+        10.349,
+        7.171,
+        0.752,
+        -2.488,
+        10.611,
+        6.156,
+        -14.788,
+        -10.204,
+        3.011,
+        1.256,
     )
     error_weights: list[float] | tuple[float, ...] = (
-        -8.131,
-        3.147,
-        -3.647,
-        -3.611,
-        0.794,
-        -3.622,
-        -5.587,
-        9.744,
-        -3.787,
-        5.67,
+        -8.105,
+        2.809,
+        -3.523,
+        -2.116,
+        -0.412,
+        -4.254,
+        -9.479,
+        13.384,
+        -3.304,
+        5.93,
     )
     hidden_threshold: float = 0.2
     visibility_threshold: float = 0.5
