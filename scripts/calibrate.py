@@ -5,6 +5,10 @@
 Textures are cut out of the videos. In two clips of three light, focus and noise change from frame to frame; a bar passes in front of every third.
 Every fourth clip is held out and tells how good the fit is.
 CHECKPOINT is a folder, whose config.json gets new `visibility_weights` and `error_weights`.
+
+    python scripts/calibrate.py CHECKPOINT --measure TRACKS.npz FRAMES --preset balanced
+
+fits nothing, and tells the calibration error on real videos with tracks of TAP-Vid.
 """
 
 import argparse
@@ -23,6 +27,8 @@ from train import TEXTURE_SIZE
 from fgvc_hf import load, render_clip
 from fgvc_hf.data.synthetic import SyntheticClip
 from fgvc_hf.data.video_folder import VideoFolder
+from fgvc_hf.evaluation.tap_vid import load_tapvid_npz, track_queries
+from fgvc_hf.metrics.tap_vid import queries_first
 from fgvc_hf.presets import PRESETS
 from fgvc_hf.templates_fgvc import EVIDENCE, PAST_RATES, expected_error, visibility
 from fgvc_hf.training.calibration import calibration_error, collect_evidence, fit_error, fit_visibility
@@ -39,13 +45,16 @@ HELD_OUT = 4  # one clip in so many
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path, help="folder; its config.json is written")
-    parser.add_argument("--videos", type=Path, required=True, help="where textures are cut from")
+    parser.add_argument("--videos", type=Path, help="where textures are cut from")
+    parser.add_argument("--measure", type=Path, nargs=2, metavar=("TRACKS.npz", "FRAMES"), help="instead of a fit")
     parser.add_argument("--preset", choices=[name for name in PRESETS if name != "paper"], default="balanced")
     parser.add_argument("--clips", type=int, default=36)
     parser.add_argument("--seed", type=int, default=1000)
     arguments = parser.parse_args()
+    if (arguments.videos is None) == (arguments.measure is None):
+        parser.error("either --videos, to fit, or --measure is needed")
     try:
-        calibrate(arguments)
+        measure(arguments) if arguments.measure else calibrate(arguments)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 
@@ -69,6 +78,20 @@ def calibrate(arguments: argparse.Namespace) -> None:
     for name in ("visibility_weights", "error_weights"):
         print(f"{arguments.checkpoint}: {name} {getattr(config, name)}")
     print(f"of {', '.join(EVIDENCE)}; their running means at rates {PAST_RATES}; constant")
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    model, processor = load(str(arguments.checkpoint), arguments.preset)
+    confidence, visible = [], []
+    for video in load_tapvid_npz(*arguments.measure):
+        tracks, _ = track_queries(model, processor, video)
+        queries, index = queries_first(video.points, video.occluded)
+        later = np.arange(len(video.frames)) > queries[:, :1]
+        confidence.append(tracks.confidence[later])
+        visible.append(~video.occluded[index][later])
+    probability, truth = np.concatenate(confidence), np.concatenate(visible)
+    error = calibration_error(probability, truth)
+    print(f"{len(truth)} points on frames, {truth.mean():.1%} visible: calibration error {error:.3f}")
 
 
 def crossed(images: torch.Tensor, seed: int) -> SyntheticClip:
