@@ -25,7 +25,7 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 
-from .configuration_fgvc import FgvcConfig
+from .configuration_fgvc import EVIDENCE_WEIGHTS, FgvcConfig
 from .coordinates_fgvc import cell_to_point, point_to_cell
 from .patches_fgvc import locate, patch_weights, sample_patches, search_cells, window_scores
 
@@ -91,7 +91,7 @@ class PointTemplates:
             new((0, 2), dtype=torch.float64),
             new((0,), dtype=torch.float32),
             new((0,), dtype=torch.float32),
-            new((0, evidence_size()), dtype=torch.float32),
+            new((0, EVIDENCE_WEIGHTS - 1), dtype=torch.float32),
             new((0, len(PAST_RATES), len(EVIDENCE)), dtype=torch.float32),
             new((0, patch), dtype=torch.float32),
         )
@@ -116,7 +116,7 @@ class PointTemplates:
         for name, value in (("lost", 0), ("confidence", 1), ("uncertainty", 0)):
             old = getattr(self, name)
             setattr(self, name, torch.cat([old, old.new_full((n,), value)]))
-        self.evidence = torch.cat([self.evidence, self.evidence.new_zeros((n, evidence_size()))])
+        self.evidence = torch.cat([self.evidence, self.evidence.new_zeros((n, EVIDENCE_WEIGHTS - 1))])
         self.past = torch.cat([self.past, self.past.new_full((n, *self.past.shape[1:]), math.inf)])
         self.similarity = torch.cat([self.similarity, self.similarity.new_ones((n, self.similarity.shape[1]))])
 
@@ -251,11 +251,6 @@ def best_blocks(blocks: torch.Tensor, patches: torch.Tensor, radius: int) -> tor
     parts = F.pad(queries, (0, 0, 0, missing)).split(RECALLS_AT_ONCE)
     best = torch.cat([(part @ blocks.flatten(0, 1).T).argmax(dim=1) for part in parts])[: len(queries)]
     return torch.stack([best % columns, best // columns], dim=1) * float(step) + (RECALL_CELLS - 1) / 2
-
-
-def evidence_size() -> int:
-    """Numbers that visibility and uncertainty are told from: what the frame shows, and its running means."""
-    return len(EVIDENCE) * (1 + len(PAST_RATES))
 
 
 def visibility(evidence: torch.Tensor, weights: Sequence[float]) -> torch.Tensor:

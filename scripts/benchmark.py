@@ -2,7 +2,7 @@
 
     python scripts/benchmark.py                     speed: a few minutes
     python scripts/benchmark.py --only memory       peak memory at 50 and 400 frames: some minutes more
-    python scripts/benchmark.py --only length       memory and time per frame at 100 and 2,000 frames: some ten minutes
+    python scripts/benchmark.py --only length       memory and time per frame at 100 and 2,000 frames: a quarter of an hour
     python scripts/benchmark.py --only coarse --coarse CHECKPOINT   a coarse-to-fine model against the fine one, at 480x640
     python scripts/benchmark.py --only scaling --output bench.json --plot bench.png
 
@@ -362,8 +362,8 @@ def memory(rounds: int) -> dict:
 
 
 def length(rounds: int) -> dict:
-    """Memory and time per frame of following 4 points through 480x854 video files of 100 and 2,000 frames, preset fast."""
-    return {f"{frames} frames": of_length(frames, "--preset", "fast") for frames in (100, 2000)}
+    """Memory and time per frame of following 4 points through 480x854 video files of 100 and 2,000 frames, preset balanced."""
+    return {f"{frames} frames": of_length(frames, "--preset", "balanced") for frames in (100, 2000)}
 
 
 def of_length(frames: int, *options: str) -> dict:

@@ -35,10 +35,8 @@ from fgvc_hf.training.calibration import calibration_error, collect_evidence, fi
 
 
 FRAMES, POINTS, TEXTURES = 24, 24, 128
-CROSSED, CROSSED_POINTS = (
-    3,
-    85,
-)  # one clip in so many has a bar, and so many points: two thirds of all evidence, for most points are seen
+CROSSED = 3  # one clip in so many has a bar
+CROSSED_POINTS = 85  # in each of these: two thirds of all evidence, for most points are seen
 HELD_OUT = 4  # one clip in so many
 
 
