@@ -96,8 +96,8 @@ def window_topk(
         active (`torch.Tensor` of shape `(h, w)`, bool, *optional*):
             Tiles without any active query are skipped; their scores are `-inf`. `None` computes all.
         compiled (`bool`, *optional*):
-            Whether machine code selects: numba's on a CPU, see [`selection_for`], or Triton's on a GPU, see [`fused_topk_for`]. `None`: numba's
-            where it works.
+            Whether machine code selects: numba's on a CPU, see [`selection_for`], or Triton's on a GPU, see [`fused_topk_for`]. `None`:
+            wherever that works.
 
     Returns:
         `scores` (`torch.Tensor` of shape `(h*w, topk)`, float32, descending; `-inf` where there are fewer keys) and

@@ -38,7 +38,7 @@ def chain_flow(
     before: torch.Tensor | None = None
     start = places = occluded = torch.empty(0)
     for t, frame in session.ordered_frames(frame_idx, None, reverse=False):
-        features = model.normalized_features(session.preprocess(frame).to(model.device))[0]  # (h, w, C)
+        features = model.normalized_features(session.preprocess(frame, model.device))[0]  # (h, w, C)
         if before is None:
             y, x = (torch.arange(n, dtype=torch.float32, device=features.device) for n in features.shape[:2])
             start = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)  # (h, w, 2), cells

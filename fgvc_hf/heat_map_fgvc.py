@@ -33,7 +33,7 @@ def match_heat_map(model: FgvcModel, processor: FgvcProcessor, frame_a, frame_b,
     """
     config, sessions = model.config, [processor.init_video_session() for _ in "ab"]
     features_a, features_b = (
-        model.normalized_features(session.preprocess(frame).to(model.device))[0]  # (h, w, C)
+        model.normalized_features(session.preprocess(frame, model.device))[0]  # (h, w, C)
         for session, frame in zip(sessions, (frame_a, frame_b), strict=True)
     )
     (size_a, input_a), (size_b, input_b) = (session.sizes for session in sessions)

@@ -190,15 +190,15 @@ class FgvcInferenceSession:
         """Number that the next frame of a live source gets."""
         return 0 if self.last_frame_idx is None else self.last_frame_idx + 1
 
-    def preprocess(self, frame) -> torch.Tensor:
-        """The model's input (1, 3, H, W) of a frame (H, W, 3) or PIL image."""
+    def preprocess(self, frame, device: torch.device | None = None) -> torch.Tensor:
+        """The model's input (1, 3, H, W), on a device, of a frame (H, W, 3) or PIL image."""
         size = (frame.height, frame.width) if hasattr(frame, "height") else tuple(np.shape(frame)[:2])
         if self.original_size is None:
             for (obj_id, _), prompt in self.prompts.items():
                 check_fits(obj_id, prompt, size)
         elif size != self.original_size:
             raise ValueError(f"frame must be of size {self.original_size} as those before, got {size}.")
-        pixel_values = self.image_processor(frame, return_tensors="pt").pixel_values
+        pixel_values = self.image_processor(frame, return_tensors="pt", device=device).pixel_values
         self.original_size = size
         return pixel_values
 

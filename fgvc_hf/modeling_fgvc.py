@@ -291,7 +291,7 @@ class FgvcModel(FgvcPreTrainedModel):
         """
         session = (processor or self._own_processor()).init_video_session()
         features = [
-            self.normalized_features(session.preprocess(frame).to(self.device))[0] for frame in (frame_0, frame_1)
+            self.normalized_features(session.preprocess(frame, self.device))[0] for frame in (frame_0, frame_1)
         ]
         flow, occluded = dense_flow(*features, self.config)  # (h, w, 2) cells, (h, w)
         maps = torch.cat([flow.movedim(-1, 0), occluded[None].float()])
@@ -315,7 +315,7 @@ class FgvcModel(FgvcPreTrainedModel):
         """
         session = inference_session
         frame_idx = session.next_frame_idx if frame_idx is None else frame_idx
-        pixel_values = session.preprocess(frame).to(self.device)  # (1, 3, H, W)
+        pixel_values = session.preprocess(frame, self.device)  # (1, 3, H, W)
         features = self.normalized_features(pixel_values)[0]  # (h, w, C)
         session.start_targets(self.config)  # those prompted since on the frame that was processed last
         session.propagate(self.config, features)

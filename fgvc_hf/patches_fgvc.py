@@ -16,7 +16,8 @@ REFINEMENT = 2  # cells around the best one within which the first patch has a s
 LOST_GROWTH = 0.1  # of the range of likely motion, per frame that a point was not seen
 RIVAL_DISTANCE = 3  # cells beyond which another maximum is a rival
 LEAST_SHARE = 0.25  # of a patch, by weight, that must lie in the frame for its place to be told by it
-WINDOWS_AT_ONCE = 8  # windows held at a time; always as many, for the last bit of a product depends on its size
+# Held at a time; always as many, for the last bit of a product depends on its size
+WINDOWS_AT_ONCE = {"cpu": 8, "accelerator": 32}
 
 
 def patch_offsets(radius: int, device=None) -> torch.Tensor:
@@ -74,14 +75,15 @@ def window_scores(
     weighted = (templates.float() * weights[..., None]).to(features.dtype)
     scores = torch.zeros((n, d * b), device=features.device)
     length = (d - 1) * b + d  # from the first cell of a window to its last, in rows of b
-    weighted = F.pad(weighted, (0, 0, 0, 0, 0, -n % WINDOWS_AT_ONCE))
+    at_once = WINDOWS_AT_ONCE["cpu" if features.device.type == "cpu" else "accelerator"]
+    weighted = F.pad(weighted, (0, 0, 0, 0, 0, -n % at_once))
     # Buffers are reused, for fresh memory costs more than the arithmetic that fills it
-    windows, products = features.new_zeros((WINDOWS_AT_ONCE, b, b, c)), features.new_empty((WINDOWS_AT_ONCE, p, b * b))
-    for start in range(0, n, WINDOWS_AT_ONCE):
-        part = slice(start, start + WINDOWS_AT_ONCE)
+    windows, products = features.new_zeros((at_once, b, b, c)), features.new_empty((at_once, p, b * b))
+    for start in range(0, n, at_once):
+        part = slice(start, start + at_once)
         k = len(corner[part])
         _cut_windows(features, corner[part] - radius, windows[:k])
-        torch.bmm(weighted[part], windows.flatten(1, 2).transpose(1, 2), out=products)  # (8, P, b*b)
+        torch.bmm(weighted[part], windows.flatten(1, 2).transpose(1, 2), out=products)  # (at_once, P, b*b)
         # The product with cell (dy, dx) of a patch counts for the window's cell so many rows up and columns left: all of them as one view
         shifted = products[:k].as_strided((k, side, side, length), (p * b * b, (side * b + 1) * b, b * b + 1, 1))
         torch.sum(shifted, dim=(1, 2), dtype=torch.float32, out=scores[part, :length])

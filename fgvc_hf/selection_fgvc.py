@@ -1,7 +1,7 @@
 """The choice of the best keys from the products of a tile of queries with the halo of keys around it, and their exact scores.
 
 Two implementations of one definition: [`TorchSelection`] here, for any device, and [`fgvc_hf.selection_numba.CompiledSelection`], which
-needs numba and takes a fraction of its time on a CPU. [`selection_for`] chooses. On a GPU a Triton kernel can take the place of products and
+needs numba and takes a fraction of its time on a CPU. [`selection_for`] chooses. On a GPU a Triton kernel takes the place of products and
 selection at once; [`fused_topk_for`] says where.
 """
 
@@ -17,6 +17,7 @@ import torch
 
 logger = logging.getLogger(__name__)
 
+TRITON_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 CHUNK_BYTES = {"cpu": 16 * 2**20, "accelerator": 256 * 2**20}  # scores held at a time; on CPU they stay in cache
 
 
@@ -158,14 +159,30 @@ def selection_for(features: torch.Tensor, compiled: bool | None = None) -> Any:
     return TorchSelection
 
 
-def fused_topk_for(features: torch.Tensor, compiled: bool | None = None) -> Callable | None:
-    """The whole search as one Triton kernel where it was asked for and features like these are on a GPU, else nothing.
+@cache
+def triton_fits(device: torch.device, shared_memory: int = 0) -> bool:
+    """Whether Triton's kernels are the default on a device: NVIDIA's GPUs since Ampere, with at least so many bytes of shared memory.
 
-    It is never the default, for it was not run on a GPU yet. Triton's interpreter (`TRITON_INTERPRET=1`) runs it on a CPU, for tests.
+    They were run and timed on an H100, and compile for the others. Where Triton is missing, as on Windows, torch takes their place.
+    """
+    if device.type != "cuda" or torch.version.hip is not None or find_spec("triton") is None:
+        return False
+    properties = torch.cuda.get_device_properties(device)
+    return properties.major >= 8 and properties.shared_memory_per_block_optin >= shared_memory
+
+
+def fused_topk_for(features: torch.Tensor, compiled: bool | None = None) -> Callable | None:
+    """The whole search as one Triton kernel for features like these, else nothing.
+
+    Args:
+        compiled (`bool`, *optional*): Whether it is wanted; if not given, wherever [`triton_fits`] says so. Triton's interpreter
+            (`TRITON_INTERPRET=1`) runs it on a CPU, for tests.
 
     Raises:
-        `ValueError`: Triton is missing.
+        `ValueError`: it was asked for, and Triton is missing.
     """
+    if compiled is None:
+        compiled = features.dtype in TRITON_TYPES and triton_fits(features.device)
     if not compiled or not (features.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"):
         return None
     try:
@@ -175,4 +192,4 @@ def fused_topk_for(features: torch.Tensor, compiled: bool | None = None) -> Call
     return fused_topk
 
 
-__all__ = ["CHUNK_BYTES", "TorchSelection", "fused_topk_for", "selection_for", "window_view"]
+__all__ = ["CHUNK_BYTES", "TorchSelection", "fused_topk_for", "selection_for", "triton_fits", "window_view"]

@@ -1,7 +1,7 @@
 """The search for keys as one Triton kernel: products and selection of a tile of queries, without a product that reaches memory.
 
-The kernel was checked by Triton's interpreter (`TRITON_INTERPRET=1`, tensors on a CPU), and it compiles for an H100 (sm_90); it was neither
-run nor timed on a GPU. It is therefore used only where it is asked for: `window_topk(..., compiled=True)`.
+A tile of queries stays in the registers or shared memory of a multiprocessor, and so do the best keys so far, while all keys of its halo pass
+by. Products of 16-bit features are exact in float32; those of float32 are three products of tf32 each, exact to about 1e-6.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ except ImportError as error:
 
 LOWEST, HIGHEST = tl.constexpr(-(2**63)), tl.constexpr(2**63 - 1)
 KEYS_PER_BLOCK = 32  # multiplied at a time: 256 channels of 16 bits take 98 KB of shared memory in two stages
-# Channels multiplied at a time; products in exact float32 fill the registers
-CHANNELS_PER_CHUNK = {torch.float32: 32, torch.bfloat16: 256, torch.float16: 256}
+# Channels that are multiplied at once, and at a time where there are more; products in exact float32 fill the registers
+CHANNELS_AT_ONCE = {torch.float32: (32, 32), torch.bfloat16: (256, 128), torch.float16: (256, 128)}
 LEAST_SIDE = 16  # of the operands of a matrix unit
 
 
@@ -54,11 +54,15 @@ def load_features(features, cell, valid, first, channels: tl.constexpr, chunk: t
 
 @triton.jit
 def multiply(
-    a, a_cell, a_valid, b, b_cell, b_valid, channels: tl.constexpr, chunk: tl.constexpr, precision: tl.constexpr
+    held, a, a_cell, a_valid, b, b_cell, b_valid, channels: tl.constexpr, chunk: tl.constexpr, precision: tl.constexpr
 ):
-    """Products (n, m) in float32 of cells (n,) of the features `a` with cells (m,) of the features `b`."""
-    products = tl.zeros((a_cell.shape[0], b_cell.shape[0]), tl.float32)
-    for first in range(0, channels, chunk):
+    """Products (n, m) in float32 of cells (n,) of the features `a` with cells (m,) of the features `b`.
+
+    `held` are the first channels of the cells of `a`, as a rule all: a loop over cells of `b` loads them once.
+    """
+    right = load_features(b, b_cell, b_valid, 0, channels, chunk)
+    products = tl.dot(held, tl.trans(right), input_precision=precision)
+    for first in range(chunk, channels, chunk):
         left = load_features(a, a_cell, a_valid, first, channels, chunk)
         right = load_features(b, b_cell, b_valid, first, channels, chunk)
         products = tl.dot(left, tl.trans(right), products, input_precision=precision)
@@ -107,7 +111,7 @@ def _topk_kernel(
     h,
     w,
     tile_columns,
-    frames: tl.constexpr,  # Triton 3.6's interpreter loops only as often as is known beforehand
+    frames,
     radius: tl.constexpr,
     disc: tl.constexpr,
     reach: tl.constexpr,
@@ -127,13 +131,14 @@ def _topk_kernel(
     best = tl.where(slot < topk, empty, HIGHEST)  # what fills up is never the worst
     best = tl.broadcast_to(best, (rows * columns, kept))
     worst = tl.min(best, axis=1)
+    held = load_features(query, query_cell, query_on_map, 0, channels, chunk)
 
     for step in range(blocks * frames):
         frame, outwards = step % frames, step // frames  # from the middle on, where the best keys are as a rule
         number = (blocks - 1) // 2 + (outwards + 1) // 2 * (outwards % 2 * 2 - 1)
         y, x, key, _, on_map = halo_cells(number * block, top, left, h, w, reach, rows, columns, block)
         frame_keys = keys + tl.cast(frame, tl.int64) * h * w * channels
-        products = multiply(query, query_cell, query_on_map, frame_keys, key, on_map, channels, chunk, "ieee")
+        products = multiply(held, query, query_cell, query_on_map, frame_keys, key, on_map, channels, chunk, "tf32x3")
         dy, dx = y[None, :] - query_y[:, None], x[None, :] - query_x[:, None]
         if disc:
             near = dy * dy + dx * dx < radius * radius
@@ -165,6 +170,12 @@ def filled(channels: int) -> int:
     return max(LEAST_SIDE, triton.next_power_of_2(channels))
 
 
+def chunk_of(channels: int, dtype: torch.dtype) -> int:
+    """Channels that are multiplied at a time."""
+    most, otherwise = CHANNELS_AT_ONCE[dtype]
+    return filled(channels) if filled(channels) <= most else otherwise
+
+
 def fused_topk(
     query: torch.Tensor,
     keys: Sequence[torch.Tensor],
@@ -187,7 +198,7 @@ def fused_topk(
     Raises:
         `ValueError`: the features are of another type.
     """
-    if query.dtype not in CHANNELS_PER_CHUNK:
+    if query.dtype not in CHANNELS_AT_ONCE:
         raise ValueError(f"compiled selection on a GPU takes float32, bfloat16 or float16, got {query.dtype}.")
     h, w, channels = query.shape
     scores = query.new_full((h * w, topk), -torch.inf, dtype=torch.float32)
@@ -212,7 +223,7 @@ def fused_topk(
             disc=shape == "disc",
             reach=radius - 1 if shape == "disc" else radius,
             channels=channels,
-            chunk=min(CHANNELS_PER_CHUNK[query.dtype], filled(channels)),
+            chunk=chunk_of(channels, query.dtype),
             topk=topk,
             kept=kept,
             rows=tile[0],

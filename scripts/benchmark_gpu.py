@@ -1,9 +1,12 @@
-"""Speed on a GPU, in turns: a frame at 480x640 from pixels to labels, and the search for keys against the released algorithm.
+"""Speed on a GPU; what is compared is run in turns, and ratios are of medians.
 
     python scripts/benchmark_gpu.py --output gpu.json
 
-`tiled` is torch alone, `Triton` the fused kernel, `CUDA graph` an encoder by `torch.compile(mode="reduce-overhead")` before it. Both kernels'
-best keys are compared before anything is timed. For orientation it prints what the paper reports: 8 frames/s, and 34 for its coarse-to-fine
+`frame`: from pixels to five label maps at 480x640, with six frames in memory. `search`: the best keys alone at 128x128 cells, against the
+released algorithm. `tracking`: whole steps of a session, from a picture to what is found. `training`: the losses, and an update.
+
+`tiled` is torch alone, `Triton` the fused kernels, `CUDA graph` an encoder by `torch.compile(mode="reduce-overhead")` before them. Results of
+both are compared before anything is timed. For orientation it prints what the paper reports: 8 frames/s, and 34 for its coarse-to-fine
 model. `--device cpu --size 64 64` tries the script where there is no GPU, without Triton.
 """
 
@@ -11,19 +14,30 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from benchmark import CHUNK, LABELS, MEMORY_FRAMES, in_turns
 
-from fgvc_hf import FgvcImageProcessorPil, FgvcModel, default_checkpoint, render_clip
+from fgvc_hf import FgvcImageProcessorPil, FgvcModel, FgvcProcessor, default_checkpoint, load, render_clip
 from fgvc_hf.correlation_fgvc import reference_topk, window_topk
+from fgvc_hf.data.scene import Random
+from fgvc_hf.data.textures import natural_image
 from fgvc_hf.propagation_fgvc import propagate_labels
+from fgvc_hf.training import window
+from fgvc_hf.training.joint import JointTraining, make_synthetic
+from fgvc_hf.training.objectives import cell_grid
+from fgvc_hf.training.recipes import RECIPES
 
 
 PAPER = {"FGVC, as the paper reports it": 8, "its coarse-to-fine model": 34}  # frames/s
 OFFICIAL_SIZE = (256, 256)  # pixels: 128x128 cells, whose full product fits into memory in chunks
+CELLS, RADIUS, CHANNELS = 128, 24, 256  # of the losses
 TOLERANCE = 1e-3  # between cosines of 16-bit features, scored again in float32 or summed in it
 
 
@@ -39,9 +53,9 @@ def main() -> None:
     device, size = torch.device(arguments.device), tuple(arguments.size)
     results = {"device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu", "torch": torch.__version__}
     print(results)
-    for name, section in (("frame", frame), ("search", search)):
-        print(f"\n{name}")
-        results[name] = section(device, size if name == "frame" else min(size, OFFICIAL_SIZE), arguments.rounds)
+    for name, section in (("frame", frame), ("search", search), ("tracking", tracking), ("training", training)):
+        print(f"\n{name}", flush=True)
+        results[name] = section(device, size, arguments.rounds)
     if arguments.output:
         arguments.output.write_text(json.dumps(results, indent=2), encoding="utf-8")
 
@@ -69,7 +83,7 @@ def frame(device: torch.device, size: tuple[int, int], rounds: int) -> dict:
         best = window_topk(encode(frames[-1])[0], keys, *window, compiled=compiled)
         return propagate_labels(*best, labels, model.config.temperature, everywhere)
 
-    variants = {"tiled": partial(step, model.normalized_features, None)}
+    variants = {"tiled": partial(step, model.normalized_features, False)}
     if device.type == "cuda":
         encode = torch.compile(model.normalized_features, mode="reduce-overhead")
         variants["Triton"] = partial(step, model.normalized_features, True)
@@ -88,7 +102,7 @@ def frame(device: torch.device, size: tuple[int, int], rounds: int) -> dict:
 @torch.inference_mode()
 def search(device: torch.device, size: tuple[int, int], rounds: int) -> dict:
     """The best keys of every query in six memory frames, against the full product in float32."""
-    model, frames, keys, window = prepare(device, size)
+    model, frames, keys, window = prepare(device, min(size, OFFICIAL_SIZE))
     query = model.normalized_features(frames[-1])[0]
     cells = torch.arange(query.shape[0] * query.shape[1], device=device)
 
@@ -96,7 +110,7 @@ def search(device: torch.device, size: tuple[int, int], rounds: int) -> dict:
         for chunk in cells.split(CHUNK):
             reference_topk(query, keys, *window, query_cells=chunk)
 
-    variants = {"official, in chunks": official, "tiled": partial(window_topk, query, keys, *window)}
+    variants = {"official, in chunks": official, "tiled": partial(window_topk, query, keys, *window, compiled=False)}
     if device.type == "cuda":
         variants["Triton"] = partial(window_topk, query, keys, *window, compiled=True)
         difference = (variants["Triton"]()[0] - variants["tiled"]()[0]).abs().max()
@@ -105,6 +119,88 @@ def search(device: torch.device, size: tuple[int, int], rounds: int) -> dict:
                 f"Triton's scores differ from those of torch by up to {difference:.2e}: it is not to be used."
             )
     return timed(variants, device, rounds)
+
+
+def tracking(device: torch.device, size: tuple[int, int], rounds: int) -> dict:
+    """Steps of sessions with both checkpoints, from a picture in memory to what was found, once their memory is full."""
+    frames, (height, width) = render_clip(MEMORY_FRAMES + 3, *size, num_points=1).frames, size
+    processor, steps = FgvcProcessor(FgvcImageProcessorPil(resize_policy="none")), {}
+    stripes = torch.arange(width).mul(LABELS).div(width, rounding_mode="floor").expand(height, width)
+    masks = torch.stack([stripes == label for label in range(LABELS)]).numpy()
+    points = np.random.default_rng(0).random((500, 2)) * (width, height)
+    for checkpoint in (None, "fgvc-coarse"):
+        for what, method, prompts in (
+            ("32 points", "templates", {"input_points": points[:32]}),
+            ("500 points", "templates", {"input_points": points}),
+            ("32 points by label maps", "labels", {"input_points": points[:32]}),
+            (f"{LABELS} masks", "labels", {"input_masks": masks}),
+        ):
+            model, _ = load(checkpoint, device=str(device), point_matching=method)
+            session = processor.init_video_session()
+            ids = range(1, 1 + len(next(iter(prompts.values()))))
+            processor.add_inputs_to_inference_session(session, 0, ids, **prompts)
+            pictures = cycle(frames)
+            step = lambda model=model, session=session, pictures=pictures: model.step(session, next(pictures))  # noqa: E731
+            for _ in range(MEMORY_FRAMES + 1):
+                step()
+            steps[f"{checkpoint or 'fgvc-joint'}, {what}"] = step
+    return timed(steps, device, rounds)
+
+
+def training(device: torch.device, size: tuple[int, int], rounds: int) -> dict:
+    """The losses of two pairs of maps, forward and backward, and an update of the recipe joint-small with 8 pairs of either kind."""
+    cells, radius = (CELLS, RADIUS) if device.type == "cuda" else (16, 3)
+    noise = F.interpolate(
+        torch.randn(4, CHANNELS, cells // 4, cells // 4, device=device), scale_factor=4, mode="bilinear"
+    )
+    features = F.normalize(noise.permute(0, 2, 3, 1), dim=-1).bfloat16()
+    query, key = (part.contiguous().requires_grad_() for part in features.split(2))
+    values, valid = query.new_ones(2, cells, cells, 2).float().cumsum(1), query.new_ones(2, cells, cells).bool()
+    target = window.GaussianTarget(cell_grid(query).expand(2, cells, cells, 2) + 0.3, 0.7)
+
+    def reconstruct(compiled: bool) -> tuple[torch.Tensor, ...]:
+        copy = window.window_average(query, key, values, radius, 1 / 0.07, compiled=compiled)
+        return torch.autograd.grad(copy.square().mean(), (query, key))
+
+    def compare(compiled: bool) -> tuple[torch.Tensor, ...]:
+        loss = window.window_cross_entropy(query, key, valid, target, radius, 1 / 0.07, compiled)
+        return torch.autograd.grad(loss.mean(), (query, key))
+
+    kinds = {"tiled": False} | ({"Triton": True} if device.type == "cuda" else {})
+    variants = {}
+    for what, run in (("reconstruction", reconstruct), ("label", compare)):
+        variants |= {f"{what}, {name}": partial(run, compiled) for name, compiled in kinds.items()}
+        for gradients in zip(*(run(compiled) for compiled in kinds.values()), strict=True):
+            difference = (gradients[-1].float() - gradients[0].float()).norm() / gradients[0].float().norm()
+            print(f"  {what}: gradients differ by {difference:.1e} of their length")
+    results = timed(variants, device, rounds)
+    update = make_update(device)
+    return results | timed(
+        {f"update, {name}": partial(update, compiled) for name, compiled in kinds.items()}, device, rounds
+    )
+
+
+def make_update(device: torch.device) -> Callable[[bool], None]:
+    """An update in bfloat16, with the losses by Triton or not, on one batch that is on the device."""
+    recipe = replace(RECIPES["joint-small"], batch_size=8)
+    textures, seeds = (255 * natural_image(256, 60, 0.4, Random(range(4)))).byte(), list(range(recipe.batch_size))
+    pairs = make_synthetic(recipe, textures, seeds, stride=2)
+    pairs = replace(pairs, **{name: value.to(device) for name, value in vars(pairs).items()})
+    real = (255 * pairs.frames).byte()
+    module = JointTraining(FgvcModel.from_pretrained(default_checkpoint()), recipe).train().to(device)
+    optimizer = torch.optim.Adam(module.parameters(), lr=1e-5)
+    chosen = window.triton_fits
+
+    def update(compiled: bool) -> None:
+        window.triton_fits = lambda *_: compiled
+        with torch.autocast(device.type, torch.bfloat16):
+            total = torch.stack(list(module(real, pairs, seeds).values())).sum()
+        total.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        window.triton_fits = chosen
+
+    return update
 
 
 def timed(variants: Mapping[str, Callable], device: torch.device, rounds: int) -> dict:

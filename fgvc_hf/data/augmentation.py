@@ -6,7 +6,7 @@ Frames are `(B, 2, 3, H, W)`. All random numbers come from a [`Random`], which h
 import torch
 import torch.nn.functional as F
 
-from ..image_processing_pil_fgvc import RGB_TO_XYZ, FgvcImageProcessorPil
+from ..image_processing_pil_fgvc import FgvcImageProcessorPil, rgb_to_lab
 from .scene import Random
 
 
@@ -17,16 +17,6 @@ def rgb_to_pixel_values(rgb: torch.Tensor, processor=FgvcImageProcessorPil) -> t
         values = values[..., [0, 0, 0], :, :]
     mean, std = (values.new_tensor(v)[:, None, None] for v in (processor.image_mean, processor.image_std))
     return (values - mean) / std
-
-
-def rgb_to_lab(rgb: torch.Tensor) -> torch.Tensor:
-    """CIE Lab of RGB in [0, 1], both `(..., 3, H, W)`, on any device."""
-    linear = torch.where(rgb <= 0.04045, rgb / 12.92, ((rgb.clamp_min(0.04045) + 0.055) / 1.055) ** 2.4)
-    matrix = torch.tensor(RGB_TO_XYZ / RGB_TO_XYZ.sum(axis=1, keepdims=True), dtype=rgb.dtype, device=rgb.device)
-    xyz = torch.einsum("ij,...jhw->...ihw", matrix, linear)
-    epsilon, kappa = (6 / 29) ** 3, (29 / 6) ** 2 / 3
-    x, y, z = torch.where(xyz > epsilon, xyz.clamp_min(epsilon) ** (1 / 3), xyz * kappa + 4 / 29).unbind(-3)
-    return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=-3)
 
 
 def change_light(frames: torch.Tensor, random: Random, strength: float = 1.0) -> torch.Tensor:

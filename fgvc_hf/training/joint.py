@@ -137,7 +137,6 @@ class JointTraining(nn.Module):
                 recipe.radius,
                 recipe.reconstruction,
                 recipe.occlusion_test,
-                recipe.compiled,
             )
             for query, key in self._directions()
         ]
@@ -156,7 +155,6 @@ class JointTraining(nn.Module):
                 teacher[:, key],
                 recipe.radius,
                 recipe.temperature,
-                recipe.compiled,
             )
             for query, key in self._directions()
         ]
@@ -176,11 +174,11 @@ class JointTraining(nn.Module):
             where = positions, valid, recipe.radius, recipe.temperature
             if recipe.label == "soft" and teacher_features is not None:
                 teacher = teacher_features[:, key]
-                losses.append(soft_label_loss(*arguments, teacher, *where, recipe.teacher_norm, recipe.compiled))
+                losses.append(soft_label_loss(*arguments, teacher, *where, recipe.teacher_norm))
             elif recipe.label == "gaussian":
-                losses.append(gaussian_loss(*arguments, *where, recipe.label_sigma, recipe.compiled))
+                losses.append(gaussian_loss(*arguments, *where, recipe.label_sigma))
             else:
-                losses.append(dirac_loss(*arguments, *where, recipe.compiled))
+                losses.append(dirac_loss(*arguments, *where))
         return torch.stack(losses).mean(), features
 
     def _adversarial(self, real: torch.Tensor, synthetic: torch.Tensor) -> torch.Tensor:

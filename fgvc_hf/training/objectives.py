@@ -1,8 +1,7 @@
 """The losses of the paper, each one function. Features are channels last, `(B, h, w, C)`; every loss is one number per pair.
 
 A query is a cell of the frame that is matched, a key a cell of the frame that it is looked for in. `radius` is the window
-radius r in cells. Where the paper and the released code differ, the argument that chooses says so. `compiled` computes on a GPU
-by Triton, see `window_triton.py`.
+radius r in cells. Where the paper and the released code differ, the argument that chooses says so.
 """
 
 import torch
@@ -58,19 +57,17 @@ def sample_cells(features: torch.Tensor, positions: torch.Tensor) -> torch.Tenso
     return sampled.permute(0, 2, 3, 1)
 
 
-def dirac_loss(query, key, positions, valid, radius: int, temperature: float, compiled: bool = False) -> torch.Tensor:
+def dirac_loss(query, key, positions, valid, radius: int, temperature: float) -> torch.Tensor:
     """Cross-entropy with the cell nearest to the target (Eq. 2). Features are normalised here."""
     query, key = _normalized(query), _normalized(key)
-    return window_cross_entropy(query, key, valid, DiracTarget(positions), radius, 1 / temperature, compiled)
+    return window_cross_entropy(query, key, valid, DiracTarget(positions), radius, 1 / temperature)
 
 
-def gaussian_loss(
-    query, key, positions, valid, radius: int, temperature: float, sigma: float, compiled: bool = False
-) -> torch.Tensor:
+def gaussian_loss(query, key, positions, valid, radius: int, temperature: float, sigma: float) -> torch.Tensor:
     """Cross-entropy with a Gaussian of `sigma` cells around the target (Eqs. 3 and 4). Features are normalised here."""
     query, key = _normalized(query), _normalized(key)
     target = GaussianTarget(positions, sigma)
-    return window_cross_entropy(query, key, valid, target, radius, 1 / temperature, compiled)
+    return window_cross_entropy(query, key, valid, target, radius, 1 / temperature)
 
 
 def soft_label_loss(
@@ -82,7 +79,6 @@ def soft_label_loss(
     radius: int,
     temperature: float,
     teacher_norm: str = "channel",
-    compiled: bool = False,
 ) -> torch.Tensor:
     """Cross-entropy with the map of a frozen teacher that knows where to look (Eq. 5).
 
@@ -100,7 +96,7 @@ def soft_label_loss(
         raise ValueError(f"teacher_norm must be 'channel' or 'height', got {teacher_norm!r}.")
     target = SoftTarget(warped.to(query.dtype), teacher_key.to(query.dtype), 1 / temperature)
     query, key = _normalized(query), _normalized(key)
-    return window_cross_entropy(query, key, valid, target, radius, 1 / temperature, compiled)
+    return window_cross_entropy(query, key, valid, target, radius, 1 / temperature)
 
 
 def distillation_loss(
@@ -110,7 +106,6 @@ def distillation_loss(
     teacher_key: torch.Tensor,
     radius: int,
     temperature: float,
-    compiled: bool = False,
 ) -> torch.Tensor:
     """Cross-entropy of each query's map with that of a frozen teacher, on any pair (section 3.2). Features are normalised here.
 
@@ -121,7 +116,7 @@ def distillation_loss(
     everywhere = torch.ones(query.shape[:3], dtype=torch.bool, device=query.device)
     target = SoftTarget(teacher_query, teacher_key, 1 / temperature)
     query, key = _normalized(query), _normalized(key)
-    return window_cross_entropy(query, key, everywhere, target, radius, 1 / temperature, compiled)
+    return window_cross_entropy(query, key, everywhere, target, radius, 1 / temperature)
 
 
 def reconstruction_loss(
@@ -132,7 +127,6 @@ def reconstruction_loss(
     radius: int,
     form: str = "aligned",
     occlusion_test: bool = False,
-    compiled: bool = False,
 ) -> torch.Tensor:
     """Copy the hidden colours of one frame from the other by matching, and compare (Eqs. 6 and 8).
 
@@ -146,7 +140,7 @@ def reconstruction_loss(
     stride = query_colours.shape[-1] // query.shape[2]
     values = key_colours[..., ::stride, ::stride].permute(0, 2, 3, 1)
     outside = "zero" if form == "official" else "excluded"
-    copy = window_average(query, key, values, radius, query.shape[-1] ** -0.5, outside, compiled).permute(0, 3, 1, 2)
+    copy = window_average(query, key, values, radius, query.shape[-1] ** -0.5, outside).permute(0, 3, 1, 2)
     if form == "official":
         copy = F.interpolate(copy, size=query_colours.shape[-2:], mode="bilinear", align_corners=False)
     elif form == "aligned":

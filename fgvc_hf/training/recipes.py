@@ -44,7 +44,6 @@ class Recipe:
         average (`float`): Share that a running mean of the weights keeps of itself at each update. The mean is what is evaluated
             and saved as the model; 0 for the weights as they are.
         textures (`int`): Frames kept as material for synthetic pairs.
-        compiled (`bool`): Compute the losses but the adversarial by Triton, on a GPU; see `window_triton.py`.
         seed (`int`): Of everything.
     """
 
@@ -76,7 +75,6 @@ class Recipe:
     freeze_batch_norm: bool = False
     average: float = 0.0
     textures: int = 512
-    compiled: bool = False
     seed: int = 0
 
     betas: ClassVar[tuple[float, float]] = (0.9, 0.999)

@@ -15,6 +15,10 @@ import torch
 import torch.nn.functional as F
 
 from ..correlation_fgvc import TILE
+from ..selection_fgvc import TRITON_TYPES, triton_fits
+
+
+LOSSES_MEMORY = 227 * 2**10  # bytes of shared memory that Triton's kernels may take: an H100 has so much
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,13 @@ def _scores(q: torch.Tensor, k: torch.Tensor, scale: float, row: TileRow) -> tor
     return torch.add(row.bias, products, alpha=scale).flatten(0, 1)
 
 
+def _by_triton(features: torch.Tensor, compiled: bool | None) -> bool:
+    """Whether Triton computes what is asked of these features."""
+    if compiled is not None:
+        return compiled
+    return features.dtype in TRITON_TYPES and triton_fits(features.device, LOSSES_MEMORY)
+
+
 class _Average(torch.autograd.Function):
     @staticmethod
     def forward(ctx, query, key, values, scale, tiling):
@@ -163,7 +174,7 @@ def window_average(
     radius: int,
     scale: float,
     outside: str = "excluded",
-    compiled: bool = False,
+    compiled: bool | None = None,
 ) -> torch.Tensor:
     """Average of the values of the keys in each query's window, weighted by the softmax of scaled products (Eq. 6).
 
@@ -173,13 +184,13 @@ def window_average(
         radius (`int`): Window radius in cells.
         scale (`float`): Factor on the products before the softmax.
         outside (`str`): What cells outside the frame do; see [`Tiling`].
-        compiled (`bool`): Compute it by Triton, on a GPU; see [`fgvc_hf.training.window_triton`].
+        compiled (`bool`, *optional*): Whether by Triton, see [`fgvc_hf.training.window_triton`]; if not given, on GPUs that it is made for.
 
     Returns:
         `torch.Tensor` of shape `(B, h, w, V)`, float32.
     """
     tiling = Tiling(query, radius, outside)
-    if compiled:
+    if _by_triton(query, compiled):
         from .window_triton import window_average as compiled_average  # Triton may be missing
 
         return compiled_average(query, key, values, radius, scale, outside)
@@ -230,7 +241,7 @@ def window_cross_entropy(
     target: Target,
     radius: int,
     scale: float,
-    compiled: bool = False,
+    compiled: bool | None = None,
 ) -> torch.Tensor:
     """Mean cross-entropy `(B,)` between the window map of each valid query and its label.
 
@@ -240,9 +251,9 @@ def window_cross_entropy(
         target: The labels, a distribution over each query's window: [`DiracTarget`], [`GaussianTarget`] or [`SoftTarget`].
         radius (`int`): Window radius in cells.
         scale (`float`): Factor on the products before the softmax.
-        compiled (`bool`): Compute it by Triton, on a GPU; see [`fgvc_hf.training.window_triton`].
+        compiled (`bool`, *optional*): Whether by Triton, see [`fgvc_hf.training.window_triton`]; if not given, on GPUs that it is made for.
     """
-    if compiled:
+    if _by_triton(query, compiled):
         from .window_triton import window_cross_entropy as compiled_cross_entropy  # Triton may be missing
 
         return compiled_cross_entropy(query, key, valid, target, radius, scale)

@@ -4,8 +4,7 @@ Forward goes through the keys of each tile of queries once, with a running softm
 that backward computes the probabilities again: once by tiles of queries for their gradient, and once by tiles of keys for theirs. The window
 is symmetric: the queries that a key is seen by are those in its own window, so that no two programs add to the same cell.
 
-The kernels were checked by Triton's interpreter (`TRITON_INTERPRET=1`, tensors on a CPU), and they compile for an H100 (sm_90); they were
-neither run nor timed on a GPU. They are therefore used only where they are asked for: `compiled=True`.
+Triton's interpreter (`TRITON_INTERPRET=1`) runs the kernels on a CPU, for tests.
 """
 
 import os
@@ -22,8 +21,9 @@ except ImportError as error:
 
 from ..correlation_fgvc import TILE
 from ..selection_triton import (
-    CHANNELS_PER_CHUNK,
+    CHANNELS_AT_ONCE,
     KEYS_PER_BLOCK,
+    chunk_of,
     filled,
     halo_cells,
     load_features,
@@ -90,9 +90,10 @@ def _average_kernel(
     query, key, values = query + first * channels, key + first * channels, values + first * depth
     maximum, total = tl.full((rows * columns,), LEAST, tl.float32), tl.zeros((rows * columns,), tl.float32)
     average = tl.zeros((rows * columns, depth_filled), tl.float32)
+    held = load_features(query, own, own_on_map, 0, channels, chunk)
     for start in range(0, (rows + 2 * radius) * (columns + 2 * radius), block):
         y, x, cell, in_halo, on_map = halo_cells(start, top, left, h, w, radius, rows, columns, block)
-        scores = multiply(query, own, own_on_map, key, cell, on_map, channels, chunk, precision) * scale
+        scores = multiply(held, query, own, own_on_map, key, cell, on_map, channels, chunk, precision) * scale
         counts = in_halo if zero_outside else on_map
         scores = tl.where(_near(own_y, own_x, y, x, radius) & counts[None, :], scores, float("-inf"))
         maximum, total, weights, shrink = _running_softmax(scores, maximum, total)
@@ -134,8 +135,10 @@ def _cross_entropy_kernel(
     top, left, own_y, own_x, own, own_on_map = tile_cells(tl.program_id(0), tile_columns, h, w, rows, columns)
     first = tl.program_id(1).to(tl.int64) * h * w  # cell of this element of the batch
     query, key = query + first * channels, key + first * channels
+    held = load_features(query, own, own_on_map, 0, channels, chunk)
     if label == "soft":
         warped, teacher = warped + first * depth, teacher + first * depth
+        held_warped = load_features(warped, own, own_on_map, 0, depth, depth_chunk)
     else:
         target_x = tl.load(positions + (first + own) * 2, mask=own_on_map, other=0.0)
         target_y = tl.load(positions + (first + own) * 2 + 1, mask=own_on_map, other=0.0)
@@ -144,10 +147,12 @@ def _cross_entropy_kernel(
     for start in range(0, (rows + 2 * radius) * (columns + 2 * radius), block):
         y, x, cell, _, on_map = halo_cells(start, top, left, h, w, radius, rows, columns, block)
         near = _near(own_y, own_x, y, x, radius) & on_map[None, :]
-        scores = multiply(query, own, own_on_map, key, cell, on_map, channels, chunk, precision) * scale
+        scores = multiply(held, query, own, own_on_map, key, cell, on_map, channels, chunk, precision) * scale
         maximum, total, _, _ = _running_softmax(tl.where(near, scores, float("-inf")), maximum, total)
         if label == "soft":
-            products = multiply(warped, own, own_on_map, teacher, cell, on_map, depth, depth_chunk, precision)
+            products = multiply(
+                held_warped, warped, own, own_on_map, teacher, cell, on_map, depth, depth_chunk, precision
+            )
             label_scores = products * label_scale
         else:
             dy, dx = y[None, :] - target_y[:, None], x[None, :] - target_x[:, None]
@@ -196,9 +201,11 @@ def _gradient_kernel(
     first = tl.program_id(1).to(tl.int64) * h * w  # cell of this element of the batch
     own_features, other_features = own_features + first * channels, other_features + first * channels
     log_total, second_log_total = log_total + first, second_log_total + first
+    held = load_features(own_features, own, own_on_map, 0, channels, chunk)
     by_product: tl.constexpr = kind == "average" or kind == "soft"
     if by_product:
         own_second, other_second = own_second + first * depth, other_second + first * depth
+        held_second = load_features(own_second, own, own_on_map, 0, depth, depth_chunk)
     else:
         positions = positions + first * 2
     first_channel = tl.program_id(2) * part
@@ -206,7 +213,9 @@ def _gradient_kernel(
     for start in range(0, (rows + 2 * radius) * (columns + 2 * radius), block):
         y, x, other, _, on_map = halo_cells(start, top, left, h, w, radius, rows, columns, block)
         near = _near(own_y, own_x, y, x, radius) & on_map[None, :]
-        scores = multiply(own_features, own, own_on_map, other_features, other, on_map, channels, chunk, precision)
+        scores = multiply(
+            held, own_features, own, own_on_map, other_features, other, on_map, channels, chunk, precision
+        )
         if of_keys:
             query, counts = other[None, :], on_map[None, :]
             key_y, key_x = own_y[:, None], own_x[:, None]
@@ -216,7 +225,9 @@ def _gradient_kernel(
         probabilities = tl.exp(scores * scale - tl.load(log_total + query, mask=counts, other=float("inf")))
         logarithm = tl.load(second_log_total + query, mask=counts, other=0.0)
         if by_product:
-            second = multiply(own_second, own, own_on_map, other_second, other, on_map, depth, depth_chunk, precision)
+            second = multiply(
+                held_second, own_second, own, own_on_map, other_second, other, on_map, depth, depth_chunk, precision
+            )
         else:
             dx = key_x - tl.load(positions + query * 2, mask=counts, other=0.0)
             dy = key_y - tl.load(positions + query * 2 + 1, mask=counts, other=0.0)
@@ -237,7 +248,7 @@ def _gradient_kernel(
 def _check(features: torch.Tensor) -> None:
     if not (features.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"):
         raise ValueError(f"compiled losses need features on a GPU, got {features.device.type}.")
-    if features.dtype not in CHANNELS_PER_CHUNK:
+    if features.dtype not in CHANNELS_AT_ONCE:
         raise ValueError(f"compiled losses take float32, bfloat16 or float16, got {features.dtype}.")
 
 
@@ -251,7 +262,7 @@ class _Launch:
 
     def chunk(self, channels: int) -> int:
         """Channels multiplied at a time."""
-        return min(CHANNELS_PER_CHUNK[self.features.dtype], filled(channels))
+        return chunk_of(channels, self.features.dtype)
 
     def __call__(self, kernel, *arguments, parts: int = 1, **options) -> None:
         tile_columns = -(-self.w // TILE[1])
@@ -268,7 +279,7 @@ class _Launch:
                 rows=TILE[0],
                 columns=TILE[1],
                 block=KEYS_PER_BLOCK,
-                precision="ieee" if self.features.dtype == torch.float32 else "tf32",
+                precision="tf32x3" if self.features.dtype == torch.float32 else "tf32",
                 num_warps=8,
                 num_stages=2,
                 **options,
