@@ -377,8 +377,8 @@ class FgvcInferenceSession:
             if state is None:
                 continue
             ids = state.ids if isinstance(state, PointTemplates) else state.point_ids
-            found = zip(state.points, state.confidence, state.uncertainty, self._at_border(state), strict=True)
-            points |= dict(zip(ids, found, strict=True))
+            found = state.points, state.confidence, state.uncertainty, self._at_border(state)
+            points |= dict(zip(ids, zip(*(part.cpu() for part in found), strict=True), strict=True))
         for group in self.groups:
             masks |= {obj_id: group.masks[:, i] for i, obj_id in enumerate(group.mask_ids)}
         object_ids = [obj_id for obj_id in self.points if obj_id in points]
@@ -390,10 +390,10 @@ class FgvcInferenceSession:
         maps = [masks[obj_id].view(size) for obj_id in mask_ids]
         return {
             "object_ids": object_ids,
-            "tracks": torch.stack(tracks).cpu() if tracks else torch.zeros((0, 2), dtype=torch.float64),
-            "confidence": torch.stack(confidence).cpu() if tracks else torch.zeros(0),
-            "uncertainty": torch.stack(uncertainty).cpu() if tracks else torch.zeros(0),
-            "at_border": torch.stack(at_border).cpu() if tracks else torch.zeros(0, dtype=torch.bool),
+            "tracks": torch.stack(tracks) if tracks else torch.zeros((0, 2), dtype=torch.float64),
+            "confidence": torch.stack(confidence) if tracks else torch.zeros(0),
+            "uncertainty": torch.stack(uncertainty) if tracks else torch.zeros(0),
+            "at_border": torch.stack(at_border) if tracks else torch.zeros(0, dtype=torch.bool),
             "box_ids": box_ids,
             "boxes": torch.stack([box.corners for box in boxes]).cpu() if boxes else torch.zeros((0, 4, 2)).double(),
             "box_confidence": torch.stack([box.confidence for box in boxes]).cpu() if boxes else torch.zeros(0),

@@ -9,15 +9,16 @@ import torch
 import torch.nn.functional as F
 
 from .configuration_fgvc import FgvcConfig
-from .correlation_fgvc import copy_block
 
 
 REFINEMENT = 2  # cells around the best one within which the first patch has a say
 LOST_GROWTH = 0.1  # of the range of likely motion, per frame that a point was not seen
 RIVAL_DISTANCE = 3  # cells beyond which another maximum is a rival
+HALF_RIVAL_DISTANCE = 2  # and of those of the halved map
+FINE_REACH = 3  # cells around the best place of the halved map that are compared at full resolution
 LEAST_SHARE = 0.25  # of a patch, by weight, that must lie in the frame for its place to be told by it
 # Held at a time; always as many, for the last bit of a product depends on its size
-WINDOWS_AT_ONCE = {"cpu": 8, "accelerator": 32}
+WINDOWS_AT_ONCE = {"cpu": 16, "accelerator": 32}
 
 
 def patch_offsets(radius: int, device=None) -> torch.Tensor:
@@ -40,7 +41,8 @@ def sample_patches(features: torch.Tensor, cells: torch.Tensor, radius: int) -> 
     fx, fy = ((cells - first)[:, i, None, None, None] for i in (0, 1))
     axis = torch.arange(-radius, radius + 2, device=cells.device)
     x, y = ((first[:, i, None].long() + axis).clamp(0, side - 1) for i, side in ((0, w), (1, h)))  # (N, D+1)
-    block = features[y[:, :, None], x[:, None]].float()  # (N, D+1, D+1, C)
+    index = (y[:, :, None] * w + x[:, None]).flatten()
+    block = features.reshape(h * w, c).index_select(0, index).float().view(*y.shape, x.shape[1], c)  # (N, D+1, D+1, C)
     rows = torch.lerp(block[:, :, :-1], block[:, :, 1:], fx)
     return torch.lerp(rows[:, :-1], rows[:, 1:], fy).flatten(1, 2).to(features.dtype)
 
@@ -57,58 +59,118 @@ def window_scores(
     Args:
         features (`torch.Tensor` of shape `(h, w, C)`): The frame.
         centres (`torch.Tensor` of shape `(N, 2)`): Cells that the windows are centred on; rounded.
-        templates (`torch.Tensor` of shape `(N, P, C)`): Template of each point, a square of P cells.
+        templates (`torch.Tensor` of shape `(T, N, P, C)`): T templates of each point, squares of P cells.
         weights (`torch.Tensor` of shape `(N, P)` or `(P,)`): How much each cell of a template counts; their sum is 1.
         search (`int`): Radius of the window in cells; D is twice it plus 1.
 
     Returns:
-        `scores` (N, D, D), float32: mean similarity of the patch around a cell, where cells outside the frame count 0. `share` (N, D, D):
+        `scores` (T, N, D, D), float32: mean similarity of the patch around a cell, where cells outside the frame count 0. `share` (N, D, D):
         by weight, of the patch that lies in the frame; 0 where the cell itself does not. `corner` (N, 2): the first cell (x, y) of each
         window.
     """
     h, w = features.shape[:2]
-    n, p, c = templates.shape
+    t, n, p, c = templates.shape
     radius = (math.isqrt(p) - 1) // 2
     # Sides of a patch, a window, and the cells that its patches cover
     side, d, b = 2 * radius + 1, 2 * search + 1, 2 * (search + radius) + 1
     corner = centres.round().long() - search
-    weighted = (templates.float() * weights[..., None]).to(features.dtype)
-    scores = torch.zeros((n, d * b), device=features.device)
-    length = (d - 1) * b + d  # from the first cell of a window to its last, in rows of b
-    at_once = WINDOWS_AT_ONCE["cpu" if features.device.type == "cpu" else "accelerator"]
-    weighted = F.pad(weighted, (0, 0, 0, 0, 0, -n % at_once))
-    # Buffers are reused, for fresh memory costs more than the arithmetic that fills it
-    windows, products = features.new_zeros((at_once, b, b, c)), features.new_empty((at_once, p, b * b))
-    for start in range(0, n, at_once):
-        part = slice(start, start + at_once)
-        k = len(corner[part])
-        _cut_windows(features, corner[part] - radius, windows[:k])
-        torch.bmm(weighted[part], windows.flatten(1, 2).transpose(1, 2), out=products)  # (at_once, P, b*b)
-        # The product with cell (dy, dx) of a patch counts for the window's cell so many rows up and columns left: all of them as one view
-        shifted = products[:k].as_strided((k, side, side, length), (p * b * b, (side * b + 1) * b, b * b + 1, 1))
-        torch.sum(shifted, dim=(1, 2), dtype=torch.float32, out=scores[part, :length])
     axis = torch.arange(b, device=features.device) - radius
     x, y = corner[:, 0, None] + axis, corner[:, 1, None] + axis  # (N, b)
     x_inside, y_inside = (x >= 0) & (x < w), (y >= 0) & (y < h)
+    inside = (y_inside[:, :, None] & x_inside[:, None]).flatten(1)[:, None].to(features.dtype)  # (N, 1, b*b)
+    index = (y.clamp(0, h - 1)[:, :, None] * w + x.clamp(0, w - 1)[:, None]).flatten(1)  # (N, b*b)
+    at_once = WINDOWS_AT_ONCE["cpu" if features.device.type == "cpu" else "accelerator"]
+    weighted = features.new_empty((n + -n % at_once, t, p, c))
+    weighted[n:] = 0
+    torch.mul(templates.transpose(0, 1), weights[..., None, :, None], out=weighted[:n])
+    weighted = weighted.flatten(1, 2)  # (N, T*P, C)
+    scores = torch.zeros((n, t, d * b), device=features.device)
+    length = (d - 1) * b + d  # from the first cell of a window to its last, in rows of b
+    # Buffers are reused, for fresh memory costs more than the arithmetic that fills it
+    flat = features.reshape(h * w, c)
+    windows, products = features.new_zeros((at_once, b * b, c)), features.new_empty((at_once, t * p, b * b))
+    for start in range(0, n, at_once):
+        part = slice(start, start + at_once)
+        k = len(index[part])
+        torch.index_select(flat, 0, index[part].flatten(), out=windows[:k].view(-1, c))
+        torch.bmm(weighted[part], windows.transpose(1, 2), out=products)  # (at_once, T*P, b*b)
+        products[:k] *= inside[part]
+        # The product with cell (dy, dx) of a patch counts for the window's cell so many rows up and columns left: all of them as one view
+        strides = t * p * b * b, p * b * b, (side * b + 1) * b, b * b + 1, 1
+        shifted = products[:k].as_strided((k, t, side, side, length), strides)
+        torch.sum(shifted, dim=(2, 3), dtype=torch.float32, out=scores[part, :, :length])
     columns, rows = (of.float().unfold(1, side, 1) for of in (x_inside, y_inside))  # (N, D, side)
     share = rows @ weights.expand(n, -1).unflatten(1, (side, side)) @ columns.transpose(1, 2)  # (N, D, D)
     cells = slice(radius, radius + d)
     share = share * (y_inside[:, cells, None] & x_inside[:, None, cells])
-    return scores.view(n, d, b)[:, :, :d], share, corner
+    return scores.view(n, t, d, b)[..., :d].transpose(0, 1), share, corner
 
 
-def _cut_windows(features: torch.Tensor, corners: torch.Tensor, windows: torch.Tensor) -> None:
-    """Fill windows (k, b, b, C) with the cells from `corners` (k, 2) on, (x, y); 0 outside the frame."""
-    (h, w), b = features.shape[:2], windows.shape[1]
-    if features.device.type != "cpu":  # one gather: a copy for each would wait for the launch of each
-        x, y = (corners[:, i, None] + torch.arange(b, device=corners.device) for i in (0, 1))  # (k, b)
-        inside = ((y >= 0) & (y < h))[:, :, None] & ((x >= 0) & (x < w))[:, None, :]
-        windows.copy_(features[y.clamp(0, h - 1)[:, :, None], x.clamp(0, w - 1)[:, None, :]] * inside[..., None])
-        return
-    for window, (left, top) in zip(windows, corners.tolist(), strict=True):
-        if not (0 <= left <= w - b and 0 <= top <= h - b):
-            window.zero_()
-        copy_block(features, top, left, window)
+def halve(features: torch.Tensor) -> torch.Tensor:
+    """Every second cell of features (h, w, C), along both axes: means of 3 x 3 cells, of unit length."""
+    sums = features
+    for _ in range(2):
+        odd, sums = sums[1::2], sums[::2].to(torch.float32, copy=True)
+        sums[: len(odd)] += odd
+        sums[1:] += odd[: len(sums) - 1]
+        sums = sums.transpose(0, 1)
+    return F.normalize(sums, dim=-1).to(features.dtype).contiguous()
+
+
+def halve_patches(patches: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Patches (N, P, C) with the weights (N, P) of their cells, as [`halve`] does: each cell counts for the nearest of every second cell."""
+    radius = (math.isqrt(patches.shape[1]) - 1) // 2
+    axis = torch.arange(-radius, radius + 1, device=patches.device)
+    half = torch.arange(-(radius // 2), radius // 2 + 1, device=patches.device)
+    near = (1 - ((axis / 2).clamp(half[0], half[-1]) - half[:, None]).abs()).clamp_min(0)  # (S, D)
+    shares = torch.kron(near, near) * weights[:, None]  # (N, S * S, P)
+    return F.normalize(shares @ patches.float(), dim=-1).to(patches.dtype), shares.sum(dim=-1)
+
+
+def likely_places(
+    scores: torch.Tensor,
+    share: torch.Tensor,
+    corner: torch.Tensor,
+    last: torch.Tensor,
+    lost: torch.Tensor,
+    prior: float,
+) -> torch.Tensor:
+    """Similarity (N, D, D) of the cells of windows less what their distance from the last cells costs; arguments as of [`locate`]."""
+    axis = torch.arange(scores.shape[1], device=scores.device)
+    dx, dy = (corner[:, i, None] + axis - last[:, i, None] for i in (0, 1))  # (N, D)
+    moved = dy[:, :, None] ** 2 + dx[:, None, :] ** 2  # (N, D, D) squared cells
+    # The longer a point was not seen, the farther it may be
+    penalty = prior / (1 + LOST_GROWTH * lost[:, None, None])
+    return (similarity_inside(scores, share) - penalty * moved).masked_fill(share == 0, -math.inf)
+
+
+def search_halved(
+    halved: torch.Tensor,
+    templates: torch.Tensor,
+    weights: torch.Tensor,
+    search: int,
+    last: torch.Tensor,
+    lost: torch.Tensor,
+    prior: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where points are roughly: the best place of a frame at half its resolution, which takes a twentieth of the arithmetic.
+
+    Args:
+        halved (`torch.Tensor` of shape `(h/2, w/2, C)`): The frame, by [`halve`].
+        templates, weights, search: As of [`window_scores`].
+        last, lost, prior: As of [`locate`].
+
+    Returns:
+        Cells (N, 2) of the frame itself, and by how much better (N,) they are than any other place.
+    """
+    patches, shares = halve_patches(templates, weights)
+    (scores,), share, corner = window_scores(halved, last / 2, patches[None], shares, -(-search // 2))
+    likely = likely_places(scores, share, corner, last / 2, lost, 4 * prior)
+    best, cell = likely.flatten(1).max(dim=1)
+    row, column = cell // likely.shape[1], cell % likely.shape[1]
+    axis = torch.arange(likely.shape[1], device=likely.device)
+    rival = likely.masked_fill(_near(axis, row, column, HALF_RIVAL_DISTANCE), -math.inf).flatten(1).amax(dim=1)
+    return 2 * (corner + torch.stack([column, row], dim=1)), (best - rival).clamp_max(1)
 
 
 def search_cells(h: int, w: int, config: FgvcConfig) -> int:
@@ -117,68 +179,51 @@ def search_cells(h: int, w: int, config: FgvcConfig) -> int:
 
 
 def locate(
-    features: torch.Tensor,
-    anchor: torch.Tensor,
-    weights: torch.Tensor,
-    scores: torch.Tensor,
+    first: torch.Tensor,
+    mean: torch.Tensor,
     share: torch.Tensor,
     corner: torch.Tensor,
     last: torch.Tensor,
     lost: torch.Tensor,
     prior: float,
+    margin: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Where points are, and the evidence that they are seen there.
 
     Args:
-        features (`torch.Tensor` of shape `(h, w, C)`): The frame.
-        anchor (`torch.Tensor` of shape `(N, P, C)`), weights (`torch.Tensor` of shape `(N, P)`): First patches, compared around the best
-            cells alone, and how much each of their cells counts.
-        scores, share, corner: With the mean of patches, as [`window_scores`] gives them.
+        first, mean (`torch.Tensor` of shape `(N, D, D)`), share, corner: Scores of windows with the first patches and with the mean of
+            patches, as [`window_scores`] gives them. The first have a say around the best cells of the mean alone.
         last (`torch.Tensor` of shape `(N, 2)`): Cells that the points were on.
         lost (`torch.Tensor` of shape `(N,)`): Frames since they were seen.
         prior (`float`): Similarity that a shift of one cell costs; it grows with the square of the shift.
+        margin (`torch.Tensor` of shape `(N,)`): By how much better the window is than any other place.
 
     Returns:
         Fractional cells (N, 2), and evidence (N, 3) in the order of `EVIDENCE`: similarity to the first patch and to the mean of
         patches, and by how much the place found is better than any other.
     """
-    n, d, _ = scores.shape
-    axis = torch.arange(d, device=scores.device)
-    dx, dy = (corner[:, i, None] + axis - last[:, i, None] for i in (0, 1))  # (N, D)
-    moved = dy[:, :, None] ** 2 + dx[:, None, :] ** 2  # (N, D, D) squared cells
-    # The longer a point was not seen, the farther it may be
-    penalty = prior / (1 + LOST_GROWTH * lost[:, None, None])
-    likely = (similarity_inside(scores, share) - penalty * moved).masked_fill(share == 0, -math.inf)
-    best, best_cell = likely.flatten(1).max(dim=1)
-    row, column = best_cell // d, best_cell % d
-
-    reach = REFINEMENT + 1  # one more on each side, for the parabola
-    side = 2 * reach + 1
-    first, part, near_corner = window_scores(features, corner + torch.stack([column, row], 1), anchor, weights, reach)
-    refined = (similarity_inside(first, part) + _around(likely, row, column, reach)) / 2  # (N, side, side)
-    near = refined[:, 1:-1, 1:-1].flatten(1).argmax(dim=1)
-    fine_row, fine_column = near // (side - 2) + 1, near % (side - 2) + 1
-    point = torch.arange(n, device=scores.device)
-    at = lambda dy, dx: refined[point, fine_row + dy, fine_column + dx]  # noqa: E731
-    x = near_corner[:, 0] + fine_column + _vertex(at(0, -1), at(0, 0), at(0, 1))
-    y = near_corner[:, 1] + fine_row + _vertex(at(-1, 0), at(0, 0), at(1, 0))
-
+    n, d, _ = mean.shape
+    axis, point = torch.arange(d, device=mean.device), torch.arange(n, device=mean.device)
+    likely = likely_places(mean, share, corner, last, lost, prior)
+    best, cell = likely.flatten(1).max(dim=1)
+    row, column = cell // d, cell % d
     rival = likely.masked_fill(_near(axis, row, column, RIVAL_DISTANCE), -math.inf).flatten(1).amax(dim=1)
-    mean = scores[point, row + fine_row - reach, column + fine_column - reach]
-    evidence = [first[point, fine_row, fine_column], mean, (best - rival).clamp_max(1)]
+
+    refined = (similarity_inside(first, share) + likely) / 2
+    around = refined.masked_fill(~_near(axis, row, column, REFINEMENT), -math.inf)
+    fine = around.flatten(1).argmax(dim=1)
+    row, column = fine // d, fine % d
+    padded = F.pad(refined, (1, 1, 1, 1), value=-math.inf)
+    at = lambda dy, dx: padded[point, row + 1 + dy, column + 1 + dx]  # noqa: E731
+    x = corner[:, 0] + column + _vertex(at(0, -1), at(0, 0), at(0, 1))
+    y = corner[:, 1] + row + _vertex(at(-1, 0), at(0, 0), at(1, 0))
+    evidence = first[point, row, column], mean[point, row, column], torch.minimum(best - rival, margin)
     return torch.stack([x, y], dim=1), torch.stack(evidence, dim=1)
 
 
 def similarity_inside(scores: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
     """Mean similarity of that part of a patch which lies in the frame: else nothing would be found at the border, but beside it."""
     return scores / share.clamp_min(LEAST_SHARE)
-
-
-def _around(values: torch.Tensor, row: torch.Tensor, column: torch.Tensor, reach: int) -> torch.Tensor:
-    """The values (N, D, D) at most `reach` rows and columns from one; -inf beyond the window."""
-    padded = F.pad(values, (reach,) * 4, value=-math.inf)
-    axis, point = torch.arange(2 * reach + 1, device=row.device), torch.arange(len(row), device=row.device)
-    return padded[point[:, None, None], row[:, None, None] + axis[:, None], column[:, None, None] + axis]
 
 
 def _vertex(before: torch.Tensor, middle: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
@@ -194,4 +239,4 @@ def _near(axis: torch.Tensor, row: torch.Tensor, column: torch.Tensor, distance:
     return rows[:, :, None] & columns[:, None, :]
 
 
-__all__ = ["locate", "sample_patches", "window_scores"]
+__all__ = ["halve", "locate", "sample_patches", "search_halved", "window_scores"]

@@ -26,7 +26,7 @@ from .templates_fgvc import PointTemplates
 from .video import open_video
 
 
-FORMAT = "fgvc-session-3"
+FORMAT = "fgvc-session-4"
 
 
 def save_session(session: FgvcInferenceSession, model: FgvcModel, path: str | Path) -> None:

@@ -27,14 +27,23 @@ import torch.nn.functional as F
 
 from .configuration_fgvc import EVIDENCE_WEIGHTS, FgvcConfig
 from .coordinates_fgvc import cell_to_point, point_to_cell
-from .patches_fgvc import locate, patch_weights, sample_patches, search_cells, window_scores
+from .patches_fgvc import (
+    FINE_REACH,
+    halve,
+    locate,
+    patch_weights,
+    sample_patches,
+    search_cells,
+    search_halved,
+    window_scores,
+)
 
 
 BACK = (1, 2, 4, 8, 16)  # frames back that templates are of: near ones know the pose, far ones have drifted less
 CELL_TEMPERATURE = 0.1  # of the share that a cell of a patch has by its similarity
 CELL_RATE = 0.6  # share of the last frame in the running mean of that similarity
 ANCHOR_SHARE = 1.5  # of the first patch in the mean; each other one counts 1
-POINTS_AT_ONCE = 64  # scores held at a time
+POINTS_AT_ONCE = {"cpu": 128, "accelerator": 1024}  # scores held at a time
 RECALL_CELLS = 4  # a side of the blocks of cells that a whole frame is searched by; as mean_blocks adds them up
 RECALL_REACH = 5  # cells around the best block
 RECALL_GAIN = 0.05  # similarity that a place far off has to win
@@ -52,7 +61,7 @@ LEAST_USUAL = (
 class PointTemplates:
     """Points being followed, a row each: N points, patches of P cells, features of C channels.
 
-    `anchor` (N, P, C) is the first patch; `recent` (16, N, P, C) a ring of the following ones, of which `trusted` (16, N) may be used.
+    `anchor` (N, P, C) is the first patch; `recent` (16, N, P, C) a ring of the following ones that may be used, `trusted` (16, N), else 0.
     `cells` (N, 2) is where a point was seen last, `lost` (N,) the frames since its patch was trusted, `evidence` (N, 9) what its
     confidence and its uncertainty, in pixels of the model's input, are told from, `past` (N, 2, 3) the running means of the evidence of
     frames, inf before the first, `points` (N, 2) its position in these pixels, and `expected` (N, 2) where it would be one frame after it
@@ -131,15 +140,18 @@ class PointTemplates:
 
     def follow(self, features: torch.Tensor, input_size: tuple[int, int], config: FgvcConfig) -> None:
         """Find all points on the next frame, with features (h, w, C), and learn from what was found."""
+        halved = halve(features)
         blocks = cache(lambda: mean_blocks(features))  # few frames need them
-        for start in range(0, len(self.ids), POINTS_AT_ONCE):
-            self._follow(slice(start, start + POINTS_AT_ONCE), features, blocks, input_size, config)
+        at_once = POINTS_AT_ONCE["cpu" if features.device.type == "cpu" else "accelerator"]
+        for start in range(0, len(self.ids), at_once):
+            self._follow(slice(start, start + at_once), features, halved, blocks, input_size, config)
         self.count += 1
 
     def _follow(
         self,
         rows: slice,
         features: torch.Tensor,
+        halved: torch.Tensor,
         blocks: Callable[[], torch.Tensor | None],
         input_size: tuple[int, int],
         config: FgvcConfig,
@@ -149,8 +161,10 @@ class PointTemplates:
         weights = _cell_weights(self.similarity[rows], radius)
         slots = [(self.count - back) % len(self.recent) for back in BACK]
         mean = _mean_template(anchor, [(self.recent[slot, rows], self.trusted[slot, rows]) for slot in slots])
-        window = window_scores(features, last, mean, weights, search_cells(h, w, config))
-        cells, shown = locate(features, anchor, weights, *window, last, self.lost[rows], config.motion_prior / (h * w))
+        where = last, self.lost[rows], config.motion_prior / (h * w)
+        rough, margin = search_halved(halved, mean, weights, search_cells(h, w, config), *where)
+        scores, share, corner = window_scores(features, rough, torch.stack([anchor, mean]), weights, FINE_REACH)
+        cells, shown = locate(*scores, share, corner, *where, margin)
         cells, shown, recalled = recall(features, blocks, anchor, mean, weights, cells, shown, config)
         first = shown.maximum(shown.new_tensor(LEAST_USUAL))
         past = torch.where(self.past[rows].isinf(), first[:, None], self.past[rows])  # (N, 2, 3)
@@ -160,10 +174,9 @@ class PointTemplates:
         trusted = shown[:, EVIDENCE.index("mean")] >= config.template_trust
         seen = confidence >= config.visibility_threshold
         found, slot = sample_patches(features, cells, radius), self.count % len(self.recent)
-        similar = F.cosine_similarity(found.float(), mean.float(), dim=-1)  # (N, P)
         rate = CELL_RATE * seen[:, None]
-        self.similarity[rows] = torch.lerp(self.similarity[rows], similar, rate)
-        self.recent[slot, rows] = found
+        self.similarity[rows] = torch.lerp(self.similarity[rows], _similarity(found, mean), rate)
+        self.recent[slot, rows] = found.masked_fill_(~trusted[:, None, None], 0)
         self.trusted[slot, rows] = trusted
         self.lost[rows] = torch.where(trusted, 0, self.lost[rows] + 1)
         hidden = (confidence < config.hidden_threshold) & ~recalled
@@ -183,12 +196,17 @@ def _cell_weights(similarity: torch.Tensor, radius: int) -> torch.Tensor:
 
 
 def _mean_template(anchor: torch.Tensor, recent: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-    """Mean (N, P, C) of the first patches and of those (N, P, C) of earlier frames that are trusted (N,)."""
+    """Mean (N, P, C) of the first patches and of those (N, P, C) of earlier frames that are trusted (N,); the others are 0."""
     total, count = ANCHOR_SHARE * anchor.float(), ANCHOR_SHARE
     for patches, trusted in recent:
-        shares = trusted.float()[:, None, None]
-        total, count = total.add_(shares * patches.float()), count + shares
-    return total.div_(count).to(anchor.dtype)
+        total, count = total.add_(patches), count + trusted.float()
+    return total.div_(count[:, None, None]).to(anchor.dtype)
+
+
+def _similarity(patches: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """Cosine similarity (N, P) of patches (N, P, C); as torch's, which takes half as long again without float32 copies of both."""
+    norms = (torch.linalg.vector_norm(of, dim=-1, dtype=torch.float32) for of in (patches, others))
+    return (patches * others).sum(dim=-1, dtype=torch.float32) / math.prod(norms).clamp_min(1e-8)
 
 
 def recall(
@@ -222,8 +240,10 @@ def recall(
         return cells, evidence, torch.zeros_like(recalled)
     first = anchor[rows]
     places = best_blocks(means, first, config.template_radius)
-    window = window_scores(features, places, mean[rows], weights[rows], RECALL_REACH)
-    far, seen = locate(features, first, weights[rows], *window, places, torch.zeros_like(places[:, 0]), 0.0)
+    patches = torch.stack([first, mean[rows]])
+    scores, share, corner = window_scores(features, places, patches, weights[rows], RECALL_REACH)
+    never, alone = torch.zeros_like(places[:, 0]), torch.ones_like(places[:, 0])
+    far, seen = locate(*scores, share, corner, places, never, 0.0, alone)
     (was_first, was_mean), (is_first, is_mean) = (of.unbind(dim=1)[:2] for of in (evidence[rows], seen))
     better = (is_first >= (was_first + RECALL_GAIN).clamp_min(config.recall_similarity)) & (is_mean >= was_mean)
     recalled[rows] = better

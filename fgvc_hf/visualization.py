@@ -54,11 +54,10 @@ def draw_tracks(
     """
     unit = line_width(*frame.shape[:2])
     layer, draw = _layer(*frame.shape[:2])
-    colours = point_colours(range(len(tracks)) if ids is None else ids)
+    colours = point_colours(range(len(tracks)) if ids is None else ids).tolist()
+    _draw_trails(draw, tracks, visible, frame_idx, trail, colours, unit)
     for track, seen, colour in zip(tracks, visible, colours, strict=True):
-        _draw_trail(draw, track, seen, frame_idx, trail, tuple(colour.tolist()), unit)
-    for track, seen, colour in zip(tracks, visible, colours, strict=True):
-        _draw_point(draw, track[frame_idx], seen[frame_idx], tuple(colour.tolist()), unit)
+        _draw_point(draw, track[frame_idx], seen[frame_idx], tuple(colour), unit)
     return _over(frame, layer)
 
 
@@ -79,13 +78,16 @@ def _over(frame: np.ndarray, layer: Image.Image) -> np.ndarray:
     return np.asarray(Image.alpha_composite(Image.fromarray(frame).convert("RGBA"), layer).convert("RGB"))
 
 
-def _draw_trail(draw, track, seen, frame_idx: int, trail: int, colour: tuple, unit: float) -> None:
-    for t in range(max(1, frame_idx - trail + 1), frame_idx + 1):
-        if np.isnan(track[t - 1 : t + 1]).any():
-            continue
-        opacity = (1 - (frame_idx - t) / trail) * (1.0 if seen[t] and seen[t - 1] else HIDDEN_OPACITY)
-        ends = [tuple(point * SUPERSAMPLING) for point in track[t - 1 : t + 1]]
-        draw.line(ends, fill=(*colour, round(255 * opacity)), width=round(unit * SUPERSAMPLING))
+def _draw_trails(draw, tracks, visible, frame_idx: int, trail: int, colours: list, unit: float) -> None:
+    frames = np.arange(max(0, frame_idx - trail), frame_idx + 1)
+    points, seen = tracks[:, frames] * SUPERSAMPLING, visible[:, frames]
+    ends = np.concatenate([points[:, :-1], points[:, 1:]], axis=-1)  # (N, L, 4)
+    both_seen = seen[:, :-1] & seen[:, 1:]
+    opacity = (1 - (frame_idx - frames[1:]) / trail) * np.where(both_seen, 1.0, HIDDEN_OPACITY)
+    shown = ~np.isnan(ends).any(axis=-1)
+    opacity, width = (255 * opacity).round().astype(int).tolist(), round(unit * SUPERSAMPLING)
+    for n, segment in np.argwhere(shown).tolist():
+        draw.line(ends[n, segment].tolist(), fill=(*colours[n], opacity[n][segment]), width=width)
 
 
 def _draw_point(draw, point, seen: bool, colour: tuple, unit: float) -> None:

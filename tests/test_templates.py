@@ -7,11 +7,14 @@ import torch.nn.functional as F
 
 from fgvc_hf import FgvcConfig, templates_fgvc
 from fgvc_hf.patches_fgvc import (
+    halve,
+    halve_patches,
     locate,
     patch_offsets,
     patch_weights,
     sample_patches,
     search_cells,
+    search_halved,
     similarity_inside,
     window_scores,
 )
@@ -50,7 +53,11 @@ def test_scores_equal_the_definition(radius, dtype):
     search = search_cells(h, w, config)
     offsets = patch_offsets(radius)
     weights = torch.rand(3, len(offsets), generator=torch.Generator().manual_seed(1)).softmax(dim=1)
-    scores, share, corner = window_scores(features, centres, templates, weights, search)
+    others = unit_features(3, len(offsets), dtype=dtype, seed=1)
+    both, share, corner = window_scores(features, centres, torch.stack([others, templates]), weights, search)
+    (alone,), _, _ = window_scores(features, centres, others[None], weights, search)
+    torch.testing.assert_close(both[0], alone, atol=1e-5 if dtype == torch.float32 else 0.01, rtol=0)
+    scores = both[1]
     assert scores.shape == (3, 2 * search + 1, 2 * search + 1)
     for n in range(3):
         for row in range(2 * search + 1):
@@ -70,7 +77,7 @@ def test_a_patch_at_the_border_is_compared_by_what_lies_in_the_frame():
     features = unit_features(12, 14)
     cells = torch.tensor([[0.0, 6.0], [13.0, 11.0], [6.0, 5.0]])
     weights = patch_weights(2).expand(3, -1)
-    scores, share, corner = window_scores(features, cells, sample_patches(features, cells, 2), weights, 1)
+    (scores,), share, corner = window_scores(features, cells, sample_patches(features, cells, 2)[None], weights, 1)
     similarity = similarity_inside(scores, share)
     torch.testing.assert_close(similarity[:, 1, 1], torch.ones(3))  # themselves, though half of the first is missing
     assert (share > 0).flatten(1).sum(1).tolist() == [6, 4, 9] and corner.tolist() == [[-1, 5], [12, 10], [5, 4]]
@@ -132,7 +139,8 @@ def test_a_similarity_is_compared_with_what_is_usual_for_the_point():
         state = PointTemplates.empty(world, config)
         state.add([0], torch.tensor([[40.5, 40.5]], dtype=torch.float64), world, config)
         for features in (before, before, before, doubtful):
-            state.trusted.zero_()  # the first patch is the only template of both
+            for ring in (state.recent, state.trusted):
+                ring.zero_()  # the first patch is the only template of both
             state.follow(features, (2 * h, 2 * w), config)
         confidence.append(float(state.confidence[0]))
     assert 1 - confidence[0] > 10 * (1 - confidence[1])
@@ -246,16 +254,53 @@ def test_memory_does_not_grow():
     assert len(sizes) == 1
 
 
+@pytest.mark.parametrize("h, w", [(8, 10), (9, 7), (1, 1), (1, 4)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_half_resolution_is_the_mean_around_every_second_cell(h, w, dtype):
+    features = unit_features(h, w, dtype=dtype)
+    before, halved = features.clone(), halve(features)
+    assert halved.shape == (-(-h // 2), -(-w // 2), 16) and halved.dtype == dtype
+    assert torch.equal(features, before)
+    for row, y in enumerate(range(0, h, 2)):
+        for column, x in enumerate(range(0, w, 2)):
+            around = features[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2].float().mean(dim=(0, 1))
+            torch.testing.assert_close(halved[row, column].float(), F.normalize(around, dim=0), atol=5e-3, rtol=0)
+
+
+@pytest.mark.parametrize("radius, side", [(0, 1), (1, 1), (2, 3), (3, 3), (4, 5)])
+def test_half_patches_share_out_all_cells(radius, side):
+    patches = unit_features(2, (2 * radius + 1) ** 2)
+    weights = torch.rand(2, patches.shape[1], generator=torch.Generator().manual_seed(0)).softmax(dim=1)
+    halves, shares = halve_patches(patches, weights)
+    assert halves.shape == (2, side**2, 16)
+    torch.testing.assert_close(shares.sum(dim=1), torch.ones(2))
+    torch.testing.assert_close(halves.norm(dim=-1), torch.ones(2, side**2))
+    one = torch.zeros_like(weights)
+    one[:, len(one[0]) // 2] = 1  # the middle cell counts for the middle alone
+    halves, shares = halve_patches(patches, one)
+    assert shares[0].tolist() == [float(i == side**2 // 2) for i in range(side**2)]
+    torch.testing.assert_close(halves[:, side**2 // 2], patches[:, len(one[0]) // 2])
+
+
+def test_a_point_is_found_roughly_at_half_resolution():
+    """At most a cell off, though it moved by many; and a place that looks the same lowers the margin."""
+    field = smooth_field(90, 90)
+    before, after = shifted(field, 0, 0, 40, 50), shifted(field, 7, -5, 40, 50)
+    cells = torch.tensor([[20.0, 18.0], [31.0, 25.0]])
+    patches, weights = sample_patches(before, cells, 3), patch_weights(3).expand(2, -1)
+    found, margin = search_halved(halve(after), patches, weights, 10, cells, torch.zeros(2), 0.0)
+    assert (found - cells - torch.tensor([7, -5])).abs().max() <= 1 and (margin > 0.05).all()
+    twice = after.clone()
+    twice[9:18, 11:20] = after[9:18, 23:32]  # of the first point
+    _, less = search_halved(halve(twice), patches, weights, 10, cells, torch.zeros(2), 0.0)
+    assert less[0] < 0.02 and less[1] == margin[1]
+
+
 def locate_in(scores, lost, prior):
-    """[`locate`] in given scores (N, D, D), which the first patches agree with: the features are the scores themselves."""
-    found = []
-    for row in scores:
-        features, d = row[..., None], len(row)
-        window = row[None], torch.ones(1, d, d), torch.zeros(1, 2, dtype=torch.long)
-        middle = torch.full((1, 2), float(d // 2))
-        first = torch.ones(1, 1, 1), torch.ones(1, 1)
-        found.append(locate(features, *first, *window, middle, lost[len(found), None], prior))
-    return (torch.cat(part) for part in zip(*found, strict=True))
+    """[`locate`] in given scores (N, D, D), which the first patches agree with."""
+    n, d, _ = scores.shape
+    corner, middle = torch.zeros(n, 2, dtype=torch.long), torch.full((n, 2), float(d // 2))
+    return locate(scores, scores, torch.ones(n, d, d), corner, middle, lost, prior, torch.ones(n))
 
 
 def test_a_lone_place_has_the_largest_margin():
@@ -278,13 +323,15 @@ def test_a_point_unseen_for_long_may_be_farther():
 @pytest.mark.parametrize(("first", "expected"), [((8, 8), (7, 7)), ((5, 6), (5, 6)), ((10, 7), (7, 7))])
 def test_the_first_patch_decides_within_two_cells(first, expected):
     """And not beyond, where its say would be a search of its own."""
-    scores, features = torch.zeros(1, 15, 15), torch.zeros(15, 15, 1)
-    scores[0, 7, 7], features[first[1], first[0]] = 0.5, (0.4 if first == (8, 8) else 0.9)
-    window = scores, torch.ones(1, 15, 15), torch.zeros(1, 2, dtype=torch.long)
-    patch = torch.ones(1, 1, 1), torch.ones(1, 1)
-    cells, evidence = locate(features, *patch, *window, torch.full((1, 2), 7.0), torch.zeros(1), prior=0.0)
+    scores, firsts = torch.zeros(2, 1, 15, 15)
+    scores[0, 7, 7], firsts[0, first[1], first[0]] = 0.5, (0.4 if first == (8, 8) else 0.9)
+    window = torch.ones(1, 15, 15), torch.zeros(1, 2, dtype=torch.long)
+    cells, evidence = locate(
+        firsts, scores, *window, torch.full((1, 2), 7.0), torch.zeros(1), 0.0, torch.full((1,), 0.3)
+    )
     assert cells.round().tolist() == [list(map(float, expected))]
-    assert float(evidence[0, 0]) == pytest.approx(float(features[expected[1], expected[0]]))
+    assert float(evidence[0, 2]) == pytest.approx(0.3)  # of what is known of the rest of the frame
+    assert float(evidence[0, 0]) == pytest.approx(float(firsts[0, expected[1], expected[0]]))
     assert float(evidence[0, 1]) == pytest.approx(float(scores[0, expected[1], expected[0]]))
 
 
