@@ -59,17 +59,17 @@ def window_scores(
     Args:
         features (`torch.Tensor` of shape `(h, w, C)`): The frame.
         centres (`torch.Tensor` of shape `(N, 2)`): Cells that the windows are centred on; rounded.
-        templates (`torch.Tensor` of shape `(T, N, P, C)`): T templates of each point, squares of P cells.
+        templates (`torch.Tensor` of shape `(N, P, C)`): Template of each point, a square of P cells.
         weights (`torch.Tensor` of shape `(N, P)` or `(P,)`): How much each cell of a template counts; their sum is 1.
         search (`int`): Radius of the window in cells; D is twice it plus 1.
 
     Returns:
-        `scores` (T, N, D, D), float32: mean similarity of the patch around a cell, where cells outside the frame count 0. `share` (N, D, D):
+        `scores` (N, D, D), float32: mean similarity of the patch around a cell, where cells outside the frame count 0. `share` (N, D, D):
         by weight, of the patch that lies in the frame; 0 where the cell itself does not. `corner` (N, 2): the first cell (x, y) of each
         window.
     """
     h, w = features.shape[:2]
-    t, n, p, c = templates.shape
+    n, p, c = templates.shape
     radius = (math.isqrt(p) - 1) // 2
     # Sides of a patch, a window, and the cells that its patches cover
     side, d, b = 2 * radius + 1, 2 * search + 1, 2 * (search + radius) + 1
@@ -80,30 +80,28 @@ def window_scores(
     inside = (y_inside[:, :, None] & x_inside[:, None]).flatten(1)[:, None].to(features.dtype)  # (N, 1, b*b)
     index = (y.clamp(0, h - 1)[:, :, None] * w + x.clamp(0, w - 1)[:, None]).flatten(1)  # (N, b*b)
     at_once = WINDOWS_AT_ONCE["cpu" if features.device.type == "cpu" else "accelerator"]
-    weighted = features.new_empty((n + -n % at_once, t, p, c))
+    weighted = features.new_empty((n + -n % at_once, p, c))
+    torch.mul(templates, weights[..., None], out=weighted[:n])
     weighted[n:] = 0
-    torch.mul(templates.transpose(0, 1), weights[..., None, :, None], out=weighted[:n])
-    weighted = weighted.flatten(1, 2)  # (N, T*P, C)
-    scores = torch.zeros((n, t, d * b), device=features.device)
+    scores = torch.zeros((n, d * b), device=features.device)
     length = (d - 1) * b + d  # from the first cell of a window to its last, in rows of b
     # Buffers are reused, for fresh memory costs more than the arithmetic that fills it
     flat = features.reshape(h * w, c)
-    windows, products = features.new_zeros((at_once, b * b, c)), features.new_empty((at_once, t * p, b * b))
+    windows, products = features.new_zeros((at_once, b * b, c)), features.new_empty((at_once, p, b * b))
     for start in range(0, n, at_once):
         part = slice(start, start + at_once)
         k = len(index[part])
         torch.index_select(flat, 0, index[part].flatten(), out=windows[:k].view(-1, c))
-        torch.bmm(weighted[part], windows.transpose(1, 2), out=products)  # (at_once, T*P, b*b)
+        torch.bmm(weighted[part], windows.transpose(1, 2), out=products)  # (at_once, P, b*b)
         products[:k] *= inside[part]
         # The product with cell (dy, dx) of a patch counts for the window's cell so many rows up and columns left: all of them as one view
-        strides = t * p * b * b, p * b * b, (side * b + 1) * b, b * b + 1, 1
-        shifted = products[:k].as_strided((k, t, side, side, length), strides)
-        torch.sum(shifted, dim=(2, 3), dtype=torch.float32, out=scores[part, :, :length])
+        shifted = products[:k].as_strided((k, side, side, length), (p * b * b, (side * b + 1) * b, b * b + 1, 1))
+        torch.sum(shifted, dim=(1, 2), dtype=torch.float32, out=scores[part, :length])
     columns, rows = (of.float().unfold(1, side, 1) for of in (x_inside, y_inside))  # (N, D, side)
     share = rows @ weights.expand(n, -1).unflatten(1, (side, side)) @ columns.transpose(1, 2)  # (N, D, D)
     cells = slice(radius, radius + d)
     share = share * (y_inside[:, cells, None] & x_inside[:, None, cells])
-    return scores.view(n, t, d, b)[..., :d].transpose(0, 1), share, corner
+    return scores.view(n, d, b)[:, :, :d], share, corner
 
 
 def halve(features: torch.Tensor) -> torch.Tensor:
@@ -153,7 +151,7 @@ def search_halved(
     lost: torch.Tensor,
     prior: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where points are roughly: the best place of a frame at half its resolution, which takes a twentieth of the arithmetic.
+    """Where points may be: the two best places of a frame at half its resolution, which takes a twentieth of the arithmetic.
 
     Args:
         halved (`torch.Tensor` of shape `(h/2, w/2, C)`): The frame, by [`halve`].
@@ -161,16 +159,49 @@ def search_halved(
         last, lost, prior: As of [`locate`].
 
     Returns:
-        Cells (N, 2) of the frame itself, and by how much better (N,) they are than any other place.
+        Cells (2, N, 2) of the frame itself, of which the second are not next to the first, and whether (N,) the window has such a place.
     """
     patches, shares = halve_patches(templates, weights)
-    (scores,), share, corner = window_scores(halved, last / 2, patches[None], shares, -(-search // 2))
+    scores, share, corner = window_scores(halved, last / 2, patches, shares, -(-search // 2))
     likely = likely_places(scores, share, corner, last / 2, lost, 4 * prior)
-    best, cell = likely.flatten(1).max(dim=1)
-    row, column = cell // likely.shape[1], cell % likely.shape[1]
-    axis = torch.arange(likely.shape[1], device=likely.device)
-    rival = likely.masked_fill(_near(axis, row, column, HALF_RIVAL_DISTANCE), -math.inf).flatten(1).amax(dim=1)
-    return 2 * (corner + torch.stack([column, row], dim=1)), (best - rival).clamp_max(1)
+    side, places = likely.shape[1], []
+    axis = torch.arange(side, device=likely.device)
+    for _ in range(2):
+        best, cell = likely.flatten(1).max(dim=1)
+        row, column = cell // side, cell % side
+        places.append(2 * (corner + torch.stack([column, row], dim=1)))
+        likely = likely.masked_fill(_near(axis, row, column, HALF_RIVAL_DISTANCE), -math.inf)
+    return torch.stack(places), best > -math.inf
+
+
+def better_window(
+    features: torch.Tensor,
+    places: torch.Tensor,
+    two: torch.Tensor,
+    templates: torch.Tensor,
+    weights: torch.Tensor,
+    last: torch.Tensor,
+    lost: torch.Tensor,
+    prior: float,
+) -> tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
+    """The better of two places, at full resolution.
+
+    Args:
+        features (`torch.Tensor` of shape `(h, w, C)`): The frame.
+        places (`torch.Tensor` of shape `(2, N, 2)`), two (`torch.Tensor` of shape `(N,)`): What [`search_halved`] gives.
+        templates, weights: As of [`window_scores`].
+        last, lost, prior: As of [`locate`].
+
+    Returns:
+        The window around the better place, as [`window_scores`] gives it, and by how much better (N,) it is, at most 1.
+    """
+    n, twice = len(templates), lambda of: torch.cat([of, of])  # noqa: E731
+    window = window_scores(features, places.flatten(0, 1), twice(templates), twice(weights), FINE_REACH)
+    best = likely_places(*window, twice(last), twice(lost), prior).flatten(1).amax(dim=1).view(2, n)
+    first, second = best[0], best[1].where(two, -math.inf)
+    chosen = torch.arange(n, device=best.device) + n * (second > first)
+    scores, share, corner = (part[chosen] for part in window)
+    return (scores, share, corner), (first - second).abs().clamp_max(1)
 
 
 def search_cells(h: int, w: int, config: FgvcConfig) -> int:
@@ -239,4 +270,4 @@ def _near(axis: torch.Tensor, row: torch.Tensor, column: torch.Tensor, distance:
     return rows[:, :, None] & columns[:, None, :]
 
 
-__all__ = ["halve", "locate", "sample_patches", "search_halved", "window_scores"]
+__all__ = ["better_window", "halve", "locate", "sample_patches", "search_halved", "window_scores"]

@@ -29,6 +29,7 @@ from .configuration_fgvc import EVIDENCE_WEIGHTS, FgvcConfig
 from .coordinates_fgvc import cell_to_point, point_to_cell
 from .patches_fgvc import (
     FINE_REACH,
+    better_window,
     halve,
     locate,
     patch_weights,
@@ -162,9 +163,10 @@ class PointTemplates:
         slots = [(self.count - back) % len(self.recent) for back in BACK]
         mean = _mean_template(anchor, [(self.recent[slot, rows], self.trusted[slot, rows]) for slot in slots])
         where = last, self.lost[rows], config.motion_prior / (h * w)
-        rough, margin = search_halved(halved, mean, weights, search_cells(h, w, config), *where)
-        scores, share, corner = window_scores(features, rough, torch.stack([anchor, mean]), weights, FINE_REACH)
-        cells, shown = locate(*scores, share, corner, *where, margin)
+        places = search_halved(halved, mean, weights, search_cells(h, w, config), *where)
+        window, margin = better_window(features, *places, mean, weights, *where)
+        scores, _, _ = window_scores(features, window[-1] + FINE_REACH, anchor, weights, FINE_REACH)
+        cells, shown = locate(scores, *window, *where, margin)
         cells, shown, recalled = recall(features, blocks, anchor, mean, weights, cells, shown, config)
         first = shown.maximum(shown.new_tensor(LEAST_USUAL))
         past = torch.where(self.past[rows].isinf(), first[:, None], self.past[rows])  # (N, 2, 3)
@@ -240,10 +242,10 @@ def recall(
         return cells, evidence, torch.zeros_like(recalled)
     first = anchor[rows]
     places = best_blocks(means, first, config.template_radius)
-    patches = torch.stack([first, mean[rows]])
-    scores, share, corner = window_scores(features, places, patches, weights[rows], RECALL_REACH)
+    scores, _, _ = window_scores(features, places, first, weights[rows], RECALL_REACH)
+    window = window_scores(features, places, mean[rows], weights[rows], RECALL_REACH)
     never, alone = torch.zeros_like(places[:, 0]), torch.ones_like(places[:, 0])
-    far, seen = locate(*scores, share, corner, places, never, 0.0, alone)
+    far, seen = locate(scores, *window, places, never, 0.0, alone)
     (was_first, was_mean), (is_first, is_mean) = (of.unbind(dim=1)[:2] for of in (evidence[rows], seen))
     better = (is_first >= (was_first + RECALL_GAIN).clamp_min(config.recall_similarity)) & (is_mean >= was_mean)
     recalled[rows] = better

@@ -40,7 +40,7 @@ def test_similarity_is_that_by_which_points_are_followed():
     features = torch.nn.functional.normalize(noise, dim=-1)
     radius, cells = FgvcConfig().template_radius, torch.tensor([[7.0, 5.0]])
     patch = sample_patches(features, cells, radius)
-    (scores,), share, corner = window_scores(features, cells, patch[None], patch_weights(radius), search=15)
+    scores, share, corner = window_scores(features, cells, patch, patch_weights(radius), search=15)
     followed = similarity_inside(scores, share)[0][share[0] > 0].view(12, 15)
     torch.testing.assert_close(patch_similarity(features, patch, radius), followed)
 

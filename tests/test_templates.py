@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from fgvc_hf import FgvcConfig, templates_fgvc
 from fgvc_hf.patches_fgvc import (
+    better_window,
     halve,
     halve_patches,
     locate,
@@ -53,11 +54,7 @@ def test_scores_equal_the_definition(radius, dtype):
     search = search_cells(h, w, config)
     offsets = patch_offsets(radius)
     weights = torch.rand(3, len(offsets), generator=torch.Generator().manual_seed(1)).softmax(dim=1)
-    others = unit_features(3, len(offsets), dtype=dtype, seed=1)
-    both, share, corner = window_scores(features, centres, torch.stack([others, templates]), weights, search)
-    (alone,), _, _ = window_scores(features, centres, others[None], weights, search)
-    torch.testing.assert_close(both[0], alone, atol=1e-5 if dtype == torch.float32 else 0.01, rtol=0)
-    scores = both[1]
+    scores, share, corner = window_scores(features, centres, templates, weights, search)
     assert scores.shape == (3, 2 * search + 1, 2 * search + 1)
     for n in range(3):
         for row in range(2 * search + 1):
@@ -77,7 +74,7 @@ def test_a_patch_at_the_border_is_compared_by_what_lies_in_the_frame():
     features = unit_features(12, 14)
     cells = torch.tensor([[0.0, 6.0], [13.0, 11.0], [6.0, 5.0]])
     weights = patch_weights(2).expand(3, -1)
-    (scores,), share, corner = window_scores(features, cells, sample_patches(features, cells, 2)[None], weights, 1)
+    scores, share, corner = window_scores(features, cells, sample_patches(features, cells, 2), weights, 1)
     similarity = similarity_inside(scores, share)
     torch.testing.assert_close(similarity[:, 1, 1], torch.ones(3))  # themselves, though half of the first is missing
     assert (share > 0).flatten(1).sum(1).tolist() == [6, 4, 9] and corner.tolist() == [[-1, 5], [12, 10], [5, 4]]
@@ -282,18 +279,39 @@ def test_half_patches_share_out_all_cells(radius, side):
     torch.testing.assert_close(halves[:, side**2 // 2], patches[:, len(one[0]) // 2])
 
 
-def test_a_point_is_found_roughly_at_half_resolution():
-    """At most a cell off, though it moved by many; and a place that looks the same lowers the margin."""
+def test_the_better_of_two_places_at_half_resolution_is_taken():
+    """Though the point moved by many cells; and a place that looks the same lowers the margin."""
     field = smooth_field(90, 90)
     before, after = shifted(field, 0, 0, 40, 50), shifted(field, 7, -5, 40, 50)
     cells = torch.tensor([[20.0, 18.0], [31.0, 25.0]])
     patches, weights = sample_patches(before, cells, 3), patch_weights(3).expand(2, -1)
-    found, margin = search_halved(halve(after), patches, weights, 10, cells, torch.zeros(2), 0.0)
-    assert (found - cells - torch.tensor([7, -5])).abs().max() <= 1 and (margin > 0.05).all()
+    where = cells, torch.zeros(2), 0.0
+    places, two = search_halved(halve(after), patches, weights, 10, *where)
+    assert (places[0] - cells - torch.tensor([7, -5])).abs().max() <= 1 and two.all()
+    assert ((places[1] - places[0]).abs().amax(dim=1) > 4).all()
+    window, margin = better_window(after, places, two, patches, weights, *where)
+    swapped, same = better_window(after, places.flip(0), two, patches, weights, *where)
+    assert all(map(torch.equal, window, swapped)) and torch.equal(margin, same) and (margin > 0.05).all()
+    found, _ = locate(*window[:1], *window, *where, margin)
+    torch.testing.assert_close(found, cells + torch.tensor([7.0, -5.0]), atol=0.1, rtol=0)
+
     twice = after.clone()
     twice[9:18, 11:20] = after[9:18, 23:32]  # of the first point
-    _, less = search_halved(halve(twice), patches, weights, 10, cells, torch.zeros(2), 0.0)
+    _, less = better_window(
+        twice, *search_halved(halve(twice), patches, weights, 10, *where), patches, weights, *where
+    )
     assert less[0] < 0.02 and less[1] == margin[1]
+
+
+def test_a_place_without_another_in_its_window_is_better_by_most():
+    features = shifted(smooth_field(90, 90), 0, 0, 40, 50)
+    cells = torch.tensor([[20.0, 18.0]])
+    patches, weights = sample_patches(features, cells, 3), patch_weights(3)[None]
+    where = cells, torch.zeros(1), 0.0
+    places, two = search_halved(halve(features), patches, weights, 2, *where)
+    assert not two.any()
+    _, margin = better_window(features, places, two, patches, weights, *where)
+    assert margin.tolist() == [1.0]
 
 
 def locate_in(scores, lost, prior):
