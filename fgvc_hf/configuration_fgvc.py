@@ -173,28 +173,28 @@ class FgvcConfig(PreTrainedConfig):
     motion_prior: float = 20.0
     recall_similarity: float = 0.84
     visibility_weights: list[float] | tuple[float, ...] = (
-        10.349,
-        7.171,
-        0.752,
-        -2.488,
-        10.611,
-        6.156,
-        -14.788,
-        -10.204,
-        3.011,
-        1.256,
+        10.602,
+        7.084,
+        1.763,
+        -3.412,
+        11.971,
+        7.842,
+        -15.072,
+        -10.092,
+        1.135,
+        1.046,
     )
     error_weights: list[float] | tuple[float, ...] = (
-        -8.105,
-        2.809,
-        -3.523,
-        -2.116,
-        -0.412,
-        -4.254,
-        -9.479,
-        13.384,
-        -3.304,
-        5.93,
+        -8.331,
+        1.259,
+        -3.301,
+        -0.509,
+        -0.865,
+        -5.121,
+        -12.058,
+        16.956,
+        -2.328,
+        5.308,
     )
     hidden_threshold: float = 0.2
     visibility_threshold: float = 0.5

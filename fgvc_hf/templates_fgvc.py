@@ -7,6 +7,8 @@ patch around that cell, with two templates:
 * the mean of the point's first patch and of its patches some frames back, which finds it through changes of appearance;
 * the first patch alone, which decides within a cell or two: what was found before is a little off, and those errors add up.
 
+The window is searched at half the resolution of the features first, and then around the two best places there, cell by cell.
+
 The cells of a patch do not count alike: around a thin thing, or at the border of a body, most of them are of what lies behind, and
 that moves otherwise. A cell counts by how similar it stayed while the point was seen.
 
@@ -207,8 +209,8 @@ def _mean_template(anchor: torch.Tensor, recent: Sequence[tuple[torch.Tensor, to
 
 def _similarity(patches: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
     """Cosine similarity (N, P) of patches (N, P, C); as torch's, which takes half as long again without float32 copies of both."""
-    norms = (torch.linalg.vector_norm(of, dim=-1, dtype=torch.float32) for of in (patches, others))
-    return (patches * others).sum(dim=-1, dtype=torch.float32) / math.prod(norms).clamp_min(1e-8)
+    norm, other_norm = (torch.linalg.vector_norm(of, dim=-1, dtype=torch.float32) for of in (patches, others))
+    return (patches * others).sum(dim=-1, dtype=torch.float32) / (norm * other_norm).clamp_min(1e-8)
 
 
 def recall(

@@ -18,6 +18,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import cycle
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -189,16 +190,14 @@ def make_update(device: torch.device) -> Callable[[bool], None]:
     real = (255 * pairs.frames).byte()
     module = JointTraining(FgvcModel.from_pretrained(default_checkpoint()), recipe).train().to(device)
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-5)
-    chosen = window.triton_fits
 
     def update(compiled: bool) -> None:
-        window.triton_fits = lambda *_: compiled
-        with torch.autocast(device.type, torch.bfloat16):
+        by_triton = patch.object(window, "triton_fits", lambda *_: compiled)
+        with by_triton, torch.autocast(device.type, torch.bfloat16):
             total = torch.stack(list(module(real, pairs, seeds).values())).sum()
         total.backward()
         optimizer.step()
         optimizer.zero_grad()
-        window.triton_fits = chosen
 
     return update
 
