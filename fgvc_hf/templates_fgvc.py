@@ -201,7 +201,8 @@ def _cell_weights(similarity: torch.Tensor, radius: int) -> torch.Tensor:
 
 def _mean_template(anchor: torch.Tensor, recent: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
     """Mean (N, P, C) of the first patches and of those (N, P, C) of earlier frames that are trusted (N,); the others are 0."""
-    total, count = ANCHOR_SHARE * anchor.float(), ANCHOR_SHARE
+    total = ANCHOR_SHARE * anchor.float()
+    count = total.new_full((len(anchor),), ANCHOR_SHARE)
     for patches, trusted in recent:
         total, count = total.add_(patches), count + trusted.float()
     return total.div_(count[:, None, None]).to(anchor.dtype)
