@@ -8,11 +8,13 @@ import os
 import subprocess
 import sys
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from fgvc_hf import selection_fgvc
 from fgvc_hf.correlation_fgvc import TILE, reference_topk, window_topk
 from fgvc_hf.training.objectives import cell_grid, gaussian_loss, reconstruction_loss
 from fgvc_hf.training.window import (
@@ -275,6 +277,23 @@ def test_losses_fit_an_h100(monkeypatch, compile_only):
         torch.autograd.grad(loss.sum(), (query, key))
     shared = [size for kernel in kernels for size in kernel.shared]
     assert len(shared) == 3 + 6 and max(shared) <= LOSSES_MEMORY
+
+
+@pytest.mark.parametrize(
+    "major, shared, hip, fits",
+    [(9, 227, None, True), (8, 99, None, False), (7, 227, None, False), (9, 227, "6.4", False)],
+)
+def test_kernels_are_the_default_on_gpus_that_they_fit(monkeypatch, major, shared, hip, fits):
+    properties = SimpleNamespace(major=major, shared_memory_per_block_optin=shared * 2**10)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    monkeypatch.setattr(selection_fgvc, "find_spec", lambda name: name == "triton")
+    triton_fits = selection_fgvc.triton_fits.__wrapped__  # without its cache
+    assert triton_fits(torch.device("cuda", 0), LOSSES_MEMORY) == fits
+    assert triton_fits(torch.device("cuda", 0)) == (major >= 8 and hip is None)
+    assert not triton_fits(torch.device("cpu"))
+    monkeypatch.setattr(selection_fgvc, "find_spec", lambda name: None)
+    assert not triton_fits(torch.device("cuda", 0))
 
 
 def test_what_triton_needs_is_said(monkeypatch):
