@@ -37,7 +37,7 @@ from PIL import Image, ImageDraw
 from torch.utils.flop_counter import FlopCounterMode
 
 from fgvc_hf import FgvcImageProcessorPil, FgvcModel, FgvcProcessor, VideoWriter, default_checkpoint, load, render_clip
-from fgvc_hf.correlation_fgvc import reference_topk, window_topk
+from fgvc_hf.correlation_fgvc import reference_topk, window_correlation, window_topk
 from fgvc_hf.evaluation.baselines import BASELINES
 from fgvc_hf.folded_encoder_fgvc import FoldedEncoder
 from fgvc_hf.modeling_fgvc import FgvcEncoder
@@ -58,7 +58,7 @@ def main() -> None:
         "--only",
         choices=(*SECTIONS, "coarse"),
         action="append",
-        help="sections to run; default: encoder, propagation and tracking",
+        help="sections to run; default: encoder, correlation, propagation and tracking",
     )
     parser.add_argument("--coarse", help="coarse-to-fine checkpoint, for the section of that name")
     parser.add_argument("--rounds", type=int, default=5, help="turns that every variant gets")
@@ -74,7 +74,7 @@ def main() -> None:
     if arguments.dense_memory_of:
         print(json.dumps(dense_memory(arguments.dense_memory_of)))
         return
-    chosen = arguments.only or ["encoder", "propagation", "tracking"]
+    chosen = arguments.only or ["encoder", "correlation", "propagation", "tracking"]
     if "coarse" in chosen and not arguments.coarse:
         parser.error("the section coarse needs --coarse CHECKPOINT")
     sections: dict[str, Callable[[int], dict]] = SECTIONS | {"coarse": partial(coarse, checkpoint=arguments.coarse)}
@@ -152,6 +152,25 @@ def _channels_first(encoder: FgvcEncoder, pixel_values: torch.Tensor) -> torch.T
     """The encoder without the change of memory layout with which its forward begins."""
     hidden_states = F.relu(encoder.bn1(encoder.conv1(pixel_values)))
     return encoder.layer3(encoder.layer2(encoder.layer1(hidden_states)))
+
+
+@torch.inference_mode()
+def correlation(rounds: int) -> dict:
+    """The dense map of Eq. 1 at 128x128 cells, r = 24: by tiles, and one product for each offset, of which a row of 49 is run."""
+    query, key = F.normalize(torch.randn(2, 1, 128, 128, 256), dim=-1)
+    radius, (h, w) = 24, (128, 128)
+    channels_first = query.movedim(-1, 1).contiguous()
+    padded = F.pad(key.movedim(-1, 1), (radius,) * 4)
+
+    def shift():
+        rows = padded[:, :, radius : radius + h]
+        torch.stack([(channels_first * rows[..., dx : dx + w]).sum(1) for dx in range(2 * radius + 1)])
+
+    variants = {"shift, float32 (1 of 49 rows, scaled)": shift} | {
+        f"tiled, {dtype}": partial(window_correlation, query.to(of), key.to(of), radius)
+        for dtype, of in (("float32", torch.float32), ("bfloat16", torch.bfloat16))
+    }
+    return in_turns(variants, rounds, scale={next(iter(variants)): 2 * radius + 1})
 
 
 @torch.inference_mode()
@@ -411,6 +430,7 @@ def write_video(path: Path, frames, length: int) -> None:
 
 SECTIONS = {
     "encoder": encoder,
+    "correlation": correlation,
     "propagation": propagation,
     "tracking": tracking,
     "baselines": baselines,
