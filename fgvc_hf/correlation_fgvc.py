@@ -16,7 +16,7 @@ from itertools import product
 import torch
 import torch.nn.functional as F
 
-from .selection_fgvc import CHUNK_BYTES, fused_topk_for, selection_for, window_view
+from .selection_fgvc import CHUNK_BYTES, fused_topk_for, limit_for, selection_for, window_view
 
 
 TILE = (8, 16)  # queries per tile (rows, columns): 128 rows feed a matrix unit well and keep the halo small
@@ -117,7 +117,7 @@ def window_topk(
 
     scores = query.new_full((rows * columns, cells, topk), -torch.inf, dtype=torch.float32)
     indices = torch.zeros(scores.shape, dtype=torch.long, device=query.device)
-    limit = CHUNK_BYTES["cpu" if query.device.type == "cpu" else "accelerator"]
+    limit = limit_for(query, CHUNK_BYTES)
     chunk = max(1, min(limit // (cells * halo_cells * query.element_size()), len(chosen)))
     tile_buffer = query.new_zeros((chunk, *TILE, channels))  # buffers are reused, for fresh memory costs more than the
     halo_buffer = query.new_zeros((chunk, len(keys), *halo, channels))  # arithmetic that fills it
@@ -210,7 +210,7 @@ def frame_topk(query: torch.Tensor, key: torch.Tensor, topk: int) -> tuple[torch
     """[`window_topk`] without a window: the best keys of every query (h, w, C) in a whole frame (h, w, C)."""
     h, w, channels = query.shape
     keys, best = key.reshape(h * w, channels).float(), []
-    rows = max(1, CHUNK_BYTES["cpu" if query.device.type == "cpu" else "accelerator"] // (4 * h * w))
+    rows = max(1, limit_for(query, CHUNK_BYTES) // (4 * h * w))
     for chunk in query.reshape(h * w, channels).split(rows):
         best.append((chunk.float() @ keys.T).topk(min(topk, h * w), dim=1))
     values, indices = (torch.cat(part) for part in zip(*best, strict=True))

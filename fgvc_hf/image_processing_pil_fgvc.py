@@ -49,7 +49,6 @@ def rgb_to_lab(rgb: torch.Tensor) -> torch.Tensor:
     Returns:
         `torch.Tensor` of the same shape: L in [0, 100], a and b in about [-128, 128].
     """
-    # A power of torch takes a tenth of the time of numpy's, which has but one thread
     linear = torch.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     white_relative = RGB_TO_XYZ / RGB_TO_XYZ.sum(axis=1, keepdims=True)
     matrix = torch.tensor(white_relative, dtype=rgb.dtype, device=rgb.device)
@@ -57,6 +56,19 @@ def rgb_to_lab(rgb: torch.Tensor) -> torch.Tensor:
     epsilon, kappa = (6 / 29) ** 3, (29 / 6) ** 2 / 3
     x, y, z = torch.where(xyz > epsilon, xyz ** (1 / 3), xyz * kappa + 4 / 29).unbind(-3)
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=-3)
+
+
+def convert_colours(
+    rgb: torch.Tensor, do_convert_lab: bool, lightness_only: bool, do_normalize: bool, mean, std
+) -> torch.Tensor:
+    """The model's input for RGB `(..., 3, H, W)`, on any device: the settings are those of [`FgvcImageProcessorPil`] after rescaling."""
+    values = rgb_to_lab(rgb) if do_convert_lab else rgb
+    if lightness_only:
+        values = values[..., [0, 0, 0], :, :]
+    if not do_normalize:
+        return values
+    mean, std = (values.new_tensor(of).view(-1, 1, 1) for of in (mean, std))
+    return (values - mean) / std
 
 
 class FgvcImageProcessorPil(PilBackend):
@@ -144,13 +156,7 @@ class FgvcImageProcessorPil(PilBackend):
             values = torch.from_numpy(np.array(image, order="C")).to(device).float()
             if do_rescale:
                 values = values * rescale_factor
-            if do_convert_lab:
-                values = rgb_to_lab(values)
-            if lightness_only:
-                values = values[[0, 0, 0]]
-            if do_normalize:
-                mean, std = (values.new_tensor(of).view(-1, 1, 1) for of in (image_mean, image_std))
-                values = (values - mean) / std
+            values = convert_colours(values, do_convert_lab, lightness_only, do_normalize, image_mean, image_std)
             processed.append(values if return_tensors == "pt" else values.cpu().numpy())
         return BatchFeature(data={"pixel_values": processed}, tensor_type=return_tensors)
 

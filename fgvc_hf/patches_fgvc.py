@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from .configuration_fgvc import FgvcConfig
+from .selection_fgvc import limit_for
 
 
 REFINEMENT = 2  # cells around the best one within which the first patch has a say
@@ -79,7 +80,7 @@ def window_scores(
     x_inside, y_inside = (x >= 0) & (x < w), (y >= 0) & (y < h)
     inside = (y_inside[:, :, None] & x_inside[:, None]).flatten(1)[:, None].to(features.dtype)  # (N, 1, b*b)
     index = (y.clamp(0, h - 1)[:, :, None] * w + x.clamp(0, w - 1)[:, None]).flatten(1)  # (N, b*b)
-    at_once = WINDOWS_AT_ONCE["cpu" if features.device.type == "cpu" else "accelerator"]
+    at_once = limit_for(features, WINDOWS_AT_ONCE)
     weighted = features.new_empty((n + -n % at_once, p, c))
     torch.mul(templates, weights[..., None], out=weighted[:n])
     weighted[n:] = 0
@@ -163,6 +164,7 @@ def search_halved(
     """
     patches, shares = halve_patches(templates, weights)
     scores, share, corner = window_scores(halved, last / 2, patches, shares, -(-search // 2))
+    # A cell of the halved map is two of the frame, whose square is four
     likely = likely_places(scores, share, corner, last / 2, lost, 4 * prior)
     side, places = likely.shape[1], []
     axis = torch.arange(side, device=likely.device)

@@ -21,6 +21,11 @@ TRITON_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 CHUNK_BYTES = {"cpu": 16 * 2**20, "accelerator": 256 * 2**20}  # scores held at a time; on CPU they stay in cache
 
 
+def limit_for(features: torch.Tensor, limits: dict[str, int]) -> int:
+    """Of limits for a CPU and for an accelerator, the one where these features are."""
+    return limits["cpu" if features.device.type == "cpu" else "accelerator"]
+
+
 class TorchSelection:
     """Selection by torch alone."""
 
@@ -91,7 +96,7 @@ class TorchSelection:
         y, x = (corners[..., axis, None] + torch.arange(size[axis], device=corners.device) for axis in (0, 1))
         scores = torch.full((n, per_block, topk), -torch.inf, device=queries.device)
         indices = torch.zeros(scores.shape, dtype=torch.long, device=queries.device)
-        limit = CHUNK_BYTES["cpu" if queries.device.type == "cpu" else "accelerator"]
+        limit = limit_for(queries, CHUNK_BYTES)
         chunk = max(1, limit // (4 * channels * len(keys) * size[0] * size[1]))
         buffer = scores.new_empty((min(chunk, n), len(keys), size[0] * size[1], channels))
         for blocks in torch.arange(n, device=queries.device).split(chunk) if n else ():
@@ -192,4 +197,12 @@ def fused_topk_for(features: torch.Tensor, compiled: bool | None = None) -> Call
     return fused_topk
 
 
-__all__ = ["CHUNK_BYTES", "TorchSelection", "fused_topk_for", "selection_for", "triton_fits", "window_view"]
+__all__ = [
+    "CHUNK_BYTES",
+    "TorchSelection",
+    "fused_topk_for",
+    "limit_for",
+    "selection_for",
+    "triton_fits",
+    "window_view",
+]

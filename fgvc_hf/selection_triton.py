@@ -1,7 +1,7 @@
 """The search for keys as one Triton kernel: products and selection of a tile of queries, without a product that reaches memory.
 
 A tile of queries stays in the registers or shared memory of a multiprocessor, and so do the best keys so far, while all keys of its halo pass
-by. Products of 16-bit features are exact in float32; those of float32 are three products of tf32 each, exact to about 1e-6.
+by. Products of 16-bit features are exact in float32; those of float32 are three products of tf32 each, as exact as `tests/test_triton.py` asks.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ except ImportError as error:
 
 LOWEST, HIGHEST = tl.constexpr(-(2**63)), tl.constexpr(2**63 - 1)
 KEYS_PER_BLOCK = 32  # multiplied at a time: 256 channels of 16 bits take 98 KB of shared memory in two stages
-# Channels that are multiplied at once, and at a time where there are more; products in exact float32 fill the registers
+# Channels that are multiplied at once, and at a time where there are more; for three products of tf32 each number of float32 is held as two
 CHANNELS_AT_ONCE = {torch.float32: (32, 32), torch.bfloat16: (256, 128), torch.float16: (256, 128)}
 LEAST_SIDE = 16  # of the operands of a matrix unit
 

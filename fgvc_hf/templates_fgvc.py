@@ -40,6 +40,7 @@ from .patches_fgvc import (
     search_halved,
     window_scores,
 )
+from .selection_fgvc import limit_for
 
 
 BACK = (1, 2, 4, 8, 16)  # frames back that templates are of: near ones know the pose, far ones have drifted less
@@ -145,7 +146,7 @@ class PointTemplates:
         """Find all points on the next frame, with features (h, w, C), and learn from what was found."""
         halved = halve(features)
         blocks = cache(lambda: mean_blocks(features))  # few frames need them
-        at_once = POINTS_AT_ONCE["cpu" if features.device.type == "cpu" else "accelerator"]
+        at_once = limit_for(features, POINTS_AT_ONCE)
         for start in range(0, len(self.ids), at_once):
             self._follow(slice(start, start + at_once), features, halved, blocks, input_size, config)
         self.count += 1
@@ -209,7 +210,7 @@ def _mean_template(anchor: torch.Tensor, recent: Sequence[tuple[torch.Tensor, to
 
 
 def _similarity(patches: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """Cosine similarity (N, P) of patches (N, P, C); as torch's, which takes half as long again without float32 copies of both."""
+    """Cosine similarity (N, P), in float32, of patches (N, P, C) of any type, without float32 copies of them."""
     norm, other_norm = (torch.linalg.vector_norm(of, dim=-1, dtype=torch.float32) for of in (patches, others))
     return (patches * others).sum(dim=-1, dtype=torch.float32) / (norm * other_norm).clamp_min(1e-8)
 

@@ -41,6 +41,14 @@ def test_known_colours(rgb, lab):
     np.testing.assert_allclose(pixel_values[0, :, 100, 100], expected, atol=4e-4)
 
 
+def test_colours_are_converted_on_the_device_that_is_asked_for():
+    frame = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    pixel_values = FgvcImageProcessorPil()(frame, return_tensors="pt", device="meta").pixel_values
+    assert pixel_values.device.type == "meta" and pixel_values.shape == (1, 3, 256, 256)
+    here = FgvcImageProcessorPil()(frame, return_tensors="np").pixel_values
+    np.testing.assert_array_equal(here, FgvcImageProcessorPil()(frame, return_tensors="pt").pixel_values)
+
+
 POLICIES = [
     ({}, (480, 854), (256, 256)),
     ({"size": {"height": 100, "width": 203}, "size_divisor": 2}, (480, 854), (100, 204)),

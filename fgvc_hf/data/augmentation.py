@@ -6,17 +6,14 @@ Frames are `(B, 2, 3, H, W)`. All random numbers come from a [`Random`], which h
 import torch
 import torch.nn.functional as F
 
-from ..image_processing_pil_fgvc import FgvcImageProcessorPil, rgb_to_lab
+from ..image_processing_pil_fgvc import FgvcImageProcessorPil, convert_colours
 from .scene import Random
 
 
 def rgb_to_pixel_values(rgb: torch.Tensor, processor=FgvcImageProcessorPil) -> torch.Tensor:
     """The model's input for RGB in [0, 1] of shape `(..., 3, H, W)`: an [`FgvcImageProcessorPil`] without its resizing."""
-    values = rgb_to_lab(rgb) if processor.do_convert_lab else rgb
-    if processor.lightness_only:
-        values = values[..., [0, 0, 0], :, :]
-    mean, std = (values.new_tensor(v)[:, None, None] for v in (processor.image_mean, processor.image_std))
-    return (values - mean) / std
+    settings = processor.do_convert_lab, processor.lightness_only, True, processor.image_mean, processor.image_std
+    return convert_colours(rgb, *settings)
 
 
 def change_light(frames: torch.Tensor, random: Random, strength: float = 1.0) -> torch.Tensor:

@@ -260,10 +260,6 @@ class _Launch:
         self.batch, self.h, self.w, self.channels = features.shape
         self.features, self.radius, self.scale = features, radius, scale
 
-    def chunk(self, channels: int) -> int:
-        """Channels multiplied at a time."""
-        return chunk_of(channels, self.features.dtype)
-
     def __call__(self, kernel, *arguments, parts: int = 1, **options) -> None:
         tile_columns = -(-self.w // TILE[1])
         with torch.cuda.device_of(self.features):
@@ -275,7 +271,7 @@ class _Launch:
                 self.scale,
                 radius=self.radius,
                 channels=self.channels,
-                chunk=self.chunk(self.channels),
+                chunk=chunk_of(self.channels, self.features.dtype),
                 rows=TILE[0],
                 columns=TILE[1],
                 block=KEYS_PER_BLOCK,
@@ -304,7 +300,7 @@ class _Launch:
                 kind=kind,
                 of_keys=of_keys,
                 depth=depth,
-                depth_chunk=self.chunk(depth),
+                depth_chunk=chunk_of(depth, query.dtype),
                 part=part,
                 parts=-(-self.channels // part),
             )
@@ -352,7 +348,7 @@ class _CrossEntropy(torch.autograd.Function):
             label_scale=label.scale,
             label=label.kind,
             depth=depth,
-            depth_chunk=launch.chunk(depth),
+            depth_chunk=chunk_of(depth, query.dtype),
         )
         count = valid.flatten(1).sum(1).clamp_min(1).float()
         ctx.save_for_backward(
