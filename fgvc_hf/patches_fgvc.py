@@ -4,12 +4,14 @@ A cell's score is the weighted mean of the cosine similarities between the cells
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from .configuration_fgvc import FgvcConfig
-from .selection_fgvc import limit_for
+from .selection_fgvc import limit_for, numba_fits
 
 
 REFINEMENT = 2  # cells around the best one within which the first patch has a say
@@ -48,6 +50,85 @@ def sample_patches(features: torch.Tensor, cells: torch.Tensor, radius: int) -> 
     return torch.lerp(rows[:, :-1], rows[:, 1:], fy).flatten(1, 2).to(features.dtype)
 
 
+class TorchPatches:
+    """What is done to patches of features, by torch on any device; [`patches_for`] says where machine code takes its place."""
+
+    @staticmethod
+    def correlate(
+        features: torch.Tensor, x: torch.Tensor, y: torch.Tensor, templates: torch.Tensor, weights: torch.Tensor
+    ) -> torch.Tensor:
+        """The scores (N, D, D) of [`window_scores`]: products of all cells of a patch with all cells that its window's patches cover.
+
+        Args:
+            features (`torch.Tensor` of shape `(h, w, C)`): The frame.
+            x, y (`torch.Tensor` of shape `(N, D + side - 1)`): Columns and rows of these cells, which may lie outside the frame.
+            templates (`torch.Tensor` of shape `(N, P, C)`), weights (`torch.Tensor` of shape `(N, P)`): As there.
+        """
+        h, w = features.shape[:2]
+        n, p, c = templates.shape
+        side, b = math.isqrt(p), x.shape[1]
+        d = b - side + 1
+        inside = ((y >= 0) & (y < h))[:, :, None] & ((x >= 0) & (x < w))[:, None]
+        inside = inside.flatten(1)[:, None].to(features.dtype)  # (N, 1, b*b)
+        index = (y.clamp(0, h - 1)[:, :, None] * w + x.clamp(0, w - 1)[:, None]).flatten(1)  # (N, b*b)
+        at_once = limit_for(features, WINDOWS_AT_ONCE)
+        weighted = features.new_empty((n + -n % at_once, p, c))
+        torch.mul(templates, weights[..., None], out=weighted[:n])
+        weighted[n:] = 0
+        scores = torch.zeros((n, d * b), device=features.device)
+        length = (d - 1) * b + d  # from the first cell of a window to its last, in rows of b
+        # Buffers are reused, for fresh memory costs more than the arithmetic that fills it
+        flat = features.reshape(h * w, c)
+        windows, products = features.new_zeros((at_once, b * b, c)), features.new_empty((at_once, p, b * b))
+        for start in range(0, n, at_once):
+            part = slice(start, start + at_once)
+            k = len(index[part])
+            torch.index_select(flat, 0, index[part].flatten(), out=windows[:k].view(-1, c))
+            torch.bmm(weighted[part], windows.transpose(1, 2), out=products)  # (at_once, P, b*b)
+            products[:k] *= inside[part]
+            # The product with cell (dy, dx) of a patch counts for the window's cell so many rows up and columns left: all of them as one view
+            shifted = products[:k].as_strided((k, side, side, length), (p * b * b, (side * b + 1) * b, b * b + 1, 1))
+            torch.sum(shifted, dim=(1, 2), dtype=torch.float32, out=scores[part, :length])
+        return scores.view(n, d, b)[:, :, :d]
+
+    @staticmethod
+    def mean(anchor: torch.Tensor, share: float, recent: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+        """Mean (N, P, C) of the first patches, which count `share`, and of those (N, P, C) of earlier frames that are trusted (N,).
+
+        Patches that are not trusted are 0.
+        """
+        total = share * anchor.float()
+        count = total.new_full((len(anchor),), share)
+        for patches, trusted in recent:
+            total, count = total.add_(patches), count + trusted.float()
+        return total.div_(count[:, None, None]).to(anchor.dtype)
+
+    @staticmethod
+    def take(
+        features: torch.Tensor, cells: torch.Tensor, mean: torch.Tensor, trusted: torch.Tensor, patches: torch.Tensor
+    ) -> torch.Tensor:
+        """Copy what is around fractional cells (N, 2) of features (h, w, C) to `patches` (N, P, C), and 0 where it is not trusted (N,).
+
+        Returns:
+            Cosine similarity (N, P), float32, of the cells of what is there with those of `mean` (N, P, C).
+        """
+        found = sample_patches(features, cells, (math.isqrt(mean.shape[1]) - 1) // 2)
+        # Without copies in float32
+        norm, other_norm = (torch.linalg.vector_norm(of, dim=-1, dtype=torch.float32) for of in (found, mean))
+        similarity = (found * mean).sum(dim=-1, dtype=torch.float32) / (norm * other_norm).clamp_min(1e-8)
+        patches.copy_(found.masked_fill_(~trusted[:, None, None], 0))
+        return similarity
+
+
+def patches_for(features: torch.Tensor) -> Any:
+    """[`TorchPatches`], or where there is machine code for features like these what numba makes of them."""
+    if not numba_fits(features):
+        return TorchPatches
+    from .patches_numba import CompiledPatches
+
+    return CompiledPatches
+
+
 def window_scores(
     features: torch.Tensor,
     centres: torch.Tensor,
@@ -70,39 +151,20 @@ def window_scores(
         window.
     """
     h, w = features.shape[:2]
-    n, p, c = templates.shape
-    radius = (math.isqrt(p) - 1) // 2
-    # Sides of a patch, a window, and the cells that its patches cover
-    side, d, b = 2 * radius + 1, 2 * search + 1, 2 * (search + radius) + 1
+    n, radius = len(templates), (math.isqrt(templates.shape[1]) - 1) // 2
+    # Sides of a patch and of a window, whose patches cover more cells by their radius on either side
+    side, d = 2 * radius + 1, 2 * search + 1
     corner = centres.round().long() - search
-    axis = torch.arange(b, device=features.device) - radius
-    x, y = corner[:, 0, None] + axis, corner[:, 1, None] + axis  # (N, b)
+    axis = torch.arange(-radius, d + radius, device=features.device)
+    x, y = corner[:, 0, None] + axis, corner[:, 1, None] + axis  # (N, D + side - 1)
+    weights = weights.expand(n, -1)
+    scores = patches_for(features).correlate(features, x, y, templates, weights)
     x_inside, y_inside = (x >= 0) & (x < w), (y >= 0) & (y < h)
-    inside = (y_inside[:, :, None] & x_inside[:, None]).flatten(1)[:, None].to(features.dtype)  # (N, 1, b*b)
-    index = (y.clamp(0, h - 1)[:, :, None] * w + x.clamp(0, w - 1)[:, None]).flatten(1)  # (N, b*b)
-    at_once = limit_for(features, WINDOWS_AT_ONCE)
-    weighted = features.new_empty((n + -n % at_once, p, c))
-    torch.mul(templates, weights[..., None], out=weighted[:n])
-    weighted[n:] = 0
-    scores = torch.zeros((n, d * b), device=features.device)
-    length = (d - 1) * b + d  # from the first cell of a window to its last, in rows of b
-    # Buffers are reused, for fresh memory costs more than the arithmetic that fills it
-    flat = features.reshape(h * w, c)
-    windows, products = features.new_zeros((at_once, b * b, c)), features.new_empty((at_once, p, b * b))
-    for start in range(0, n, at_once):
-        part = slice(start, start + at_once)
-        k = len(index[part])
-        torch.index_select(flat, 0, index[part].flatten(), out=windows[:k].view(-1, c))
-        torch.bmm(weighted[part], windows.transpose(1, 2), out=products)  # (at_once, P, b*b)
-        products[:k] *= inside[part]
-        # The product with cell (dy, dx) of a patch counts for the window's cell so many rows up and columns left: all of them as one view
-        shifted = products[:k].as_strided((k, side, side, length), (p * b * b, (side * b + 1) * b, b * b + 1, 1))
-        torch.sum(shifted, dim=(1, 2), dtype=torch.float32, out=scores[part, :length])
     columns, rows = (of.float().unfold(1, side, 1) for of in (x_inside, y_inside))  # (N, D, side)
-    share = rows @ weights.expand(n, -1).unflatten(1, (side, side)) @ columns.transpose(1, 2)  # (N, D, D)
+    share = rows @ weights.unflatten(1, (side, side)) @ columns.transpose(1, 2)  # (N, D, D)
     cells = slice(radius, radius + d)
     share = share * (y_inside[:, cells, None] & x_inside[:, None, cells])
-    return scores.view(n, d, b)[:, :, :d], share, corner
+    return scores, share, corner
 
 
 def halve(features: torch.Tensor) -> torch.Tensor:
@@ -123,7 +185,8 @@ def halve_patches(patches: torch.Tensor, weights: torch.Tensor) -> tuple[torch.T
     half = torch.arange(-(radius // 2), radius // 2 + 1, device=patches.device)
     near = (1 - ((axis / 2).clamp(half[0], half[-1]) - half[:, None]).abs()).clamp_min(0)  # (S, D)
     shares = torch.kron(near, near) * weights[:, None]  # (N, S * S, P)
-    return F.normalize(shares @ patches.float(), dim=-1).to(patches.dtype), shares.sum(dim=-1)
+    halved = (shares.to(patches.dtype) @ patches).float()
+    return F.normalize(halved, dim=-1).to(patches.dtype), shares.sum(dim=-1)
 
 
 def likely_places(
@@ -272,4 +335,4 @@ def _near(axis: torch.Tensor, row: torch.Tensor, column: torch.Tensor, distance:
     return rows[:, :, None] & columns[:, None, :]
 
 
-__all__ = ["better_window", "halve", "locate", "sample_patches", "search_halved", "window_scores"]
+__all__ = ["better_window", "halve", "locate", "patches_for", "sample_patches", "search_halved", "window_scores"]

@@ -143,6 +143,12 @@ def compiled_selection() -> Any:
     return CompiledSelection
 
 
+def numba_fits(features: torch.Tensor) -> bool:
+    """Whether there is machine code by numba for features like these: float32 and bfloat16 on a CPU."""
+    fits = features.device.type == "cpu" and features.dtype in (torch.bfloat16, torch.float32)
+    return fits and compiled_selection() is not None
+
+
 def selection_for(features: torch.Tensor, compiled: bool | None = None) -> Any:
     """How keys are chosen for features like these.
 
@@ -152,15 +158,13 @@ def selection_for(features: torch.Tensor, compiled: bool | None = None) -> Any:
     Raises:
         `ValueError`: it does not work for these, and was asked for.
     """
-    fits = features.device.type == "cpu" and features.dtype in (torch.bfloat16, torch.float32)
-    if compiled or (compiled is None and fits):
-        if fits and compiled_selection() is not None:
-            return compiled_selection()
-        if compiled:
-            raise ValueError(
-                "compiled selection needs numba (`pip install fgvc-hf[fast]`), and features in float32 or bfloat16 on a CPU; or Triton, and "
-                f"features on a GPU; got {features.dtype} on {features.device.type}."
-            )
+    if compiled is not False and numba_fits(features):
+        return compiled_selection()
+    if compiled:
+        raise ValueError(
+            "compiled selection needs numba (`pip install fgvc-hf[fast]`), and features in float32 or bfloat16 on a CPU; or Triton, and "
+            f"features on a GPU; got {features.dtype} on {features.device.type}."
+        )
     return TorchSelection
 
 
@@ -202,6 +206,7 @@ __all__ = [
     "TorchSelection",
     "fused_topk_for",
     "limit_for",
+    "numba_fits",
     "selection_for",
     "triton_fits",
     "window_view",

@@ -136,18 +136,18 @@ class CompiledSelection:
         values = torch.empty(n, rows * columns, topk)
         places = torch.empty(values.shape, dtype=torch.long)
         inputs, outputs = (
-            (*_bits(products), np.array(half_widths), _outwards(len(half_widths))),
+            (*bits_of(products), np.array(half_widths), _outwards(len(half_widths))),
             (values.numpy(), places.numpy()),
         )
-        _in_parts(lambda first, last: _select(*inputs, first, last, *outputs), n * rows * columns)
+        in_parts(lambda first, last: _select(*inputs, first, last, *outputs), n * rows * columns)
         return values, places
 
     @staticmethod
     def score(queries: torch.Tensor, keys: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
         scores = torch.empty(places.shape)
-        inputs = (*_bits(queries), *_bits(keys), places.numpy())
+        inputs = (*bits_of(queries), *bits_of(keys), places.numpy())
         output = scores.numpy()
-        _in_parts(lambda first, last: _score(*inputs, first, last, output), places.shape[0] * places.shape[1])
+        in_parts(lambda first, last: _score(*inputs, first, last, output), places.shape[0] * places.shape[1])
         return scores
 
     @staticmethod
@@ -155,9 +155,9 @@ class CompiledSelection:
         n, per_block, _ = queries.shape
         scores = torch.full((n, per_block, topk), -torch.inf)
         places = torch.zeros(scores.shape, dtype=torch.long)
-        own, outputs = _bits(queries), (scores.numpy(), places.numpy())
+        own, outputs = bits_of(queries), (scores.numpy(), places.numpy())
         frames = [
-            (*own, *_bits(key), corners[:, f].numpy(), _outwards(size[0]), size[1], f * key.shape[0] * key.shape[1])
+            (*own, *bits_of(key), corners[:, f].numpy(), _outwards(size[0]), size[1], f * key.shape[0] * key.shape[1])
             for f, key in enumerate(keys)
         ]
 
@@ -165,11 +165,12 @@ class CompiledSelection:
             for inputs in frames:
                 _refine(*inputs, first, last, *outputs)
 
-        _in_parts(refine, n)
+        in_parts(refine, n)
         return scores, places
 
 
-def _bits(values: torch.Tensor) -> tuple[np.ndarray, np.uint32]:
+def bits_of(values: torch.Tensor) -> tuple[np.ndarray, np.uint32]:
+    """Numbers as integers, and by how many bits these are to be shifted to be those of float32."""
     values = values if values.dtype in BITS else values.float()  # memory may be kept in another type than queries
     kind, shift = BITS[values.dtype]
     return values.contiguous().view(kind).numpy(), np.uint32(shift)
@@ -181,7 +182,7 @@ def _outwards(rows: int) -> np.ndarray:
     return (rows - 1) // 2 + (step + 1) // 2 * np.where(step % 2, 1, -1)
 
 
-def _in_parts(work: Callable[[int, int], None], count: int) -> None:
+def in_parts(work: Callable[[int, int], None], count: int) -> None:
     """Do some work from a first to a last of its items on as many threads as torch uses, this one among them; kernels hold no lock."""
     parts = torch.get_num_threads()
     (first, last), *others = pairwise(count * part // parts for part in range(parts + 1))

@@ -35,6 +35,7 @@ from .patches_fgvc import (
     halve,
     locate,
     patch_weights,
+    patches_for,
     sample_patches,
     search_cells,
     search_halved,
@@ -47,7 +48,7 @@ BACK = (1, 2, 4, 8, 16)  # frames back that templates are of: near ones know the
 CELL_TEMPERATURE = 0.1  # of the share that a cell of a patch has by its similarity
 CELL_RATE = 0.6  # share of the last frame in the running mean of that similarity
 ANCHOR_SHARE = 1.5  # of the first patch in the mean; each other one counts 1
-POINTS_AT_ONCE = {"cpu": 128, "accelerator": 1024}  # scores held at a time
+POINTS_AT_ONCE = {"cpu": 256, "accelerator": 1024}  # scores held at a time
 RECALL_CELLS = 4  # a side of the blocks of cells that a whole frame is searched by; as mean_blocks adds them up
 RECALL_REACH = 5  # cells around the best block
 RECALL_GAIN = 0.05  # similarity that a place far off has to win
@@ -164,7 +165,9 @@ class PointTemplates:
         h, w, _ = features.shape
         weights = _cell_weights(self.similarity[rows], radius)
         slots = [(self.count - back) % len(self.recent) for back in BACK]
-        mean = _mean_template(anchor, [(self.recent[slot, rows], self.trusted[slot, rows]) for slot in slots])
+        recent = [(self.recent[slot, rows], self.trusted[slot, rows]) for slot in slots]
+        patches = patches_for(features)
+        mean = patches.mean(anchor, ANCHOR_SHARE, recent)
         where = last, self.lost[rows], config.motion_prior / (h * w)
         places = search_halved(halved, mean, weights, search_cells(h, w, config), *where)
         window, margin = better_window(features, *places, mean, weights, *where)
@@ -178,10 +181,9 @@ class PointTemplates:
         confidence = visibility(evidence, config.visibility_weights)
         trusted = shown[:, EVIDENCE.index("mean")] >= config.template_trust
         seen = confidence >= config.visibility_threshold
-        found, slot = sample_patches(features, cells, radius), self.count % len(self.recent)
-        rate = CELL_RATE * seen[:, None]
-        self.similarity[rows] = torch.lerp(self.similarity[rows], _similarity(found, mean), rate)
-        self.recent[slot, rows] = found.masked_fill_(~trusted[:, None, None], 0)
+        slot = self.count % len(self.recent)
+        similarity = patches.take(features, cells, mean, trusted, self.recent[slot, rows])
+        self.similarity[rows] = torch.lerp(self.similarity[rows], similarity, CELL_RATE * seen[:, None])
         self.trusted[slot, rows] = trusted
         self.lost[rows] = torch.where(trusted, 0, self.lost[rows] + 1)
         hidden = (confidence < config.hidden_threshold) & ~recalled
@@ -198,21 +200,6 @@ class PointTemplates:
 def _cell_weights(similarity: torch.Tensor, radius: int) -> torch.Tensor:
     """How much each cell of a patch counts (N, P): by its place in it, and by its similarity (N, P) on earlier frames."""
     return torch.softmax(patch_weights(radius, similarity.device).log() + similarity / CELL_TEMPERATURE, dim=1)
-
-
-def _mean_template(anchor: torch.Tensor, recent: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-    """Mean (N, P, C) of the first patches and of those (N, P, C) of earlier frames that are trusted (N,); the others are 0."""
-    total = ANCHOR_SHARE * anchor.float()
-    count = total.new_full((len(anchor),), ANCHOR_SHARE)
-    for patches, trusted in recent:
-        total, count = total.add_(patches), count + trusted.float()
-    return total.div_(count[:, None, None]).to(anchor.dtype)
-
-
-def _similarity(patches: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """Cosine similarity (N, P), in float32, of patches (N, P, C) of any type, without float32 copies of them."""
-    norm, other_norm = (torch.linalg.vector_norm(of, dim=-1, dtype=torch.float32) for of in (patches, others))
-    return (patches * others).sum(dim=-1, dtype=torch.float32) / (norm * other_norm).clamp_min(1e-8)
 
 
 def recall(
@@ -240,18 +227,22 @@ def recall(
     Returns:
         Cells and evidence with those of the points in place that were found again, and which these are (N,), bool.
     """
-    recalled = evidence[:, EVIDENCE.index("anchor")] < config.recall_similarity
-    rows = recalled.nonzero()[:, 0]
+    was_first, was_mean, _ = evidence.unbind(dim=1)
+    recalled, rows = (
+        torch.zeros_like(was_first, dtype=torch.bool),
+        (was_first < config.recall_similarity).nonzero()[:, 0],
+    )
     if config.recall_similarity > 1 or not len(rows) or (means := blocks()) is None:
-        return cells, evidence, torch.zeros_like(recalled)
-    first = anchor[rows]
-    places = best_blocks(means, first, config.template_radius)
-    scores, _, _ = window_scores(features, places, first, weights[rows], RECALL_REACH)
+        return cells, evidence, recalled
+    places = best_blocks(means, anchor[rows], config.template_radius)
+    scores, _, _ = window_scores(features, places, anchor[rows], weights[rows], RECALL_REACH)
+    least = (was_first[rows] + RECALL_GAIN).clamp_min(config.recall_similarity)
+    possible = scores.flatten(1).amax(dim=1) >= least  # of the others the means need not be compared
+    rows, places, scores, least = (of[possible] for of in (rows, places, scores, least))
     window = window_scores(features, places, mean[rows], weights[rows], RECALL_REACH)
-    never, alone = torch.zeros_like(places[:, 0]), torch.ones_like(places[:, 0])
+    never, alone = torch.zeros_like(least), torch.ones_like(least)
     far, seen = locate(scores, *window, places, never, 0.0, alone)
-    (was_first, was_mean), (is_first, is_mean) = (of.unbind(dim=1)[:2] for of in (evidence[rows], seen))
-    better = (is_first >= (was_first + RECALL_GAIN).clamp_min(config.recall_similarity)) & (is_mean >= was_mean)
+    better = (seen[:, 0] >= least) & (seen[:, 1] >= was_mean[rows])
     recalled[rows] = better
     cells, evidence = cells.clone(), evidence.clone()
     cells[rows[better]], evidence[rows[better]] = far[better], seen[better]

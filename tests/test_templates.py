@@ -5,20 +5,23 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fgvc_hf import FgvcConfig, templates_fgvc
+from fgvc_hf import FgvcConfig, patches_fgvc, templates_fgvc
 from fgvc_hf.patches_fgvc import (
+    TorchPatches,
     better_window,
     halve,
     halve_patches,
     locate,
     patch_offsets,
     patch_weights,
+    patches_for,
     sample_patches,
     search_cells,
     search_halved,
     similarity_inside,
     window_scores,
 )
+from fgvc_hf.patches_numba import CompiledPatches
 from fgvc_hf.templates_fgvc import PointTemplates, mean_blocks, visibility
 
 
@@ -43,9 +46,20 @@ def shifted(field, dx, dy, h, w, top=20, left=20):
     return F.normalize(sampled[0].permute(1, 2, 0), dim=-1)
 
 
+@pytest.fixture(params=[TorchPatches, CompiledPatches])
+def implementation(request, monkeypatch):
+    for module in (patches_fgvc, templates_fgvc):
+        monkeypatch.setattr(module, "patches_for", lambda features: request.param)
+
+
+def test_machine_code_is_taken_where_it_works():
+    assert patches_for(torch.zeros(4, 4, 8)) is patches_for(torch.zeros(4, 4, 8).bfloat16()) is CompiledPatches
+    assert patches_for(torch.zeros(4, 4, 8).half()) is TorchPatches
+
+
 @pytest.mark.parametrize("radius", [0, 1, 2])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_scores_equal_the_definition(radius, dtype):
+def test_scores_equal_the_definition(radius, dtype, implementation):
     h, w = 17, 23
     features = unit_features(h, w, dtype=dtype)
     config = FgvcConfig(search_radius=0.2, template_radius=radius)
@@ -70,6 +84,49 @@ def test_scores_equal_the_definition(radius, dtype):
                 assert float(share[n, row, column]) == pytest.approx(part * inside, abs=1e-6)
 
 
+@pytest.mark.parametrize("search", [1, 3, 8])
+@pytest.mark.parametrize("number", [0, 1, 19])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_machine_code_adds_up_what_torch_does(search, number, dtype, monkeypatch):
+    features = unit_features(21, 15, dtype=dtype)
+    generator = torch.Generator().manual_seed(2)
+    centres = torch.rand(number, 2, generator=generator) * torch.tensor([30.0, 42]) - torch.tensor(
+        [8.0, 11]
+    )  # some outside
+    templates = sample_patches(features, centres, 3)
+    weights = torch.rand(number, 49, generator=generator).softmax(dim=1)
+    results = []
+    for implementation in (TorchPatches, CompiledPatches):
+        monkeypatch.setattr(patches_fgvc, "patches_for", lambda features, chosen=implementation: chosen)
+        results.append(window_scores(features, centres, templates, weights, search))
+    for by_torch, compiled in zip(*results, strict=True):
+        torch.testing.assert_close(compiled, by_torch, atol=1e-6 if dtype == torch.float32 else 4e-3, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_machine_code_means_and_takes_patches_as_torch_does(dtype):
+    features = unit_features(21, 15, dtype=dtype)
+    generator = torch.Generator().manual_seed(3)
+    cells = torch.rand(9, 2, generator=generator) * torch.tensor([18.0, 24]) - 2  # some outside
+    trusted = torch.rand(3, 9, generator=generator) > 0.4
+    assert 0 < trusted[0].sum() < 9
+    anchor = sample_patches(features, cells, 2)
+    recent = [
+        (sample_patches(features, cells + 0.1 * i, 2) * own[:, None, None], own) for i, own in enumerate(trusted)
+    ]
+    mean, compiled_mean = (of.mean(anchor, 1.5, recent) for of in (TorchPatches, CompiledPatches))
+    torch.testing.assert_close(compiled_mean, mean, atol=1e-6, rtol=2**-8 if dtype == torch.bfloat16 else 1e-6)
+    ring = anchor.new_full((9, 25, 32), torch.nan)
+    taken = ring[:, :, :16], ring[:, :, 16:]  # not contiguous, as a ring need not be
+    similarity, compiled_similarity = (
+        of.take(features, cells + 0.3, mean, trusted[0], out)
+        for of, out in zip((TorchPatches, CompiledPatches), taken, strict=True)
+    )
+    torch.testing.assert_close(taken[1], taken[0], atol=1e-6, rtol=2**-7 if dtype == torch.bfloat16 else 1e-6)
+    assert not taken[1][~trusted[0]].any() and taken[1][trusted[0]].any(dim=-1).all()
+    torch.testing.assert_close(compiled_similarity, similarity, atol=1e-5 if dtype == torch.float32 else 4e-3, rtol=0)
+
+
 def test_a_patch_at_the_border_is_compared_by_what_lies_in_the_frame():
     features = unit_features(12, 14)
     cells = torch.tensor([[0.0, 6.0], [13.0, 11.0], [6.0, 5.0]])
@@ -90,7 +147,7 @@ def test_a_patch_on_whole_cells_is_a_cut_and_weights_sum_to_one():
 
 
 @pytest.mark.parametrize("velocity", [(0.5, -0.25), (1.3, 0.8), (2.5, -2.0), (0.0, 0.0)])
-def test_motion_by_fractions_of_cells(velocity):
+def test_motion_by_fractions_of_cells(velocity, implementation):
     h = w = 48
     config = FgvcConfig(point_matching="templates")
     field = smooth_field(120, 120)
@@ -143,7 +200,7 @@ def test_a_similarity_is_compared_with_what_is_usual_for_the_point():
     assert 1 - confidence[0] > 10 * (1 - confidence[1])
 
 
-def test_what_covers_a_point_is_not_learnt_and_lowers_the_confidence():
+def test_what_covers_a_point_is_not_learnt_and_lowers_the_confidence(implementation):
     h = w = 40
     config = FgvcConfig(point_matching="templates")
     world, cover = shifted(smooth_field(100, 100), 0, 0, h, w), shifted(smooth_field(100, 100, seed=9), 0, 0, h, w)
@@ -162,7 +219,7 @@ def test_what_covers_a_point_is_not_learnt_and_lowers_the_confidence():
 
 
 @pytest.mark.parametrize("temperature", [templates_fgvc.CELL_TEMPERATURE, 1e9])
-def test_a_thin_thing_is_followed_by_its_own_cells(temperature, monkeypatch):
+def test_a_thin_thing_is_followed_by_its_own_cells(temperature, monkeypatch, implementation):
     """A line of one cell that wanders over a ground at rest: most cells of the patch say that nothing moves."""
     monkeypatch.setattr(templates_fgvc, "CELL_TEMPERATURE", temperature)
     h, w = 48, 60
@@ -182,7 +239,7 @@ def test_a_thin_thing_is_followed_by_its_own_cells(temperature, monkeypatch):
 
 
 @pytest.mark.parametrize("recall", [0.84, 1.1])
-def test_a_point_that_comes_back_elsewhere_is_found_again(recall):
+def test_a_point_that_comes_back_elsewhere_is_found_again(recall, implementation):
     """Covered for three frames, and then far beyond its window."""
     h, w = 60, 90
     config = FgvcConfig(point_matching="templates", recall_similarity=recall, search_radius=0.1)
