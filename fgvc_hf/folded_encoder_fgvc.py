@@ -2,7 +2,8 @@
 
 What normalisation does at inference, a factor and a summand per channel, can as well be done by the weights and a bias of the
 convolution before it. oneDNN then adds a residual and cuts off at zero while a result is still in the cache, so that no map is
-written twice. The weights of the model stay as they are.
+written twice. Where there are many channels, products are saved instead, by [`fgvc_hf.winograd_numba`]. The weights of the model stay as
+they are.
 """
 
 from typing import Any
@@ -12,6 +13,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from .encoder_fgvc import FgvcBottleneckBlock, FgvcEncoder
+from .selection_fgvc import numba_fits
+
+
+LEAST_CHANNELS = 128  # from which transforming the tiles costs less than it saves
 
 
 class FoldedConvolution:
@@ -22,19 +27,26 @@ class FoldedConvolution:
         assert mean is not None and variance is not None
         factor = norm.weight.float() * (variance.float() + norm.eps).rsqrt()
         weight = convolution.weight
-        folded = (weight.float() * factor[:, None, None, None]).to(weight.dtype)
-        self.weight = folded.contiguous(memory_format=torch.channels_last)
+        folded = weight.float() * factor[:, None, None, None]
+        self.weight = folded.to(weight.dtype).contiguous(memory_format=torch.channels_last)
         self.bias = (norm.bias.float() - mean.float() * factor).to(weight.dtype)
         self.stride, self.padding = convolution.stride, convolution._reversed_padding_repeated_twice[::2]
         self.reflect = convolution.padding_mode == "reflect"
         self.fused = not self.reflect and _fuses(weight)
-        if self.fused:
+        self.winograd = None
+        if self.fused and self.stride == (1, 1) and _takes_fewer_products(weight):
+            from .winograd_numba import WinogradConvolution
+
+            self.winograd = WinogradConvolution(folded, self.bias)
+        elif self.fused:
             pack = torch.ops.mkldnn._reorder_convolution_weight
             self.weight = pack(self.weight, self.padding, self.stride, [1, 1], 1, None)
 
     def __call__(
         self, hidden_states: torch.Tensor, residual: torch.Tensor | None = None, relu: bool = True
     ) -> torch.Tensor:
+        if self.winograd is not None:
+            return self.winograd(hidden_states, residual, relu)
         if self.fused:
             where = (self.weight, self.bias, self.padding, self.stride, [1, 1], 1)
             convolve = torch.ops.mkldnn._convolution_pointwise
@@ -60,6 +72,13 @@ def _fuses(weight: torch.Tensor) -> bool:
     return weight.dtype == torch.float32 or (
         weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     )
+
+
+def _takes_fewer_products(weight: torch.Tensor) -> bool:
+    """Whether a convolution is faster by Winograd's algorithm: with many channels, except where tiles of products in bfloat16 cost little (AMX)."""
+    if tuple(weight.shape[2:]) != (3, 3) or min(weight.shape[:2]) < LEAST_CHANNELS or not numba_fits(weight):
+        return False
+    return weight.dtype == torch.float32 or not getattr(torch.cpu, "_is_amx_tile_supported", bool)()
 
 
 class FoldedBlock:

@@ -18,6 +18,9 @@ REFINEMENT = 2  # cells around the best one within which the first patch has a s
 LOST_GROWTH = 0.1  # of the range of likely motion, per frame that a point was not seen
 RIVAL_DISTANCE = 3  # cells beyond which another maximum is a rival
 HALF_RIVAL_DISTANCE = 2  # and of those of the halved map
+CLOSE_MARGIN = (
+    0.1  # by which a place of the halved map is better than another that may still be; one in 10,000 beyond was
+)
 FINE_REACH = 3  # cells around a place of the halved map that are compared at full resolution
 LEAST_SHARE = 0.25  # of a patch, by weight, that must lie in the frame for its place to be told by it
 # Held at a time; always as many, for the last bit of a product depends on its size
@@ -55,21 +58,18 @@ class TorchPatches:
 
     @staticmethod
     def correlate(
-        features: torch.Tensor, x: torch.Tensor, y: torch.Tensor, templates: torch.Tensor, weights: torch.Tensor
-    ) -> torch.Tensor:
-        """The scores (N, D, D) of [`window_scores`]: products of all cells of a patch with all cells that its window's patches cover.
-
-        Args:
-            features (`torch.Tensor` of shape `(h, w, C)`): The frame.
-            x, y (`torch.Tensor` of shape `(N, D + side - 1)`): Columns and rows of these cells, which may lie outside the frame.
-            templates (`torch.Tensor` of shape `(N, P, C)`), weights (`torch.Tensor` of shape `(N, P)`): As there.
-        """
+        features: torch.Tensor, corner: torch.Tensor, templates: torch.Tensor, weights: torch.Tensor, search: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`scores` and `share` of [`window_scores`], with windows from their `corner` (N, 2) on, and weights (N, P)."""
         h, w = features.shape[:2]
         n, p, c = templates.shape
-        side, b = math.isqrt(p), x.shape[1]
-        d = b - side + 1
-        inside = ((y >= 0) & (y < h))[:, :, None] & ((x >= 0) & (x < w))[:, None]
-        inside = inside.flatten(1)[:, None].to(features.dtype)  # (N, 1, b*b)
+        radius = (math.isqrt(p) - 1) // 2
+        # Sides of a patch, a window, and the cells that its patches cover
+        side, d, b = 2 * radius + 1, 2 * search + 1, 2 * (search + radius) + 1
+        axis = torch.arange(b, device=features.device) - radius
+        x, y = corner[:, 0, None] + axis, corner[:, 1, None] + axis  # (N, b)
+        x_inside, y_inside = (x >= 0) & (x < w), (y >= 0) & (y < h)
+        inside = (y_inside[:, :, None] & x_inside[:, None]).flatten(1)[:, None].to(features.dtype)  # (N, 1, b*b)
         index = (y.clamp(0, h - 1)[:, :, None] * w + x.clamp(0, w - 1)[:, None]).flatten(1)  # (N, b*b)
         at_once = limit_for(features, WINDOWS_AT_ONCE)
         weighted = features.new_empty((n + -n % at_once, p, c))
@@ -86,10 +86,14 @@ class TorchPatches:
             torch.index_select(flat, 0, index[part].flatten(), out=windows[:k].view(-1, c))
             torch.bmm(weighted[part], windows.transpose(1, 2), out=products)  # (at_once, P, b*b)
             products[:k] *= inside[part]
-            # The product with cell (dy, dx) of a patch counts for the window's cell so many rows up and columns left: all of them as one view
+            # The product with cell (dy, dx) of a patch counts for the cell so many rows up and columns left: all of them as one view
             shifted = products[:k].as_strided((k, side, side, length), (p * b * b, (side * b + 1) * b, b * b + 1, 1))
             torch.sum(shifted, dim=(1, 2), dtype=torch.float32, out=scores[part, :length])
-        return scores.view(n, d, b)[:, :, :d]
+        columns, rows = (of.float().unfold(1, side, 1) for of in (x_inside, y_inside))  # (N, D, side)
+        share = rows @ weights.unflatten(1, (side, side)) @ columns.transpose(1, 2)  # (N, D, D)
+        cells = slice(radius, radius + d)
+        share = share * (y_inside[:, cells, None] & x_inside[:, None, cells])
+        return scores.view(n, d, b)[:, :, :d], share
 
     @staticmethod
     def mean(anchor: torch.Tensor, share: float, recent: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
@@ -150,21 +154,9 @@ def window_scores(
         by weight, of the patch that lies in the frame; 0 where the cell itself does not. `corner` (N, 2): the first cell (x, y) of each
         window.
     """
-    h, w = features.shape[:2]
-    n, radius = len(templates), (math.isqrt(templates.shape[1]) - 1) // 2
-    # Sides of a patch and of a window, whose patches cover more cells by their radius on either side
-    side, d = 2 * radius + 1, 2 * search + 1
     corner = centres.round().long() - search
-    axis = torch.arange(-radius, d + radius, device=features.device)
-    x, y = corner[:, 0, None] + axis, corner[:, 1, None] + axis  # (N, D + side - 1)
-    weights = weights.expand(n, -1)
-    scores = patches_for(features).correlate(features, x, y, templates, weights)
-    x_inside, y_inside = (x >= 0) & (x < w), (y >= 0) & (y < h)
-    columns, rows = (of.float().unfold(1, side, 1) for of in (x_inside, y_inside))  # (N, D, side)
-    share = rows @ weights.unflatten(1, (side, side)) @ columns.transpose(1, 2)  # (N, D, D)
-    cells = slice(radius, radius + d)
-    share = share * (y_inside[:, cells, None] & x_inside[:, None, cells])
-    return scores, share, corner
+    weights = weights.expand(len(templates), -1)
+    return *patches_for(features).correlate(features, corner, templates, weights, search), corner
 
 
 def halve(features: torch.Tensor) -> torch.Tensor:
@@ -223,50 +215,54 @@ def search_halved(
         last, lost, prior: As of [`locate`].
 
     Returns:
-        Cells (2, N, 2) of the frame itself, of which the second are not next to the first, and whether (N,) the window has such a place.
+        Cells (2, N, 2) of the frame itself, of which the second are not next to the first, and by how much (N,) those are better, at most 1.
     """
     patches, shares = halve_patches(templates, weights)
     scores, share, corner = window_scores(halved, last / 2, patches, shares, -(-search // 2))
     # A cell of the halved map is two of the frame, whose square is four
     likely = likely_places(scores, share, corner, last / 2, lost, 4 * prior)
-    side, places = likely.shape[1], []
+    side, places, similarities = likely.shape[1], [], []
     axis = torch.arange(side, device=likely.device)
     for _ in range(2):
         best, cell = likely.flatten(1).max(dim=1)
         row, column = cell // side, cell % side
         places.append(2 * (corner + torch.stack([column, row], dim=1)))
+        similarities.append(best)
         likely = likely.masked_fill(_near(axis, row, column, HALF_RIVAL_DISTANCE), -math.inf)
-    return torch.stack(places), best > -math.inf
+    return torch.stack(places), (similarities[0] - similarities[1]).clamp_max(1)
 
 
 def better_window(
     features: torch.Tensor,
     places: torch.Tensor,
-    two: torch.Tensor,
+    margin: torch.Tensor,
     templates: torch.Tensor,
     weights: torch.Tensor,
     last: torch.Tensor,
     lost: torch.Tensor,
     prior: float,
 ) -> tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
-    """The better of two places, at full resolution.
+    """The better of two places, at full resolution; the first, where it was better by far already.
 
     Args:
         features (`torch.Tensor` of shape `(h, w, C)`): The frame.
-        places (`torch.Tensor` of shape `(2, N, 2)`), two (`torch.Tensor` of shape `(N,)`): What [`search_halved`] gives.
+        places (`torch.Tensor` of shape `(2, N, 2)`), margin (`torch.Tensor` of shape `(N,)`): What [`search_halved`] gives.
         templates, weights: As of [`window_scores`].
         last, lost, prior: As of [`locate`].
 
     Returns:
         The window around the better place, as [`window_scores`] gives it, and by how much better (N,) it is, at most 1.
     """
-    n, twice = len(templates), lambda of: torch.cat([of, of])  # noqa: E731
-    window = window_scores(features, places.flatten(0, 1), twice(templates), twice(weights), FINE_REACH)
-    best = likely_places(*window, twice(last), twice(lost), prior).flatten(1).amax(dim=1).view(2, n)
-    first, second = best[0], best[1].where(two, -math.inf)
-    chosen = torch.arange(n, device=best.device) + n * (second > first)
-    scores, share, corner = (part[chosen] for part in window)
-    return (scores, share, corner), (first - second).abs().clamp_max(1)
+    window = window_scores(features, places[0], templates, weights, FINE_REACH)
+    rows = (margin <= CLOSE_MARGIN).nonzero()[:, 0]
+    other = window_scores(features, places[1, rows], templates[rows], weights[rows], FINE_REACH)
+    where = last[rows], lost[rows], prior
+    first, second = (
+        likely_places(*of, *where).flatten(1).amax(dim=1) for of in ([part[rows] for part in window], other)
+    )
+    won, margin = second > first, margin.index_copy(0, rows, (first - second).abs().clamp_max(1))
+    scores, share, corner = (part.index_copy(0, rows[won], of[won]) for part, of in zip(window, other, strict=True))
+    return (scores, share, corner), margin
 
 
 def search_cells(h: int, w: int, config: FgvcConfig) -> int:

@@ -9,29 +9,10 @@ import math
 import numpy as np
 import torch
 
-from .selection_numba import BITS, bits_of, compiled, in_parts
+from .selection_numba import BITS, bits_of, compiled, in_parts, narrow, widen
 
 
 AT_ONCE = 7  # cells of a window beside each other whose scores are added up in registers; a fine window has as many
-
-
-@compiled
-def _widen(bits, shift, weight, numbers):
-    """The numbers (C,) that bits (C,) stand for, times a weight, in float32."""
-    for c in range(len(bits)):
-        numbers[c] = np.uint32(np.uint32(bits[c]) << shift).view(np.float32) * weight
-
-
-@compiled
-def _narrow(numbers, shift, bits):
-    """The bits (C,) of numbers (C,) in float32, or in bfloat16 as torch rounds them: to the nearest, of two alike to the even one."""
-    wide = numbers.view(np.uint32)
-    if shift:
-        for c in range(len(bits)):
-            bits[c] = (wide[c] + np.uint32(0x7FFF) + ((wide[c] >> shift) & np.uint32(1))) >> shift
-    else:
-        for c in range(len(bits)):
-            bits[c] = wide[c]
 
 
 @compiled
@@ -60,31 +41,51 @@ def _add_products(patch, cells, channels, scores):
 
 
 @compiled
-def _correlate(features, shift, x, y, templates, template_shift, weights, first, last, scores):
-    """Scores (N, D, columns) of the points `first` to `last`; the columns, a multiple of AT_ONCE, are at least D."""
+def _share(weights, side, left, top, h, w, share):
+    """How much (D, D) of the patches, by their weights (P,), lies in the frame, of which the first is from cell (left, top) on."""
+    d, total = len(share), weights.sum()
+    whole = left >= 0 and top >= 0 and left + d + side - 1 <= w and top + d + side - 1 <= h
+    for y in range(d):
+        for x in range(d):
+            part = np.float32(0)
+            if whole:
+                part = total
+            elif 0 <= top + y + side // 2 < h and 0 <= left + x + side // 2 < w:
+                for p in range(side * side):
+                    if 0 <= top + y + p // side < h and 0 <= left + x + p % side < w:
+                        part += weights[p]
+            share[y, x] = part
+
+
+@compiled
+def _correlate(features, shift, corner, templates, template_shift, weights, side, first, last, scores, share):
+    """Scores (N, D, columns) and shares (N, D, D) of windows `first` to `last`; the columns, a multiple of AT_ONCE, are at least D."""
     h, w, channels = features.shape
-    rows, columns = scores.shape[1:]
-    side = x.shape[1] - rows + 1
+    _, d, columns = scores.shape
     patch = np.empty((side, side * channels), np.float32)
     line = np.zeros((columns + side - 1) * channels, np.float32)  # a row of the cells that the window's patches cover
     for n in range(first, last):
         for p in range(side * side):
             start = p % side * channels
-            _widen(templates[n, p], template_shift, weights[n, p], patch[p // side, start : start + channels])
-        scores[n] = 0
-        for row in range(len(y[n])):
-            if not 0 <= y[n, row] < h:
+            widen(templates[n, p], template_shift, weights[n, p], patch[p // side, start : start + channels])
+        left, top = corner[n, 0] - side // 2, corner[n, 1] - side // 2
+        for y in range(d):
+            for x in range(columns):
+                scores[n, y, x] = 0
+        for row in range(d + side - 1):
+            if not 0 <= top + row < h:
                 continue
-            for i in range(len(x[n])):
+            for i in range(d + side - 1):
                 cell = line[i * channels : (i + 1) * channels]
-                if 0 <= x[n, i] < w:
-                    _widen(features[y[n, row], x[n, i]], shift, np.float32(1), cell)
+                if 0 <= left + i < w:
+                    widen(features[top + row, left + i], shift, np.float32(1), cell)
                 else:
-                    cell[:] = 0
-            for dy in range(max(0, row - rows + 1), min(side, row + 1)):
-                for start in range(0, columns, AT_ONCE):
-                    sums = scores[n, row - dy, start : start + AT_ONCE]
-                    _add_products(patch[dy], line[start * channels :], channels, sums)
+                    for c in range(channels):
+                        cell[c] = 0
+            for dy in range(max(0, row - d + 1), min(side, row + 1)):
+                for x in range(0, columns, AT_ONCE):
+                    _add_products(patch[dy], line[x * channels :], channels, scores[n, row - dy, x : x + AT_ONCE])
+        _share(weights[n], side, left, top, h, w, share[n])
 
 
 @compiled
@@ -97,15 +98,15 @@ def _average(anchor, shift, share, recent, trusted, first, last, mean):
         for frame in range(len(trusted)):
             count += np.float32(trusted[frame, n])
         for p in range(cells):
-            _widen(anchor[n, p], shift, np.float32(share), total)
+            widen(anchor[n, p], shift, np.float32(share), total)
             for frame in range(len(trusted)):
                 if trusted[frame, n]:
-                    _widen(recent[frame][n, p], shift, np.float32(1), one)
+                    widen(recent[frame][n, p], shift, np.float32(1), one)
                     for c in range(channels):
                         total[c] += one[c]
             for c in range(channels):
                 total[c] /= count
-            _narrow(total, shift, mean[n, p])
+            narrow(total, shift, mean[n, p])
 
 
 @compiled
@@ -121,12 +122,12 @@ def _take(features, shift, cells, side, mean, mean_shift, trusted, first, last, 
             for corner in range(4):
                 y = min(max(top + p // side - side // 2 + corner // 2, 0), h - 1)
                 x = min(max(left + p % side - side // 2 + corner % 2, 0), w - 1)
-                _widen(features[y, x], shift, np.float32(1), corners[corner])
+                widen(features[y, x], shift, np.float32(1), corners[corner])
             for c in range(channels):
                 above = corners[0, c] + fx * (corners[1, c] - corners[0, c])
                 below = corners[2, c] + fx * (corners[3, c] - corners[2, c])
                 found[c] = above + fy * (below - above)
-            _widen(mean[n, p], mean_shift, np.float32(1), other)
+            widen(mean[n, p], mean_shift, np.float32(1), other)
             product = own = theirs = np.float32(0)
             for c in range(channels):
                 product += found[c] * other[c]
@@ -134,7 +135,7 @@ def _take(features, shift, cells, side, mean, mean_shift, trusted, first, last, 
                 theirs += other[c] * other[c]
             similarity[n, p] = product / max(np.sqrt(own * theirs), np.float32(1e-8))
             if trusted[n]:
-                _narrow(found, patch_shift, patches[n, p])
+                narrow(found, patch_shift, patches[n, p])
             else:
                 patches[n, p] = 0
 
@@ -143,13 +144,13 @@ class CompiledPatches:
     """[`fgvc_hf.patches_fgvc.TorchPatches`] on a CPU, for float32 and bfloat16."""
 
     @staticmethod
-    def correlate(features, x, y, templates, weights) -> torch.Tensor:
-        d = x.shape[1] - math.isqrt(templates.shape[1]) + 1
-        scores = torch.empty(len(templates), d, -(-d // AT_ONCE) * AT_ONCE)
-        places, output = (x.numpy(), y.numpy()), scores.numpy()
-        inputs = *bits_of(features), *places, *bits_of(templates), weights.numpy()
-        in_parts(lambda first, last: _correlate(*inputs, first, last, output), len(scores))
-        return scores[:, :, :d]
+    def correlate(features, corner, templates, weights, search: int) -> tuple[torch.Tensor, torch.Tensor]:
+        n, d = len(templates), 2 * search + 1
+        scores, share = torch.empty(n, d, -(-d // AT_ONCE) * AT_ONCE), torch.empty(n, d, d)
+        given = *bits_of(features), corner.numpy(), *bits_of(templates), weights.numpy()
+        side, outputs = math.isqrt(templates.shape[1]), (scores.numpy(), share.numpy())
+        in_parts(lambda first, last: _correlate(*given, side, first, last, *outputs), n)
+        return scores[:, :, :d], share
 
     @staticmethod
     def mean(anchor, share: float, recent) -> torch.Tensor:

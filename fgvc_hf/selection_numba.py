@@ -3,8 +3,11 @@
 numba compiles it at the first use, in a few seconds, and keeps the result on disk.
 """
 
+import ctypes
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -28,6 +31,25 @@ def compiled(function: Callable) -> Callable:
         return njit(nogil=True, cache=True, fastmath=ARITHMETIC)(function)
     except RuntimeError:  # numba finds no folder that it may write to
         return njit(nogil=True, fastmath=ARITHMETIC)(function)
+
+
+@compiled
+def widen(bits, shift, weight, numbers):
+    """The numbers (C,) that bits (C,) stand for, times a weight, in float32."""
+    for c in range(len(bits)):
+        numbers[c] = np.uint32(np.uint32(bits[c]) << shift).view(np.float32) * weight
+
+
+@compiled
+def narrow(numbers, shift, bits):
+    """The bits (C,) of numbers (C,) in float32, or in bfloat16 as torch rounds them: to the nearest, of two alike to the even one."""
+    wide = numbers.view(np.uint32)
+    if shift:
+        for c in range(len(bits)):
+            bits[c] = (wide[c] + np.uint32(0x7FFF) + ((wide[c] >> shift) & np.uint32(1))) >> shift
+    else:
+        for c in range(len(bits)):
+            bits[c] = wide[c]
 
 
 @compiled
@@ -184,13 +206,35 @@ def _outwards(rows: int) -> np.ndarray:
 
 def in_parts(work: Callable[[int, int], None], count: int) -> None:
     """Do some work from a first to a last of its items on as many threads as torch uses, this one among them; kernels hold no lock."""
-    parts = torch.get_num_threads()
-    (first, last), *others = pairwise(count * part // parts for part in range(parts + 1))
-    if not others:
-        return work(first, last)
-    with ThreadPoolExecutor(len(others)) as pool:
-        waiting = [pool.submit(work, *bounds) for bounds in others]
-        work(first, last)
-        for done in waiting:
-            done.result()
+    bounds = [count * part // torch.get_num_threads() for part in range(torch.get_num_threads() + 1)]
+    if len(bounds) == 2:
+        return work(0, count)
+    waiting, errors = iter(list(pairwise(bounds))), []  # each thread takes the next part
+
+    def take(_) -> None:
+        for first, last in waiting:
+            try:
+                work(first, last)
+            except BaseException as error:  # else it would end here, in a thread that is not Python's
+                errors.append(error)
+
+    if run := torch_threads():
+        run(take)
+    else:
+        with ThreadPoolExecutor(len(bounds) - 1) as pool:
+            list(pool.map(take, bounds[1:]))
+    if errors:
+        raise errors[0]
     return None
+
+
+@cache
+def torch_threads() -> Callable[[Callable], None] | None:
+    """Runs a function on torch's own threads, where these are of GNU's OpenMP.
+
+    Between two operations they wait in a busy loop, for milliseconds, on the processors that other threads would need; and they begin at once.
+    """
+    if not sys.platform.startswith("linux") or not hasattr(library := ctypes.CDLL(None), "GOMP_parallel"):
+        return None
+    kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+    return lambda function: library.GOMP_parallel(kind(function), None, torch.get_num_threads(), 0)

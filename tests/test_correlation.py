@@ -1,5 +1,6 @@
 import sys
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -333,6 +334,29 @@ def test_compiled_selection_is_taken_where_it_works():
     assert selection_for(features, compiled=False) is selection_for(features.half()) is TorchSelection
     with pytest.raises(ValueError, match="compiled selection needs numba"):
         selection_for(features.half(), compiled=True)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("of_torch", [True, False])
+def test_work_is_done_once_in_parts(threads, of_torch, monkeypatch):
+    if not of_torch:
+        monkeypatch.setattr(selection_numba, "torch_threads", lambda: None)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    done = np.zeros(13, int)
+
+    def work(first, last):
+        done[first:last] += 1
+
+    selection_numba.in_parts(work, len(done))
+    assert (done == 1).all()
+
+    def fail(first, last):
+        if last == len(done):
+            raise ArithmeticError("what went wrong")
+
+    with pytest.raises(ArithmeticError, match="what went wrong"):
+        selection_numba.in_parts(fail, len(done))
+    selection_numba.in_parts(work, 0)  # and it goes on
 
 
 def test_without_numba_torch_selects(monkeypatch, caplog):

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 
 from fgvc_hf import FgvcConfig, patches_fgvc, templates_fgvc
 from fgvc_hf.patches_fgvc import (
+    CLOSE_MARGIN,
+    FINE_REACH,
     TorchPatches,
     better_window,
     halve,
@@ -343,21 +345,24 @@ def test_the_better_of_two_places_at_half_resolution_is_taken():
     cells = torch.tensor([[20.0, 18.0], [31.0, 25.0]])
     patches, weights = sample_patches(before, cells, 3), patch_weights(3).expand(2, -1)
     where = cells, torch.zeros(2), 0.0
-    places, two = search_halved(halve(after), patches, weights, 10, *where)
-    assert (places[0] - cells - torch.tensor([7, -5])).abs().max() <= 1 and two.all()
+    places, margin = search_halved(halve(after), patches, weights, 10, *where)
+    assert (places[0] - cells - torch.tensor([7, -5])).abs().max() <= 1 and (margin > CLOSE_MARGIN).all()
     assert ((places[1] - places[0]).abs().amax(dim=1) > 4).all()
-    window, margin = better_window(after, places, two, patches, weights, *where)
-    swapped, same = better_window(after, places.flip(0), two, patches, weights, *where)
-    assert all(map(torch.equal, window, swapped)) and torch.equal(margin, same) and (margin > 0.05).all()
+    window, by_far = better_window(after, places, margin, patches, weights, *where)
+    assert torch.equal(by_far, margin) and torch.equal(window[-1], places[0] - FINE_REACH)
+    close = torch.zeros(2)
+    compared, margin = better_window(after, places, close, patches, weights, *where)
+    swapped, same = better_window(after, places.flip(0), close, patches, weights, *where)
+    assert all(map(torch.equal, window, compared)) and all(map(torch.equal, window, swapped))
+    assert torch.equal(margin, same) and (margin > 0.05).all()
     found, _ = locate(*window[:1], *window, *where, margin)
     torch.testing.assert_close(found, cells + torch.tensor([7.0, -5.0]), atol=0.1, rtol=0)
 
     twice = after.clone()
     twice[9:18, 11:20] = after[9:18, 23:32]  # of the first point
-    _, less = better_window(
-        twice, *search_halved(halve(twice), patches, weights, 10, *where), patches, weights, *where
-    )
-    assert less[0] < 0.02 and less[1] == margin[1]
+    places, near = search_halved(halve(twice), patches, weights, 10, *where)
+    _, less = better_window(twice, places, near, patches, weights, *where)
+    assert near[0] < CLOSE_MARGIN and less[0] < 0.02 and near[1] == less[1] == by_far[1]
 
 
 def test_a_place_without_another_in_its_window_is_better_by_most():
@@ -365,9 +370,7 @@ def test_a_place_without_another_in_its_window_is_better_by_most():
     cells = torch.tensor([[20.0, 18.0]])
     patches, weights = sample_patches(features, cells, 3), patch_weights(3)[None]
     where = cells, torch.zeros(1), 0.0
-    places, two = search_halved(halve(features), patches, weights, 2, *where)
-    assert not two.any()
-    _, margin = better_window(features, places, two, patches, weights, *where)
+    _, margin = search_halved(halve(features), patches, weights, 2, *where)
     assert margin.tolist() == [1.0]
 
 
