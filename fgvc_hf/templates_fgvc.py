@@ -7,7 +7,8 @@ patch around that cell, with two templates:
 * the mean of the point's first patch and of its patches some frames back, which finds it through changes of appearance;
 * the first patch alone, which decides within a cell or two: what was found before is a little off, and those errors add up.
 
-The window is searched at half the resolution of the features first, and then around the two best places there, cell by cell.
+The window is searched at half the resolution of the features first, and then cell by cell around the best place there, or around the two
+best where these are close.
 
 The cells of a patch do not count alike: around a thin thing, or at the border of a body, most of them are of what lies behind, and
 that moves otherwise. A cell counts by how similar it stayed while the point was seen.

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 
 SUPERSAMPLING = 2  # lines are drawn at twice the size and scaled down, which smooths their edges
+FADES = 4  # steps in which a trail fades
 HIDDEN_OPACITY = 0.35  # of a point that is not visible
 GOLDEN_RATIO = 0.618034
 GREY = np.array([0.299, 0.587, 0.114])  # luma of R, G and B
@@ -81,13 +82,21 @@ def _over(frame: np.ndarray, layer: Image.Image) -> np.ndarray:
 def _draw_trails(draw, tracks, visible, frame_idx: int, trail: int, colours: list, unit: float) -> None:
     frames = np.arange(max(0, frame_idx - trail), frame_idx + 1)
     points, seen = tracks[:, frames] * SUPERSAMPLING, visible[:, frames]
-    ends = np.concatenate([points[:, :-1], points[:, 1:]], axis=-1)  # (N, L, 4)
     both_seen = seen[:, :-1] & seen[:, 1:]
-    opacity = (1 - (frame_idx - frames[1:]) / trail) * np.where(both_seen, 1.0, HIDDEN_OPACITY)
-    shown = ~np.isnan(ends).any(axis=-1)
-    opacity, width = (255 * opacity).round().astype(int).tolist(), round(unit * SUPERSAMPLING)
-    for n, segment in np.argwhere(shown).tolist():
-        draw.line(ends[n, segment].tolist(), fill=(*colours[n], opacity[n][segment]), width=width)
+    fresh = (
+        np.ceil(FADES * (1 - (frame_idx - frames[1:]) / trail)) / FADES
+    )  # the newest segments 1, the oldest next to nothing
+    opacity = (255 * fresh * np.where(both_seen, 1.0, HIDDEN_OPACITY)).round().astype(int)  # (N, L)
+    opacity[np.isnan(points[:, :-1] + points[:, 1:]).any(axis=-1)] = 0
+    # Neighbouring segments of one opacity are one line
+    changes = np.ones((len(points), len(frames)), bool)
+    changes[:, 1:-1] = opacity[:, 1:] != opacity[:, :-1]
+    runs = np.concatenate([np.argwhere(changes[:, :-1]), np.argwhere(changes[:, 1:])[:, 1:]], axis=1).tolist()
+    corners, opacity = points.reshape(len(points), 2 * len(frames)).tolist(), opacity.tolist()
+    for n, first, last in runs:
+        if opacity[n][first]:
+            line, fill = corners[n][2 * first : 2 * last + 4], (*colours[n], opacity[n][first])
+            draw.line(line, fill=fill, width=round(unit * SUPERSAMPLING))
 
 
 def _draw_point(draw, point, seen: bool, colour: tuple, unit: float) -> None:
