@@ -9,7 +9,7 @@ import math
 import numpy as np
 import torch
 
-from .selection_numba import BITS, bits_of, compiled, in_parts, narrow, widen
+from .machine_code import BITS, bits_of, compiled, in_parts, narrow, widen
 
 
 AT_ONCE = 7  # cells of a window beside each other whose scores are added up in registers; a fine window has as many

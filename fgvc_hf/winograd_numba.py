@@ -11,7 +11,7 @@ from itertools import product
 import numpy as np
 import torch
 
-from .selection_numba import bits_of, compiled, in_parts, narrow, widen
+from .machine_code import bits_of, compiled, in_parts, narrow, widen
 
 
 POINTS = (0.0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5))  # beside infinity

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numba import njit
 
 from fgvc_hf import correlation_fgvc as correlation
-from fgvc_hf import selection_numba
+from fgvc_hf import machine_code
 from fgvc_hf.correlation_fgvc import merge_topk, reference_topk, window_correlation, window_mask, window_topk
 from fgvc_hf.propagation_fgvc import LABEL_CUTOFF, draw_points, label_reach, propagate_labels
 from fgvc_hf.selection_fgvc import TorchSelection, compiled_selection, selection_for
@@ -340,14 +340,14 @@ def test_compiled_selection_is_taken_where_it_works():
 @pytest.mark.parametrize("of_torch", [True, False])
 def test_work_is_done_once_in_parts(threads, of_torch, monkeypatch):
     if not of_torch:
-        monkeypatch.setattr(selection_numba, "torch_threads", lambda: None)
+        monkeypatch.setattr(machine_code, "torch_threads", lambda: None)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     done = np.zeros(13, int)
 
     def work(first, last):
         done[first:last] += 1
 
-    selection_numba.in_parts(work, len(done))
+    machine_code.in_parts(work, len(done))
     assert (done == 1).all()
 
     def fail(first, last):
@@ -355,14 +355,15 @@ def test_work_is_done_once_in_parts(threads, of_torch, monkeypatch):
             raise ArithmeticError("what went wrong")
 
     with pytest.raises(ArithmeticError, match="what went wrong"):
-        selection_numba.in_parts(fail, len(done))
-    selection_numba.in_parts(work, 0)  # and it goes on
+        machine_code.in_parts(fail, len(done))
+    machine_code.in_parts(work, 0)  # and it goes on
 
 
 def test_without_numba_torch_selects(monkeypatch, caplog):
     compiled_selection.cache_clear()
     monkeypatch.setitem(sys.modules, "numba", None)  # importing it fails
-    monkeypatch.delitem(sys.modules, "fgvc_hf.selection_numba", raising=False)
+    for name in ("machine_code", "selection_numba"):
+        monkeypatch.delitem(sys.modules, f"fgvc_hf.{name}", raising=False)
     monkeypatch.setattr("fgvc_hf.selection_fgvc.find_spec", lambda name: "there")
     assert selection_for(torch.zeros(4, 4, 8)) is TorchSelection and "cannot be used" in caplog.text
     compiled_selection.cache_clear()
@@ -381,5 +382,5 @@ def test_machine_code_is_made_without_a_place_to_keep_it(monkeypatch):
             raise RuntimeError("cannot cache function: no locator available")
         return njit(**options)
 
-    monkeypatch.setattr(selection_numba, "njit", no_place)
-    assert selection_numba.compiled(lambda a: a + 1)(2) == 3
+    monkeypatch.setattr(machine_code, "njit", no_place)
+    assert machine_code.compiled(lambda a: a + 1)(2) == 3
