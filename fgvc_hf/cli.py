@@ -11,7 +11,7 @@ from pathlib import Path
 from . import __version__, bundled_checkpoints, default_checkpoint
 from .commands import load_checkpoint, run_flow, run_match, run_paint, run_propagate, run_track
 from .presets import PRESETS, fast_dtype
-from .process import keep_freed_memory
+from .process import keep_freed_memory, rest_soon
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -168,6 +168,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command. A user error is one line on standard error and exit status 2, without a traceback."""
     arguments = build_parser().parse_args(argv)
     keep_freed_memory()
+    rest_soon()
     try:
         arguments.run(arguments)
     except (ValueError, OSError, ImportError) as error:

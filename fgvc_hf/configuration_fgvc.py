@@ -173,28 +173,28 @@ class FgvcConfig(PreTrainedConfig):
     motion_prior: float = 20.0
     recall_similarity: float = 0.84
     visibility_weights: list[float] | tuple[float, ...] = (
-        10.602,
-        7.084,
-        1.763,
-        -3.412,
-        11.971,
-        7.842,
-        -15.072,
-        -10.092,
-        1.135,
-        1.046,
+        10.719,
+        7.429,
+        -0.178,
+        -2.299,
+        12.392,
+        3.217,
+        -15.593,
+        -11.263,
+        6.349,
+        0.695,
     )
     error_weights: list[float] | tuple[float, ...] = (
-        -8.331,
-        1.259,
-        -3.301,
-        -0.509,
-        -0.865,
-        -5.121,
-        -12.058,
-        16.956,
-        -2.328,
-        5.308,
+        -9.795,
+        2.728,
+        -3.388,
+        -1.696,
+        0.059,
+        -5.005,
+        -10.27,
+        15.093,
+        -2.68,
+        5.843,
     )
     hidden_threshold: float = 0.2
     visibility_threshold: float = 0.5

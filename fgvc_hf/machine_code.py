@@ -61,10 +61,11 @@ def bits_of(values: torch.Tensor) -> tuple[np.ndarray, np.uint32]:
 
 def in_parts(work: Callable[[int, int], None], count: int) -> None:
     """Do some work from a first to a last of its items on as many threads as torch uses, this one among them; kernels hold no lock."""
-    bounds = [count * part // torch.get_num_threads() for part in range(torch.get_num_threads() + 1)]
-    if len(bounds) == 2:
+    threads = torch.get_num_threads()
+    if threads == 1:
         return work(0, count)
-    waiting, errors = iter(list(pairwise(bounds))), []  # each thread takes the next part
+    parts = list(pairwise(count * part // threads for part in range(threads + 1)))
+    waiting, errors = iter(parts), []  # each thread takes the next part
 
     def take(_) -> None:
         for first, last in waiting:
@@ -76,8 +77,8 @@ def in_parts(work: Callable[[int, int], None], count: int) -> None:
     if run := torch_threads():
         run(take)
     else:
-        with ThreadPoolExecutor(len(bounds) - 1) as pool:
-            list(pool.map(take, bounds[1:]))
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(take, parts))
     if errors:
         raise errors[0]
     return None

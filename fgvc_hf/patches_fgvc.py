@@ -18,9 +18,7 @@ REFINEMENT = 2  # cells around the best one within which the first patch has a s
 LOST_GROWTH = 0.1  # of the range of likely motion, per frame that a point was not seen
 RIVAL_DISTANCE = 3  # cells beyond which another maximum is a rival
 HALF_RIVAL_DISTANCE = 2  # and of those of the halved map
-CLOSE_MARGIN = (
-    0.1  # by which a place of the halved map is better than another that may still be; one in 10,000 beyond was
-)
+CLOSE_MARGIN = 0.1  # of the best place of the halved map; the second is compared as well where it is smaller
 FINE_REACH = 3  # cells around a place of the halved map that are compared at full resolution
 LEAST_SHARE = 0.25  # of a patch, by weight, that must lie in the frame for its place to be told by it
 # Held at a time; always as many, for the last bit of a product depends on its size

@@ -229,10 +229,8 @@ def recall(
         Cells and evidence with those of the points in place that were found again, and which these are (N,), bool.
     """
     was_first, was_mean, _ = evidence.unbind(dim=1)
-    recalled, rows = (
-        torch.zeros_like(was_first, dtype=torch.bool),
-        (was_first < config.recall_similarity).nonzero()[:, 0],
-    )
+    recalled = torch.zeros_like(was_first, dtype=torch.bool)
+    rows = (was_first < config.recall_similarity).nonzero()[:, 0]
     if config.recall_similarity > 1 or not len(rows) or (means := blocks()) is None:
         return cells, evidence, recalled
     places = best_blocks(means, anchor[rows], config.template_radius)

@@ -83,9 +83,7 @@ def _draw_trails(draw, tracks, visible, frame_idx: int, trail: int, colours: lis
     frames = np.arange(max(0, frame_idx - trail), frame_idx + 1)
     points, seen = tracks[:, frames] * SUPERSAMPLING, visible[:, frames]
     both_seen = seen[:, :-1] & seen[:, 1:]
-    fresh = (
-        np.ceil(FADES * (1 - (frame_idx - frames[1:]) / trail)) / FADES
-    )  # the newest segments 1, the oldest next to nothing
+    fresh = np.ceil(FADES * (1 - (frame_idx - frames[1:]) / trail)) / FADES  # 1 for the newest segments
     opacity = (255 * fresh * np.where(both_seen, 1.0, HIDDEN_OPACITY)).round().astype(int)  # (N, L)
     opacity[np.isnan(points[:, :-1] + points[:, 1:]).any(axis=-1)] = 0
     # Neighbouring segments of one opacity are one line

@@ -25,6 +25,11 @@ from functools import partial
 from itertools import count, pairwise
 from pathlib import Path
 
+from fgvc_hf.process import keep_freed_memory, rest_soon
+
+
+rest_soon()  # before torch is loaded, as the command line does
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -36,7 +41,6 @@ from fgvc_hf.correlation_fgvc import reference_topk, window_correlation, window_
 from fgvc_hf.evaluation.baselines import BASELINES
 from fgvc_hf.folded_encoder_fgvc import FoldedEncoder
 from fgvc_hf.modeling_fgvc import FgvcEncoder
-from fgvc_hf.process import keep_freed_memory
 from fgvc_hf.propagation_fgvc import propagate_labels
 from fgvc_hf.templates_fgvc import PointTemplates
 from fgvc_hf.training.card import COLOURS

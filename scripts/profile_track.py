@@ -12,6 +12,11 @@ import time
 
 started = time.perf_counter()
 
+from fgvc_hf.process import keep_freed_memory, rest_soon
+
+
+rest_soon()  # before torch is loaded, as the command line does
+
 import argparse
 import json
 import tempfile
@@ -36,7 +41,6 @@ from fgvc_hf import (
 from fgvc_hf.inference_session_fgvc import FgvcInferenceSession
 from fgvc_hf.overlays import drawn_tracks, write_overlay
 from fgvc_hf.presets import PRESETS
-from fgvc_hf.process import keep_freed_memory
 
 
 imported = time.perf_counter()

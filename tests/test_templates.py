@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fgvc_hf import FgvcConfig, patches_fgvc, templates_fgvc
+from fgvc_hf import FgvcConfig, default_checkpoint, patches_fgvc, templates_fgvc
 from fgvc_hf.patches_fgvc import (
     CLOSE_MARGIN,
     FINE_REACH,
@@ -16,7 +16,6 @@ from fgvc_hf.patches_fgvc import (
     locate,
     patch_offsets,
     patch_weights,
-    patches_for,
     sample_patches,
     search_cells,
     search_halved,
@@ -54,11 +53,6 @@ def implementation(request, monkeypatch):
         monkeypatch.setattr(module, "patches_for", lambda features: request.param)
 
 
-def test_machine_code_is_taken_where_it_works():
-    assert patches_for(torch.zeros(4, 4, 8)) is patches_for(torch.zeros(4, 4, 8).bfloat16()) is CompiledPatches
-    assert patches_for(torch.zeros(4, 4, 8).half()) is TorchPatches
-
-
 @pytest.mark.parametrize("radius", [0, 1, 2])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_scores_equal_the_definition(radius, dtype, implementation):
@@ -84,49 +78,6 @@ def test_scores_equal_the_definition(radius, dtype, implementation):
                 tolerance = 1e-5 if dtype == torch.float32 else 0.01
                 assert float(scores[n, row, column]) == pytest.approx(expected, abs=tolerance)
                 assert float(share[n, row, column]) == pytest.approx(part * inside, abs=1e-6)
-
-
-@pytest.mark.parametrize("search", [1, 3, 8])
-@pytest.mark.parametrize("number", [0, 1, 19])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_machine_code_adds_up_what_torch_does(search, number, dtype, monkeypatch):
-    features = unit_features(21, 15, dtype=dtype)
-    generator = torch.Generator().manual_seed(2)
-    centres = torch.rand(number, 2, generator=generator) * torch.tensor([30.0, 42]) - torch.tensor(
-        [8.0, 11]
-    )  # some outside
-    templates = sample_patches(features, centres, 3)
-    weights = torch.rand(number, 49, generator=generator).softmax(dim=1)
-    results = []
-    for implementation in (TorchPatches, CompiledPatches):
-        monkeypatch.setattr(patches_fgvc, "patches_for", lambda features, chosen=implementation: chosen)
-        results.append(window_scores(features, centres, templates, weights, search))
-    for by_torch, compiled in zip(*results, strict=True):
-        torch.testing.assert_close(compiled, by_torch, atol=1e-6 if dtype == torch.float32 else 4e-3, rtol=0)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_machine_code_means_and_takes_patches_as_torch_does(dtype):
-    features = unit_features(21, 15, dtype=dtype)
-    generator = torch.Generator().manual_seed(3)
-    cells = torch.rand(9, 2, generator=generator) * torch.tensor([18.0, 24]) - 2  # some outside
-    trusted = torch.rand(3, 9, generator=generator) > 0.4
-    assert 0 < trusted[0].sum() < 9
-    anchor = sample_patches(features, cells, 2)
-    recent = [
-        (sample_patches(features, cells + 0.1 * i, 2) * own[:, None, None], own) for i, own in enumerate(trusted)
-    ]
-    mean, compiled_mean = (of.mean(anchor, 1.5, recent) for of in (TorchPatches, CompiledPatches))
-    torch.testing.assert_close(compiled_mean, mean, atol=1e-6, rtol=2**-8 if dtype == torch.bfloat16 else 1e-6)
-    ring = anchor.new_full((9, 25, 32), torch.nan)
-    taken = ring[:, :, :16], ring[:, :, 16:]  # not contiguous, as a ring need not be
-    similarity, compiled_similarity = (
-        of.take(features, cells + 0.3, mean, trusted[0], out)
-        for of, out in zip((TorchPatches, CompiledPatches), taken, strict=True)
-    )
-    torch.testing.assert_close(taken[1], taken[0], atol=1e-6, rtol=2**-7 if dtype == torch.bfloat16 else 1e-6)
-    assert not taken[1][~trusted[0]].any() and taken[1][trusted[0]].any(dim=-1).all()
-    torch.testing.assert_close(compiled_similarity, similarity, atol=1e-5 if dtype == torch.float32 else 4e-3, rtol=0)
 
 
 def test_a_patch_at_the_border_is_compared_by_what_lies_in_the_frame():
@@ -417,3 +368,8 @@ def test_visibility_is_a_logistic_model():
     weights = [1.0, 2.0, 3.0, -1.0]
     found = visibility(torch.tensor([[0.5, 0.25, 0.1]]), weights)
     assert float(found) == pytest.approx(1 / (1 + np.exp(-(0.5 + 0.5 + 0.3 - 1))))
+
+
+def test_evidence_is_weighed_by_default_as_the_bundled_checkpoint_does():
+    default, bundled = FgvcConfig(), FgvcConfig.from_pretrained(default_checkpoint())
+    assert default.visibility_weights == bundled.visibility_weights and default.error_weights == bundled.error_weights
