@@ -1,67 +1,136 @@
 """FGVC: follow pixels through video.
 
-Public names are imported when they are first used, so that `import fgvc_hf` and the command line's help do not wait for
-torch. The Auto classes of transformers know FGVC as soon as a model class is used here, and from the start if transformers
-was imported before.
+Public names are imported when they are first used, so that `import fgvc_hf` and the command line's help do not wait for torch.
+The Auto classes of transformers know FGVC as soon as one of its names is used here, and from the start if transformers was
+imported before.
 """
 
 import importlib
 import sys
-from pathlib import Path
+from importlib.abc import MetaPathFinder
 
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
-    "FgvcConfig": "auto",
-    "FgvcModel": "auto",
-    "FgvcImageProcessorPil": "auto",
-    "FgvcProcessor": "auto",
-    "FgvcInferenceSession": "inference_session_fgvc",
+    "FgvcConfig": "configuration_fgvc",
+    "FgvcImageProcessorPil": "image_processing_pil_fgvc",
+    "FgvcInferenceSession": "tracking.session",
+    "FgvcModel": "modeling_fgvc",
+    "FgvcProcessor": "processing_fgvc",
     "PointTracks": "processing_fgvc",
-    "load": "presets",
-    "model_card": "hub_fgvc",
-    "model_from_backbone": "backbones",
-    "load_session": "session_file",
-    "open_video": "video",
-    "match_heat_map": "heat_map_fgvc",
-    "paint": "textures_fgvc",
-    "VideoWriter": "video",
-    "chain_flow": "flow_chain_fgvc",
-    "contact_sheet": "visualization",
-    "draw_arrows": "visualization",
-    "draw_flow": "visualization",
-    "draw_heat_map": "visualization",
-    "draw_masks": "visualization",
-    "draw_tracks": "visualization",
-    "save_session": "session_file",
-    "side_by_side": "visualization",
-    "read_tracks": "tracks",
-    "save_tracks": "tracks",
-    "read_mask": "masks",
-    "read_points_file": "tracks",
+    "VideoWriter": "io.video",
+    "bundled_checkpoints": "io.checkpoints",
+    "chain_flow": "applications.flow_chaining",
+    "contact_sheet": "io.drawing",
+    "default_checkpoint": "io.checkpoints",
+    "draw_arrows": "io.drawing",
+    "draw_flow": "io.drawing",
+    "draw_heat_map": "io.drawing",
+    "draw_masks": "io.drawing",
+    "draw_tracks": "io.drawing",
+    "load": "io.checkpoints",
+    "load_session": "applications.session_files",
+    "match_heat_map": "applications.heat_map",
+    "model_card": "hub.repository",
+    "model_from_backbone": "conversion.external_backbone",
+    "open_video": "io.video",
+    "paint": "applications.painting",
+    "read_mask": "io.masks",
+    "read_points_file": "io.tracks",
+    "read_tracks": "io.tracks",
     "render_clip": "data.synthetic",
+    "save_session": "applications.session_files",
+    "save_tracks": "io.tracks",
+    "side_by_side": "io.drawing",
 }
-__all__ = ["bundled_checkpoints", "default_checkpoint", *_HOMES]
+__all__ = list(_HOMES)
+
+_WITHOUT_TORCH = ("bundled_checkpoints", "default_checkpoint")
+
+# Modules of version 0.1 and where their content is now
+_MOVED = {
+    "auto": "hub.auto",
+    "backbones": "conversion.external_backbone",
+    "boxes_fgvc": "tracking.box_tracker",
+    "coarse_to_fine_fgvc": "encoder.coarse_to_fine",
+    "commands": "cli.commands",
+    "coordinates_fgvc": "coordinates",
+    "correlation_fgvc": "matching.windows",
+    "encoder_fgvc": "encoder.backbone",
+    "export": "conversion.graphs",
+    "files": "io.files",
+    "flow_chain_fgvc": "applications.flow_chaining",
+    "flow_fgvc": "tracking.dense_flow",
+    "flow_files": "io.flow_files",
+    "folded_encoder_fgvc": "encoder.fused_encoder",
+    "heat_map_fgvc": "applications.heat_map",
+    "hub_fgvc": "hub.repository",
+    "inference_session_fgvc": "tracking.session",
+    "localisation_fgvc": "tracking.localisation",
+    "machine_code": "kernels.numba_runtime",
+    "masks": "io.masks",
+    "memory_fgvc": "tracking.memory",
+    "overlays": "io.overlays",
+    "patches_fgvc": "matching.patches",
+    "patches_numba": "kernels.patches_numba",
+    "presets": "tracker",
+    "process": "kernels.process",
+    "propagation_fgvc": "tracking.label_maps",
+    "refinement_fgvc": "matching.block_search",
+    "selection_fgvc": "kernels.dispatch",
+    "selection_numba": "kernels.topk_numba",
+    "selection_triton": "kernels.topk_triton",
+    "session_file": "applications.session_files",
+    "targets_fgvc": "tracking.prompts",
+    "templates_fgvc": "tracking.template_tracker",
+    "textures_fgvc": "applications.painting",
+    "tracks": "io.tracks",
+    "video": "io.video",
+    "visualization": "io.drawing",
+    "winograd_numba": "kernels.winograd_numba",
+    "conversion.colours": "conversion.uvc_colours",
+    "data.card": "data.dataset_card",
+    "evaluation.boxes": "evaluation.box_following",
+    "evaluation.tap_vid": "evaluation.tapvid",
+    "evaluation.tap_vid_pickle": "evaluation.tapvid_pickle",
+    "metrics.boxes": "metrics.box_overlap",
+    "metrics.davis": "metrics.region_contour",
+    "metrics.flow": "metrics.end_point_error",
+    "metrics.keypoints": "metrics.pck",
+    "metrics.segmentation": "metrics.mean_iou",
+    "metrics.tap_vid": "metrics.average_jaccard",
+    "training.card": "training.training_card",
+    "training.colours": "training.ancestors.colour_autoencoder",
+    "training.localise": "training.ancestors.patch_localisation",
+    "training.time_cycle": "training.ancestors.time_cycle",
+    "training.uvc": "training.ancestors.uvc",
+    "training.videos": "training.ancestors.video_training",
+    "training.window": "training.window_losses",
+    "training.window_triton": "training.window_losses_triton",
+}
 
 
-DEFAULT_CHECKPOINT = "fgvc-joint"
+class _MovedModules(MetaPathFinder):
+    """Names the new place of a module of version 0.1. Asked last, so only for modules that do not exist."""
+
+    def find_spec(self, fullname, path=None, target=None):
+        package, _, name = fullname.partition(".")
+        if package == __name__ and name in _MOVED:
+            message = f"fgvc_hf.{name} has moved: import from fgvc_hf.{_MOVED[name]} instead."
+            raise ImportError(message, name=fullname)
+        return None
 
 
-def bundled_checkpoints() -> dict[str, str]:
-    """Name and folder of each checkpoint that ships with the package."""
-    folder = Path(__file__).parent / "checkpoints"
-    return {path.name: str(path) for path in sorted(folder.iterdir()) if (path / "config.json").is_file()}
-
-
-def default_checkpoint() -> str:
-    """Folder of the checkpoint that is used where none is named; it takes the place of a Hub id."""
-    return bundled_checkpoints()[DEFAULT_CHECKPOINT]
+if not any(type(finder).__name__ == _MovedModules.__name__ for finder in sys.meta_path):
+    sys.meta_path.append(_MovedModules())
 
 
 def __getattr__(name: str):
     if name not in _HOMES:
         raise AttributeError(f"module 'fgvc_hf' has no attribute {name!r}")
+    if name not in _WITHOUT_TORCH:
+        importlib.import_module(".hub.auto", __name__)
     return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
 
 
@@ -70,4 +139,4 @@ def __dir__() -> list[str]:
 
 
 if "transformers" in sys.modules:
-    importlib.import_module(".auto", __name__)
+    importlib.import_module(".hub.auto", __name__)

@@ -23,16 +23,16 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .coarse_to_fine_fgvc import FgvcAttention, FgvcAttentionLayer, FgvcCoarseToFineHead
 from .configuration_fgvc import FgvcConfig
-from .correlation_fgvc import window_correlation
-from .encoder_fgvc import FgvcBasicBlock, FgvcBottleneckBlock, FgvcEncoder
-from .flow_fgvc import at_video_size, dense_flow
-from .folded_encoder_fgvc import FoldedEncoder, folded_for_inference
-from .hub_fgvc import push_to_hub
+from .encoder.backbone import FgvcBasicBlock, FgvcBottleneckBlock, FgvcEncoder
+from .encoder.coarse_to_fine import FgvcAttention, FgvcAttentionLayer, FgvcCoarseToFineHead
+from .encoder.fused_encoder import FoldedEncoder, folded_for_inference
+from .hub.repository import push_to_hub
 from .image_processing_pil_fgvc import FgvcImageProcessorPil
-from .inference_session_fgvc import FgvcInferenceSession
+from .matching.windows import window_correlation
 from .processing_fgvc import FgvcProcessor, PointTracks
+from .tracking.dense_flow import at_video_size, dense_flow
+from .tracking.session import FgvcInferenceSession
 
 
 HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only", "subfolder")

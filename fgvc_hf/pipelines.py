@@ -6,8 +6,8 @@ import numpy as np
 from transformers import Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .io.video import open_video
 from .modeling_fgvc import FgvcModel
-from .video import open_video
 
 
 class _VideoPipeline(Pipeline):

@@ -10,10 +10,10 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import ImageInput
 from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, ProcessorMixin, Unpack
 
-from .coordinates_fgvc import rescale_points
-from .inference_session_fgvc import FgvcInferenceSession
-from .propagation_fgvc import read_masks
-from .targets_fgvc import BoxTarget, MaskTarget
+from .coordinates import rescale_points
+from .tracking.label_maps import read_masks
+from .tracking.prompts import BoxTarget, MaskTarget
+from .tracking.session import FgvcInferenceSession
 
 
 GONE = 0.02  # largest share of a cell below which an object is nowhere on a frame
@@ -106,7 +106,9 @@ class FgvcProcessor(ProcessorMixin):
         if max_memory_bytes is not None and max_memory_bytes <= 0:
             raise ValueError(f"max_memory_bytes must be positive, got {max_memory_bytes}.")
         if video is not None:
-            from .video import open_video  # imported late, so that frames that are in memory already need no decoder
+            from .io.video import (
+                open_video,  # imported late, so that frames that are in memory already need no decoder
+            )
 
             video = open_video(video)
         return FgvcInferenceSession(self.image_processor, video, memory_dtype, memory_device, max_memory_bytes)

@@ -21,7 +21,7 @@ from accelerate.state import AcceleratorState, GradientState
 from train import load_model, make_module, real_domain, tap_vid_score
 
 from fgvc_hf import FgvcImageProcessorPil
-from fgvc_hf.files import atomic_write
+from fgvc_hf.io.files import atomic_write
 from fgvc_hf.training.loop import Training
 from fgvc_hf.training.recipes import parse_recipe
 

@@ -25,7 +25,7 @@ from functools import partial
 from itertools import count, pairwise
 from pathlib import Path
 
-from fgvc_hf.process import keep_freed_memory, rest_soon
+from fgvc_hf.kernels.process import keep_freed_memory, rest_soon
 
 
 rest_soon()  # before torch is loaded, as the command line does
@@ -37,13 +37,13 @@ from PIL import Image, ImageDraw
 from torch.utils.flop_counter import FlopCounterMode
 
 from fgvc_hf import FgvcImageProcessorPil, FgvcModel, FgvcProcessor, VideoWriter, default_checkpoint, load, render_clip
-from fgvc_hf.correlation_fgvc import reference_topk, window_correlation, window_topk
+from fgvc_hf.encoder.fused_encoder import FoldedEncoder
 from fgvc_hf.evaluation.baselines import BASELINES
-from fgvc_hf.folded_encoder_fgvc import FoldedEncoder
+from fgvc_hf.matching.windows import reference_topk, window_correlation, window_topk
 from fgvc_hf.modeling_fgvc import FgvcEncoder
-from fgvc_hf.propagation_fgvc import propagate_labels
-from fgvc_hf.templates_fgvc import PointTemplates
-from fgvc_hf.training.card import COLOURS
+from fgvc_hf.tracking.label_maps import propagate_labels
+from fgvc_hf.tracking.template_tracker import PointTemplates
+from fgvc_hf.training.training_card import COLOURS
 
 
 CHUNK = 128  # queries at a time, as the official configuration

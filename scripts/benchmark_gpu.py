@@ -26,11 +26,11 @@ import torch.nn.functional as F
 from benchmark import CHUNK, LABELS, MEMORY_FRAMES, in_turns
 
 from fgvc_hf import FgvcImageProcessorPil, FgvcModel, FgvcProcessor, default_checkpoint, load, render_clip
-from fgvc_hf.correlation_fgvc import reference_topk, window_topk
 from fgvc_hf.data.scene import Random
 from fgvc_hf.data.textures import natural_image
-from fgvc_hf.propagation_fgvc import propagate_labels
-from fgvc_hf.training import window
+from fgvc_hf.matching.windows import reference_topk, window_topk
+from fgvc_hf.tracking.label_maps import propagate_labels
+from fgvc_hf.training import window_losses as window
 from fgvc_hf.training.joint import JointTraining, make_synthetic
 from fgvc_hf.training.objectives import cell_grid
 from fgvc_hf.training.recipes import RECIPES

@@ -27,7 +27,7 @@ from fgvc_hf.data.textures import natural_image
 from fgvc_hf.training.joint import JointTraining, make_synthetic
 from fgvc_hf.training.objectives import cell_grid
 from fgvc_hf.training.recipes import RECIPES
-from fgvc_hf.training.window import GaussianTarget, window_average, window_cross_entropy
+from fgvc_hf.training.window_losses import GaussianTarget, window_average, window_cross_entropy
 
 
 SIDE, CHANNELS, RADIUS = 128, 256, 24

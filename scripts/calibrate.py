@@ -27,10 +27,10 @@ from train import TEXTURE_SIZE
 from fgvc_hf import load, render_clip
 from fgvc_hf.data.synthetic import SyntheticClip
 from fgvc_hf.data.video_folder import VideoFolder
-from fgvc_hf.evaluation.tap_vid import load_tapvid_npz, track_queries
-from fgvc_hf.metrics.tap_vid import queries_first
-from fgvc_hf.presets import PRESETS
-from fgvc_hf.templates_fgvc import EVIDENCE, PAST_RATES, expected_error, visibility
+from fgvc_hf.evaluation.tapvid import load_tapvid_npz, track_queries
+from fgvc_hf.io.checkpoints import PRESETS
+from fgvc_hf.metrics.average_jaccard import queries_first
+from fgvc_hf.tracking.template_tracker import EVIDENCE, PAST_RATES, expected_error, visibility
 from fgvc_hf.training.calibration import calibration_error, collect_evidence, fit_error, fit_visibility
 
 

@@ -19,12 +19,12 @@ from train import load_model, make_module, real_domain
 
 from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor
 from fgvc_hf.conversion.official import POOLED, RESNET_18
-from fgvc_hf.evaluation.tap_vid import load_tapvid_npz, track_queries
-from fgvc_hf.metrics.tap_vid import aggregate
-from fgvc_hf.presets import PRESETS
+from fgvc_hf.evaluation.tapvid import load_tapvid_npz, track_queries
+from fgvc_hf.io.checkpoints import PRESETS
+from fgvc_hf.io.video import atomic_write
+from fgvc_hf.metrics.average_jaccard import aggregate
 from fgvc_hf.training.loop import Training
 from fgvc_hf.training.recipes import parse_recipe
-from fgvc_hf.video import atomic_write
 
 
 ENCODER = {**RESNET_18, **POOLED, "propagation_radius": 6}  # the radius in cells, 48 pixels

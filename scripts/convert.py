@@ -11,8 +11,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from fgvc_hf.conversion.colours import convert_colours
 from fgvc_hf.conversion.official import SOURCES, convert
+from fgvc_hf.conversion.uvc_colours import convert_colours
 
 
 COLOURS = "uvc-colours"

@@ -11,8 +11,8 @@ from PIL import Image
 
 from fgvc_hf.demo.examples import DIRECTION, EXAMPLES, FOLDER, PRESET
 from fgvc_hf.demo.work import loaded
-from fgvc_hf.video import VideoFile
-from fgvc_hf.visualization import draw_tracks
+from fgvc_hf.io.drawing import draw_tracks
+from fgvc_hf.io.video import VideoFile
 
 
 THUMBNAIL_HEIGHT = 180

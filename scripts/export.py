@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from fgvc_hf import load
-from fgvc_hf.cli import parse_setting
-from fgvc_hf.export import GRAPHS, export_onnx, export_program
+from fgvc_hf.cli.main import parse_setting
+from fgvc_hf.conversion.graphs import GRAPHS, export_onnx, export_program
 
 
 def main() -> int:

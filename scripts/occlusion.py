@@ -26,7 +26,7 @@ from fgvc_hf.data.synthetic import (
 )
 from fgvc_hf.data.textures import raster_texture
 from fgvc_hf.data.video_folder import VideoFolder
-from fgvc_hf.presets import PRESETS
+from fgvc_hf.io.checkpoints import PRESETS
 
 
 FRAMES, SIZE, BODIES, POINTS = 32, 256, 3, 256

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from fgvc_hf.data.card import UNKNOWN, write_dataset_card
+from fgvc_hf.data.dataset_card import UNKNOWN, write_dataset_card
 from fgvc_hf.data.flying_things import FlyingThings3D
 from fgvc_hf.data.shards import clip_rows, labelled_rows, write_shards
 

@@ -12,7 +12,7 @@ import time
 
 started = time.perf_counter()
 
-from fgvc_hf.process import keep_freed_memory, rest_soon
+from fgvc_hf.kernels.process import keep_freed_memory, rest_soon
 
 
 rest_soon()  # before torch is loaded, as the command line does
@@ -38,9 +38,9 @@ from fgvc_hf import (
     overlays,
     render_clip,
 )
-from fgvc_hf.inference_session_fgvc import FgvcInferenceSession
-from fgvc_hf.overlays import drawn_tracks, write_overlay
-from fgvc_hf.presets import PRESETS
+from fgvc_hf.io.checkpoints import PRESETS
+from fgvc_hf.io.overlays import drawn_tracks, write_overlay
+from fgvc_hf.tracking.session import FgvcInferenceSession
 
 
 imported = time.perf_counter()

@@ -18,9 +18,9 @@ from pathlib import Path
 from transformers.utils import logging
 
 from fgvc_hf import load, model_card
-from fgvc_hf.files import atomic_folder
-from fgvc_hf.hub_fgvc import check_upload, upload_repository, write_repository
-from fgvc_hf.presets import resolve_checkpoint
+from fgvc_hf.hub.repository import check_upload, upload_repository, write_repository
+from fgvc_hf.io.checkpoints import resolve_checkpoint
+from fgvc_hf.io.files import atomic_folder
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -19,7 +19,7 @@ from fgvc_hf.data.augmentation import change_light
 from fgvc_hf.data.scene import Random, pixel_centres
 from fgvc_hf.data.synthetic import render_pairs
 from fgvc_hf.data.video_folder import VideoFolder
-from fgvc_hf.files import atomic_write
+from fgvc_hf.io.files import atomic_write
 
 
 def main() -> None:

@@ -30,23 +30,23 @@ from fgvc_hf.data.flying_things import FlyingThings3D, LabelledCrops
 from fgvc_hf.data.shards import ShardedClips, ShardedPairs, StreamedClips, load_shards, shard_names, shard_textures
 from fgvc_hf.data.tracked_videos import TrackedVideos
 from fgvc_hf.data.video_folder import VideoFolder
-from fgvc_hf.evaluation.tap_vid import load_tapvid_npz, track_queries
-from fgvc_hf.metrics.tap_vid import aggregate
-from fgvc_hf.presets import PRESETS
-from fgvc_hf.process import keep_freed_memory
-from fgvc_hf.training.colours import (
+from fgvc_hf.evaluation.tapvid import load_tapvid_npz, track_queries
+from fgvc_hf.io.checkpoints import PRESETS
+from fgvc_hf.kernels.process import keep_freed_memory
+from fgvc_hf.metrics.average_jaccard import aggregate
+from fgvc_hf.training.ancestors.colour_autoencoder import (
     ColourAutoEncoder,
     ColourAutoEncoderConfig,
     ColourRecipe,
     ColourTraining,
     load_colours,
 )
+from fgvc_hf.training.ancestors.time_cycle import TimeCycleRecipe, TimeCycleTraining
+from fgvc_hf.training.ancestors.uvc import UvcRecipe, UvcTraining
+from fgvc_hf.training.ancestors.video_training import VideoRecipe, VideoTraining
 from fgvc_hf.training.joint import JointTraining
 from fgvc_hf.training.loop import Training
 from fgvc_hf.training.recipes import RECIPES, Recipe, parse_recipe
-from fgvc_hf.training.time_cycle import TimeCycleRecipe, TimeCycleTraining
-from fgvc_hf.training.uvc import UvcRecipe, UvcTraining
-from fgvc_hf.training.videos import VideoRecipe, VideoTraining
 
 
 UNCALIBRATED = {"point_matching": "templates", "hidden_threshold": 0.0, "recall_similarity": 2.0}

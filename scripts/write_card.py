@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 
 from fgvc_hf import FgvcImageProcessorPil, FgvcModel, FgvcProcessor
-from fgvc_hf.files import atomic_write
-from fgvc_hf.hub_fgvc import card_with_results, measured_results
-from fgvc_hf.presets import PRESETS
-from fgvc_hf.training.card import draw_curves, read_log, training_card
+from fgvc_hf.hub.repository import card_with_results, measured_results
+from fgvc_hf.io.checkpoints import PRESETS
+from fgvc_hf.io.files import atomic_write
+from fgvc_hf.training.training_card import draw_curves, read_log, training_card
 
 
 def main() -> None:

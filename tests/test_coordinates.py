@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel
-from fgvc_hf.coordinates_fgvc import cell_to_point, feature_size, point_to_cell, rescale_points
+from fgvc_hf.coordinates import cell_to_point, feature_size, point_to_cell, rescale_points
 
 
 SIDES = st.integers(1, 4096)

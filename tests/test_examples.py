@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fgvc_hf import FgvcConfig, FgvcModel, open_video
-from fgvc_hf.masks import write_mask
+from fgvc_hf.io.masks import write_mask
 
 
 ROOT = Path(__file__).parents[1]

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from fgvc_hf import FgvcImageProcessorPil
-from fgvc_hf.coordinates_fgvc import rescale_points
+from fgvc_hf.coordinates import rescale_points
 from fgvc_hf.image_processing_pil_fgvc import rgb_to_lab
 
 

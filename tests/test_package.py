@@ -16,9 +16,9 @@ from PIL import Image
 
 from fgvc_hf import load, model_card
 from fgvc_hf.data.synthetic import render_clip
-from fgvc_hf.hub_fgvc import write_repository
-from fgvc_hf.masks import write_mask
-from fgvc_hf.video import VideoWriter
+from fgvc_hf.hub.repository import write_repository
+from fgvc_hf.io.masks import write_mask
+from fgvc_hf.io.video import VideoWriter
 
 
 ROOT = Path(__file__).parents[1]

@@ -5,8 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, memory_fgvc, open_video
+from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, open_video
 from fgvc_hf.data.synthetic import translating_texture
+from fgvc_hf.tracking import memory as memory_fgvc
 
 
 QUERIES = np.array([(0, 12.3, 20.1), (3, 40.0, 8.5), (3, 30.2, 30.7), (6, 20.0, 15.0)])

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
-from ..files import atomic_write
+from ..io.files import atomic_write
 from .flying_things import LabelledPair, labelled_pair
 from .video_folder import choose_clip, resized_images, scaled_frames, video_sources
 

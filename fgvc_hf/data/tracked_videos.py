@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ..tracks import read_tracks
+from ..io.tracks import read_tracks
 from .video_folder import choose_view, scaled_frames, video_sources
 
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from ..video import VIDEO_SUFFIXES, open_video
+from ..io.video import VIDEO_SUFFIXES, open_video
 
 
 logger = logging.getLogger(__name__)

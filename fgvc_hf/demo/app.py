@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 
 from .. import __version__
-from ..visualization import point_colours
+from ..io.drawing import point_colours
 from . import handlers as on
 from .clips import Shelf
 from .examples import EXAMPLES

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ..video import VideoFile
+from ..io.video import VideoFile
 from .limits import MAX_FRAMES, MAX_MEGABYTES, check_length, check_size
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..video import VideoFile
+from ..io.video import VideoFile
 from .check import check_clip
 from .limits import MAX_SECONDS_OF_WORK
 

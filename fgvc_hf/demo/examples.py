@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from ..data.synthetic import render_clip
+from ..io.tracks import read_tracks, save_tracks
+from ..io.video import VideoFile, VideoWriter
 from ..processing_fgvc import PointTracks
-from ..tracks import read_tracks, save_tracks
-from ..video import VideoFile, VideoWriter
 from .limits import Point
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ..visualization import point_colours
+from ..io.drawing import point_colours
 from .limits import Point
 
 

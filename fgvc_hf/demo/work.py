@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ..flow_files import save_flow
-from ..heat_map_fgvc import match_heat_map
-from ..masks import read_mask, write_mask
-from ..overlays import drawn_tracks, write_overlay
-from ..presets import load
+from ..applications.heat_map import match_heat_map
+from ..io.checkpoints import load
+from ..io.drawing import draw_flow, draw_heat_map, draw_masks
+from ..io.flow_files import save_flow
+from ..io.masks import read_mask, write_mask
+from ..io.overlays import drawn_tracks, write_overlay
+from ..io.tracks import save_tracks
 from ..processing_fgvc import PointTracks
-from ..tracks import save_tracks
-from ..visualization import draw_flow, draw_heat_map, draw_masks
 from .clips import Clip, WatchedVideo
 from .limits import Point, Shape
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..coordinates_fgvc import rescale_points
-from ..masks import read_mask
-from ..metrics.keypoints import BadjaCounts, count_badja
+from ..coordinates import rescale_points
+from ..io.masks import read_mask
+from ..io.video import open_video
+from ..metrics.pck import BadjaCounts, count_badja
 from ..modeling_fgvc import FgvcModel
 from ..processing_fgvc import FgvcProcessor, PointTracks
-from ..video import open_video
 
 
 SEQUENCES = ("bear", "camel", "cows", "dog", "dog-agility", "horsejump-high", "horsejump-low")

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ..coordinates_fgvc import rescale_points
+from ..coordinates import rescale_points
+from ..io.video import open_video
 from ..processing_fgvc import PointTracks
-from ..video import open_video
 
 
 WINDOW, LEVELS = (15, 15), 3  # of Lucas-Kanade

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..masks import read_mask
-from ..metrics.davis import VOID, ObjectScores, count_davis
+from ..io.masks import read_mask
+from ..io.video import open_video
+from ..metrics.region_contour import VOID, ObjectScores, count_davis
 from ..modeling_fgvc import FgvcModel
 from ..processing_fgvc import FgvcProcessor
-from ..video import open_video
 
 
 @dataclass(frozen=True)

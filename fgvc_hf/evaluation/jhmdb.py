@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..coordinates_fgvc import rescale_points
-from ..metrics.keypoints import JhmdbCounts, count_jhmdb
+from ..coordinates import rescale_points
+from ..io.video import open_video
+from ..metrics.pck import JhmdbCounts, count_jhmdb
 from ..modeling_fgvc import FgvcModel
 from ..processing_fgvc import FgvcProcessor, PointTracks
-from ..video import open_video
 
 
 JOINTS = 15

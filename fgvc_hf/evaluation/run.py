@@ -18,19 +18,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..files import atomic_write
-from ..metrics import boxes as box_metrics
-from ..metrics import davis as davis_metrics
-from ..metrics import keypoints as keypoint_metrics
-from ..metrics import segmentation as segmentation_metrics
-from ..metrics import tap_vid as tap_vid_metrics
-from ..video import VideoWriter, open_video
-from ..visualization import draw_boxes, draw_masks, draw_tracks
+from ..io.drawing import draw_boxes, draw_masks, draw_tracks
+from ..io.files import atomic_write
+from ..io.video import VideoWriter, open_video
+from ..metrics import average_jaccard as tap_vid_metrics
+from ..metrics import box_overlap as box_metrics
+from ..metrics import mean_iou as segmentation_metrics
+from ..metrics import pck as keypoint_metrics
+from ..metrics import region_contour as davis_metrics
 from .badja import follow_joints, load_badja
-from .boxes import follow_boxes
+from .box_following import follow_boxes
 from .davis import load_davis, segment
 from .jhmdb import follow_people, load_jhmdb
-from .tap_vid import load_tapvid, track_queries
+from .tapvid import load_tapvid, track_queries
 from .vip import label_parts, load_vip
 
 

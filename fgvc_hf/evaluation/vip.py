@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..masks import read_mask
-from ..metrics.segmentation import confusion
+from ..io.masks import read_mask
+from ..io.video import open_video
+from ..metrics.mean_iou import confusion
 from ..modeling_fgvc import FgvcModel
 from ..processing_fgvc import FgvcProcessor
-from ..video import open_video
 
 
 UNKNOWN = 255  # annotated value that does not count

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..coordinates_fgvc import rescale_points
+from ..coordinates import rescale_points
 from ..data.synthetic import SyntheticClip
 from ..modeling_fgvc import FgvcModel
 from ..processing_fgvc import FgvcProcessor

@@ -24,10 +24,10 @@ from tqdm.auto import tqdm
 from ..data.shards import StreamedClips
 from ..data.synthetic import SyntheticPairs
 from ..processing_fgvc import FgvcProcessor
+from .ancestors.video_training import VideoRecipe, VideoTraining
 from .joint import JointTraining, make_synthetic
 from .pictures import real_picture, synthetic_picture
 from .state import check_room, checkpoints, load_checkpoint, save_checkpoint
-from .videos import VideoRecipe, VideoTraining
 
 
 class Numbers(Sampler):

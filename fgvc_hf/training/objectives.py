@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from .window import (
+from .window_losses import (
     DiracTarget,
     GaussianTarget,
     SoftTarget,

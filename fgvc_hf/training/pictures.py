@@ -6,10 +6,10 @@ import torch.nn.functional as F
 
 from ..data.augmentation import rgb_to_pixel_values
 from ..data.synthetic import SyntheticPairs
-from ..visualization import draw_flow
+from ..io.drawing import draw_flow
 from .objectives import cell_grid, sample_cells, target_positions
 from .recipes import Recipe
-from .window import window_argmax, window_average
+from .window_losses import window_argmax, window_average
 
 
 @torch.no_grad()

@@ -4,9 +4,9 @@ import math
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
-from .colours import COLOURS, COLOURS_SMALL
-from .time_cycle import TIME_CYCLE, TIME_CYCLE_SMALL
-from .uvc import UVC, UVC_SMALL
+from .ancestors.colour_autoencoder import COLOURS, COLOURS_SMALL
+from .ancestors.time_cycle import TIME_CYCLE, TIME_CYCLE_SMALL
+from .ancestors.uvc import UVC, UVC_SMALL
 
 
 LAST_RATE = 1e-3  # of the learning rate at the start, at the end of the cosine

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fgvc_hf import FgvcImageProcessorPil, FgvcProcessor, load, model_from_backbone, render_clip
-from fgvc_hf.metrics.tap_vid import aggregate, count_tapvid
+from fgvc_hf.metrics.average_jaccard import aggregate, count_tapvid
 
 
 def main(clips: str = "3") -> None:

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 from fgvc_hf import FgvcModel, FgvcProcessor
-from fgvc_hf.conversion.colours import convert_colours
 from fgvc_hf.conversion.official import SOURCES, convert
+from fgvc_hf.conversion.uvc_colours import convert_colours
 
 
 def torchvision_block(prefix):

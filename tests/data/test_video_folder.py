@@ -7,7 +7,7 @@ import torch
 from huggingface_hub import DatasetCard
 from PIL import Image
 
-from fgvc_hf.data.card import write_dataset_card
+from fgvc_hf.data.dataset_card import write_dataset_card
 from fgvc_hf.data.flying_things import LabelledCrops, LabelledPair
 from fgvc_hf.data.shards import (
     ShardedClips,
@@ -19,7 +19,7 @@ from fgvc_hf.data.shards import (
     write_shards,
 )
 from fgvc_hf.data.video_folder import VideoFolder, choose_clip
-from fgvc_hf.video import VideoWriter
+from fgvc_hf.io.video import VideoWriter
 
 
 def write_video(path, value, length=6, size=(48, 64)):

@@ -14,7 +14,7 @@ from fgvc_hf.demo import handlers as on
 from fgvc_hf.demo import limits, views, work
 from fgvc_hf.demo.examples import EXAMPLES
 from fgvc_hf.demo.limits import MAX_POINTS, Point
-from fgvc_hf.flow_files import read_flo
+from fgvc_hf.io.flow_files import read_flo
 
 
 NAN, INFINITE = math.nan, math.inf

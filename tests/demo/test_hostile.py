@@ -125,7 +125,7 @@ def test_a_malformed_call_is_refused_and_the_session_goes_on(visitor, number):
 
 
 @pytest.mark.parametrize(
-    "path", ["/etc/passwd", "../../../../etc/passwd", "pyproject.toml", "fgvc_hf/cli.py", "http://127.0.0.1:1/"]
+    "path", ["/etc/passwd", "../../../../etc/passwd", "pyproject.toml", "fgvc_hf/cli/main.py", "http://127.0.0.1:1/"]
 )
 def test_nothing_is_read_out(visitor, path):
     for route in ("/file=", "/file/", "/stream/"):

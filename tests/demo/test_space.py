@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fgvc_hf import cli
+from fgvc_hf.cli import main as cli
 from fgvc_hf.demo import app, limits
 
 

@@ -11,14 +11,14 @@ from PIL import Image
 from scipy.io import savemat
 
 from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, render_clip
-from fgvc_hf.cli import main
+from fgvc_hf.cli.main import main
 from fgvc_hf.evaluation.badja import JOINTS, follow_joints, load_badja
 from fgvc_hf.evaluation.davis import load_davis, segment
 from fgvc_hf.evaluation.jhmdb import follow_people, load_jhmdb
 from fgvc_hf.evaluation.vip import label_parts, load_vip
-from fgvc_hf.masks import write_mask
-from fgvc_hf.metrics.davis import aggregate
-from fgvc_hf.metrics.keypoints import aggregate_badja
+from fgvc_hf.io.masks import write_mask
+from fgvc_hf.metrics.pck import aggregate_badja
+from fgvc_hf.metrics.region_contour import aggregate
 from fgvc_hf.processing_fgvc import PointTracks
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import fgvc_hf
-from fgvc_hf.metrics.davis import aggregate as aggregate_davis
-from fgvc_hf.metrics.davis import count_davis
-from fgvc_hf.metrics.tap_vid import aggregate, count_tapvid
+from fgvc_hf.metrics.average_jaccard import aggregate, count_tapvid
+from fgvc_hf.metrics.region_contour import aggregate as aggregate_davis
+from fgvc_hf.metrics.region_contour import count_davis
 
 
 MODULES = Path(fgvc_hf.__file__).parent / "metrics" / "evaluate_modules"

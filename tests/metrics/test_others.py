@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from fgvc_hf.metrics.flow import end_point_error
-from fgvc_hf.metrics.keypoints import aggregate_badja, aggregate_jhmdb, count_badja, count_jhmdb
-from fgvc_hf.metrics.segmentation import confusion, mean_iou
+from fgvc_hf.metrics.end_point_error import end_point_error
+from fgvc_hf.metrics.mean_iou import confusion, mean_iou
+from fgvc_hf.metrics.pck import aggregate_badja, aggregate_jhmdb, count_badja, count_jhmdb
 
 
 def badja(offset, frames=3, joints=4, first=0.0):

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from fgvc_hf.evaluation.baselines import ChainedTracker
-from fgvc_hf.evaluation.tap_vid import load_tapvid, track_queries
-from fgvc_hf.metrics.tap_vid import aggregate
+from fgvc_hf.evaluation.tapvid import load_tapvid, track_queries
+from fgvc_hf.metrics.average_jaccard import aggregate
 
 
 DATA = Path(__file__).parents[3] / "shared" / "data"

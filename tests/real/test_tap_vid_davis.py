@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from fgvc_hf import FgvcModel, FgvcProcessor, default_checkpoint, open_video
-from fgvc_hf.evaluation.tap_vid import load_tapvid_npz, track_queries
-from fgvc_hf.metrics.tap_vid import aggregate
+from fgvc_hf.evaluation.tapvid import load_tapvid_npz, track_queries
+from fgvc_hf.metrics.average_jaccard import aggregate
 
 
 DATA = Path(__file__).parents[3] / "shared" / "data"

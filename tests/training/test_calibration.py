@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, render_clip
-from fgvc_hf.templates_fgvc import expected_error, visibility
+from fgvc_hf.tracking.template_tracker import expected_error, visibility
 from fgvc_hf.training.calibration import calibration_error, collect_evidence, fit_error, fit_visibility
 
 

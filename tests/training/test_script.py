@@ -1,19 +1,17 @@
 """scripts/train.py and scripts/prepare.py as a user runs them, on clips that the package renders."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from training_runs import run, write_tracks
 
-from fgvc_hf import FgvcConfig, FgvcModel, load, render_clip, save_tracks
+from fgvc_hf import FgvcConfig, FgvcModel, load, save_tracks
 from fgvc_hf.data.shards import StreamedClips, shard_names
-from fgvc_hf.training.colours import ColourAutoEncoder, ColourAutoEncoderConfig
+from fgvc_hf.training.ancestors.colour_autoencoder import ColourAutoEncoder, ColourAutoEncoderConfig
 
 
 ROOT = Path(__file__).parents[2]
@@ -23,12 +21,6 @@ ANCESTORS = {
     "colours-small": ["frame=64", "batch_size=1"],
 }
 SMALL = ["crop=32", "radius=4", "steps=3", "batch_size=2", "textures=8"]
-
-
-def run(script, *arguments, launcher=()):
-    command = [sys.executable, *launcher, str(ROOT / "scripts" / script), *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
 
 
 def train(*arguments, changes=SMALL):
@@ -190,7 +182,6 @@ def test_preparing_named_layouts(tmp_path):
     assert done.returncode != 0 and "a folder train/JPEGImages was expected there" in done.stderr
     frames = tmp_path / "train" / "JPEGImages" / "0a1b"
     frames.mkdir(parents=True)
-    from PIL import Image
 
     for number in (0, 5, 10):
         Image.fromarray(np.full((40, 60, 3), number, np.uint8)).save(frames / f"{number:05d}.jpg")
@@ -201,17 +192,6 @@ def test_preparing_named_layouts(tmp_path):
 @pytest.fixture(scope="module")
 def tracks(tmp_path_factory):
     return write_tracks(tmp_path_factory.mktemp("tracks"))
-
-
-def write_tracks(folder):
-    """A file of tracks and the folder of its frames."""
-    clip = render_clip(num_frames=4, height=64, width=96, num_points=4, seed=2)
-    (folder / "frames" / "one").mkdir(parents=True)
-    for t, frame in enumerate(clip.frames):
-        Image.fromarray(frame).save(folder / "frames" / "one" / f"{t:05d}.jpg")
-    arrays = {"one/points": clip.tracks, "one/occluded": ~clip.visible, "one/size": np.array([96, 64])}
-    np.savez(folder / "tracks.npz", **arrays)
-    return folder / "tracks.npz", folder / "frames"
 
 
 def test_scores_during_training(videos, checkpoint, tracks, tmp_path):

@@ -4,7 +4,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from fgvc_hf.metrics.keypoints import aggregate_badja, count_badja
+from fgvc_hf.metrics.pck import aggregate_badja, count_badja
 
 
 DESCRIPTION = """

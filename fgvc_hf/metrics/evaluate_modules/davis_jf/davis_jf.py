@@ -4,7 +4,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from fgvc_hf.metrics.davis import aggregate, count_davis
+from fgvc_hf.metrics.region_contour import aggregate, count_davis
 
 
 DESCRIPTION = """

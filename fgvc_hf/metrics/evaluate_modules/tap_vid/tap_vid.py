@@ -4,7 +4,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from fgvc_hf.metrics.tap_vid import aggregate, count_tapvid
+from fgvc_hf.metrics.average_jaccard import aggregate, count_tapvid
 
 
 DESCRIPTION = """

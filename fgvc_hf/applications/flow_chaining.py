@@ -1,0 +1,70 @@
+"""Dense flow from one frame to all that follow: neighbouring frames are matched, and their flows chained."""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+
+from ..modeling_fgvc import FgvcFlowOutput, FgvcModel
+from ..processing_fgvc import FgvcProcessor
+from ..tracking.dense_flow import at_video_size, dense_flow
+
+
+@torch.inference_mode()
+def chain_flow(
+    model: FgvcModel, video, frame_idx: int = 0, processor: FgvcProcessor | None = None
+) -> Iterator[tuple[int, FgvcFlowOutput]]:
+    """
+    Dense flow from a frame of a video to each that follows.
+
+    Motion over the clip may be of any length, between two frames up to `config.search_radius`. Errors of single steps add up: for
+    few points, [`FgvcModel.track`] is far more precise.
+
+    Args:
+        model ([`FgvcModel`]): Gives the features, each frame's once.
+        video: Everything [`FgvcProcessor.init_video_session`] takes.
+        frame_idx (`int`, defaults to 0): The frame that flow starts from.
+        processor ([`FgvcProcessor`], *optional*): As of [`FgvcModel.track`].
+
+    Yields:
+        Number of a frame, from `frame_idx` on, and [`FgvcFlowOutput`] from `frame_idx` to it at the size of the frames. A pixel that was
+        occluded once on the way stays occluded.
+
+    Raises:
+        `ValueError`, `OSError`: the video cannot be read, or has no such frame.
+    """
+    processor = processor or model._own_processor()
+    session = processor.init_video_session(video)
+    before: torch.Tensor | None = None
+    start = places = occluded = torch.empty(0)
+    for t, frame in session.ordered_frames(frame_idx, None, reverse=False):
+        features = model.normalized_features(session.preprocess(frame, model.device))[0]  # (h, w, C)
+        if before is None:
+            y, x = (torch.arange(n, dtype=torch.float32, device=features.device) for n in features.shape[:2])
+            start = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)  # (h, w, 2), cells
+            places, occluded = start.clone(), torch.zeros_like(start[..., 0])
+        else:
+            flow, lost = dense_flow(before, features, model.config)
+            step = _at(torch.cat([flow, lost[..., None].float()], dim=-1), places)
+            places = places + step[..., :2]
+            occluded = torch.maximum(torch.maximum(occluded, step[..., 2]), _outside(places))
+        before = features
+        maps = torch.cat([(places - start).movedim(-1, 0), occluded[None]])
+        yield t, FgvcFlowOutput(*at_video_size(maps, *session.sizes, model.config))
+
+
+def _at(maps: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Values of maps (h, w, M) at places (h, w, 2) in cells: bilinear, and constant beyond the border."""
+    limits = places.new_tensor([max(maps.shape[1] - 1, 1), max(maps.shape[0] - 1, 1)])
+    grid = 2 * places / limits - 1
+    values = F.grid_sample(maps.movedim(-1, 0)[None].float(), grid[None], padding_mode="border", align_corners=True)
+    return values[0].movedim(0, -1)
+
+
+def _outside(places: torch.Tensor) -> torch.Tensor:
+    """1 where places (h, w, 2) are beyond the border cells, else 0."""
+    limits = places.new_tensor([places.shape[1] - 0.5, places.shape[0] - 0.5])
+    return ((places < -0.5) | (places > limits)).any(dim=-1).float()
+
+
+__all__ = ["chain_flow"]

@@ -1,0 +1,162 @@
+"""Textures carried along: an image painted onto one frame, and seen in all others as if it were on the scene.
+
+Points on the painted part are followed, and between them the way back to the first frame is a moving least squares fit of affine maps
+(Schaefer et al., Image deformation using moving least squares, SIGGRAPH 2006) that weighs them by their confidence.
+"""
+
+from collections.abc import Iterator
+from typing import cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..modeling_fgvc import FgvcModel
+from ..processing_fgvc import FgvcProcessor
+
+
+POINTS = 256  # about as many on the painted part
+NODE = 4  # pixels between the places where maps are fitted; bilinear in between
+AGREEING = 3.0  # pixels, or times the points' distance from each other: residual at which a point counts half
+# Confidence, times agreement, of the points around a place from which the texture begins to show, and at which it shows in full
+SEEN = 0.3, 0.7
+NODES_AT_ONCE = 4096
+
+
+def paint(
+    model: FgvcModel,
+    video,
+    texture: np.ndarray,
+    frame_idx: int = 0,
+    processor: FgvcProcessor | None = None,
+    show_progress_bar: bool = False,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """
+    Paint an image onto a frame of a video, and carry it through those that follow.
+
+    Args:
+        model ([`FgvcModel`]): Follows points; by templates (`config.point_matching`) best.
+        video: Everything [`FgvcProcessor.init_video_session`] takes that can be read more than once.
+        texture (`numpy.ndarray` of shape `(H, W, 4)`, uint8): RGBA at the size of the video; what is transparent is not painted.
+        frame_idx (`int`, defaults to 0): The frame that it is painted onto.
+        processor ([`FgvcProcessor`], *optional*): As of [`FgvcModel.track`].
+        show_progress_bar (`bool`, defaults to `False`): Show a progress bar on standard error if it is a terminal.
+
+    Yields:
+        Number of a frame, and the frame with the texture, `(H, W, 3)` uint8. What passes in front of the texture hides it.
+
+    Raises:
+        `ValueError`, `OSError`: the video cannot be read, or `texture` is of another size or type, or wholly transparent.
+    """
+    processor = processor or model._own_processor()
+    session = processor.init_video_session(video)
+    if texture.dtype != np.uint8 or texture.ndim != 3 or texture.shape[2] != 4:
+        raise ValueError(f"texture must be an RGBA image (H, W, 4), uint8, got {texture.dtype} of {texture.shape}.")
+    if session.original_size is not None and texture.shape[:2] != session.original_size:
+        height, width = session.original_size
+        raise ValueError(
+            f"texture must be {height}x{width} like the video, got {texture.shape[0]}x{texture.shape[1]}."
+        )
+    first, distance = points_on(texture[..., 3])
+    ids = list(range(len(first)))
+    processor.add_inputs_to_inference_session(session, frame_idx, ids, input_points=first.tolist())
+    colours = torch.tensor(texture).float().div(255).movedim(-1, 0)  # (4, H, W)
+    colours = torch.cat([colours[:3] * colours[3:], colours[3:]])
+    source = torch.from_numpy(first).double()
+    frames = session.video.frames(frame_idx)
+    outputs = model.propagate_in_video_iterator(session, frame_idx, show_progress_bar=show_progress_bar)
+    for frame, output in zip(frames, outputs, strict=True):
+        t = cast(int, output.frame_idx)
+        found = processor.post_process_point_tracking(output, session)
+        target = torch.from_numpy(found.tracks[:, t]).double()
+        layer = warp(colours, source, target, cast(torch.Tensor, output.confidence).double(), distance)
+        painted = layer[:3] + (1 - layer[3:]) * torch.tensor(frame).movedim(-1, 0) / 255
+        yield t, (255 * painted).round().clamp(0, 255).byte().movedim(0, -1).numpy()
+
+
+def points_on(alpha: np.ndarray) -> tuple[np.ndarray, float]:
+    """Points (N, 2), (x, y), on a grid over what is not transparent, and their distance in pixels.
+
+    Raises:
+        `ValueError`: all is transparent.
+    """
+    opaque = alpha > 0
+    if not opaque.any():
+        raise ValueError("texture must not be transparent everywhere.")
+    step = max(2, round(float(np.sqrt(opaque.sum() / POINTS))))
+    rows, columns = np.nonzero(opaque)
+    top, left = rows.min() + min(step, np.ptp(rows) + 1) // 2, columns.min() + min(step, np.ptp(columns) + 1) // 2
+    y, x = np.nonzero(opaque[top::step, left::step])
+    points = np.stack([left + step * x, top + step * y], axis=1) + 0.5
+    if not len(points):  # a shape too thin for the grid
+        points = np.stack([columns, rows], axis=1)[:: max(1, len(rows) // POINTS)] + 0.5
+    return points.astype(np.float64), float(step)
+
+
+def warp(
+    colours: torch.Tensor, source: torch.Tensor, target: torch.Tensor, confidence: torch.Tensor, distance: float
+) -> torch.Tensor:
+    """An image moved as points are.
+
+    Args:
+        colours (`torch.Tensor` of shape `(4, H, W)`): RGB times alpha, and alpha.
+        source, target (`torch.Tensor` of shape `(N, 2)`): The points in the image, and where they are now, in pixels.
+        confidence (`torch.Tensor` of shape `(N,)`): That they are visible there.
+        distance (`float`): Of neighbouring points, in pixels.
+
+    Returns:
+        `torch.Tensor` of shape `(4, H, W)`: the image as it is now, transparent where points are hidden.
+    """
+    height, width = colours.shape[1:]
+    agreeing = agreement(source, target, confidence, distance)
+    weights = confidence.clamp_min(1e-3) * agreeing
+    y, x = (torch.arange(0, side + NODE, NODE, dtype=torch.float64) for side in (height, width))
+    nodes = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)  # (rows, columns, 2)
+    where, seen = nodes.new_full(nodes.shape, -1e4).flatten(0, 1), nodes.new_zeros(nodes.shape[:2]).flatten()
+    flat = nodes.flatten(0, 1)
+    low, high = target.amin(dim=0) - 3 * distance, target.amax(dim=0) + 3 * distance
+    near = ((flat >= low) & (flat <= high)).all(dim=1).nonzero()[:, 0]
+    for part in near.split(NODES_AT_ONCE):
+        closeness = 1 / (torch.cdist(flat[part], target).square() + (distance / 2) ** 2) ** 2  # (n, N)
+        where[part] = moving_least_squares(flat[part], target, source, closeness * weights, distance)
+        seen[part] = (closeness * confidence * agreeing).sum(dim=1) / closeness.sum(dim=1)
+    show = ((seen - SEEN[0]) / (SEEN[1] - SEEN[0])).clamp(0, 1)
+    maps = torch.cat([where, show[:, None]], dim=1).view(*nodes.shape[:2], 3).movedim(-1, 0).float()
+    pixels = _grid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, *(n * NODE for n in maps.shape[1:]), NODE)
+    maps = F.grid_sample(maps[None], pixels, align_corners=True)[0]
+    grid = 2 * maps[:2].movedim(0, -1) / torch.tensor([width, height]) - 1
+    return F.grid_sample(colours[None], grid[None], align_corners=False)[0] * maps[2]
+
+
+def moving_least_squares(
+    places: torch.Tensor, source: torch.Tensor, target: torch.Tensor, weights: torch.Tensor, distance: float
+) -> torch.Tensor:
+    """Where places (n, 2) are carried by the affine map that fits `source` to `target` (N, 2) best with the weights (n, N) of each."""
+    total = weights.sum(dim=1, keepdim=True)
+    share = (weights / total)[..., None]  # (n, N, 1)
+    from_centre, to_centre = (share * source).sum(dim=1), (share * target).sum(dim=1)  # (n, 2)
+    a, b = source - from_centre[:, None], target - to_centre[:, None]
+    # Drawn to the identity by as much as a point at half the distance would: few points, or points in a row, fix no affine map
+    ridge = (distance / 2) ** 2 * torch.eye(2, dtype=source.dtype)
+    matrix = torch.linalg.solve(a.mT @ (share * a) + ridge, a.mT @ (share * b) + ridge)  # (n, 2, 2)
+    return ((places - from_centre)[:, None] @ matrix)[:, 0] + to_centre
+
+
+def agreement(source: torch.Tensor, target: torch.Tensor, confidence: torch.Tensor, distance: float) -> torch.Tensor:
+    """Weights (N,) of points, low where one moves unlike those around it."""
+    near = 1 / (torch.cdist(source, source).square() + distance**2)
+    near = near * ~torch.eye(len(source), dtype=torch.bool) * confidence.clamp_min(1e-3)
+    if len(source) < 3:
+        return torch.ones_like(confidence)
+    expected = moving_least_squares(source, source, target, near**2, distance)
+    residual = (target - expected).norm(dim=1)
+    return 1 / (1 + (residual / max(AGREEING, distance)) ** 2)
+
+
+def _grid(y: torch.Tensor, x: torch.Tensor, height: int, width: int, step: int) -> torch.Tensor:
+    """Places for `grid_sample` on nodes that are `step` pixels apart, the first at 0."""
+    y, x = (2 * axis / (side - step) - 1 for axis, side in ((y, height), (x, width)))
+    return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)[None].float()
+
+
+__all__ = ["paint"]

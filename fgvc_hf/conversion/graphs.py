@@ -1,0 +1,136 @@
+"""The two halves of tracking as graphs of their own, for runtimes without Python: the encoder, and one step of propagation.
+
+Both take any height and width. They are made of convolutions, products, gathers and top-k alone, so that they leave torch as a
+`torch.export` program or as ONNX, in float32. The video, the memory of frames and the reading of label maps stay with the caller:
+
+    features = encoder(pixel_values)                 # of every frame, as FgvcImageProcessorPil gives it
+    labels = propagation(features, keys, labels)     # keys and labels of the frames in memory, the first frame among them
+"""
+
+import copy
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..matching.windows import window_half_widths
+from ..modeling_fgvc import FgvcModel
+from ..tracking.label_maps import LABEL_CUTOFF
+
+
+OPSET = 18
+
+
+class EncoderGraph(nn.Module):
+    """Features of unit length `(h, w, C)` of one frame `(1, 3, H, W)`."""
+
+    inputs, outputs = ("pixel_values",), ("features",)
+
+    def __init__(self, model: FgvcModel):
+        super().__init__()
+        self.encoder = copy.deepcopy(model.encoder).to("cpu", torch.float32)
+        self.unit = model.config.similarity == "cosine"
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        features = self.encoder(pixel_values)[0].permute(1, 2, 0)
+        return F.normalize(features, dim=-1) if self.unit else features
+
+    def example(self) -> tuple[torch.Tensor, ...]:
+        return (torch.rand(1, 3, 48, 64),)
+
+    def dynamic_shapes(self) -> tuple:
+        height, width = torch.export.Dim("height", min=16), torch.export.Dim("width", min=16)
+        return ({2: height, 3: width},)
+
+
+class PropagationGraph(nn.Module):
+    """New label maps of a frame from those of the frames in memory: the softmax over the best keys in all windows jointly.
+
+    The rows of a window are multiplied one after the other, each with the whole row of keys, and the best keys of each row are kept:
+    the best of these are the best of all. Results are those of [`window_topk`] and [`propagate_labels`].
+
+    Raises:
+        `ValueError`: the configuration propagates in another way than FGVC's.
+    """
+
+    inputs, outputs = ("query", "keys", "labels"), ("new_labels",)
+
+    def __init__(self, model: FgvcModel):
+        super().__init__()
+        config = model.config
+        if config.propagation_family != "joint" or not config.first_windowed:
+            raise ValueError(
+                "propagation can be exported where propagation_family is 'joint' and first_windowed is true, got "
+                f"{config.propagation_family!r} and {config.first_windowed}."
+            )
+        self.half_widths = window_half_widths(config.propagation_radius, config.propagation_window)
+        self.topk, self.temperature = config.propagation_topk, config.temperature
+        self.channels = config.hidden_size
+
+    def forward(self, query: torch.Tensor, keys: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            query (`torch.Tensor` of shape `(h, w, C)`): Features of the frame.
+            keys (`torch.Tensor` of shape `(F, h, w, C)`): Features of the frames in memory.
+            labels (`torch.Tensor` of shape `(F, h, w, L)`): Their label maps.
+
+        Returns:
+            `torch.Tensor` of shape `(h, w, L)`.
+        """
+        frames, h, w, _ = keys.shape
+        reach = len(self.half_widths) // 2
+        rows, columns, frame = (torch.arange(n, device=query.device) for n in (h, w, frames))
+        padded = F.pad(keys, (0, 0, 0, 0, reach, reach))
+        scores, indices = [], []
+        for d, half in enumerate(self.half_widths):
+            products = query @ padded[:, d : d + h].transpose(2, 3)  # (F, h, w, w)
+            x = columns[:, None] + torch.arange(-half, half + 1, device=query.device)  # (w, B)
+            y = rows + d - reach
+            inside = ((x >= 0) & (x < w)) & ((y >= 0) & (y < h))[:, None, None]  # (h, w, B)
+            window = products.gather(3, x.clamp(0, w - 1).expand(frames, h, -1, -1))
+            window = window.masked_fill(~inside, -torch.inf).permute(1, 2, 0, 3).flatten(2)  # (h, w, F * B)
+            position = (frame[:, None] * h + y[:, None, None, None]) * w + x[:, None]  # (h, w, F, B)
+            best, place = F.pad(window, (0, self.topk), value=-torch.inf).topk(self.topk, dim=-1)
+            scores.append(best)
+            indices.append(F.pad(position.flatten(2), (0, self.topk)).gather(2, place))
+        best, place = torch.cat(scores, dim=2).topk(self.topk, dim=-1)  # (h, w, k)
+        index = torch.cat(indices, dim=2).gather(2, place).masked_fill(best == -torch.inf, 0)
+        weights = torch.softmax(best / self.temperature, dim=-1)
+        new = (weights[..., None] * labels.flatten(0, 2)[index]).sum(dim=2)
+        return new.masked_fill(new < LABEL_CUTOFF, 0)
+
+    def example(self) -> tuple[torch.Tensor, ...]:
+        query, keys = torch.rand(24, 32, self.channels), torch.rand(3, 24, 32, self.channels)
+        return F.normalize(query, dim=-1), F.normalize(keys, dim=-1), torch.rand(3, 24, 32, 2)
+
+    def dynamic_shapes(self) -> tuple:
+        h, w, frames, labels = (torch.export.Dim(name, min=2) for name in ("h", "w", "frames", "labels"))
+        return {0: h, 1: w}, {0: frames, 1: h, 2: w}, {0: frames, 1: h, 2: w, 3: labels}
+
+
+GRAPHS = {"encoder": EncoderGraph, "propagation": PropagationGraph}
+
+
+def export_program(graph: EncoderGraph | PropagationGraph) -> torch.export.ExportedProgram:
+    """The graph as a program of torch, which `torch.export.save` writes and AOTInductor compiles."""
+    graph.eval()
+    with torch.no_grad():
+        return torch.export.export(graph, graph.example(), dynamic_shapes=graph.dynamic_shapes())
+
+
+def export_onnx(graph: EncoderGraph | PropagationGraph, path: str | Path) -> Path:
+    """Write the graph as ONNX, weights included.
+
+    Raises:
+        `ImportError`: `onnx` or `onnxscript` is not installed (`pip install "fgvc-hf[export]"`).
+    """
+    if not all(find_spec(name) for name in ("onnx", "onnxscript")):
+        raise ImportError('writing ONNX needs onnx and onnxscript: pip install "fgvc-hf[export]"')
+    names: dict = {"input_names": graph.inputs, "output_names": graph.outputs, "opset_version": OPSET}
+    program = torch.onnx.export(export_program(graph), **names, dynamo=True, verbose=False)
+    assert program is not None
+    path = Path(path)
+    program.save(path, external_data=False)
+    return path

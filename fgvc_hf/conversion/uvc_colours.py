@@ -1,0 +1,38 @@
+"""UVC's published colour auto-encoder, two files of one network's halves, into ours."""
+
+from pathlib import Path
+
+import torch
+
+from ..training.ancestors.colour_autoencoder import ColourAutoEncoder, ColourAutoEncoderConfig
+from .official import compare_shapes, read_checkpoint
+
+
+# Names in the files, in the order in which data goes through the network
+LAYERS = {
+    "encoder": ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6", "downsample.1"),
+    "decoder": ("upsample.1", "conv7", "conv8", "conv9", "conv10", "conv11"),
+}
+
+
+def convert_colours(encoder: str | Path, decoder: str | Path) -> ColourAutoEncoder:
+    """The auto-encoder of the two published files.
+
+    Raises:
+        `OSError`: a file is missing, or is no PyTorch checkpoint of tensors.
+        `ValueError`: weights are missing, unknown or of another shape; named.
+    """
+    model = ColourAutoEncoder(ColourAutoEncoderConfig())
+    for half, path in (("encoder", encoder), ("decoder", decoder)):
+        state, network = read_checkpoint(path, None), getattr(model, half)
+        convolutions = [layer for layer in network if isinstance(layer, torch.nn.Conv2d)]
+        expected = {
+            f"{name}.{part}": getattr(layer, part)
+            for name, layer in zip(LAYERS[half], convolutions, strict=True)
+            for part in ("weight", "bias")
+        }
+        compare_shapes({k: tuple(v.shape) for k, v in state.items()}, {k: tuple(v.shape) for k, v in expected.items()})
+        with torch.no_grad():
+            for name, parameter in expected.items():
+                parameter.copy_(state[name])
+    return model.eval()

@@ -1,0 +1,56 @@
+"""Flow fields on disk."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from .drawing import draw_flow
+from .files import atomic_write
+
+
+FORMATS = (".flo", ".npz", ".png")
+FLO_TAG = b"PIEH"  # first bytes of a Middlebury flow file: 202021.25 as a little-endian float
+
+
+def check_flow_format(path: str | Path) -> Path:
+    """The path, if a flow can be written under its name; otherwise a `ValueError`."""
+    if Path(path).suffix.lower() not in FORMATS:
+        raise ValueError(f"{path}: the name must end in .flo, .npz or .png.")
+    return Path(path)
+
+
+def save_flow(flow: np.ndarray, occluded: np.ndarray, path: str | Path) -> None:
+    """Write a flow field: `.flo` in the format of Middlebury, `.npz` with `flow` and `occluded`, `.png` in colours.
+
+    Args:
+        flow (`numpy.ndarray` of shape `(H, W, 2)`, float32): (x, y) displacements in pixels.
+        occluded (`numpy.ndarray` of shape `(H, W)`, bool): Pixels without a match.
+
+    Raises:
+        `ValueError`: the name has another ending.
+        `OSError`: the file cannot be written; none is left then.
+    """
+    suffix = check_flow_format(path).suffix.lower()
+    with atomic_write(path) as temporary:
+        if suffix == ".npz":
+            with open(temporary, "wb") as file:
+                np.savez_compressed(file, allow_pickle=False, flow=flow, occluded=occluded)
+        elif suffix == ".png":
+            Image.fromarray(draw_flow(flow)).save(temporary, format="PNG")
+        else:
+            size = np.array(flow.shape[1::-1], "<i4")
+            temporary.write_bytes(FLO_TAG + size.tobytes() + flow.astype("<f4").tobytes())
+
+
+def read_flo(path: str | Path) -> np.ndarray:
+    """Flow `(H, W, 2)` of a Middlebury file.
+
+    Raises:
+        `ValueError`: it is no such file, or damaged.
+    """
+    content = Path(path).read_bytes()
+    width, height = np.frombuffer(content[4:12], "<i4") if len(content) >= 12 else (0, 0)
+    if content[:4] != FLO_TAG or width < 1 or height < 1 or len(content) != 12 + 8 * int(width) * int(height):
+        raise ValueError(f"{path}: is no flow file, or a damaged one.")
+    return np.frombuffer(content[12:], "<f4").reshape(height, width, 2)

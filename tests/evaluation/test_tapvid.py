@@ -1,0 +1,150 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from fgvc_hf.coordinates import rescale_points
+from fgvc_hf.evaluation.tapvid import load_tapvid_npz
+
+
+WIDTH, HEIGHT, NUM_FRAMES = 20, 12, 4
+
+
+def write_frames(folder, num_frames=NUM_FRAMES, size=(WIDTH, HEIGHT)):
+    folder.mkdir(parents=True)
+    for index in range(num_frames):
+        Image.new("RGB", size, (200, 40 * index, 10)).save(folder / f"{index:05d}.jpg", quality=95)
+
+
+def tracks(num_tracks, num_frames=NUM_FRAMES):
+    points = np.random.default_rng(num_tracks).uniform(0, HEIGHT, (num_tracks, num_frames, 2)).astype(np.float32)
+    return {
+        "points": points,
+        "occluded": points[..., 0] < HEIGHT / 2,
+        "size": np.array([WIDTH, HEIGHT]),
+        "is_fg": np.ones(num_tracks, dtype=bool),
+    }
+
+
+def write_npz(path, sequences):
+    np.savez(path, **{f"{name}/{key}": value for name, arrays in sequences.items() for key, value in arrays.items()})
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """(track file, frames folder) of the sequences goat, with 2 tracks, and judo, with 3."""
+    write_npz(tmp_path / "dev.npz", {"goat": tracks(2), "judo": tracks(3)})
+    frames = tmp_path / "JPEGImages" / "480p"
+    write_frames(frames / "goat")
+    write_frames(frames / "judo", num_frames=NUM_FRAMES + 2)
+    return tmp_path / "dev.npz", frames
+
+
+def test_reads_tracks_and_frames(tree):
+    videos = list(load_tapvid_npz(*tree))
+    assert [video.name for video in videos] == ["goat", "judo"]
+    for video, num_tracks in zip(videos, (2, 3)):
+        expected = tracks(num_tracks)
+        np.testing.assert_array_equal(video.points, expected["points"])
+        np.testing.assert_array_equal(video.occluded, expected["occluded"])
+        assert video.size == (HEIGHT, WIDTH)
+        assert video.frames.shape == (NUM_FRAMES, HEIGHT, WIDTH, 3)
+        assert video.frames.dtype == np.uint8
+        assert np.abs(video.frames[2, 5, 5].astype(int) - [200, 80, 10]).max() <= 4
+        assert video.frames is video.frames
+
+
+def test_selects_sequences_in_the_order_asked_for(tree):
+    assert [video.name for video in load_tapvid_npz(*tree, names=["judo"])] == ["judo"]
+    assert [video.name for video in load_tapvid_npz(*tree, names=["judo", "goat"])] == ["judo", "goat"]
+    with pytest.raises(ValueError, match="does not have the sequence 'wolf'; it has goat, judo"):
+        load_tapvid_npz(*tree, names=["wolf"])
+
+
+def test_is_lazy(tree):
+    npz_path, frames = tree
+    (frames / "judo" / "00000.jpg").unlink()
+    videos = load_tapvid_npz(npz_path, frames)
+    assert next(videos).name == "goat"
+    with pytest.raises(FileNotFoundError, match="lacks 00000.jpg"):
+        next(videos)
+
+
+def test_grayscale_frames_become_rgb(tree):
+    npz_path, frames = tree
+    for path in (frames / "goat").iterdir():
+        Image.new("L", (WIDTH, HEIGHT), 90).save(path)
+    assert next(load_tapvid_npz(npz_path, frames)).frames.shape == (NUM_FRAMES, HEIGHT, WIDTH, 3)
+
+
+def test_missing_track_file_is_named_at_once(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no track file"):
+        load_tapvid_npz(tmp_path / "none.npz", tmp_path)
+
+
+def test_file_of_another_kind(tmp_path):
+    (tmp_path / "text.npz").write_text("not an archive")
+    with pytest.raises(ValueError, match="is not an .npz file"):
+        load_tapvid_npz(tmp_path / "text.npz", tmp_path)
+    np.savez(tmp_path / "other.npz", values=np.zeros(3))
+    with pytest.raises(ValueError, match="does not have an array named <sequence>/points"):
+        load_tapvid_npz(tmp_path / "other.npz", tmp_path)
+
+
+def test_missing_sequence_folder(tree, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no folder .*goat"):
+        next(load_tapvid_npz(tree[0], tmp_path))
+
+
+def test_fewer_frames_than_annotated(tree):
+    npz_path, frames = tree
+    (frames / "goat" / "00003.jpg").unlink()
+    with pytest.raises(FileNotFoundError, match="goat lacks 00003.jpg: the 4 annotated frames"):
+        next(load_tapvid_npz(npz_path, frames))
+
+
+def test_frames_of_another_size(tree):
+    npz_path, frames = tree
+    Image.new("RGB", (HEIGHT, WIDTH)).save(frames / "goat" / "00002.jpg")
+    with pytest.raises(ValueError, match="00002.jpg is 12x20, but its points are annotated on 20x12 frames"):
+        next(load_tapvid_npz(npz_path, frames))
+
+
+def test_damaged_frame_is_named(tree):
+    npz_path, frames = tree
+    noise = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    path = frames / "goat" / "00001.jpg"
+    Image.fromarray(noise).save(path, quality=95)
+    path.write_bytes(path.read_bytes()[:-200])
+    video = next(load_tapvid_npz(npz_path, frames))
+    with pytest.raises(OSError, match="00001.jpg cannot be decoded"):
+        _ = video.frames
+
+
+@pytest.mark.parametrize("key", ["occluded", "size"])
+def test_incomplete_track_file(tree, key):
+    npz_path, frames = tree
+    arrays = tracks(2)
+    del arrays[key]
+    write_npz(npz_path, {"goat": arrays})
+    with pytest.raises(ValueError, match=f"lacks goat/{key}"):
+        next(load_tapvid_npz(npz_path, frames))
+
+
+def test_tracks_that_do_not_fit_each_other(tree):
+    npz_path, frames = tree
+    write_npz(npz_path, {"goat": tracks(2) | {"occluded": np.zeros((3, NUM_FRAMES), dtype=bool)}})
+    with pytest.raises(ValueError, match="tracks of goat must be"):
+        next(load_tapvid_npz(npz_path, frames))
+
+
+def test_pickled_objects_are_refused(tree):
+    npz_path, frames = tree
+    write_npz(npz_path, {"goat": tracks(2) | {"points": np.array([{"a": 1}], dtype=object)}})
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        next(load_tapvid_npz(npz_path, frames))
+
+
+def test_points_go_to_the_scoring_raster_by_the_ratio_of_the_sizes(tree):
+    corners = np.array([[0, 0], [WIDTH, HEIGHT], [WIDTH / 2, 0]], dtype=np.float32)
+    scaled = rescale_points(corners, next(load_tapvid_npz(*tree)).size, (256, 256))
+    np.testing.assert_allclose(scaled, [[0, 0], [256, 256], [128, 0]], rtol=1e-6)

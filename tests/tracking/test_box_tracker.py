@@ -1,0 +1,172 @@
+"""Boxes followed by the points inside them."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fgvc_hf import FgvcConfig, FgvcModel, load_session, render_clip, save_session
+from fgvc_hf.tracking.box_tracker import fit_similarity
+from fgvc_hf.tracking.localisation import read_box
+
+
+GRID = torch.cartesian_prod(torch.linspace(0, 70, 8), torch.linspace(0, 70, 8)).double()
+
+
+@pytest.mark.parametrize("turns", [False, True])
+def test_the_transform_of_most_points_is_found(turns):
+    angle = 0.3 if turns else 0.0
+    rotation = 1.2 * torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]).double()
+    target = GRID @ rotation.T + torch.tensor([12.0, -5.0]).double()
+    target[:20] += torch.tensor([60.0, 40.0]).double()  # a third of them went elsewhere
+    transform, weights = fit_similarity(GRID, target, torch.ones(64).double(), 5.0, turns)
+    expected = GRID[20:] @ rotation.T + torch.tensor([12.0, -5.0]).double()
+    assert (transform(GRID[20:]) - expected).norm(dim=1).max() < 0.7
+    assert weights[:20].max() < 0.05 and weights[20:].min() > 0.95
+
+
+def test_a_box_that_does_not_turn_stays_upright():
+    angle = 0.2
+    rotation = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]).double()
+    transform, _ = fit_similarity(GRID, GRID @ rotation.T, torch.ones(64).double(), 20.0, False)
+    a, b = transform(torch.tensor([[0.0, 0.0], [10.0, 0.0]]).double())
+    assert float(a[1]) == pytest.approx(float(b[1]))
+
+
+@pytest.fixture(scope="module")
+def zoom():
+    """A picture that grows by 3 % a frame and turns by 2 degrees, about its middle (64, 64)."""
+    picture = Image.fromarray(render_clip(num_frames=1, height=128, width=128, num_points=1, seed=5).frames[0])
+    frames = []
+    for t in range(6):
+        scale, angle = 1.03**-t, math.radians(2 * t)
+        cos, sin = scale * math.cos(angle), scale * math.sin(angle)
+        matrix = (cos, sin, 64 - 64 * cos - 64 * sin, -sin, cos, 64 + 64 * sin - 64 * cos)
+        frames.append(
+            np.asarray(picture.transform((128, 128), Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC))
+        )
+    return np.stack(frames)
+
+
+def follow(model, processor, frames, box):
+    session = processor.init_video_session(frames)
+    processor.add_inputs_to_inference_session(session, 0, 1, input_boxes=box)
+    outputs = list(model.propagate_in_video_iterator(session))
+    return np.stack([processor.post_process_boxes(output, session)[0] for output in outputs]), outputs
+
+
+def test_a_box_grows_and_turns(bundled_model, processor, zoom):
+    corners = np.array([(44.0, 40.0), (88.0, 40.0), (88.0, 84.0), (44.0, 84.0)])
+    found, outputs = follow(bundled_model, processor, zoom, corners[None])
+    np.testing.assert_array_equal(found[0], corners)
+    scale, angle = 1.03**5, math.radians(2 * 5)
+    rotation = scale * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    expected = (corners - 64) @ rotation.T + 64
+    assert np.linalg.norm(found[-1] - expected, axis=1).max() < 1.5
+    assert float(outputs[-1].box_confidence) > 0.5
+
+
+def test_sides_stay_sides(bundled_model, processor, zoom):
+    found, _ = follow(bundled_model, processor, zoom, [44.0, 40.0, 88.0, 84.0])
+    np.testing.assert_array_equal(found[0], [(44, 40), (88, 40), (88, 84), (44, 84)])
+    x, y = found[-1].T
+    assert x[0] == pytest.approx(x[3]) and x[1] == pytest.approx(x[2])
+    assert y[0] == pytest.approx(y[1]) and y[2] == pytest.approx(y[3])
+    assert (x[1] - x[0]) / 44 == pytest.approx(1.03**5, abs=0.04)
+
+
+@pytest.fixture(scope="module")
+def carrying_model(bundled_model):
+    """The bundled model, with boxes followed by the coordinates that the affinity carries along."""
+    model = FgvcModel(FgvcConfig.from_dict(bundled_model.config.to_dict() | {"box_matching": "coordinates"})).eval()
+    model.load_state_dict(bundled_model.state_dict())
+    return model
+
+
+def test_carried_coordinates_move_and_grow_a_box(carrying_model, processor, zoom):
+    found, outputs = follow(carrying_model, processor, zoom[:1].repeat(6, axis=0), [44.0, 40.0, 88.0, 84.0])
+    np.testing.assert_allclose(found[-1], found[0], atol=2.0)  # a cell
+    assert float(outputs[-1].box_confidence) > 0.7
+    found, _ = follow(carrying_model, processor, zoom, [34.0, 36.0, 94.0, 88.0])
+    x, y = found[-1].T
+    middle = np.array([64.0, 62.0]) - 64
+    scale, angle = 1.03**5, math.radians(2 * 5)
+    rotation = scale * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    np.testing.assert_allclose(found[-1].mean(axis=0), rotation @ middle + 64, atol=2.0)  # a cell
+    assert 1.02 < (x[1] - x[0]) / 60 < scale + 0.05 and 1.02 < (y[2] - y[1]) / 52 < scale + 0.05  # it lags behind
+
+
+def test_carried_coordinates_turn_a_box(carrying_model, processor, zoom):
+    corners = np.array([(34.0, 36.0), (94.0, 36.0), (94.0, 88.0), (34.0, 88.0)])
+    found, _ = follow(carrying_model, processor, zoom, corners[None])
+    edge = found[-1][1] - found[-1][0]
+    assert math.degrees(math.atan2(edge[1], edge[0])) == pytest.approx(10, abs=3)
+
+
+def test_a_size_is_read_off_the_mean_distance_and_strays_do_not_count():
+    target = GRID * torch.tensor([1.2, 0.9]) + torch.tensor([12.0, -5.0])
+    target[:10] += 200.0
+    shift, growth, weights = read_box(GRID[10:], target[10:], 16.0)
+    expected = (target[10:] - GRID[10:]).mean(0)
+    assert (shift - expected).abs().max() < 1.5
+    assert growth.tolist() == pytest.approx([1.2, 0.9], rel=0.1)
+    shift, growth, weights = read_box(GRID, target, 16.0)
+    assert weights[:10].max() < 1e-6 < 0.5 < float(weights[10:].mean())
+    assert growth.tolist() == pytest.approx([1.2, 0.9], rel=0.1)
+
+
+def mixed(session, processor):
+    mask = np.zeros((40, 56), bool)
+    mask[5:20, 5:20] = True
+    processor.add_inputs_to_inference_session(session, 0, 4, [(30.0, 12.0)])
+    processor.add_inputs_to_inference_session(session, 0, 5, input_masks=mask)
+    processor.add_inputs_to_inference_session(session, 1, [6, 7], input_boxes=[(10, 8, 30, 25), (20, 10, 50, 38)])
+
+
+def test_boxes_share_a_session_with_points_and_masks(tiny_model, processor, noise_clip, tmp_path):
+    session = processor.init_video_session()
+    mixed(session, processor)
+    outputs = [tiny_model.step(session, frame) for frame in noise_clip[:5]]
+    assert outputs[0].box_ids == [] and outputs[0].boxes.shape == (0, 4, 2)
+    assert (outputs[4].object_ids, outputs[4].mask_ids, outputs[4].box_ids) == ([4], [5], [6, 7])
+    save_session(session, tiny_model, tmp_path / "s.safetensors")
+    restored = load_session(tmp_path / "s.safetensors", tiny_model)
+    session.remove(6)
+    for frame in noise_clip[5:]:
+        output, again = tiny_model.step(session, frame), tiny_model.step(restored, frame)
+        assert output.box_ids == [7] and again.box_ids == [6, 7]
+        assert torch.equal(output.boxes[0], again.boxes[1]) and torch.equal(output.tracks, again.tracks)
+        assert torch.equal(output.mask_maps, again.mask_maps)
+
+
+def test_boxes_follow_by_templates_whatever_points_do(tiny_model, processor, noise_clip):
+    config = FgvcConfig.from_dict(tiny_model.config.to_dict() | {"point_matching": "templates"})
+    other = FgvcModel(config).eval()
+    other.load_state_dict(tiny_model.state_dict())
+    box = [10.0, 8.0, 40.0, 30.0]
+    np.testing.assert_array_equal(
+        follow(tiny_model, processor, noise_clip, box)[0], follow(other, processor, noise_clip, box)[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("ids", "boxes", "message"),
+    [
+        (1, [5, 5, 5, 9], "must have an area"),
+        (1, [9, 5, 5, 9], "must have an area"),
+        (1, [(5, 5), (6, 6), (7, 7), (8, 8)], "must have an area"),
+        (1, [5, 5, np.nan, 9], "must be finite"),
+        (1, [100, 5, 120, 9], "must have their middle inside the frame, 40x56"),
+        ([1, 2], [5, 5, 9, 9], "for each of 2 obj_ids"),
+        (1, [5, 5, 9], "for each of 1 obj_ids"),
+        (9, [5, 5, 9, 9], "target 9 exists already, as another kind"),
+    ],
+)
+def test_bad_boxes(processor, noise_clip, ids, boxes, message):
+    session = processor.init_video_session(noise_clip)
+    processor.add_inputs_to_inference_session(session, 3, 9, [(20, 20)])
+    with pytest.raises(ValueError, match=message):
+        processor.add_inputs_to_inference_session(session, 0, ids, input_boxes=boxes)
+    assert session.obj_ids == [9]

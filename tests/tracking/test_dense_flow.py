@@ -1,0 +1,108 @@
+"""Dense flow between two frames."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fgvc_hf import FgvcConfig, chain_flow, render_clip
+from fgvc_hf.cli.main import main
+from fgvc_hf.io.flow_files import FLO_TAG, read_flo, save_flow
+from fgvc_hf.metrics.end_point_error import end_point_error
+from fgvc_hf.tracking.dense_flow import dense_flow
+
+
+def unit_features(h, w, seed=0):
+    noise = torch.randn(h, w, 32, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.normalize(noise, dim=-1)
+
+
+def test_whole_shifts_are_found_and_what_enters_is_occluded():
+    world = unit_features(30, 40)
+    first, second = world[2:22, 5:35], world[0:20, 8:38]  # the content moves by (-3, +2)
+    flow, occluded = dense_flow(first, second, FgvcConfig(search_radius=0.3))
+    inside = flow[:-2, 3:]  # what is in both
+    torch.testing.assert_close(inside, torch.tensor([-3.0, 2.0]).expand_as(inside), atol=0.02, rtol=0)
+    assert not occluded[:-2, 3:].any()
+    assert occluded[:, :3].float().mean() > 0.8
+
+
+def test_flow_of_a_real_model_at_the_size_of_the_frames(bundled_model, processor):
+    texture = render_clip(num_frames=1, height=160, width=200, num_points=1, seed=3).frames[0]
+    first, second = texture[20:140, 30:170], texture[26:146, 26:166]  # by (+4, -6)
+    found = bundled_model.flow(first, second, processor)
+    assert found.flow.shape == (120, 140, 2) and found.occluded.shape == (120, 140)
+    truth = np.broadcast_to(np.float32([4, -6]), found.flow.shape)
+    both = np.zeros((120, 140), bool)
+    both[12:-6, 6:-10] = True
+    assert end_point_error(found.flow, truth, both)["EPE"] < 0.5
+    assert found.occluded[both].mean() < 0.02
+
+
+def test_chained_flow_goes_farther_than_one_step_can(bundled_model, processor):
+    texture = render_clip(num_frames=1, height=140, width=240, num_points=1, num_bodies=0, seed=3).frames[0]
+    clip = [texture[10:106, 80 - 8 * t : 208 - 8 * t] for t in range(8)]  # the content moves by +8 per frame
+    found = dict(chain_flow(bundled_model, clip, frame_idx=1, processor=processor))
+    assert list(found) == list(range(1, 8))
+    assert not found[1].flow.any() and not found[1].occluded.any()
+    reach = bundled_model.config.search_radius * (96 * 128) ** 0.5
+    for t in (4, 7):
+        stays = np.zeros((96, 128), bool)
+        stays[12:-12, 12 : 116 - 8 * (t - 1)] = True
+        truth = np.broadcast_to(np.float32([8 * (t - 1), 0]), (96, 128, 2))
+        assert end_point_error(found[t].flow, truth, stays)["EPE"] < 1
+        assert found[t].occluded[stays].mean() < 0.05
+        assert found[t].occluded[:, 136 - 8 * (t - 1) :].mean() > 0.9  # has left the frame
+    assert reach < 8 * 6
+
+
+def test_frames_must_be_of_one_size(bundled_model, processor):
+    with pytest.raises(ValueError, match="frame must be of size"):
+        bundled_model.flow(np.zeros((40, 50, 3), np.uint8), np.zeros((40, 48, 3), np.uint8), processor)
+
+
+def test_flo_files(tmp_path):
+    flow = np.random.default_rng(0).normal(size=(5, 7, 2)).astype(np.float32)
+    save_flow(flow, np.zeros((5, 7), bool), tmp_path / "a.flo")
+    content = (tmp_path / "a.flo").read_bytes()
+    assert content[:4] == FLO_TAG and np.frombuffer(content[:4], "<f4")[0] == np.float32(202021.25)
+    assert np.frombuffer(content[4:12], "<i4").tolist() == [7, 5]
+    np.testing.assert_array_equal(read_flo(tmp_path / "a.flo"), flow)
+    (tmp_path / "b.flo").write_bytes(content[:-1])
+    with pytest.raises(ValueError, match="damaged"):
+        read_flo(tmp_path / "b.flo")
+
+
+@pytest.mark.parametrize("suffix", [".flo", ".npz", ".png"])
+def test_command(tmp_path, noise_clip, suffix):
+    for i in (0, 1):
+        Image.fromarray(noise_clip[i]).save(tmp_path / f"{i}.png")
+    out = tmp_path / f"flow{suffix}"
+    assert main(["flow", str(tmp_path / "0.png"), str(tmp_path / "1.png"), "--output", str(out)]) == 0
+    if suffix == ".npz":
+        with np.load(out) as file:
+            assert file["flow"].shape == (40, 56, 2) and file["occluded"].dtype == bool
+    elif suffix == ".png":
+        assert Image.open(out).size == (56, 40)
+    else:
+        assert read_flo(out).shape == (40, 56, 2)
+
+
+@pytest.mark.parametrize(
+    ("images", "output", "message"),
+    [
+        (["0.png", "none.png"], "out.flo", "none.png: cannot be read as an image"),
+        (["0.png", "text.png"], "out.flo", "text.png: cannot be read as an image"),
+        (["0.png", "small.png"], "out.flo", "frame must be of size (40, 56)"),
+        (["0.png", "0.png"], "out.txt", "the name must end in .flo, .npz or .png"),
+    ],
+)
+def test_user_errors(tmp_path, monkeypatch, capsys, noise_clip, images, output, message):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(noise_clip[0]).save("0.png")
+    Image.fromarray(noise_clip[0, :20]).save("small.png")
+    (tmp_path / "text.png").write_text("text")
+    assert main(["flow", *images, "--output", output]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and message in error
+    assert not (tmp_path / output).exists()

@@ -1,0 +1,183 @@
+"""Which frames labels come from: every setting of the memory against a loop that lists its frames and cells and sorts them all."""
+
+import numpy as np
+import pytest
+import torch
+
+from fgvc_hf import FgvcConfig, FgvcModel, load_session, save_session
+from fgvc_hf.conversion.official import SOURCES
+from fgvc_hf.tracking.label_maps import LABEL_CUTOFF
+
+
+PROMPT = 1  # frame
+MEMORIES = [
+    {},
+    {"context_step": 2},
+    {"kept_frame": 2},
+    {"num_context_frames": 3, "context_step": 2, "kept_frame": 5},
+    {"repeat_first": True},
+    {"first_windowed": False},
+    {"first_windowed": False, "repeat_first": True, "num_context_frames": 4},
+    {"propagation_family": "per_reference", "repeat_first": True, "num_context_frames": 4},
+    {"propagation_family": "windowed", "context_step": 2, "kept_frame": 3, "first_windowed": False},
+]
+
+
+def offsets(t, config):
+    """Frames after the prompt, 0 is its own, that the frame `t` takes labels from; one may be there several times."""
+    recent = [t - 1 - i * config.context_step for i in range(config.num_context_frames)]
+    recent = [frame for frame in recent if frame > 0]
+    missing = config.num_context_frames - len(recent)
+    kept = [config.kept_frame] if 0 < config.kept_frame < t and config.kept_frame not in recent else []
+    return [0] * (1 + missing * config.repeat_first) + kept + recent
+
+
+def new_labels(features, labels, t, config):
+    """Label maps (cells, targets) of frame `t` from those of the frames before."""
+    h, w, _ = features[0].shape
+    cell = torch.arange(h * w)
+    dy, dx = cell // w - (cell // w)[:, None], cell % w - (cell % w)[:, None]
+    window = dy**2 + dx**2 < config.propagation_radius**2
+    scores, frames = [], offsets(t, config)
+    for frame in frames:
+        inside = torch.ones_like(window) if frame == 0 and not config.first_windowed else window
+        products = features[t].flatten(0, 1) @ features[frame].flatten(0, 1).T
+        scores.append((products / config.temperature).masked_fill(~inside, -torch.inf))
+    if config.propagation_family == "per_reference":
+        weights = [torch.softmax(s, dim=1) for s in scores]
+        weights = [w * (w >= w.topk(config.propagation_topk).values[:, -1:]) / len(frames) for w in weights]
+        weights = torch.cat(weights, dim=1)
+    else:
+        together = torch.cat(scores, dim=1)
+        if config.propagation_family == "joint":
+            best = together.topk(config.propagation_topk)
+            together = torch.full_like(together, -torch.inf).scatter(1, best.indices, best.values)
+        weights = torch.softmax(together, dim=1)
+    new = weights @ torch.cat([labels[frame] for frame in frames])
+    return new.masked_fill(new < LABEL_CUTOFF, 0)
+
+
+@pytest.mark.parametrize("settings", MEMORIES)
+def test_labels_come_from_the_frames_that_are_meant(settings, processor):
+    torch.manual_seed(0)
+    settings = {"propagation_radius": 4, "num_context_frames": 2, "propagation_topk": 7, **settings}
+    model = FgvcModel(FgvcConfig(hidden_sizes=[16, 32, 64], **settings)).eval()
+    clip = np.random.default_rng(0).integers(0, 256, (10, 40, 56, 3), np.uint8)
+    mask = np.zeros((40, 56), bool)
+    mask[10:30, 20:40] = True
+    session = processor.init_video_session(clip)
+    processor.add_inputs_to_inference_session(session, PROMPT, [4], input_masks=mask[None])
+    outputs = list(model.propagate_in_video_iterator(session))
+    with torch.inference_mode():
+        images = processor.image_processor(list(clip[PROMPT:]), return_tensors="pt").pixel_values
+        features = [model.normalized_features(image[None])[0] for image in images]
+    labels = [outputs[0].mask_maps.flatten(1).T]
+    for t in range(1, len(features)):
+        labels.append(new_labels(features, labels, t, model.config))
+        torch.testing.assert_close(outputs[t].mask_maps.flatten(1).T, labels[t], atol=2e-4, rtol=1e-3)
+
+
+def test_memories_of_the_compared_methods():
+    """The frames of comparison tables: MAST's 0, 5, t-1, t-3, t-5; CRW's and TimeCycle's full from the start."""
+    configs = {name: FgvcConfig(**source.config) for name, source in SOURCES.items()}
+    assert sorted(offsets(20, configs["mast"])) == [0, 5, 15, 17, 19]
+    assert sorted(offsets(6, configs["mast"])) == [0, 1, 3, 5] and offsets(1, configs["mast"]) == [0]
+    assert len(offsets(1, configs["crw"])) == 21 and len(offsets(1, configs["time-cycle"])) == 8
+    assert offsets(3, configs["crw"]).count(0) == 19
+    assert {name for name, config in configs.items() if not config.first_windowed} == {"crw", "dul"}
+    assert offsets(1, configs["vfs-resnet18"]) == [0] and len(offsets(90, configs["vfs-resnet18"])) == 21
+
+
+def test_the_kept_frame_is_saved_with_the_session(processor, noise_clip, tmp_path):
+    torch.manual_seed(0)
+    model = FgvcModel(FgvcConfig(hidden_sizes=[8, 16, 32], num_context_frames=1, kept_frame=2)).eval()
+    mask = np.zeros((40, 56), bool)
+    mask[10:30, 20:40] = True
+    session = processor.init_video_session()
+    processor.add_inputs_to_inference_session(session, 0, [4], input_masks=mask[None])
+    for frame in noise_clip[:6]:
+        model.step(session, frame)
+    save_session(session, model, tmp_path / "s.safetensors")
+    restored = load_session(tmp_path / "s.safetensors", model)
+    for frame in noise_clip[6:]:
+        assert torch.equal(model.step(restored, frame).mask_maps, model.step(session, frame).mask_maps)
+
+
+def masks(*boxes):
+    found = np.zeros((len(boxes), 40, 56), bool)
+    for mask, (top, left, bottom, right) in zip(found, boxes, strict=True):
+        mask[top:bottom, left:right] = True
+    return found
+
+
+def maps_of(model, processor, clip, prompts, **options):
+    """Label maps of all frames, and what the session holds at the end of each."""
+    session, outputs, held = processor.init_video_session(**options), [], []
+    for t, frame in enumerate(clip):
+        for ids, kind in prompts.get(t, {}).items():
+            processor.add_inputs_to_inference_session(session, t, [ids], **kind)
+        outputs.append(model.step(session, frame))
+        held.append(session.memory_bytes)
+    return session, outputs, held
+
+
+@pytest.mark.parametrize("kept_frame", [0, 2])
+def test_a_bound_on_memory_is_kept_by_fewer_frames(processor, noise_clip, kept_frame):
+    torch.manual_seed(0)
+    config = {"hidden_sizes": [8, 16, 32], "propagation_radius": 5, "kept_frame": kept_frame}
+    model = FgvcModel(FgvcConfig(num_context_frames=6, **config)).eval()
+    first, second, box = masks((5, 5, 25, 25), (10, 30, 30, 50), (12, 12, 20, 20))[:, None]
+    early = {0: {1: {"input_masks": first}, 7: {"input_points": [(20, 20)]}}}
+    late = early | {4: {2: {"input_masks": second}, 3: {"input_masks": box}, 9: {"input_boxes": [(5, 5, 20, 20)]}}}
+    _, outputs, held = maps_of(model, processor, noise_clip, early)
+    frame = 20 * 28 * (4 * 32 + 2 * 4 + 1)  # features, two label maps, and their support
+    limit = held[-1] - 3 * frame
+    session, _, bound = maps_of(model, processor, noise_clip, early, max_memory_bytes=limit)
+    assert len(session.memory.ring) == 3 and max(bound) <= limit
+    shorter = FgvcModel(FgvcConfig(num_context_frames=3, **config)).eval()
+    shorter.load_state_dict(model.state_dict())
+    _, expected, _ = maps_of(shorter, processor, noise_clip, early)
+    _, outputs, _ = maps_of(model, processor, noise_clip, early, max_memory_bytes=limit)
+    assert all(torch.equal(a.mask_maps, b.mask_maps) for a, b in zip(outputs, expected, strict=True))
+
+    # targets that come later take frames from those that are there
+    _, _, free = maps_of(model, processor, noise_clip, late)
+    limit = free[-1] - 2 * 20 * 28 * (4 * 32 + 2 * (2 * 4 + 1))
+    session, outputs, held = maps_of(model, processor, noise_clip, late, max_memory_bytes=limit)
+    assert max(held) <= limit < free[-1] and len(session.memory.ring) == 4
+    assert outputs[-1].mask_ids == [1, 2, 3] and (outputs[-1].mask_maps.amax(dim=(1, 2)) > 0).all()
+
+
+def test_a_bound_that_nothing_fits_into_is_refused_and_the_session_goes_on(tiny_model, processor, noise_clip):
+    mask, other = masks((5, 5, 25, 25), (10, 30, 30, 50))[:, None]
+    _, _, held = maps_of(tiny_model, processor, noise_clip[:3], {0: {1: {"input_masks": mask}}})
+    frame = 20 * 28 * (4 * 32 + 4 + 1)
+    session = processor.init_video_session(
+        max_memory_bytes=held[-1] - 2 * frame
+    )  # one previous frame instead of three
+    processor.add_inputs_to_inference_session(session, 0, [1], input_masks=mask)
+    tiny_model.step(session, noise_clip[0])
+    processor.add_inputs_to_inference_session(session, 1, [2], input_masks=other)
+    with pytest.raises(ValueError, match="max_memory_bytes must be at least"):
+        tiny_model.step(session, noise_clip[1])
+    session.remove(2)
+    assert tiny_model.step(session, noise_clip[2]).mask_ids == [1]
+    with pytest.raises(ValueError, match="max_memory_bytes must be positive"):
+        processor.init_video_session(max_memory_bytes=0)
+
+
+def test_remembered_features_may_be_of_lower_precision(tiny_model, processor, noise_clip, tmp_path):
+    prompts = {0: {1: {"input_masks": masks((5, 5, 25, 25))}}}
+    _, expected, held = maps_of(tiny_model, processor, noise_clip, prompts)
+    half = {"memory_dtype": torch.bfloat16, "memory_device": "cpu"}
+    session, outputs, less = maps_of(tiny_model, processor, noise_clip, prompts, **half)
+    assert session.memory.ring.dtype == session.groups[0].anchor.dtype == torch.bfloat16
+    assert held[-1] - less[-1] == 4 * 20 * 28 * 32 * 2  # four frames of features
+    different = [(a.mask_maps - b.mask_maps).abs().mean() for a, b in zip(outputs, expected, strict=True)]
+    assert 0 < max(different) < 0.02
+    save_session(session, tiny_model, tmp_path / "s.safetensors")
+    restored = load_session(tmp_path / "s.safetensors", tiny_model)
+    again = tiny_model.step(restored, noise_clip[0]), tiny_model.step(session, noise_clip[0])
+    assert torch.equal(again[0].mask_maps, again[1].mask_maps) and restored.memory.ring.dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="memory_dtype must be"):
+        processor.init_video_session(memory_dtype=torch.int8)

@@ -1,0 +1,117 @@
+"""The tiled windows of training against maps formed by shifting, and against autograd through them."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fgvc_hf.training.window_losses import (
+    DiracTarget,
+    GaussianTarget,
+    SoftTarget,
+    window_argmax,
+    window_average,
+    window_cross_entropy,
+    window_maps,
+)
+
+
+B, H, W, C, R, SCALE = 2, 19, 37, 16, 5, 0.3
+SIZE = 2 * R + 1
+OFFSETS = torch.cartesian_prod(torch.arange(-R, R + 1), torch.arange(-R, R + 1)).flip(-1)  # (dx, dy), dy-major
+CELLS = torch.stack(torch.meshgrid(torch.arange(W), torch.arange(H), indexing="xy"), dim=-1)
+
+
+def shifted(values):
+    """(B, H, W, SIZE^2, C): what lies at each offset, 0 outside the map."""
+    padded = F.pad(values, (0, 0, R, R, R, R))
+    windows = [padded[:, dy : dy + H, dx : dx + W] for dy in range(SIZE) for dx in range(SIZE)]
+    return torch.stack(windows, dim=3)
+
+
+def shifted_scores(query, key, outside="excluded"):
+    scores = (query[..., None, :] * shifted(key)).sum(-1) * SCALE
+    on_map = shifted(torch.ones(B, H, W, 1))[..., 0] > 0
+    return scores if outside == "zero" else scores.masked_fill(~on_map, -torch.inf)
+
+
+@pytest.fixture
+def features():
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(B, H, W, C, generator=generator).requires_grad_() for _ in range(2)]
+
+
+def gradients(loss, features):
+    return torch.autograd.grad(loss, features)
+
+
+@pytest.mark.parametrize("outside", ["excluded", "zero"])
+def test_average_and_its_gradients(features, outside):
+    query, key = features
+    values, weights = torch.randn(B, H, W, 3), torch.randn(B, H, W, 3)
+    found = window_average(query, key, values, R, SCALE, outside)
+    expected = (shifted_scores(query, key, outside).softmax(-1)[..., None] * shifted(values)).sum(-2)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    for one, other in zip(
+        gradients((found * weights).sum(), features), gradients((expected * weights).sum(), features)
+    ):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["dirac", "gaussian", "soft"])
+def test_cross_entropy_and_its_gradients(features, kind):
+    query, key = features
+    positions = CELLS + torch.rand(B, H, W, 2) * 6 - 3
+    valid = ((positions >= 0) & (positions <= torch.tensor([W - 1, H - 1]))).all(-1)
+    on_map = shifted_scores(query, key) > -torch.inf
+    ends = (CELLS[:, :, None] + OFFSETS).float()  # (H, W, SIZE^2, 2)
+    if kind == "dirac":
+        target = DiracTarget(positions)
+        labels = (ends == positions.round()[..., None, :]).all(-1).float()
+    elif kind == "gaussian":
+        target = GaussianTarget(positions, 1.5)
+        labels = (-((ends - positions[..., None, :]) ** 2).sum(-1) / (2 * 1.5**2)).exp() * on_map
+        labels = labels / labels.sum(-1, keepdim=True)
+    else:
+        warped, teacher = torch.randn(B, H, W, C), torch.randn(B, H, W, C)
+        target = SoftTarget(warped, teacher, SCALE)
+        labels = shifted_scores(warped, teacher).softmax(-1)
+    found = window_cross_entropy(query, key, valid, target, R, SCALE)
+    losses = -(labels * shifted_scores(query, key).log_softmax(-1).clamp_min(-1e4)).sum(-1)
+    expected = (losses * valid).flatten(1).sum(1) / valid.flatten(1).sum(1)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    weights = torch.tensor([2.0, -0.5])
+    for one, other in zip(gradients(found @ weights, features), gradients(expected @ weights, features)):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+
+
+def test_no_valid_query_is_a_loss_of_zero(features):
+    valid = torch.zeros(B, H, W, dtype=torch.bool)
+    loss = window_cross_entropy(*features, valid, DiracTarget(CELLS.expand(B, H, W, 2).float()), R, SCALE)
+    assert loss.tolist() == [0, 0]
+    assert all((gradient == 0).all() for gradient in gradients(loss.sum(), features))
+
+
+def test_argmax(features):
+    expected = CELLS + OFFSETS[shifted_scores(*features).argmax(-1)]
+    torch.testing.assert_close(window_argmax(*features, R), expected.float())
+
+
+@pytest.mark.parametrize("probabilities", [True, False])
+def test_maps_and_their_gradients(features, probabilities):
+    expected = shifted_scores(*features, "excluded" if probabilities else "zero")
+    expected = expected.softmax(-1) if probabilities else expected
+    rows = [maps() for maps in window_maps(*features, R, SCALE, probabilities, 1)]
+    found = torch.cat([windows[on_map] for windows, on_map in rows])
+    assert found.shape == (B * H * W, SIZE**2)
+    # The order is that of the tiles: compare what does not depend on it
+    torch.testing.assert_close(found.sum(0), expected.flatten(0, 2).sum(0), atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close((found**2).sum(), (expected**2).sum(), atol=1e-3, rtol=1e-4)
+    for one, other in zip(gradients((found**2).sum(), features), gradients((expected**2).sum(), features)):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+
+
+def test_bfloat16_is_close(features):
+    query, key = ((F.normalize(f, dim=-1) * 3).detach() for f in features)
+    values = torch.randn(B, H, W, 2)
+    half = window_average(query.bfloat16(), key.bfloat16(), values, R, SCALE)
+    torch.testing.assert_close(half, window_average(query, key, values, R, SCALE), atol=2e-2, rtol=0)
