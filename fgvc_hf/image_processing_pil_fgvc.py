@@ -1,4 +1,4 @@
-"""Image processor of FGVC: resize, CIE Lab, normalise."""
+"""Image processor of FGVC: resize, convert to CIE Lab, normalise."""
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from transformers.utils import TensorType
 
 
 RESIZE_POLICIES = ("stretch", "short_side", "none")
-# sRGB primaries and the D65 white point (IEC 61966-2-1), rows X, Y, Z; the sum of a row is the white point
+# Linear sRGB to CIE XYZ, D65 white point (IEC 61966-2-1); rows X, Y, Z, which sum to the white point
 RGB_TO_XYZ = np.array(
     [
         [0.4124564, 0.3575761, 0.1804375],
@@ -23,14 +23,14 @@ RGB_TO_XYZ = np.array(
 class FgvcImageProcessorKwargs(ImagesKwargs, total=False):
     r"""
     resize_policy (`str`, *optional*, defaults to `"stretch"`):
-        `"stretch"` resizes to `size` and ignores the aspect ratio; `"short_side"` keeps it and makes the shorter side
-        `size["shortest_edge"]`; `"none"` keeps the size. All round to multiples of `size_divisor`.
+        `"stretch"` resizes to `size` and ignores the aspect ratio; `"short_side"` keeps it and resizes the shorter side to
+        `size["shortest_edge"]`; `"none"` keeps the size. All round both sides to multiples of `size_divisor`.
     size_divisor (`int`, *optional*, defaults to 8):
-        Height and width are rounded to the nearest multiple of it. 8 serves every output stride of the encoder.
+        Height and width are rounded to the nearest multiple of it. 8 suits every output stride of the encoder up to 8.
     do_convert_lab (`bool`, *optional*, defaults to `True`):
-        Whether to convert sRGB to CIE Lab. Needs `do_rescale`, for the conversion starts from values in [0, 1].
+        Whether to convert sRGB to CIE Lab. Needs `do_rescale`, because the conversion takes values in [0, 1].
     lightness_only (`bool`, *optional*, defaults to `False`):
-        Whether L takes the place of a and b, for encoders that see lightness alone. Needs `do_convert_lab`.
+        Whether to replace a and b by L, for encoders trained on lightness only. Needs `do_convert_lab`.
     """
 
     resize_policy: str
@@ -41,7 +41,7 @@ class FgvcImageProcessorKwargs(ImagesKwargs, total=False):
 
 def rgb_to_lab(rgb: torch.Tensor) -> torch.Tensor:
     """
-    CIE 1976 L*a*b* (D65) of sRGB images, on any device.
+    Convert sRGB to CIE 1976 L*a*b* (D65), on any device, differentiably.
 
     Args:
         rgb (`torch.Tensor` of shape `(..., 3, H, W)`): R, G, B in [0, 1].
@@ -49,19 +49,21 @@ def rgb_to_lab(rgb: torch.Tensor) -> torch.Tensor:
     Returns:
         `torch.Tensor` of the same shape: L in [0, 100], a and b in about [-128, 128].
     """
-    linear = torch.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    # Each power gets an argument inside its own range: torch.where multiplies the gradient of the branch not taken by 0, and a power of 0
+    # has an infinite one
+    linear = torch.where(rgb <= 0.04045, rgb / 12.92, ((rgb.clamp_min(0.04045) + 0.055) / 1.055) ** 2.4)
     white_relative = RGB_TO_XYZ / RGB_TO_XYZ.sum(axis=1, keepdims=True)
     matrix = torch.tensor(white_relative, dtype=rgb.dtype, device=rgb.device)
     xyz = torch.einsum("ij,...jhw->...ihw", matrix, linear)
     epsilon, kappa = (6 / 29) ** 3, (29 / 6) ** 2 / 3
-    x, y, z = torch.where(xyz > epsilon, xyz ** (1 / 3), xyz * kappa + 4 / 29).unbind(-3)
+    x, y, z = torch.where(xyz > epsilon, xyz.clamp_min(epsilon) ** (1 / 3), xyz * kappa + 4 / 29).unbind(-3)
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=-3)
 
 
 def convert_colours(
     rgb: torch.Tensor, do_convert_lab: bool, lightness_only: bool, do_normalize: bool, mean, std
 ) -> torch.Tensor:
-    """The model's input for RGB `(..., 3, H, W)`, on any device: the settings are those of [`FgvcImageProcessorPil`] after rescaling."""
+    """Convert RGB `(..., 3, H, W)` in [0, 1] to the model's input, on any device, with settings of [`FgvcImageProcessorPil`]."""
     values = rgb_to_lab(rgb) if do_convert_lab else rgb
     if lightness_only:
         values = values[..., [0, 0, 0], :, :]
@@ -73,13 +75,13 @@ def convert_colours(
 
 class FgvcImageProcessorPil(PilBackend):
     r"""
-    Turns RGB frames into the model's input: resize, convert to CIE Lab, normalise to about [-1, 1].
+    Converts RGB frames to the model's input: resize, convert to CIE Lab, normalise to about [-1, 1].
 
-    The defaults are those of the paper's released evaluation: 256x256 without regard to the aspect ratio, Lab normalised
+    The defaults are those of the paper's released evaluation: 256x256 regardless of the aspect ratio, Lab normalised
     with mean (50, 0, 0) and standard deviation (50, 127, 127).
 
     Raises:
-        `ValueError`: an unknown `resize_policy`, a `size` that does not fit it, or Lab asked for without rescaling.
+        `ValueError`: an unknown `resize_policy`, a `size` without the sides that it needs, or Lab without rescaling.
     """
 
     valid_kwargs = FgvcImageProcessorKwargs
@@ -108,8 +110,7 @@ class FgvcImageProcessorPil(PilBackend):
 
         Args:
             images: PIL images, or arrays or tensors of shape (H, W, 3) or (3, H, W), values 0 to 255.
-            device (`str` or `torch.device`, *optional*): Where colours are converted after resizing, and tensors are given; the CPU if not
-                given.
+            device (`str` or `torch.device`, *optional*): Where colours are converted and tensors returned; the CPU if not given.
 
         Returns:
             `BatchFeature` with `pixel_values` of shape `(num_images, 3, H, W)`, float32.
@@ -117,7 +118,7 @@ class FgvcImageProcessorPil(PilBackend):
         return super().preprocess(images, **kwargs)
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) of the model's input for a frame of the given size."""
+        """(height, width) in pixels of the model's input for a frame of the given size."""
         if not self.do_resize:
             return height, width
         return _resized(height, width, self.resize_policy, SizeDict(**dict(self.size)), self.size_divisor)
@@ -162,7 +163,7 @@ class FgvcImageProcessorPil(PilBackend):
 
 
 def _resized(height: int, width: int, policy: str, size: SizeDict, divisor: int) -> tuple[int, int]:
-    """Target size of a frame under a policy, rounded to the divisor."""
+    """Target (height, width) of a frame, rounded to multiples of the divisor."""
     if policy == "stretch":
         if not (size.height and size.width):
             raise ValueError(f"resize_policy 'stretch' needs size with 'height' and 'width', got {dict(size)}.")

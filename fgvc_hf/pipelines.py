@@ -1,6 +1,6 @@
 """Pipelines of transformers: `pipeline("point-tracking", model=...)` and `pipeline("mask-propagation", model=...)`."""
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from transformers import Pipeline
@@ -8,6 +8,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from .io.video import open_video
 from .modeling_fgvc import FgvcModel
+from .tracker import Tracker
 
 
 class _VideoPipeline(Pipeline):
@@ -21,6 +22,11 @@ class _VideoPipeline(Pipeline):
 
     def postprocess(self, model_outputs: Any, **_) -> Any:
         return model_outputs
+
+    def save_pretrained(self, save_directory, **kwargs: Any) -> None:
+        """Save model and processor. The base class saves no processor, and copies this module without the ones it imports."""
+        self.model.save_pretrained(save_directory, **kwargs)
+        cast(Any, self.processor).save_pretrained(save_directory, **kwargs)
 
     def check_model_type(self, supported_models) -> None:
         # By name: code that a local checkpoint carries is loaded once for each of its classes
@@ -41,7 +47,7 @@ class PointTrackingPipeline(_VideoPipeline):
     Args of a call:
         video: A path, or an array (T, H, W, 3); several in a list are followed one after the other.
         points (array of shape `(N, 3)`): Prompts (t, x, y) in pixels of the video.
-        direction (`str`, defaults to `"forward"`), threshold (`float`, *optional*): As of [`FgvcModel.track`].
+        direction (`str`, defaults to `"forward"`), threshold (`float`, *optional*): As of [`Tracker.track`].
 
     Returns:
         `dict` with `queries` (N, 3), `tracks` (N, T, 2), `visible`, `confidence`, `uncertainty` and `outside` (N, T), and `size` (height,
@@ -54,8 +60,7 @@ class PointTrackingPipeline(_VideoPipeline):
     def _forward(self, input_tensors: dict[str, Any], **_) -> Any:
         if input_tensors["points"] is None:
             raise ValueError("points is missing: pass an array (N, 3) of (t, x, y).")
-        model: Any = self.model
-        tracks = model.track(processor=self.processor, **input_tensors)
+        tracks = Tracker(cast(FgvcModel, self.model), self.processor).track(**input_tensors)
         names = ("queries", "tracks", "visible", "confidence", "uncertainty", "outside", "size")
         return {name: getattr(tracks, name) for name in names}
 
@@ -67,7 +72,7 @@ class MaskPropagationPipeline(_VideoPipeline):
     Args of a call:
         video: As of [`PointTrackingPipeline`].
         masks (`numpy.ndarray` of shape `(H, W)`, integer): Object ids of one frame, 0 for the background.
-        frame_idx (`int`, defaults to 0), direction (`str`, defaults to `"forward"`): As of [`FgvcModel.propagate_masks`].
+        frame_idx (`int`, defaults to 0), direction (`str`, defaults to `"forward"`): As of [`Tracker.propagate_masks`].
 
     Returns:
         `dict` with `frame_idx` (T,), the frames that were processed in their order in time, and `masks` (T, H, W), their object ids.
@@ -79,8 +84,7 @@ class MaskPropagationPipeline(_VideoPipeline):
     def _forward(self, input_tensors: dict[str, Any], **_) -> Any:
         if input_tensors["masks"] is None:
             raise ValueError("masks is missing: pass object ids (H, W) of one frame.")
-        model: Any = self.model
-        found = dict(model.propagate_masks(processor=self.processor, **input_tensors))
+        found = dict(Tracker(cast(FgvcModel, self.model), self.processor).propagate_masks(**input_tensors))
         frames = sorted(found)
         return {"frame_idx": np.array(frames), "masks": np.stack([found[t] for t in frames])}
 

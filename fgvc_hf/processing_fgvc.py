@@ -1,7 +1,6 @@
 """Processor of FGVC: frames and prompts in, results in pixels of the original video out."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,41 +9,8 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import ImageInput
 from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, ProcessorMixin, Unpack
 
-from .coordinates import rescale_points
-from .tracking.label_maps import read_masks
-from .tracking.prompts import BoxTarget, MaskTarget
+from .tracking.results import FgvcVideoOutput, PointTracks, collect_tracks
 from .tracking.session import FgvcInferenceSession
-
-
-GONE = 0.02  # largest share of a cell below which an object is nowhere on a frame
-
-
-@dataclass
-class PointTracks:
-    """
-    Tracks of N points over the T frames of a video, in pixels of the original video.
-
-    Args:
-        object_ids (`list[int]`): Ids of the points.
-        queries (`numpy.ndarray` of shape `(N, 3)`, float32): Prompts (t, x, y).
-        tracks (`numpy.ndarray` of shape `(N, T, 2)`, float32): (x, y); NaN on frames that were not processed for a point.
-        visible (`numpy.ndarray` of shape `(N, T)`, bool): Whether the confidence reaches the threshold; always on the
-            frame of the prompt, never on frames that were not processed.
-        confidence (`numpy.ndarray` of shape `(N, T)`, float32): In [0, 1].
-        uncertainty (`numpy.ndarray` of shape `(N, T)`, float32): Distance in pixels by which a visible point is expected to be
-            off; NaN on frames that were not processed for it.
-        outside (`numpy.ndarray` of shape `(N, T)`, bool): Whether the point is not visible because it has left the frame.
-        size (`tuple[int, int]`): (height, width) of the original video.
-    """
-
-    object_ids: list[int]
-    queries: np.ndarray
-    tracks: np.ndarray
-    visible: np.ndarray
-    confidence: np.ndarray
-    uncertainty: np.ndarray
-    outside: np.ndarray
-    size: tuple[int, int]
 
 
 class FgvcProcessorKwargs(ProcessingKwargs, total=False):
@@ -164,11 +130,9 @@ class FgvcProcessor(ProcessorMixin):
                 del inference_session.prompts[obj_id, int(frame_idx)]
             raise
 
-    def post_process_masks(self, output, inference_session: FgvcInferenceSession) -> np.ndarray:
+    def post_process_masks(self, output: FgvcVideoOutput, inference_session: FgvcInferenceSession) -> np.ndarray:
         """
-        The masks of one frame: every pixel goes to the object with the largest share of it, or to the background. Shares are compared
-        in proportion to the largest that each has on the frame, as in the official code of VFS: what is small is blurred most on its way,
-        and would else lose all of its pixels to what is large.
+        The masks of one frame: `output.masks`, or background everywhere where there are none.
 
         Args:
             output ([`FgvcVideoOutput`]): A frame.
@@ -178,83 +142,41 @@ class FgvcProcessor(ProcessorMixin):
             `numpy.ndarray` of shape `(H, W)`, int32, at the size of the original video: object ids, 0 for the background. On the frame
             of its prompt an object is exactly where the prompt says.
         """
-        session = inference_session
-        original_size, input_size = session.sizes
-        if not output.mask_ids:
-            return np.zeros(original_size, dtype=np.int32)
-        stride = -(-input_size[0] // output.mask_maps.shape[1])
-        shares = read_masks(output.mask_maps, input_size, original_size, stride, session.cell_origin)  # (masks, H, W)
-        background = (1 - shares.sum(dim=0, keepdim=True)).clamp_min(0)
-        shares = torch.cat([background, shares])
-        largest = shares.amax(dim=(1, 2), keepdim=True)
-        best = (shares / largest).masked_fill(largest < GONE, 0).argmax(dim=0).numpy()
-        result = np.array([0, *output.mask_ids], dtype=np.int32)[best]
-        for (obj_id, frame_idx), prompt in session.prompts.items():
-            if isinstance(prompt, MaskTarget) and frame_idx == output.frame_idx and obj_id in output.mask_ids:
-                result[(result == obj_id) & ~prompt.mask] = 0
-                result[prompt.mask] = obj_id
-        return result
-
-    def post_process_boxes(self, output, inference_session: FgvcInferenceSession) -> np.ndarray:
-        """
-        The boxes of one frame.
-
-        Args:
-            output ([`FgvcVideoOutput`]): A frame.
-            inference_session ([`FgvcInferenceSession`]): The session that it comes from.
-
-        Returns:
-            `numpy.ndarray` of shape `(N, 4, 2)`, float64: corners of the boxes `output.box_ids` in pixels of the original video. On the
-            frame of its prompt a box is exactly where the prompt says.
-        """
-        session = inference_session
-        original_size, input_size = session.sizes
-        boxes = rescale_points(output.boxes.numpy(), input_size, original_size)
-        for row, obj_id in enumerate(output.box_ids):
-            prompt = session.prompts.get((obj_id, output.frame_idx))
-            if isinstance(prompt, BoxTarget):
-                boxes[row] = prompt.corners
-        return boxes
+        if output.masks is None:
+            return np.zeros(inference_session.sizes[0], dtype=np.int32)
+        return output.masks
 
     def post_process_point_tracking(
-        self, outputs, inference_session: FgvcInferenceSession, threshold: float = 0.5
+        self,
+        outputs: FgvcVideoOutput | Iterable[FgvcVideoOutput],
+        inference_session: FgvcInferenceSession,
+        threshold: float | None = None,
     ) -> PointTracks:
         """
-        Collect the outputs of a session into tracks in pixels of the original video.
+        Collect the outputs of a session into tracks in pixels of the original video. Points that were removed from the session since
+        are among them, after those that are there.
 
         Args:
-            outputs ([`FgvcVideoOutput`] or a list of them): Frames in any order.
+            outputs ([`FgvcVideoOutput`] or an iterable of them): Frames in any order.
             inference_session ([`FgvcInferenceSession`]): The session that they come from.
-            threshold (`float`, defaults to 0.5):
-                Confidence from which a point counts as visible, as `FgvcConfig.visibility_threshold`.
+            threshold (`float`, *optional*): Confidence from which a point counts as visible, in [0, 1];
+                `config.visibility_threshold` of the session's model if not given.
 
         Returns:
             [`PointTracks`] over all frames of the video, or up to the last frame of a live source.
+
+        Raises:
+            `ValueError`: the threshold is outside [0, 1], or the session has seen no frame.
         """
         session = inference_session
-        outputs = outputs if isinstance(outputs, list | tuple) else [outputs]
-        object_ids, (original_size, input_size) = list(session.points), session.sizes
-        row = {obj_id: i for i, obj_id in enumerate(object_ids)}
-        num_frames = session.video.num_frames if session.video is not None else None
-        if num_frames is None:
-            num_frames = 1 + max((output.frame_idx for output in outputs), default=-1)
-        tracks = np.full((len(object_ids), num_frames, 2), np.nan, dtype=np.float32)
-        confidence = np.zeros((len(object_ids), num_frames), dtype=np.float32)
-        uncertainty = np.full_like(confidence, np.nan)
-        left = np.zeros(confidence.shape, dtype=bool)
-        scale = float(np.sqrt(np.prod(original_size) / np.prod(input_size)))
-        for output in outputs:
-            rows = [row[obj_id] for obj_id in output.object_ids]
-            points = output.tracks.numpy()  # float64: a prompt survives the way there and back exactly
-            tracks[rows, output.frame_idx] = rescale_points(points, input_size, original_size)
-            confidence[rows, output.frame_idx] = output.confidence.numpy()
-            uncertainty[rows, output.frame_idx] = scale * output.uncertainty.numpy()
-            left[rows, output.frame_idx] = output.at_border.numpy()
-        queries = np.array([(t.frame_idx, *t.point) for t in session.points.values()], dtype=np.float32).reshape(-1, 3)
-        visible = (confidence >= threshold) & ~np.isnan(tracks[..., 0])
-        return PointTracks(
-            object_ids, queries, tracks, visible, confidence, uncertainty, left & ~visible, original_size
-        )
+        if threshold is None:
+            threshold = session.config.visibility_threshold if session.config is not None else 0.5
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold must be a probability from 0 to 1, got {threshold}.")
+        outputs = [outputs] if isinstance(outputs, FgvcVideoOutput) else outputs
+        queries = {obj_id: (prompt.frame_idx, *prompt.point) for obj_id, prompt in session.points.items()}
+        num_frames = None if session.video is None else session.video.num_frames
+        return collect_tracks(outputs, queries, num_frames, session.sizes[0], threshold)
 
 
 def _as_points(input_points, number: int) -> np.ndarray:
@@ -293,4 +215,4 @@ def _as_masks(input_masks, number: int) -> np.ndarray:
     return masks.astype(bool)
 
 
-__all__ = ["FgvcProcessor", "PointTracks"]
+__all__ = ["FgvcProcessor"]

@@ -6,7 +6,7 @@
     python scripts/ablate.py --of head --videos FOLDER --teacher fgvc-joint --start-from fgvc-joint --evaluate TRACKS.npz FRAMES \
         --output outputs/head --precision bf16 --set steps=400
 
-Runs that are complete are not repeated. Prints a table in Markdown, and writes it beside the runs.
+Complete runs are not repeated. Prints a table in Markdown, and writes it beside the runs.
 """
 
 import argparse
@@ -16,21 +16,25 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
-from train import load_model, make_module, real_domain, tap_vid_score
 
-from fgvc_hf import FgvcImageProcessorPil
 from fgvc_hf.io.files import atomic_write
+from fgvc_hf.training.experiment import (
+    fresh_accelerator,
+    load_model,
+    make_module,
+    parse_assignments,
+    parse_recipe,
+    real_domain,
+    tap_vid_score,
+)
 from fgvc_hf.training.loop import Training
-from fgvc_hf.training.recipes import parse_recipe
 
 
 class Variant(NamedTuple):
-    """What differs from the recipe, and from the head that is made for it."""
+    """Changed fields of the recipe, and of the head."""
 
     changes: dict[str, str]
-    student: tuple[str, ...] = ()
+    student: dict[str, str] = {}
 
 
 LOSSES = {
@@ -47,17 +51,15 @@ LOSSES = {
     "reconstruction, soft labels and adversarial": Variant({"label": "soft", "adversarial": "1"}),
     "reconstruction and Gaussian labels, 0.7 cells": Variant({"label": "gaussian", "label_sigma": "0.7"}),
 }
-WIDE = "fine_size=64"
+WIDE = {"fine_size": "64"}
 HEAD = {
-    "64 channels, no attention, pixel shuffle, encoder of its own": Variant({}, (WIDE,)),
-    "2 layers of attention": Variant({}, (WIDE, "num_attention_layers=2")),
-    "4 layers of attention": Variant({}, (WIDE, "num_attention_layers=4")),
-    "bilinear up-sampling": Variant({}, (WIDE, "upsampling=bilinear")),
-    "encoder shared with the fine model": Variant({"freeze_encoder": "true"}, (WIDE,)),
-    "48 channels": Variant({}, ("fine_size=48",)),
-    "labels of rendered pairs as well": Variant(
-        {"synthetic": "0.1", "label": "gaussian", "label_sigma": "0.7"}, (WIDE,)
-    ),
+    "64 channels, no attention, pixel shuffle, encoder of its own": Variant({}, WIDE),
+    "2 layers of attention": Variant({}, WIDE | {"num_attention_layers": "2"}),
+    "4 layers of attention": Variant({}, WIDE | {"num_attention_layers": "4"}),
+    "bilinear up-sampling": Variant({}, WIDE | {"upsampling": "bilinear"}),
+    "encoder shared with the fine model": Variant({"freeze_encoder": "true"}, WIDE),
+    "48 channels": Variant({}, {"fine_size": "48"}),
+    "labels of rendered pairs as well": Variant({"synthetic": "0.1", "label": "gaussian", "label_sigma": "0.7"}, WIDE),
 }
 TABLES = {"losses": ("joint-small", {"adversarial": "0"}, LOSSES), "head": ("distill-small", {}, HEAD)}
 
@@ -79,46 +81,44 @@ def main() -> None:
     unknown = sorted(set(arguments.only or ()) - set(variants))
     if unknown:
         sys.exit(f"error: there is no variant {unknown[0]!r}; there are {', '.join(variants)}.")
-    arguments.shards = arguments.colours = None
     rows = {}
     try:
         if arguments.start_from:
-            model = load_model(arguments.start_from, torch.float32).eval()
-            rows["before training"] = tap_vid_score(arguments, FgvcImageProcessorPil())(model)
+            rows["before training"] = score_of(arguments)(load_model(arguments.start_from).eval())
         rows |= {name: run(name, variants[name], arguments) for name in arguments.only or variants}
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
     lines = ["| variant | δavg |", "|---|---|"]
-    lines += [
-        f"| {name} | " + " | ".join(f"{100 * value:.1f}" for value in row.values()) + " |"
-        for name, row in rows.items()
-    ]
+    lines += [f"| {name} | {100 * row['delta_avg']:.1f} |" for name, row in rows.items()]
     with atomic_write(arguments.output / "table.md") as path:
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
 
 
 def run(name: str, variant: Variant, arguments: argparse.Namespace) -> dict[str, float]:
-    """Train a variant, or go on with it, and measure it at its end."""
+    """Train a variant, or resume it, and measure it at its end."""
     output = arguments.output / name.replace(" ", "-").replace(",", "")
     done = output / "scores.json"
     if done.is_file():
         return json.loads(done.read_text())
     recipe_name, changes, _ = TABLES[arguments.of]
-    shared = dict(assignment.split("=", 1) for assignment in arguments.set)
-    recipe = parse_recipe(recipe_name, {**changes, **shared, **variant.changes})
-    for state in (AcceleratorState, GradientState):
-        state._reset_state()
-    accelerator, arguments.student = Accelerator(mixed_precision=arguments.precision), list(variant.student)
-    videos, textures = real_domain(arguments, recipe)
+    recipe = parse_recipe(recipe_name, {**changes, **parse_assignments(arguments.set), **variant.changes})
+    accelerator = fresh_accelerator(arguments.precision)
+    videos, textures = real_domain(recipe, arguments.videos)
     torch.manual_seed(recipe.seed)
-    module = make_module(recipe, arguments)
+    module = make_module(
+        recipe, arguments.start_from, arguments.teacher, variant.student, precision=arguments.precision
+    )
     textures = None if textures is None else textures.to(accelerator.device)
     Training(module, recipe, output, accelerator, videos, textures, keep=1).run()
-    scores = tap_vid_score(arguments, FgvcImageProcessorPil())(module.result.eval())
+    scores = score_of(arguments)(module.result.eval())
     done.write_text(json.dumps(scores))
     print(f"{name}: {scores}", flush=True)
     return scores
+
+
+def score_of(arguments: argparse.Namespace):
+    return tap_vid_score(*arguments.evaluate, arguments.evaluate_sequences, precision=arguments.precision)
 
 
 if __name__ == "__main__":

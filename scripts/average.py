@@ -1,8 +1,8 @@
-"""Average checkpoints, and estimate the statistics of batch normalisation anew on frames of a folder of videos.
+"""Average checkpoints, and estimate the statistics of batch normalisation again on frames of a folder of videos.
 
     python scripts/average.py fgvc-reconstruction=0.5 outputs/joint/last=0.5 --videos FOLDER --output outputs/average
 
-Checkpoints that were trained one from another only; one alone gets new statistics. The crops are those of a recipe's real pairs.
+Only checkpoints fine-tuned one from another can be averaged; one alone gets new statistics.
 """
 
 import argparse
@@ -11,16 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from train import load_model
 
 from fgvc_hf import FgvcImageProcessorPil, FgvcProcessor
 from fgvc_hf.data.augmentation import rgb_to_pixel_values
 from fgvc_hf.data.video_folder import VideoFolder
 from fgvc_hf.training.averaging import average_weights, estimate_batch_norm
+from fgvc_hf.training.experiment import load_model
 
 
 BATCH = 4
-CROP, GAP, AREA, ASPECT = 256, (1, 6), (0.5, 1.0), (1.0, 1.8)  # frames about as they are tracked
+CROP, GAP, AREA, ASPECT = 256, (1, 6), (0.5, 1.0), (1.0, 1.8)  # crops close to whole frames, as a tracker sees them
 
 
 def main() -> None:
@@ -39,13 +39,14 @@ def main() -> None:
 def average(arguments: argparse.Namespace) -> None:
     names, shares = zip(*(parse(text) for text in arguments.checkpoints), strict=True)
     videos = VideoFolder(arguments.videos, CROP, GAP, AREA, ASPECT)
-    model = average_weights([load_model(name, torch.float32).eval() for name in names], shares)
+    model = average_weights([load_model(name).eval() for name in names], shares)
     estimate_batch_norm(model, crops(videos, arguments.frames))
     model.save_pretrained(arguments.output)
     FgvcProcessor(FgvcImageProcessorPil()).save_pretrained(arguments.output)
 
 
 def parse(text: str) -> tuple[str, float]:
+    """Name and share of `CHECKPOINT=SHARE`; a share of 1 if there is none."""
     name, equals, share = text.rpartition("=")
     try:
         return (name, float(share)) if equals else (text, 1.0)
@@ -54,7 +55,7 @@ def parse(text: str) -> tuple[str, float]:
 
 
 def crops(videos: VideoFolder, frames: int) -> Iterator[torch.Tensor]:
-    """First frames of real pairs, in batches."""
+    """First frames of real pairs, as the model's input, in batches."""
     for start in range(0, frames, BATCH):
         batch = torch.stack([videos[number][0] for number in range(start, start + BATCH)])
         yield rgb_to_pixel_values(batch.float() / 255)

@@ -42,7 +42,7 @@ from fgvc_hf.evaluation.baselines import BASELINES
 from fgvc_hf.matching.windows import reference_topk, window_correlation, window_topk
 from fgvc_hf.modeling_fgvc import FgvcEncoder
 from fgvc_hf.tracking.label_maps import propagate_labels
-from fgvc_hf.tracking.template_tracker import PointTemplates
+from fgvc_hf.tracking.template_tracker import TemplateTracker
 from fgvc_hf.training.training_card import COLOURS
 
 
@@ -267,9 +267,9 @@ def _templates(model: FgvcModel, features: torch.Tensor, number: int) -> Callabl
     """Following so many points through frames of one and the same features (1, h, w, C)."""
     size = tuple(model.config.output_stride * side for side in features.shape[1:3])
     points = torch.rand(number, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    templates = PointTemplates.empty(features[0], model.config)
-    templates.add(list(range(number)), points * torch.tensor(size[::-1]), features[0], model.config)
-    return partial(templates.follow, features[0], size, model.config)
+    tracker = TemplateTracker.empty(features[0], model.config)
+    tracker.start(list(range(number)), points * torch.tensor(size[::-1]), features[0])
+    return partial(tracker.step, features[0], size)
 
 
 def draw_curves(curves: dict) -> Image.Image:

@@ -1,14 +1,13 @@
-"""Fit when a followed point is visible and by how much it is off, on rendered clips whose truth is exact, into a checkpoint.
+"""Fit the visibility and the expected error of tracked points on rendered clips with exact truth, and write them into a checkpoint.
 
     python scripts/calibrate.py CHECKPOINT --videos FOLDER --preset balanced
 
 Textures are cut out of the videos. In two clips of three light, focus and noise change from frame to frame; a bar passes in front of every third.
-Every fourth clip is held out and tells how good the fit is.
-CHECKPOINT is a folder, whose config.json gets new `visibility_weights` and `error_weights`.
+Every fourth clip is held out to measure the fit. CHECKPOINT is a folder, whose config.json gets new `visibility_weights` and `error_weights`.
 
     python scripts/calibrate.py CHECKPOINT --measure TRACKS.npz FRAMES --preset balanced
 
-fits nothing, and tells the calibration error on real videos with tracks of TAP-Vid.
+fits nothing, and prints the calibration error on real videos with TAP-Vid tracks.
 """
 
 import argparse
@@ -20,23 +19,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from occlusion import crossed_clip
 from PIL import Image, ImageFilter
-from train import TEXTURE_SIZE
 
-from fgvc_hf import load, render_clip
+from fgvc_hf import Tracker, render_clip
+from fgvc_hf.data.occlusion_clips import occlusion_clip
 from fgvc_hf.data.synthetic import SyntheticClip
 from fgvc_hf.data.video_folder import VideoFolder
 from fgvc_hf.evaluation.tapvid import load_tapvid_npz, track_queries
 from fgvc_hf.io.checkpoints import PRESETS
 from fgvc_hf.metrics.average_jaccard import queries_first
-from fgvc_hf.tracking.template_tracker import EVIDENCE, PAST_RATES, expected_error, visibility
+from fgvc_hf.tracking.evidence import EVIDENCE, expected_error, visibility
+from fgvc_hf.tracking.template_constants import TemplateConstants
 from fgvc_hf.training.calibration import calibration_error, collect_evidence, fit_error, fit_visibility
+from fgvc_hf.training.experiment import TEXTURE_SIZE
 
 
 FRAMES, POINTS, TEXTURES = 24, 24, 128
-CROSSED = 3  # one clip in so many has a bar
-CROSSED_POINTS = 85  # in each of these: two thirds of all evidence, for most points are seen
+OCCLUDED = 3  # one clip in so many has a bar
+OCCLUDED_POINTS = 85  # in each of these, two thirds of all evidence: elsewhere most points are visible
 HELD_OUT = 4  # one clip in so many
 
 
@@ -60,29 +60,29 @@ def main() -> None:
 def calibrate(arguments: argparse.Namespace) -> None:
     videos = VideoFolder(arguments.videos, 256, (1, 1), (0.5, 1.0), (1.0, 1.8))
     images = videos.texture_images(TEXTURES, *TEXTURE_SIZE)
-    model, processor = load(str(arguments.checkpoint), arguments.preset)
+    tracker = Tracker.from_pretrained(arguments.checkpoint, arguments.preset)
     parts = [[], []]
     for number in range(arguments.clips):
-        make = crossed if number % CROSSED == CROSSED - 1 else disturbed
+        make = occluded if number % OCCLUDED == OCCLUDED - 1 else disturbed
         parts[number % HELD_OUT == 0].append(make(images, arguments.seed + number))
-    evidence, visible, errors = collect_evidence(model, processor, parts[0])
+    evidence, visible, errors = collect_evidence(tracker, parts[0])
     weights, error_weights = fit_visibility(evidence, visible), fit_error(evidence, visible, errors)
     report("fitted on", evidence, visible, errors, weights, error_weights)
-    report("held out", *collect_evidence(model, processor, parts[1]), weights, error_weights)
-    config = type(model.config).from_pretrained(arguments.checkpoint)
+    report("held out", *collect_evidence(tracker, parts[1]), weights, error_weights)
+    config = type(tracker.model.config).from_pretrained(arguments.checkpoint)
     config.visibility_weights = [round(weight, 3) for weight in weights]
     config.error_weights = [round(weight, 3) for weight in error_weights]
     config.save_pretrained(arguments.checkpoint)
     for name in ("visibility_weights", "error_weights"):
         print(f"{arguments.checkpoint}: {name} {getattr(config, name)}")
-    print(f"of {', '.join(EVIDENCE)}; their running means at rates {PAST_RATES}; constant")
+    print(f"of {', '.join(EVIDENCE)}; their EMAs at rates {TemplateConstants().evidence_rates}; constant")
 
 
 def measure(arguments: argparse.Namespace) -> None:
-    model, processor = load(str(arguments.checkpoint), arguments.preset)
+    tracker = Tracker.from_pretrained(arguments.checkpoint, arguments.preset)
     confidence, visible = [], []
     for video in load_tapvid_npz(*arguments.measure):
-        tracks, _ = track_queries(model, processor, video)
+        tracks, _ = track_queries(tracker, video)
         queries, index = queries_first(video.points, video.occluded)
         later = np.arange(len(video.frames)) > queries[:, :1]
         confidence.append(tracks.confidence[later])
@@ -92,21 +92,21 @@ def measure(arguments: argparse.Namespace) -> None:
     print(f"{len(truth)} points on frames, {truth.mean():.1%} visible: calibration error {error:.3f}")
 
 
-def crossed(images: torch.Tensor, seed: int) -> SyntheticClip:
-    """A rendered clip with a bar in front of it."""
-    clip = crossed_clip(seed, images)
-    return replace(clip, **{name: getattr(clip, name)[:CROSSED_POINTS] for name in ("queries", "tracks", "visible")})
+def occluded(images: torch.Tensor, seed: int) -> SyntheticClip:
+    """A rendered clip that a bar passes in front of."""
+    clip = occlusion_clip(seed, images)
+    return replace(clip, **{name: getattr(clip, name)[:OCCLUDED_POINTS] for name in ("queries", "tracks", "visible")})
 
 
 def disturbed(images: torch.Tensor, seed: int) -> SyntheticClip:
-    """A rendered clip as a camera would see it."""
+    """A rendered clip with the disturbances of a camera."""
     rendered = render_clip(FRAMES, 256, 384, num_bodies=4, num_points=POINTS, seed=seed, images=images)
     random = np.random.default_rng(seed)
     return replace(rendered, frames=np.stack(list(disturb(rendered.frames, random))))
 
 
 def disturb(frames: np.ndarray, random: np.random.Generator) -> Iterator[np.ndarray]:
-    """What a camera does to a scene: light that wanders, focus that comes and goes, motion blur, noise, and coarse JPEG."""
+    """Frames with drifting light, changing focus, motion blur, noise and JPEG compression."""
     noise, quality, light, focus = random.uniform(0, 0.05), int(random.uniform(20, 80)), np.zeros(5), 0.0
     for t, frame in enumerate(frames):
         light = 0.9 * light + random.normal(0, (0.04, 0.04, 0.02, 0.02, 0.02))
@@ -126,7 +126,7 @@ def report(name: str, evidence, visible, errors, weights: list[float], error_wei
     error = calibration_error(probability, visible.numpy())
     print(
         f"{name} {len(visible)} points on frames, {visible.float().mean():.1%} visible: "
-        f"{right:.1%} told right, calibration error {error:.3f}"
+        f"{right:.1%} predicted right, calibration error {error:.3f}"
     )
     expected = expected_error(evidence[visible], error_weights)
     within = (errors[visible] < expected).float().mean()

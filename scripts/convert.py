@@ -1,10 +1,10 @@
-"""Turn a published checkpoint of this or a compared method into one for `from_pretrained`.
+"""Convert a published checkpoint of FGVC or of a compared method into one for `from_pretrained`.
 
     python scripts/convert.py METHOD CHECKPOINT OUTPUT
     python scripts/convert.py uvc-colours ENCODER DECODER OUTPUT
 
-METHOD is one of those in fgvc_hf/conversion/official.py. uvc-colours are the two files of UVC's colour auto-encoder, which
-scripts/train.py takes as --colours. Only tensors are read from the files.
+METHOD is a key of SOURCES in fgvc_hf/conversion/official.py. uvc-colours converts the two files of UVC's colour auto-encoder, which
+scripts/train.py takes as --colours. Only tensors are read from the files; no other object is unpickled.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from fgvc_hf.conversion.official import SOURCES, convert
-from fgvc_hf.conversion.uvc_colours import convert_colours
+from fgvc_hf.training.ancestors.published_colours import convert_colours
 
 
 COLOURS = "uvc-colours"

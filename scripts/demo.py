@@ -1,4 +1,4 @@
-"""Render a short clip whose every trajectory is known exactly, track it, and compare.
+"""Render a short clip with exact ground truth, track its points, and print the errors.
 
 `scripts/demo.sh` makes an environment if needed and runs this file.
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fgvc_hf import VideoWriter, contact_sheet, draw_tracks, load, render_clip, save_tracks
+from fgvc_hf import Tracker, VideoWriter, contact_sheet, draw_tracks, render_clip, save_tracks
 
 
 FPS = 12
@@ -28,8 +28,7 @@ def main() -> None:
     write_video(clip_path, clip.frames)
     print(f"rendered {len(clip.frames)} frames with {len(clip.queries)} known points: {clip_path}")
 
-    model, processor = load()
-    result = model.track(clip_path, clip.queries, processor=processor, show_progress_bar=True)
+    result = Tracker.from_pretrained().track(clip_path, clip.queries, progress=True)
 
     after_query = np.arange(len(clip.frames)) > clip.queries[:, :1]  # (N, T)
     shown, hidden = clip.visible & after_query, ~clip.visible & after_query
@@ -51,6 +50,7 @@ def main() -> None:
 
 
 def write_video(path: Path, frames) -> None:
+    """Frames `(H, W, 3)` as a video file."""
     height, width = frames[0].shape[:2]
     with VideoWriter(path, FPS, height, width) as writer:
         for frame in frames:

@@ -1,6 +1,6 @@
-"""Follow the points of the demo's examples, and keep tracks and thumbnails in the package.
+"""Track the points of the demo's examples, and write tracks and thumbnails into the package.
 
-To be run again whenever the bundled checkpoint or the tracker changes: `python scripts/demo_examples.py`
+Run it again whenever the bundled checkpoint or the tracker changes: `python scripts/demo_examples.py`
 """
 
 import tempfile
@@ -19,14 +19,14 @@ THUMBNAIL_HEIGHT = 180
 
 
 def main() -> None:
-    model, processor = loaded(PRESET)
+    tracker = loaded(PRESET)
     FOLDER.mkdir(exist_ok=True)
     for example in EXAMPLES:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "clip.mp4"
             example.write_clip(path)
             points = [(point.t, point.x, point.y) for point in example.points]
-            tracks = model.track(path, points, DIRECTION, processor)
+            tracks = tracker.track(path, points, direction=DIRECTION)
             frames = list(VideoFile(path).frames())
         example.save_tracks(tracks)
         t = 3 * len(frames) // 4

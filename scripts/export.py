@@ -1,4 +1,4 @@
-"""Write the encoder and one step of propagation of a checkpoint, for runtimes without Python.
+"""Export the encoder and one step of label propagation of a checkpoint, for runtimes without Python.
 
 python scripts/export.py --output exported                     exported/encoder.onnx and exported/propagation.onnx
 python scripts/export.py --output exported --format torch      .pt2, for torch.export.load and AOTInductor
@@ -11,21 +11,25 @@ from pathlib import Path
 
 import torch
 
-from fgvc_hf import load
+from fgvc_hf import Tracker
 from fgvc_hf.cli.main import parse_setting
 from fgvc_hf.conversion.graphs import GRAPHS, export_onnx, export_program
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder; made if it is not there")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="folder; created if it does not exist"
+    )
     parser.add_argument("--checkpoint", metavar="C", help="name of a bundled checkpoint, folder, or Hub id")
     parser.add_argument("--format", choices=("onnx", "torch"), default="onnx")
-    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="setting of the checkpoint")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="field of the configuration to change"
+    )
     arguments = parser.parse_args()
     try:
         settings = dict(parse_setting(assignment) for assignment in arguments.set)
-        model, _ = load(arguments.checkpoint, device="cpu", dtype="float32", **settings)
+        model = Tracker.from_pretrained(arguments.checkpoint, device="cpu", dtype="float32", **settings).model
         graphs = {name: graph(model) for name, graph in GRAPHS.items()}
         arguments.output.mkdir(parents=True, exist_ok=True)
         for name, graph in graphs.items():

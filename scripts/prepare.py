@@ -4,8 +4,8 @@
     python scripts/prepare.py youtube-vos ROOT SHARDS          # ROOT/train/JPEGImages/VIDEO/00000.jpg
     python scripts/prepare.py flyingthings3d ROOT SHARDS       # ROOT/frames_cleanpass_webp, ROOT/optical_flow
 
-Upload the folder of shards as a dataset repository to stream it: `hf upload --repo-type dataset NAME SHARDS`. Its README.md is the dataset's
-card; under which licence the frames may be shared is yours to know, and to state with --license.
+Upload the folder of shards as a dataset repository to stream it: `hf upload --repo-type dataset NAME SHARDS`. Its README.md is the dataset
+card; state the licence of the frames with --license.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""Upload a checkpoint to the Hub: weights, processor, and a card with measured numbers, licence and data; with its code if wanted.
+"""Upload a checkpoint to the Hub: weights, processor, and a card with measured numbers, licence and data; on request with its code.
 
     fgvc-hf evaluate tapvid --data DATA --split dev --checkpoint CHECKPOINT --output tapvid.json
     python scripts/push_to_hub.py CHECKPOINT user/name --results tapvid.json --with-code --dry-run FOLDER
     python scripts/push_to_hub.py CHECKPOINT user/name --results tapvid.json --with-code
 
-The README.md of CHECKPOINT becomes the card, with the pictures that it shows. Without one, --license and --data say what it must. The second
-command writes the very folder that the third uploads, and needs neither network nor token.
+The card is the README.md of CHECKPOINT, with the pictures that it shows. If there is none, --license and --data are needed. The second command
+writes the folder that the third uploads; it needs neither network nor token.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from fgvc_hf import load, model_card
+from fgvc_hf import Tracker, model_card
 from fgvc_hf.hub.repository import check_upload, upload_repository, write_repository
 from fgvc_hf.io.checkpoints import resolve_checkpoint
 from fgvc_hf.io.files import atomic_folder
@@ -27,15 +27,17 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder, or name of a bundled checkpoint")
     parser.add_argument("repo_id", metavar="USER/NAME")
-    parser.add_argument("--results", nargs="+", default=[], metavar="R.json", help="what fgvc-hf evaluate has written")
-    parser.add_argument("--license", metavar="L", help="of the weights, as the Hub names it, such as apache-2.0")
+    parser.add_argument("--results", nargs="+", default=[], metavar="R.json", help="result files of fgvc-hf evaluate")
+    parser.add_argument(
+        "--license", metavar="L", help="licence of the weights, as the Hub names it, such as apache-2.0"
+    )
     parser.add_argument("--data", metavar="TEXT", help="what the weights were trained on, and under which terms")
-    parser.add_argument("--with-code", action="store_true", help="carry the code, for trust_remote_code=True")
+    parser.add_argument("--with-code", action="store_true", help="include the code, for trust_remote_code=True")
     parser.add_argument("--dry-run", metavar="FOLDER", help="write a new folder instead of uploading")
-    parser.add_argument("--private", action="store_true", help="if the repository is made")
+    parser.add_argument("--private", action="store_true", help="make the repository private if it is new")
     parser.add_argument("--revision", metavar="BRANCH", help="upload to this branch")
-    parser.add_argument("--create-pr", action="store_true", help="as a pull request")
-    parser.add_argument("--message", metavar="TEXT", help="of the commit")
+    parser.add_argument("--create-pr", action="store_true", help="open a pull request")
+    parser.add_argument("--message", metavar="TEXT", help="commit message")
     arguments = parser.parse_args(argv)
     logging.disable_progress_bar()
     try:
@@ -47,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def push(arguments: argparse.Namespace) -> str:
-    """Where the repository went: a folder, or a URL."""
+    """Write or upload the repository; the folder or the URL of the commit."""
     if arguments.dry_run:
         with atomic_folder(arguments.dry_run) as folder:
             fill(folder, arguments)
@@ -71,14 +73,14 @@ def fill(folder: Path, arguments: argparse.Namespace) -> None:
     if not source.is_dir():
         raise ValueError(f"{arguments.checkpoint}: must be a folder or a bundled checkpoint.")
     card = read_card(source, arguments)
-    model, processor = load(str(source), device="cpu", dtype="float32")
-    write_repository(model, folder, arguments.repo_id, processor, card, arguments.results, arguments.with_code)
+    tracker = Tracker.from_pretrained(source, device="cpu", dtype="float32")
+    write_repository(tracker, folder, arguments.repo_id, card, arguments.results, arguments.with_code)
     for name in set(re.findall(r"!\[[^\]]*\]\(([\w.-]+)\)", card)):  # pictures beside the card
         shutil.copyfile(source / name, folder / name)
 
 
 def read_card(source: Path, arguments: argparse.Namespace) -> str:
-    """The card that the checkpoint has, or one of what the arguments say."""
+    """The checkpoint's card, or a new one from the arguments."""
     stated = arguments.license, arguments.data
     if (source / "README.md").is_file():
         if any(stated):

@@ -1,8 +1,8 @@
-"""How well a checkpoint copies the colours of videos from frame to frame: the reconstruction loss, without training.
+"""The reconstruction loss of checkpoints on videos (Eq. 8), without training.
 
     python scripts/reconstruction.py --videos HELD_OUT_CLIPS --checkpoint fgvc-joint outputs/mine/last
 
-Every checkpoint sees the same pairs with the same channel dropped. Lower is better.
+Every checkpoint sees the same pairs with the same dropped channel. Lower is better.
 """
 
 import argparse
@@ -10,11 +10,10 @@ import sys
 from pathlib import Path
 
 import torch
-from train import load_model
 
 from fgvc_hf.data.video_folder import VideoFolder
+from fgvc_hf.training.experiment import load_model, parse_recipe
 from fgvc_hf.training.joint import JointTraining
-from fgvc_hf.training.recipes import parse_recipe
 
 
 def main() -> None:
@@ -28,7 +27,7 @@ def main() -> None:
         recipe = parse_recipe("finetune-small", {"synthetic": "0"})
         videos = VideoFolder(arguments.videos, recipe.crop, recipe.gap, recipe.area, recipe.aspect)
         for name in arguments.checkpoint:
-            module = JointTraining(load_model(name, torch.float32), recipe).eval()
+            module = JointTraining(load_model(name), recipe).eval()
             print(f"{name}: {mean_loss(module, videos, arguments):.5f}", flush=True)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
@@ -36,6 +35,7 @@ def main() -> None:
 
 @torch.no_grad()
 def mean_loss(module: JointTraining, videos: VideoFolder, arguments: argparse.Namespace) -> float:
+    """Mean over the first pairs."""
     total = 0.0
     for number in range(arguments.pairs):
         with torch.autocast("cpu", torch.bfloat16, enabled=arguments.precision == "bf16"):

@@ -1,8 +1,8 @@
-"""A picture of synthetic training pairs: both frames, the flow in colour, and the first frame rebuilt from the second by it.
+"""A picture of synthetic training pairs: both frames, the flow in colour, and the first frame warped from the second by the flow.
 
     python scripts/show_pairs.py --videos FOLDER --output pairs.png
 
-What is black in the last column is hidden in the second frame. Prints how far the rebuilt frames are from the first ones.
+Black in the last column is occluded in the second frame. Prints the mean difference of the warped frames to the first ones.
 """
 
 import argparse
@@ -17,9 +17,10 @@ from PIL import Image
 from fgvc_hf import draw_flow
 from fgvc_hf.data.augmentation import change_light
 from fgvc_hf.data.scene import Random, pixel_centres
-from fgvc_hf.data.synthetic import render_pairs
+from fgvc_hf.data.synthetic_pairs import render_pairs
 from fgvc_hf.data.video_folder import VideoFolder
 from fgvc_hf.io.files import atomic_write
+from fgvc_hf.training.experiment import TEXTURE_SIZE
 
 
 def main() -> None:
@@ -31,7 +32,7 @@ def main() -> None:
     parser.add_argument("--light", action="store_true", help="with the changes of light and colour of training")
     arguments = parser.parse_args()
     try:
-        images = VideoFolder(arguments.videos).texture_images(64, 288, 512)
+        images = VideoFolder(arguments.videos).texture_images(64, *TEXTURE_SIZE)
         pairs = render_pairs(images, range(arguments.count), arguments.size, arguments.size / 6, stride=1)
         shown = change_light(pairs.frames, Random(range(arguments.count))) if arguments.light else pairs.frames
         picture = np.concatenate([row(pairs, shown, index) for index in range(arguments.count)])

@@ -1,9 +1,9 @@
-"""Turn a finished run into a checkpoint that ships: weights, configuration, the learning curve, and a model card.
+"""Turn a finished training run into a checkpoint: weights, configuration, learning curve and model card.
 
     python scripts/write_card.py outputs/joint fgvc_hf/checkpoints/fgvc-joint --weights outputs/average --text card.json --preset balanced
 
-`card.json` holds `summary`, `data`, `notes` and `results` (Markdown, with the commands), which a program cannot know. `--score STEP=VALUE`
-adds a score that was measured apart from the run to its curve; `--results` adds what `fgvc-hf evaluate` has measured on these weights.
+`card.json` holds the text of the card: `summary`, `data`, `notes` and `results` (Markdown, with the commands). `--score STEP=VALUE` adds a score
+that was measured after the run to its curve; `--results` adds result files of `fgvc-hf evaluate` on these weights.
 """
 
 import argparse
@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 from fgvc_hf import FgvcImageProcessorPil, FgvcModel, FgvcProcessor
-from fgvc_hf.hub.repository import card_with_results, measured_results
+from fgvc_hf.hub.measured_results import measured_results
+from fgvc_hf.hub.model_card import card_with_results
 from fgvc_hf.io.checkpoints import PRESETS
 from fgvc_hf.io.files import atomic_write
 from fgvc_hf.training.training_card import draw_curves, read_log, training_card
@@ -23,11 +24,9 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--weights", type=Path, help="folder of the weights; default: RUN/last")
-    parser.add_argument(
-        "--preset", choices=tuple(PRESETS), help="what the checkpoint does where no preset is asked for"
-    )
+    parser.add_argument("--preset", choices=tuple(PRESETS), help="settings that the checkpoint has by default")
     parser.add_argument("--text", type=Path, required=True)
-    parser.add_argument("--results", nargs="+", default=[], metavar="R.json", help="what fgvc-hf evaluate has written")
+    parser.add_argument("--results", nargs="+", default=[], metavar="R.json", help="result files of fgvc-hf evaluate")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="field of the configuration")
     parser.add_argument("--score", action="append", default=[], metavar="STEP=VALUE", help="delta_avg in per cent")
     arguments = parser.parse_args()

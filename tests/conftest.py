@@ -1,6 +1,10 @@
+import os
+
 import numpy as np
 import pytest
 import torch
+from environments import build_wheel, clean_environment
+from PIL import Image
 
 from fgvc_hf import (
     FgvcConfig,
@@ -11,6 +15,7 @@ from fgvc_hf import (
     default_checkpoint,
     render_clip,
 )
+from fgvc_hf.io.masks import write_mask
 
 
 @pytest.fixture(scope="session")
@@ -49,3 +54,43 @@ def videos(tmp_path_factory):
             for frame in clip.frames:
                 writer.write(frame)
     return folder
+
+
+@pytest.fixture
+def folder_with_clip(tmp_path, monkeypatch):
+    """The working folder of a user: `clip.mp4`, 5 small frames, two of them as images, a mask, a texture and a file of points."""
+    monkeypatch.chdir(tmp_path)
+    clip = render_clip(num_frames=5, height=64, width=64, num_points=1)
+    with VideoWriter("clip.mp4", 12, 64, 64) as writer:
+        for frame in clip.frames:
+            writer.write(frame)
+    for t in (0, 1):
+        Image.fromarray(clip.frames[t]).save(f"frame{t}.png")
+    ids = np.zeros((64, 64), np.uint8)
+    ids[20:40, 10:30] = 1
+    write_mask("mask.png", ids)
+    Image.fromarray(np.where(ids[..., None] > 0, np.uint8([255, 0, 0, 255]), np.uint8(0))).save("texture.png")
+    (tmp_path / "points.csv").write_text("t,x,y\n0,20,30\n2,40,10.5\n")
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def evaluate_cache(tmp_path_factory):
+    """A folder of its own for the modules of `evaluate`; one for all tests, because Python remembers where it found the first module."""
+    folder = tmp_path_factory.mktemp("modules")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("evaluate.config.HF_MODULES_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory):
+    if not os.environ.get("FGVC_REQUIRE_NETWORK_TESTS"):
+        pytest.skip("installs torch anew; set FGVC_REQUIRE_NETWORK_TESTS=1")
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="session")
+def clean_python(wheel, tmp_path_factory):
+    """The interpreter of an environment with nothing but the wheel and its dependencies."""
+    return clean_environment(tmp_path_factory.mktemp("clean"), wheel)

@@ -5,26 +5,23 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 
-from ..modeling_fgvc import FgvcFlowOutput, FgvcModel
-from ..processing_fgvc import FgvcProcessor
+from ..tracker import Tracker
 from ..tracking.dense_flow import at_video_size, dense_flow
+from ..tracking.results import FgvcFlowOutput
 
 
 @torch.inference_mode()
-def chain_flow(
-    model: FgvcModel, video, frame_idx: int = 0, processor: FgvcProcessor | None = None
-) -> Iterator[tuple[int, FgvcFlowOutput]]:
+def chain_flow(tracker: Tracker, video, frame_idx: int = 0) -> Iterator[tuple[int, FgvcFlowOutput]]:
     """
     Dense flow from a frame of a video to each that follows.
 
     Motion over the clip may be of any length, between two frames up to `config.search_radius`. Errors of single steps add up: for
-    few points, [`FgvcModel.track`] is far more precise.
+    few points, [`Tracker.track`] is far more precise.
 
     Args:
-        model ([`FgvcModel`]): Gives the features, each frame's once.
-        video: Everything [`FgvcProcessor.init_video_session`] takes.
+        tracker ([`Tracker`]): Gives the features, each frame's once.
+        video: As of [`Tracker.track`].
         frame_idx (`int`, defaults to 0): The frame that flow starts from.
-        processor ([`FgvcProcessor`], *optional*): As of [`FgvcModel.track`].
 
     Yields:
         Number of a frame, from `frame_idx` on, and [`FgvcFlowOutput`] from `frame_idx` to it at the size of the frames. A pixel that was
@@ -33,12 +30,11 @@ def chain_flow(
     Raises:
         `ValueError`, `OSError`: the video cannot be read, or has no such frame.
     """
-    processor = processor or model._own_processor()
-    session = processor.init_video_session(video)
+    session, model = tracker.processor.init_video_session(video), tracker.model
     before: torch.Tensor | None = None
     start = places = occluded = torch.empty(0)
     for t, frame in session.ordered_frames(frame_idx, None, reverse=False):
-        features = model.normalized_features(session.preprocess(frame, model.device))[0]  # (h, w, C)
+        features = tracker.features(session.preprocess(frame, model.device))  # (h, w, C)
         if before is None:
             y, x = (torch.arange(n, dtype=torch.float32, device=features.device) for n in features.shape[:2])
             start = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)  # (h, w, 2), cells

@@ -1,6 +1,6 @@
 """Textures carried along: an image painted onto one frame, and seen in all others as if it were on the scene.
 
-Points on the painted part are followed, and between them the way back to the first frame is a moving least squares fit of affine maps
+Points on the painted part are followed, and the map from the first frame to another is a moving least squares fit of affine maps between them
 (Schaefer et al., Image deformation using moving least squares, SIGGRAPH 2006) that weighs them by their confidence.
 """
 
@@ -11,8 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..modeling_fgvc import FgvcModel
-from ..processing_fgvc import FgvcProcessor
+from ..tracker import Tracker
 
 
 POINTS = 256  # about as many on the painted part
@@ -24,23 +23,17 @@ NODES_AT_ONCE = 4096
 
 
 def paint(
-    model: FgvcModel,
-    video,
-    texture: np.ndarray,
-    frame_idx: int = 0,
-    processor: FgvcProcessor | None = None,
-    show_progress_bar: bool = False,
+    tracker: Tracker, video, texture: np.ndarray, frame_idx: int = 0, progress: bool = False
 ) -> Iterator[tuple[int, np.ndarray]]:
     """
     Paint an image onto a frame of a video, and carry it through those that follow.
 
     Args:
-        model ([`FgvcModel`]): Follows points; by templates (`config.point_matching`) best.
-        video: Everything [`FgvcProcessor.init_video_session`] takes that can be read more than once.
+        tracker ([`Tracker`]): Follows points; by templates (`config.point_matching`) best.
+        video: As of [`Tracker.track`], if it can be read more than once.
         texture (`numpy.ndarray` of shape `(H, W, 4)`, uint8): RGBA at the size of the video; what is transparent is not painted.
         frame_idx (`int`, defaults to 0): The frame that it is painted onto.
-        processor ([`FgvcProcessor`], *optional*): As of [`FgvcModel.track`].
-        show_progress_bar (`bool`, defaults to `False`): Show a progress bar on standard error if it is a terminal.
+        progress (`bool`, defaults to `False`): Show a progress bar on standard error if it is a terminal.
 
     Yields:
         Number of a frame, and the frame with the texture, `(H, W, 3)` uint8. What passes in front of the texture hides it.
@@ -48,8 +41,7 @@ def paint(
     Raises:
         `ValueError`, `OSError`: the video cannot be read, or `texture` is of another size or type, or wholly transparent.
     """
-    processor = processor or model._own_processor()
-    session = processor.init_video_session(video)
+    session = tracker.processor.init_video_session(video)
     if texture.dtype != np.uint8 or texture.ndim != 3 or texture.shape[2] != 4:
         raise ValueError(f"texture must be an RGBA image (H, W, 4), uint8, got {texture.dtype} of {texture.shape}.")
     if session.original_size is not None and texture.shape[:2] != session.original_size:
@@ -59,19 +51,17 @@ def paint(
         )
     first, distance = points_on(texture[..., 3])
     ids = list(range(len(first)))
-    processor.add_inputs_to_inference_session(session, frame_idx, ids, input_points=first.tolist())
+    tracker.processor.add_inputs_to_inference_session(session, frame_idx, ids, input_points=first.tolist())
     colours = torch.tensor(texture).float().div(255).movedim(-1, 0)  # (4, H, W)
     colours = torch.cat([colours[:3] * colours[3:], colours[3:]])
     source = torch.from_numpy(first).double()
     frames = session.video.frames(frame_idx)
-    outputs = model.propagate_in_video_iterator(session, frame_idx, show_progress_bar=show_progress_bar)
+    outputs = tracker.model.propagate_in_video_iterator(session, frame_idx, show_progress_bar=progress)
     for frame, output in zip(frames, outputs, strict=True):
-        t = cast(int, output.frame_idx)
-        found = processor.post_process_point_tracking(output, session)
-        target = torch.from_numpy(found.tracks[:, t]).double()
-        layer = warp(colours, source, target, cast(torch.Tensor, output.confidence).double(), distance)
+        target, confidence = (torch.from_numpy(part).double() for part in (output.points, output.confidence))
+        layer = warp(colours, source, target, confidence, distance)
         painted = layer[:3] + (1 - layer[3:]) * torch.tensor(frame).movedim(-1, 0) / 255
-        yield t, (255 * painted).round().clamp(0, 255).byte().movedim(0, -1).numpy()
+        yield cast(int, output.frame_idx), (255 * painted).round().clamp(0, 255).byte().movedim(0, -1).numpy()
 
 
 def points_on(alpha: np.ndarray) -> tuple[np.ndarray, float]:

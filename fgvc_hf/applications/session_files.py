@@ -1,11 +1,13 @@
-"""Sessions on disk: put a video aside, and go on with it later, with the same result.
+"""Sessions on disk: put a video aside and continue with it later, with the same result.
 
-A session is one safetensors file: the memory as tensors, and as metadata its prompts, its numbers, how frames are processed, and a
-hash of the model that made it, for features of another model mean nothing to it.
+A session is one safetensors file: the trackers' state as tensors, and as metadata its prompts, its numbers, how frames are processed, and
+a hash of the model that made it, because features of another model mean nothing to it.
 """
 
+import copy
 import hashlib
 import json
+import typing
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -15,34 +17,39 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from ..configuration_fgvc import FgvcConfig
 from ..image_processing_pil_fgvc import FgvcImageProcessorPil
 from ..io.files import atomic_write
 from ..io.video import open_video
 from ..modeling_fgvc import FgvcModel
-from ..tracking.box_tracker import TrackedBox
-from ..tracking.memory import FrameMemory, TargetGroup
+from ..tracker import LiveTracker, Tracker
+from ..tracking.box_tracker import BoxTracker
+from ..tracking.label_tracker import LabelMapTracker
 from ..tracking.prompts import BoxTarget, MaskTarget, PointTarget
 from ..tracking.session import FgvcInferenceSession
-from ..tracking.template_tracker import PointTemplates
+from ..tracking.template_tracker import TemplateTracker
 
 
-FORMAT = "fgvc-session-4"
+FORMAT = "fgvc-session-5"
+TRACKERS = {"labels": LabelMapTracker, "templates": TemplateTracker, "boxes": BoxTracker}
 
 
-def save_session(session: FgvcInferenceSession, model: FgvcModel, path: str | Path) -> None:
+def save_session(session: FgvcInferenceSession | LiveTracker, model: FgvcModel | Tracker, path: str | Path) -> None:
     """Write a session to a file, `.safetensors`.
 
     Args:
-        session ([`FgvcInferenceSession`]): Between two frames. Its video is not part of the file.
-        model ([`FgvcModel`]): The model that it has been stepped by.
+        session ([`FgvcInferenceSession`] or [`LiveTracker`]): Between two frames. Its video is not part of the file.
+        model ([`FgvcModel`] or [`Tracker`]): The model that it has been stepped by.
 
     Raises:
         `OSError`: the file cannot be written; none is left then.
+        `ValueError`: the session has been stepped by another model.
     """
+    session, model = _session_of(session), _model_of(model)
+    if session.config is not None:
+        session.bind(model)
     tensors: dict[str, torch.Tensor] = {}
-    parts: dict[str, Any] = {"memory": session.memory, "templates": session.templates}
-    parts |= {f"group{i}": group for i, group in enumerate(session.groups)}
-    parts |= {f"box{obj_id}": box for obj_id, box in session.boxes.items()}
+    parts = {name: getattr(session, name) for name in TRACKERS}
     values = {name: _take_apart(name, part, tensors) for name, part in parts.items() if part is not None}
     prompts = []
     for number, ((obj_id, frame_idx), prompt) in enumerate(session.prompts.items()):
@@ -53,7 +60,7 @@ def save_session(session: FgvcInferenceSession, model: FgvcModel, path: str | Pa
             tensors[f"prompt{number}"] = torch.from_numpy(prompt.mask)
     metadata = {
         "format": FORMAT,
-        "model": fingerprint(model),
+        "model": fingerprint(model, session.config or model.config),
         "image_processor": session.image_processor.to_dict(),
         "original_size": session.original_size,
         "memory_options": [
@@ -64,35 +71,27 @@ def save_session(session: FgvcInferenceSession, model: FgvcModel, path: str | Pa
         "last_frame_idx": session.last_frame_idx,
         "prompts": prompts,
         "started": sorted(session.started),
-        "parts": values,
+        "trackers": values,
     }
     tensors = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
     with atomic_write(path) as temporary:
         save_file(tensors, temporary, metadata={"session": json.dumps(metadata)})
 
 
-def load_session(path: str | Path, model: FgvcModel, video: Any = None) -> FgvcInferenceSession:
+def load_session(path: str | Path, model: FgvcModel | Tracker, video: Any = None) -> FgvcInferenceSession:
     """Read a session from a file, to go on with [`FgvcModel.step`].
 
     Args:
-        model ([`FgvcModel`]): The model that the session was saved with.
+        model ([`FgvcModel`] or [`Tracker`]): The model that the session was saved with.
         video (*optional*): The video that it is of, as [`open_video`] takes it.
 
     Raises:
         `OSError`: there is no such file.
         `ValueError`: it is no session, or one of another model.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: there is no such file.")
-    try:
-        with safe_open(path, "pt", device=str(model.device)) as file:
-            metadata = json.loads((file.metadata() or {})["session"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, ValueError):
-        raise ValueError(f"{path}: is no saved session.") from None
-    if metadata["format"] != FORMAT:
-        raise ValueError(f"{path}: is a session of format {metadata['format']!r}, not {FORMAT!r}.")
-    if metadata["model"] != fingerprint(model):
+    model = _model_of(model)
+    metadata, tensors = _read(path, str(model.device))
+    if metadata["model"] != fingerprint(model, model.config):
         raise ValueError(f"{path}: is a session of another checkpoint; load the one that it was saved with.")
     processor = FgvcImageProcessorPil(**metadata["image_processor"])
     dtype, device, limit = metadata["memory_options"]
@@ -111,52 +110,81 @@ def load_session(path: str | Path, model: FgvcModel, video: Any = None) -> FgvcI
         else:
             session.prompts[obj_id, frame_idx] = MaskTarget(frame_idx, tensors[f"prompt{number}"].cpu().numpy())
     session.started = {(obj_id, frame_idx) for obj_id, frame_idx in metadata["started"]}
-    session.last_frame_idx, session.cell_origin = metadata["last_frame_idx"], model.config.cell_origin
-    for name, values in metadata["parts"].items():
-        if name == "memory":
-            session.memory = _put_together(FrameMemory, name, values, tensors)
-            session.memory.ring = session.memory.ring.to(device or model.device)
-        elif name == "templates":
-            session.templates = _put_together(PointTemplates, name, values, tensors)
-        elif name.startswith("box"):
-            session.boxes[int(name.removeprefix("box"))] = _put_together(TrackedBox, name, values, tensors)
-        else:
-            group = _put_together(TargetGroup, name, values, tensors)
-            group.anchor = group.anchor.to(device or model.device)
-            session.groups.append(group)
+    session.last_frame_idx = metadata["last_frame_idx"]
+    if metadata["trackers"]:
+        config = session.bind(model)
+        for name, values in metadata["trackers"].items():
+            setattr(session, name, _put_together(TRACKERS[name], name, values, tensors, config))
+        if device is not None:  # where remembered frames are kept
+            session.labels.memory.ring = session.labels.memory.ring.to(device)
+            for group in session.labels.groups:
+                group.anchor = group.anchor.to(device)
     return session
 
 
-def fingerprint(model: FgvcModel) -> str:
-    """Hash of a model's weights and of how it follows points."""
+def _session_of(session: FgvcInferenceSession | LiveTracker) -> FgvcInferenceSession:
+    return session.session if isinstance(session, LiveTracker) else session
+
+
+def _model_of(model: FgvcModel | Tracker) -> FgvcModel:
+    return model.model if isinstance(model, Tracker) else model
+
+
+def _read(path: str | Path, device: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Metadata and tensors of a session's file."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: there is no such file.")
+    try:
+        with safe_open(path, "pt", device=device) as file:
+            metadata = json.loads((file.metadata() or {})["session"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, KeyError, ValueError):
+        raise ValueError(f"{path}: is no saved session.") from None
+    if metadata["format"] != FORMAT:
+        raise ValueError(f"{path}: is a session of format {metadata['format']!r}, not {FORMAT!r}.")
+    return metadata, tensors
+
+
+def fingerprint(model: FgvcModel, config: FgvcConfig) -> str:
+    """Hash of a model's weights and of how it follows targets."""
     digest = hashlib.sha256()
-    settings = {name: getattr(model.config, name) for name in type(model.config).__annotations__}
+    settings = {name: getattr(config, name) for name in type(config).__annotations__}
     digest.update(json.dumps([settings, str(model.dtype)], sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode() + tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
-def _take_apart(name: str, part: Any, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """The fields of a dataclass, and of those in it: tensors go to `tensors`, the others are returned."""
-    values = {}
-    for field in fields(part):
-        value = getattr(part, field.name)
-        if isinstance(value, torch.Tensor):
-            tensors[f"{name}.{field.name}"] = value
-        elif is_dataclass(value):
-            values[field.name] = _take_apart(f"{name}.{field.name}", value, tensors)
-        else:
-            values[field.name] = value
-    return values
+def _take_apart(name: str, part: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    """Plain values of a dataclass, and of those in it: tensors go to `tensors` instead; a configuration is left out."""
+    if isinstance(part, torch.Tensor):
+        tensors[name] = part
+        return None
+    if isinstance(part, list) and part and is_dataclass(part[0]):
+        return [_take_apart(f"{name}.{i}", item, tensors) for i, item in enumerate(part)]
+    if not is_dataclass(part):
+        return part
+    kept = [field.name for field in fields(part) if field.name != "config"]
+    return {field: _take_apart(f"{name}.{field}", getattr(part, field), tensors) for field in kept}
 
 
-def _put_together(kind: Any, name: str, values: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any:
-    """The inverse of [`_take_apart`]."""
-    given = {}
+def _put_together(kind: Any, name: str, value: Any, tensors: dict[str, torch.Tensor], config: FgvcConfig) -> Any:
+    """The inverse of [`_take_apart`], for a value of the type `kind`."""
+    if name in tensors:
+        return tensors[name]
+    if typing.get_origin(kind) is list and is_dataclass(typing.get_args(kind)[0]):
+        inner = typing.get_args(kind)[0]
+        return [_put_together(inner, f"{name}.{i}", item, tensors, config) for i, item in enumerate(value)]
+    if not is_dataclass(kind):
+        return copy.copy(value)
+    kinds, given = typing.get_type_hints(kind), {}
     for field in fields(kind):
-        key = f"{name}.{field.name}"
-        given[field.name] = tensors[key] if key in tensors else values[field.name]
-        if field.name == "templates":
-            given[field.name] = _put_together(PointTemplates, key, values[field.name], tensors)
+        if field.name == "config":
+            given["config"] = config
+        else:
+            inner = kinds[field.name], f"{name}.{field.name}", value[field.name]
+            given[field.name] = _put_together(*inner, tensors, config)
     return kind(**given)
+
+
+__all__ = ["load_session", "save_session"]

@@ -217,7 +217,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
 
 def load_for_evaluation(arguments: argparse.Namespace):
     """Model, processor, and what a result says of them."""
-    from ..hub.repository import weights_fingerprint
+    from ..hub.measured_results import weights_fingerprint
 
     changes = dict(parse_setting(assignment) for assignment in arguments.set)
     model, processor = load_checkpoint(arguments, **changes)

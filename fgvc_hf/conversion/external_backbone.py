@@ -1,4 +1,4 @@
-"""Other networks' features behind the same propagation: anything that gives a feature map can be measured and used."""
+"""Label propagation and template tracking on the features of any other network."""
 
 import torch
 import torch.nn.functional as F
@@ -9,14 +9,20 @@ from ..modeling_fgvc import FgvcModel
 
 
 class BackboneEncoder(nn.Module):
-    """The last feature map `(N, C, h, w)` of a network, whatever it wraps it in.
+    """The last feature map `(N, C, h, w)` of a network.
 
-    Accepted are a tensor, a list of tensors (timm with `features_only=True`), and an output with `feature_maps` (the backbones of
-    transformers). Frames are continued to a multiple of the stride, so that cells are complete.
+    The network may return a tensor, a list of tensors (timm with `features_only=True`), or an output with `feature_maps` (the backbones of
+    transformers). Frames are padded to a multiple of the stride by repeating their border, so that the last row and column have cells too.
+
+    Args:
+        backbone (`torch.nn.Module`): The network. It keeps its weights: the model that it becomes part of does not initialise it.
+        stride (`int`): Pixels per cell of its last feature map.
     """
 
     def __init__(self, backbone: nn.Module, stride: int):
         super().__init__()
+        for module in backbone.modules():
+            setattr(module, "_is_hf_initialized", True)  # else post_init of FgvcModel would initialise its weights again
         self.backbone, self.stride = backbone, stride
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -37,7 +43,7 @@ class BackboneEncoder(nn.Module):
 
 
 def model_from_backbone(backbone: nn.Module, stride: int, patches: bool, **settings) -> FgvcModel:
-    """A model that propagates with the features of another network.
+    """A model that tracks with the features of another network.
 
     ```python
     from transformers import AutoBackbone
@@ -45,13 +51,22 @@ def model_from_backbone(backbone: nn.Module, stride: int, patches: bool, **setti
     ```
 
     Args:
-        backbone (`torch.nn.Module`): Of timm, transformers or one's own; see [`BackboneEncoder`]. It gets frames as the processor
-            makes them: give one with its mean and standard deviation, and `do_convert_lab=False` for RGB.
+        backbone (`torch.nn.Module`): A network of timm, of transformers or your own; see [`BackboneEncoder`]. It is put into evaluation
+            mode; its weights stay as they are. Its input is what the processor makes of a frame: use one with the network's mean and
+            standard deviation, and with `do_convert_lab=False` for RGB.
         stride (`int`): Pixels per cell of its last feature map.
-        patches (`bool`): Whether cells are centred on blocks of pixels, as after convolutions that do not overlap (ViT, ConvNeXt), and
-            not on pixels, as after convolutions with symmetric padding (ResNet).
-        settings: Fields of [`FgvcConfig`]. To follow points by templates, `point_matching="templates"`, with `hidden_threshold=0.0` and
-            `recall_similarity=2.0`, or weights of `scripts/calibrate.py`: how similar two views of a point are depends on the network.
+        patches (`bool`): `True` if cells are centred on blocks of pixels, as after convolutions that do not overlap (ViT, ConvNeXt);
+            `False` if they are centred on pixels, as after convolutions with symmetric padding (ResNet).
+        settings: Fields of [`FgvcConfig`]. For template tracking, `point_matching="templates"` with `hidden_threshold=0.0` and
+            `recall_similarity=2.0`, or with the weights that `scripts/calibrate.py` fits: the similarity of two views of a point
+            depends on the network.
+
+    Returns:
+        [`FgvcModel`] in evaluation mode.
+
+    Raises:
+        `ValueError`: A field of the configuration is not accepted; or, on the first frame, the network's output is no feature map at
+            this stride.
     """
     origin = stride / 2 if patches else 0.5
     config = FgvcConfig(encoder="external", output_stride=stride, cell_origin=origin, **settings)

@@ -1,10 +1,10 @@
-"""The two halves of tracking as graphs of their own, for runtimes without Python: the encoder, and one step of propagation.
+"""The encoder and one step of label propagation as graphs for runtimes without Python: a `torch.export` program, or ONNX, in float32.
 
-Both take any height and width. They are made of convolutions, products, gathers and top-k alone, so that they leave torch as a
-`torch.export` program or as ONNX, in float32. The video, the memory of frames and the reading of label maps stay with the caller:
+Both take any height and width, and use convolutions, matrix products, gathers and top-k only. Decoding, the memory of context frames and the
+read-out of label maps stay with the caller:
 
-    features = encoder(pixel_values)                 # of every frame, as FgvcImageProcessorPil gives it
-    labels = propagation(features, keys, labels)     # keys and labels of the frames in memory, the first frame among them
+    features = encoder(pixel_values)                 # of every frame, as FgvcImageProcessorPil makes it
+    labels = propagation(features, keys, labels)     # keys and labels of the context frames; the first frame is one of them
 """
 
 import copy
@@ -24,7 +24,7 @@ OPSET = 18
 
 
 class EncoderGraph(nn.Module):
-    """Features of unit length `(h, w, C)` of one frame `(1, 3, H, W)`."""
+    """Normalised features `(h, w, C)` of one frame `(1, 3, H, W)`; not normalised if `config.similarity` is `"dot"`."""
 
     inputs, outputs = ("pixel_values",), ("features",)
 
@@ -46,13 +46,13 @@ class EncoderGraph(nn.Module):
 
 
 class PropagationGraph(nn.Module):
-    """New label maps of a frame from those of the frames in memory: the softmax over the best keys in all windows jointly.
+    """New label maps of a frame from those of the context frames: a softmax over the top-k keys of all windows jointly.
 
-    The rows of a window are multiplied one after the other, each with the whole row of keys, and the best keys of each row are kept:
-    the best of these are the best of all. Results are those of [`window_topk`] and [`propagate_labels`].
+    One row of the window is matched at a time, with whole rows of keys, and its top-k are kept; the top-k of all rows are then selected from
+    these. Results are those of [`window_topk`] and [`propagate_labels`].
 
     Raises:
-        `ValueError`: the configuration propagates in another way than FGVC's.
+        `ValueError`: `config.propagation_family` is not `"joint"`, or `config.first_windowed` is false.
     """
 
     inputs, outputs = ("query", "keys", "labels"), ("new_labels",)
@@ -72,12 +72,12 @@ class PropagationGraph(nn.Module):
     def forward(self, query: torch.Tensor, keys: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """
         Args:
-            query (`torch.Tensor` of shape `(h, w, C)`): Features of the frame.
-            keys (`torch.Tensor` of shape `(F, h, w, C)`): Features of the frames in memory.
-            labels (`torch.Tensor` of shape `(F, h, w, L)`): Their label maps.
+            query (`torch.Tensor` of shape `(h, w, C)`): Features of the new frame.
+            keys (`torch.Tensor` of shape `(F, h, w, C)`): Features of the context frames.
+            labels (`torch.Tensor` of shape `(F, h, w, L)`): Label maps of the context frames.
 
         Returns:
-            `torch.Tensor` of shape `(h, w, L)`.
+            `torch.Tensor` of shape `(h, w, L)`: Label maps of the new frame.
         """
         frames, h, w, _ = keys.shape
         reach = len(self.half_widths) // 2
@@ -114,14 +114,14 @@ GRAPHS = {"encoder": EncoderGraph, "propagation": PropagationGraph}
 
 
 def export_program(graph: EncoderGraph | PropagationGraph) -> torch.export.ExportedProgram:
-    """The graph as a program of torch, which `torch.export.save` writes and AOTInductor compiles."""
+    """Export a graph as a program that `torch.export.save` writes and AOTInductor compiles."""
     graph.eval()
     with torch.no_grad():
         return torch.export.export(graph, graph.example(), dynamic_shapes=graph.dynamic_shapes())
 
 
 def export_onnx(graph: EncoderGraph | PropagationGraph, path: str | Path) -> Path:
-    """Write the graph as ONNX, weights included.
+    """Write a graph as ONNX (opset 18), weights included.
 
     Raises:
         `ImportError`: `onnx` or `onnxscript` is not installed (`pip install "fgvc-hf[export]"`).

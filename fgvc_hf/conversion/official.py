@@ -1,8 +1,8 @@
-"""Checkpoints of this method and of the compared ones, as their authors publish them, into our encoder.
+"""Convert published checkpoints of FGVC and of the compared methods.
 
-Every rule is data: where the weights are in the file, what prefix those of the encoder have, how names map to ours (which are
-torchvision's), what is left out on purpose, and the configuration that makes our encoder compute the same. A key that no rule
-accounts for, and a weight that is missing, are errors.
+A [`Source`] describes a kind of file: the entry with the weights, the prefix of the encoder's keys, how keys are renamed (to torchvision's names,
+which the encoder has), which keys are ignored, and the configuration with which the encoder computes the same features. Unknown keys and missing
+weights are errors.
 """
 
 import re
@@ -28,7 +28,7 @@ RGB: dict[str, Any] = {
     "image_mean": [0.485, 0.456, 0.406],
     "image_std": [0.229, 0.224, 0.225],
 }
-L_SCALE = 255 / 256 / 100  # UVC sees 8-bit lightness divided by 256, three times, normalised as RGB
+L_SCALE = 255 / 256 / 100  # UVC's input is 8-bit lightness / 256, repeated in three channels and normalised like RGB
 LIGHTNESS = {
     "lightness_only": True,
     "image_mean": [mean / L_SCALE for mean in RGB["image_mean"]],
@@ -37,7 +37,7 @@ LIGHTNESS = {
 SHORT_SIDE_480 = {"resize_policy": "short_side", "size": {"shortest_edge": 480}}
 
 
-# How each method passes labels on, as its authors' code for DAVIS does; FGVC's own are the defaults of the configuration
+# Label propagation of each method, as in its authors' code for DAVIS; FGVC's is the default of the configuration
 FEATURE_LABELS: dict[str, Any] = {"num_context_frames": 20, "propagation_radius": 12, "temperature": 0.05}
 DUL_LABELS = {**FEATURE_LABELS, "first_windowed": False}
 CRW_LABELS = {**DUL_LABELS, "repeat_first": True}
@@ -66,19 +66,19 @@ def _same(key: str) -> str:
 
 
 def _mmcv(key: str) -> str:
-    """mmcv's ConvModules: `conv1.conv.weight` and `conv1.bn.weight` instead of `conv1.weight` and `bn1.weight`."""
+    """mmcv's ConvModule has `conv1.conv.weight` and `conv1.bn.weight` for `conv1.weight` and `bn1.weight`."""
     key = re.sub(r"conv(\d)\.conv\.", r"conv\1.", key)
     key = re.sub(r"conv(\d)\.bn\.", r"bn\1.", key)
     return key.replace("downsample.conv.", "downsample.0.").replace("downsample.bn.", "downsample.1.")
 
 
 def _reflect(key: str) -> str:
-    """CRW puts a padding layer before some convolutions."""
+    """CRW has a padding layer before some convolutions: `conv1.1.weight` for `conv1.weight`."""
     return re.sub(r"(conv\d)\.1\.", r"\1.", key)
 
 
 def _mast(key: str) -> str:
-    """MAST's blocks: `left` is the residual branch."""
+    """MAST's residual branch is a `Sequential` named `left`."""
     key = re.sub(r"^conv1\.0\.", "conv1.", key)
     key = re.sub(r"^conv1\.1\.", "bn1.", key)
     for index, name in (("0", "conv1"), ("1", "bn1"), ("3", "conv2"), ("4", "bn2")):
@@ -88,15 +88,15 @@ def _mast(key: str) -> str:
 
 @dataclass(frozen=True)
 class Source:
-    """How one kind of published file becomes ours.
+    """How one kind of published file is converted.
 
     Args:
-        container (`str`, *optional*): Entry of the file that holds the weights; `None` if the file is the weights.
-        prefixes (`tuple[str, ...]`): What the names of the encoder's weights begin with, one of them.
-        rename (callable): From a name without its prefix to ours.
-        ignored (`tuple[str, ...]`): Patterns of names, with their prefixes, that are left out on purpose.
-        config (`dict`): Fields of [`FgvcConfig`]: the encoder, and how labels are passed on. What MAST does beyond its window is not
-            among them: a coarse search in frames more than 15 frames old, and labels made hard before they are passed on.
+        container (`str`, *optional*): Entry of the file with the weights; `None` if the file is the state dict itself.
+        prefixes (`tuple[str, ...]`): Accepted prefixes of the encoder's keys; the first that matches is removed.
+        rename (callable): From a key without its prefix to the encoder's.
+        ignored (`tuple[str, ...]`): Patterns of keys, with their prefixes, that are left out.
+        config (`dict`): Fields of [`FgvcConfig`]: encoder and label propagation. Two steps of MAST are not reproduced: its coarse search
+            in frames more than 15 frames old, and its argmax over labels before they are propagated.
         processor (`dict`): Settings of [`FgvcImageProcessorPil`].
     """
 
@@ -213,11 +213,18 @@ SOURCES = {
 
 
 def convert(method: str, checkpoint: str | Path) -> tuple[FgvcModel, FgvcProcessor]:
-    """Model and processor of a published checkpoint.
+    """Convert a published checkpoint.
+
+    Args:
+        method (`str`): Key of `SOURCES`.
+        checkpoint (`str` or `Path`): The published file.
+
+    Returns:
+        [`FgvcModel`] in evaluation mode, and [`FgvcProcessor`].
 
     Raises:
-        `OSError`: the file is missing, or is no PyTorch checkpoint of tensors.
-        `ValueError`: an unknown method, keys that the method does not have, or weights that are missing or of another shape; all named.
+        `OSError`: The file is missing, or is no PyTorch checkpoint of tensors.
+        `ValueError`: The method is unknown, or keys are unknown, missing or of another shape; the message names them.
     """
     if method not in SOURCES:
         raise ValueError(f"method must be one of {', '.join(SOURCES)}, got {method!r}.")
@@ -226,7 +233,9 @@ def convert(method: str, checkpoint: str | Path) -> tuple[FgvcModel, FgvcProcess
     model = FgvcModel(FgvcConfig(**source.config))
     expected = {name: tensor for name, tensor in model.encoder.state_dict().items() if "num_batches" not in name}
     if "projection.bias" in expected and "projection.bias" not in weights:
-        weights["projection.bias"] = torch.zeros_like(expected["projection.bias"])  # TimeCycle's has none
+        weights["projection.bias"] = torch.zeros_like(
+            expected["projection.bias"]
+        )  # TimeCycle's convolution has no bias
     compare_shapes(
         {name: tuple(t.shape) for name, t in weights.items()}, {name: tuple(t.shape) for name, t in expected.items()}
     )
@@ -235,13 +244,13 @@ def convert(method: str, checkpoint: str | Path) -> tuple[FgvcModel, FgvcProcess
 
 
 def read_checkpoint(path: str | Path, container: str | None) -> dict[str, torch.Tensor]:
-    """The tensors of a PyTorch file by name. Nothing but tensors and plain containers is constructed."""
+    """Read the tensors of a PyTorch file by name. Only tensors and plain containers are unpickled."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such checkpoint.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds; what matters is that it is not such a file
+    except Exception as error:  # torch raises many types for a file that is none
         raise OSError(f"{path}: is no PyTorch checkpoint of tensors ({str(error).splitlines()[0]}).") from None
     if container is not None:
         if not isinstance(content, dict) or container not in content:
@@ -252,7 +261,7 @@ def read_checkpoint(path: str | Path, container: str | None) -> dict[str, torch.
 
 
 def encoder_weights(state: Mapping[str, torch.Tensor], source: Source) -> dict[str, torch.Tensor]:
-    """The encoder's weights by our names; a `ValueError` that lists the keys that no rule accounts for."""
+    """Rename the encoder's weights to the names of [`FgvcEncoder`]; a `ValueError` lists unknown keys."""
     weights, unknown = {}, []
     for key, value in state.items():
         if "num_batches_tracked" in key or any(re.match(pattern, key) for pattern in source.ignored):
@@ -264,7 +273,7 @@ def encoder_weights(state: Mapping[str, torch.Tensor], source: Source) -> dict[s
         if name is None or not re.match(r"(conv1|bn1|layer\d|projection)\.", name):
             unknown.append(key)
             continue
-        # TimeCycle's convolutions are 3-D with one frame of depth
+        # TimeCycle's convolutions are 3-D with a kernel of one frame
         weights[name] = value.squeeze(2) if value.ndim == 5 else value
     if unknown:
         raise ValueError(f"the checkpoint has keys that were not expected: {_some(unknown)}.")
@@ -272,7 +281,7 @@ def encoder_weights(state: Mapping[str, torch.Tensor], source: Source) -> dict[s
 
 
 def compare_shapes(found: dict[str, tuple], expected: dict[str, tuple]) -> None:
-    """A `ValueError` that names what is missing, unknown or of another shape among weights."""
+    """Raise a `ValueError` that names weights that are missing, unknown or of another shape."""
     missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     if missing:
         raise ValueError(f"the checkpoint lacks {_some(missing)}.")

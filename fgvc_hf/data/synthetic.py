@@ -21,10 +21,8 @@ from .scene import (
     ellipse,
     everywhere,
     inside_frame,
-    pixel_centres,
     polygon,
     render_frame,
-    strip,
     top_layer,
 )
 from .textures import body_shading, image_patches, natural_image, raster_texture, sinusoid_texture
@@ -37,7 +35,6 @@ GRID_STRIDE = 16
 LATE_QUERIES = 0.25  # share of the queries that start after the first frame
 CANDIDATES_PER_POINT = 64
 CLIP_SHAPES = (blob, polygon, ellipse)
-PAIR_SHAPES = (blob, polygon, strip, ellipse, blob, strip)
 
 
 @dataclass(frozen=True)
@@ -55,22 +52,6 @@ class SyntheticClip:
     queries: np.ndarray
     tracks: np.ndarray
     visible: np.ndarray
-
-
-@dataclass(frozen=True)
-class SyntheticPairs:
-    """Pairs of frames and the exact flow between them, at the centres of feature cells (every `stride`-th pixel).
-
-    Args:
-        frames (`torch.Tensor` of shape `(B, 2, 3, H, W)`): RGB in [0, 1].
-        flow (`torch.Tensor` of shape `(B, 2, h, w, 2)`): (x, y) in pixels; `[:, 0]` leads from frame 0 to frame 1, and
-            `[:, 1]` back.
-        visible (`torch.Tensor` of shape `(B, 2, h, w)`, bool): whether the end of the flow is in the frame and not covered.
-    """
-
-    frames: torch.Tensor
-    flow: torch.Tensor
-    visible: torch.Tensor
 
 
 # Motions of clips
@@ -200,7 +181,7 @@ def make_clip(layers: Sequence[Layer], times: torch.Tensor, points: torch.Tensor
     return SyntheticClip(np.stack(frames), queries.cpu().numpy(), np.stack(tracks, axis=1), np.stack(visible, axis=1))
 
 
-def _check_least(**arguments: tuple[int, int]) -> None:
+def check_least(**arguments: tuple[int, int]) -> None:
     for name, (value, least) in arguments.items():
         if value < least:
             raise ValueError(f"{name} is {value}, but it must be at least {least}.")
@@ -231,8 +212,8 @@ def render_clip(
     Raises:
         ValueError: If a size or a number is below its least value.
     """
-    _check_least(num_frames=(num_frames, 1), height=(height, MIN_SIZE), width=(width, MIN_SIZE))
-    _check_least(num_bodies=(num_bodies, 0), num_points=(num_points, 0))
+    check_least(num_frames=(num_frames, 1), height=(height, MIN_SIZE), width=(width, MIN_SIZE))
+    check_least(num_bodies=(num_bodies, 0), num_points=(num_points, 0))
     random = Random([seed], device)
     layers = random_scene(num_frames, height, width, num_bodies, random, images)
     times, points = sample_queries(layers, num_frames, height, width, num_points, random)
@@ -260,7 +241,7 @@ def translating_texture(
     Raises:
         ValueError: If a size is below its least value, or if no grid point stays inside the clip.
     """
-    _check_least(num_frames=(num_frames, 1), height=(height, MIN_SIZE), width=(width, MIN_SIZE))
+    check_least(num_frames=(num_frames, 1), height=(height, MIN_SIZE), width=(width, MIN_SIZE))
     motion = translation_motion(num_frames, velocity, device)
     layers = [Layer(everywhere, sinusoid_texture(Random([seed], device)), motion)]
     columns, rows = (torch.arange(GRID_STRIDE / 2, side, GRID_STRIDE, device=device) for side in (width, height))
@@ -274,127 +255,3 @@ def translating_texture(
         )
     times = torch.zeros(points.shape[:2], dtype=torch.long, device=device)
     return make_clip(layers, times, points, height, width)
-
-
-# Training pairs
-
-
-def pair_motion(
-    anchor: torch.Tensor, size: int, reach: float, upright: bool, random: Random, bend: float = 0.0
-) -> Motion:
-    """Two poses of a layer, and between them a random step: mostly small, at times large.
-
-    Args:
-        anchor (`torch.Tensor` of shape `(B, 2)`): Where the origin of the layer is in frame 0.
-        size (`int`): Side of the frame; what is in pixels is in proportion to it.
-        reach (`float`): Largest shift, in pixels.
-        upright (`bool`): Whether the layer is upright in frame 0, as a background is.
-        bend (`float`): Largest bending, in pixels.
-    """
-    turn, tilt = (0.0, 0.0) if upright else (math.pi, 0.25)
-    first = similarity(anchor, random.uniform(-turn, turn), random.uniform(-tilt, tilt), random.uniform(-tilt, tilt))
-    heading, length = random.uniform(0, 2 * math.pi), reach * random.uniform(0, 1) ** 2
-    shift = torch.stack([heading.cos(), heading.sin()], dim=-1) * length[:, None]
-    vigour = random.uniform(0, 1) ** 2  # turns, zooms and shears come together, and rarely in full
-    spin, shear, zoom = (vigour * random.uniform(-most, most) for most in (0.5, 0.15, 0.3))
-    step = similarity(shift, spin, shear, zoom)
-    step[:, 2, :2] = random.uniform(-0.15, 0.15, 2) * vigour[:, None] / size  # perspective
-    to_anchor = torch.eye(3, device=anchor.device).repeat(len(anchor), 1, 1)
-    to_anchor[:, :2, 2] = anchor
-    second = to_anchor @ step @ torch.linalg.inv(to_anchor) @ first
-    if not bend:
-        return Motion(torch.stack([first, second], dim=1))
-    waves = 3
-    directions = random.uniform(0, 2 * math.pi, waves)
-    wave_numbers = 2 * math.pi / (size * random.uniform(0.25, 0.8, waves))
-    frequencies = torch.stack([directions.cos(), directions.sin()], dim=-1) * wave_numbers[..., None]
-    # Half of the bodies are rigid; no wave bends by a slope of more than 0.1, so that the bending can be inverted
-    most = (0.1 / wave_numbers).clamp(max=bend / waves) * random.chance(0.5, 1)
-    second_bend = random.uniform(-1, 1, waves, 2) * most[..., None] / math.sqrt(2)
-    amplitudes = torch.stack([torch.zeros_like(second_bend), second_bend], dim=1)  # (B, 2, W, 2)
-    return Motion(torch.stack([first, second], dim=1), frequencies, random.uniform(0, 2 * math.pi, waves), amplitudes)
-
-
-def pair_body(kind: int, images: torch.Tensor, size: int, reach: float, random: Random) -> Layer:
-    """A body cut out of an image, anywhere in the frame, 8 to 35 % of its side in radius; absent in one of five scenes."""
-    radius = size * 0.08 * (0.35 / 0.08) ** random.uniform(0, 1)
-    outline = PAIR_SHAPES[kind % len(PAIR_SHAPES)](radius, random)
-    absent = torch.where(random.chance(0.2, 1), math.inf, 0.0)
-    motion = pair_motion(random.uniform(-0.05, 1.05, 2) * size, size, reach, False, random, bend=0.05 * size)
-    texture = raster_texture(image_patches(images, size, (0.6, 1.6), random), "bilinear")
-    return Layer(lambda points: outline(points) + absent, texture, motion)
-
-
-def pair_background(images: torch.Tensor, size: int, reach: float, random: Random) -> Layer:
-    """An image behind everything, still in a quarter of the scenes."""
-    centre = torch.full((len(random), 2), size / 2, device=random.device)
-    moving = pair_motion(centre, size, reach, True, random)
-    still = random.chance(0.25, 1, 1)
-    second = torch.where(still, moving.pose[:, 0], moving.pose[:, 1])
-    patches = image_patches(images, 2 * size, (0.7, 1.6), random)
-    motion = Motion(torch.stack([moving.pose[:, 0], second], dim=1))
-    return Layer(everywhere, raster_texture(patches, "bilinear"), motion)
-
-
-def _expose(layers: Sequence[Layer], time: int, size: int, shutter: torch.Tensor) -> torch.Tensor:
-    """A frame `(B, 3, size, size)` of a pair with motion blur: the layers move while the shutter `(B,)` is open."""
-    sharp = render_frame(layers, time, size, size)
-    if not bool(shutter.any()):
-        return sharp
-    ends = []
-    for side in (-0.5, 0.5):
-        moved = []
-        for layer in layers:
-            pose = layer.motion.pose
-            step = side * shutter[:, None, None, None] * (pose[:, 1:] - pose[:, :1])
-            moved.append(Layer(layer.shape, layer.texture, _with_pose(layer.motion, pose + step)))
-        ends.append(render_frame(moved, time, size, size))
-    return (sharp + ends[0] + ends[1]) / 3
-
-
-def _with_pose(motion: Motion, pose: torch.Tensor) -> Motion:
-    return Motion(pose, motion.frequencies, motion.phases, motion.amplitudes)
-
-
-def render_pairs(
-    images: torch.Tensor,
-    seeds: Sequence[int],
-    size: int = 256,
-    reach: float = 40.0,
-    stride: int = 2,
-    num_bodies: int = 6,
-    device: torch.device | str = "cpu",
-) -> SyntheticPairs:
-    """Render a batch of training pairs: bodies cut out of images that move over another image.
-
-    Bodies are smooth, angular, round and thin; they move by homographies, and half of them bend. A fifth of the pairs is
-    blurred by the motion. Light and colour are left to `augmentation.py`.
-
-    Args:
-        images (`torch.Tensor` of shape `(N, 3, H, W)`, uint8): Where the textures are cut from.
-        seeds (sequence of B `int`): One for each pair: a pair depends on its own seed alone.
-        size (`int`): Side of the frames, at least 32.
-        reach (`float`): Largest shift of a body in pixels; the background's is half of it.
-        stride (`int`): Flow is given at the centre of every `stride`-th pixel.
-        num_bodies (`int`): Most bodies in a scene.
-        device (`torch.device` or `str`): Where to render.
-
-    Raises:
-        ValueError: `size` is below 32, or `images` has another shape or type.
-    """
-    _check_least(size=(size, MIN_SIZE), num_bodies=(num_bodies, 0))
-    if images.ndim != 4 or images.shape[1] != 3 or len(images) == 0 or images.dtype != torch.uint8:
-        raise ValueError(f"images must be uint8 of shape (N, 3, H, W), got {images.dtype} of {tuple(images.shape)}.")
-    random = Random(seeds, device)
-    background = pair_background(images, size, reach / 2, random)
-    layers = [background, *(pair_body(kind, images, size, reach, random) for kind in range(num_bodies))]
-    shutter = torch.where(random.chance(0.2), random.uniform(0.2, 0.8), 0.0)
-    frames = torch.stack([_expose(layers, time, size, shutter) for time in (0, 1)], dim=1)
-    cells = pixel_centres(size, size, stride, device).expand(len(seeds), -1, -1)
-    side = -(-size // stride)
-    flow, visible = [], []
-    for source, target in ((0, 1), (1, 0)):
-        positions, seen = correspondences(layers, cells, source, target, size, size)
-        flow.append((positions - cells).view(-1, side, side, 2))
-        visible.append(seen.view(-1, side, side))
-    return SyntheticPairs(frames, torch.stack(flow, dim=1), torch.stack(visible, dim=1))

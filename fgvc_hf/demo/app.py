@@ -1,4 +1,4 @@
-"""The page of the demo, and its server. `fgvc-hf demo` and the Space start the same one with [`launch`]."""
+"""The demo's events and its server. `fgvc-hf demo` and the Space start the same one with [`launch`]."""
 
 import contextlib
 import os
@@ -12,20 +12,19 @@ from typing import Any
 
 import gradio as gr
 
-from .. import __version__
-from ..io.drawing import point_colours
 from . import handlers as on
+from . import page
 from .clips import Shelf
 from .examples import EXAMPLES
-from .limits import DIRECTIONS, MAX_GRID, MAX_MEGABYTES, MAX_NAME, MAX_OBJECTS, PRESETS, STATEMENT
+from .limits import MAX_MEGABYTES, PRESETS
 from .work import loaded
 
 
-HERE = Path(__file__).parent
 HOUR = 3600
 KEPT_RESULTS = 300, HOUR // 2  # seconds between two clean-ups of what Gradio copied, and that it is kept
 MAX_WAITING = 40  # calls in the queue; more are turned away
 MAX_SESSIONS = 200
+# Queues of the server: how many calls of a kind run at once
 LOOKING: dict[str, Any] = {
     "concurrency_id": "looking",
     "concurrency_limit": 4,
@@ -34,215 +33,124 @@ LOOKING: dict[str, Any] = {
 }
 OPENING: dict[str, Any] = {"concurrency_id": "opening", "concurrency_limit": 2, "api_visibility": "private"}
 WORKING: dict[str, Any] = {"concurrency_id": "working", "concurrency_limit": 1, "api_visibility": "private"}
-PAINTER = """
-<div class="painter">
-  <div class="tools" hidden>
-    {objects}
-    <button data-tool="brush" title="Paint">Brush</button><button data-tool="box" title="Drag a box">Box</button>
-    <button data-tool="eraser" title="Erase">Eraser</button>
-    <input type="range" min="1" max="20" aria-label="Width of the brush">
-    <button data-action="undo">Undo</button><button data-action="clear">Clear</button>
-  </div>
-  <div class="empty hint">Upload or record a clip, or take an example.</div>
-</div>
-"""
-
-
-def source(name: str) -> str:
-    return (HERE / name).read_text(encoding="utf-8")
 
 
 def build_app(shelf: Shelf) -> gr.Blocks:
     """The page, with clips kept on the shelf."""
-    intake = on.Intake(shelf)
     with gr.Blocks(
         title="FGVC: follow pixels through video", analytics_enabled=False, delete_cache=KEPT_RESULTS
     ) as app:
         desk = gr.State(on.Desk(), time_to_live=HOUR, delete_callback=on.Desk.clear)
-        gr.Markdown(
-            f"# Follow pixels through video\nClick on a few things and watch them followed, hidden and found again. {STATEMENT}"
-        )
-        with gr.Row():
-            with gr.Column(scale=3, min_width=300):
-                upload = gr.Video(label="Your clip", sources=["upload", "webcam"], height=240, elem_id="upload")
-            with gr.Column(scale=3, min_width=300):
-                gr.Markdown("Or take an example, with its tracks:", elem_classes="hint")
-                examples = gr.Gallery(
-                    [(str(example.thumbnail), example.title) for example in EXAMPLES],
-                    show_label=False,
-                    columns=3,
-                    height=190,
-                    object_fit="cover",
-                    allow_preview=False,
-                    buttons=[],
-                    interactive=False,
-                    elem_id="examples",
-                )
-        with gr.Row():
-            preset = gr.Radio(PRESETS, value="balanced", label="Preset", info="Faster, or more precise", min_width=280)
-            direction = gr.Radio(
-                DIRECTIONS, value="forward", label="Direction", info="From the frame you click on", min_width=280
-            )
-        description = gr.Markdown("No clip yet.", elem_id="description")
-
-        with gr.Tab("Points", elem_id="points"), gr.Row():
-            with gr.Column(min_width=300):
-                points_t = frame_slider("Frame", "points-frame")
-                picture = picture_of("Click to add points", "points-picture", "clickable")
-                legend = gr.HTML(on.views.legend([]), elem_id="legend")
-                with gr.Row():
-                    undo = gr.Button("Undo", size="sm", min_width=60)
-                    clear = gr.Button("Clear", size="sm", min_width=60)
-                    grid = gr.Button("Add a grid", size="sm", min_width=90)
-                with gr.Row():
-                    name = gr.Textbox(label="Name of the next point", max_length=MAX_NAME, max_lines=1, min_width=140)
-                    side = gr.Slider(1, MAX_GRID, value=3, step=1, label="Points on a side of the grid", min_width=140)
-                track, stop_points = start_and_stop("Track", "track")
-            with gr.Column(min_width=300):
-                tracked = result_video("The points, followed", "tracked")
-                points_timeline = timeline_of("tracked")
-                points_files = downloads(on.POINT_FILES)
-                with gr.Accordion("The same in your own code", open=False):
-                    code = gr.Code(language="python", show_label=False, interactive=False)
-        with gr.Tab("Masks", elem_id="masks"), gr.Row():
-            with gr.Column(min_width=300):
-                masks_t = frame_slider("Frame", "masks-frame")
-                colours = ["rgb({},{},{})".format(*colour) for colour in point_colours(range(1, MAX_OBJECTS + 1))]
-                objects = "".join(
-                    f'<button class="object" data-object="{i}" title="Object {i}" style="background:{colour}">{i}</button>'
-                    for i, colour in enumerate(colours, 1)
-                )
-                painter = gr.HTML(
-                    "",
-                    html_template=PAINTER.format(objects=objects),
-                    js_on_load=source("painter.js"),
-                    picture="",
-                    elem_id="painter",
-                )
-                follow, stop_masks = start_and_stop("Follow", "follow")
-            with gr.Column(min_width=300):
-                masked = result_video("The objects, followed", "masked")
-                masks_timeline = timeline_of("masked")
-                masks_files = downloads(on.MASK_FILES)
-        with gr.Tab("Matching", elem_id="matching"):
-            gr.Markdown(
-                "Click any pixel of frame A: how probable it is that it is at each place of frame B.",
-                elem_classes="hint",
-            )
-            with gr.Row():
-                with gr.Column(min_width=300):
-                    match_a = frame_slider("Frame A", "match-a")
-                    match_from = picture_of("Frame A: click on it", "match-from", "clickable")
-                with gr.Column(min_width=300):
-                    match_b = frame_slider("Frame B", "match-b")
-                    match_to = picture_of("Frame B: probability", "match-to")
-            matched = gr.Markdown(elem_id="matched")
-        with gr.Tab("Dense flow", elem_id="flow"):
-            with gr.Row():
-                with gr.Column(min_width=300):
-                    flow_a = frame_slider("From frame", "flow-a")
-                    flow_from = picture_of("From", "flow-from")
-                with gr.Column(min_width=300):
-                    flow_b = frame_slider("To frame", "flow-b")
-                    flow_to = picture_of("To", "flow-to")
-            compute = gr.Button("Compute", variant="primary", elem_id="compute")
-            flow_picture = picture_of("Motion of every pixel", "flow-picture")
-            gr.Markdown(
-                "The hue is the direction, the saturation the length; dark is what is not seen in the other frame.",
-                elem_classes="hint",
-            )
-            flow_files = downloads(on.FLOW_FILES)
-        with gr.Tab("How it works", elem_id="how"):
-            gr.Markdown(source("how_it_works.md"))
-            gr.Markdown(f"fgvc_hf {__version__}", elem_classes="hint")
-
-        points = [description, points_t, picture, legend]
-        pairs = [match_a, match_b, match_from, match_to, flow_a, flow_b, flow_from, flow_to]
-        shown = [*points, masks_t, painter, *pairs]
-        results = [tracked, points_timeline, code, *points_files]
-        others = [masked, masks_timeline, *masks_files, matched, flow_picture, *flow_files]
-        # The session is an output, for Gradio counts its time to live from when it was written last
-        changed = [*shown, *results, *others, desk]
-        opened: dict[str, Any] = {"outputs": changed, "show_progress_on": picture, **OPENING}
-        arrived = gr.on([upload.upload, upload.stop_recording], intake.upload, [upload, desk], **opened)
-        arrived.then(lambda: None, None, upload, **LOOKING)
-        examples.select(intake.example, desk, **opened)
-        app.unload(intake.leave)
-        for slider, handler, output in (
-            (points_t, on.show_frame, picture),
-            (masks_t, on.show_painter, painter),
-            (match_a, on.show_plain, match_from),
-            (match_b, on.show_plain, match_to),
-            (flow_a, on.show_plain, flow_from),
-            (flow_b, on.show_plain, flow_to),
-        ):
-            slider.input(handler, [desk, slider], output, trigger_mode="always_last", **LOOKING)
-        picture.select(on.add_point, [desk, points_t, name], [picture, legend, name], **LOOKING)
-        grid.click(on.add_grid, [desk, points_t, side], [picture, legend], **LOOKING)
-        undo.click(on.undo_point, [desk, points_t], [picture, legend], **LOOKING)
-        clear.click(on.clear_points, [desk, points_t], [picture, legend], **LOOKING)
-        track.click(on.track, [desk, preset, direction], results, show_progress_on=tracked, **WORKING)
-        follow.click(
-            on.follow,
-            [desk, masks_t, painter, preset, direction],
-            [masked, masks_timeline, *masks_files],
-            show_progress_on=masked,
-            **WORKING,
-        )
-        gr.on([stop_points.click, stop_masks.click], on.cancel, desk, None, **LOOKING)
-        match_from.select(
-            on.match,
-            [desk, match_a, match_b, preset],
-            [match_from, match_to, matched],
-            show_progress_on=match_to,
-            **WORKING,
-        )
-        compute.click(
-            on.flow,
-            [desk, flow_a, flow_b, preset],
-            [flow_picture, *flow_files],
-            show_progress_on=flow_picture,
-            **WORKING,
-        )
+        clip = page.clip_part()
+        points, masks = page.points_tab(), page.masks_tab()
+        matching, flow = page.matching_tab(), page.flow_tab()
+        page.how_tab()
+        connect_clips(app, on.Intake(shelf), desk, clip, points, masks, matching, flow)
+        connect_frames(desk, points, masks, matching, flow)
+        connect_points(desk, clip, points)
+        connect_masks(desk, clip, masks)
+        connect_pairs(desk, clip, matching, flow)
+        gr.on([points.stop.click, masks.stop.click], on.cancel, desk, None, **LOOKING)
     return app.queue(max_size=MAX_WAITING, api_open=False)
 
 
-def frame_slider(label: str, elem_id: str) -> gr.Slider:
-    return gr.Slider(0, 1, value=0, step=1, label=label, buttons=[], elem_id=elem_id)
+def connect_clips(
+    app: gr.Blocks,
+    intake: on.Intake,
+    desk: gr.State,
+    clip: page.ClipPart,
+    points: page.PointsTab,
+    masks: page.MasksTab,
+    matching: page.MatchingTab,
+    flow: page.FlowTab,
+) -> None:
+    """A clip comes in, and everything on the page changes: in the order of what [`Intake`] returns."""
+    shown = [clip.description, points.frame, points.picture, points.legend, masks.frame, masks.painter]
+    for pair in (matching, flow):
+        shown += [pair.frame_a, pair.frame_b, pair.picture_a, pair.picture_b]
+    results = [points.video, points.timeline, points.code, *points.files]
+    others = [masks.video, masks.timeline, *masks.files, matching.sentence, flow.picture, *flow.files]
+    # The session is an output, because Gradio counts its time to live from when it was last written
+    opened: dict[str, Any] = {
+        "outputs": [*shown, *results, *others, desk],
+        "show_progress_on": points.picture,
+        **OPENING,
+    }
+    arrived = gr.on([clip.upload.upload, clip.upload.stop_recording], intake.upload, [clip.upload, desk], **opened)
+    arrived.then(lambda: None, None, clip.upload, **LOOKING)
+    clip.examples.select(intake.example, desk, **opened)
+    app.unload(intake.leave)
 
 
-def picture_of(label: str, elem_id: str, *classes: str) -> gr.Image:
-    """A picture as wide as its column, and never full screen, where Gradio miscounts clicks."""
-    return gr.Image(
-        label=label, interactive=False, format="jpeg", buttons=[], elem_id=elem_id, elem_classes=list(classes)
+def connect_frames(
+    desk: gr.State,
+    points: page.PointsTab,
+    masks: page.MasksTab,
+    matching: page.MatchingTab,
+    flow: page.FlowTab,
+) -> None:
+    """Sliders show the frame that they stand on."""
+    for slider, handler, output in (
+        (points.frame, on.show_frame, points.picture),
+        (masks.frame, on.show_painter, masks.painter),
+        (matching.frame_a, on.show_plain, matching.picture_a),
+        (matching.frame_b, on.show_plain, matching.picture_b),
+        (flow.frame_a, on.show_plain, flow.picture_a),
+        (flow.frame_b, on.show_plain, flow.picture_b),
+    ):
+        slider.input(handler, [desk, slider], output, trigger_mode="always_last", **LOOKING)
+
+
+def connect_points(desk: gr.State, clip: page.ClipPart, tab: page.PointsTab) -> None:
+    """Points are placed, and followed."""
+    drawn = [tab.picture, tab.legend]
+    tab.picture.select(on.add_point, [desk, tab.frame, tab.name], [*drawn, tab.name], **LOOKING)
+    tab.grid.click(on.add_grid, [desk, tab.frame, tab.side], drawn, **LOOKING)
+    tab.undo.click(on.undo_point, [desk, tab.frame], drawn, **LOOKING)
+    tab.clear.click(on.clear_points, [desk, tab.frame], drawn, **LOOKING)
+    tab.start.click(
+        on.track,
+        [desk, clip.preset, clip.direction],
+        [tab.video, tab.timeline, tab.code, *tab.files],
+        show_progress_on=tab.video,
+        **WORKING,
     )
 
 
-def start_and_stop(label: str, elem_id: str) -> tuple[gr.Button, gr.Button]:
-    with gr.Row():
-        start = gr.Button(label, variant="primary", scale=3, min_width=120, elem_id=elem_id)
-        return start, gr.Button("Cancel", variant="stop", scale=1, min_width=80, elem_id=f"{elem_id}-cancel")
+def connect_masks(desk: gr.State, clip: page.ClipPart, tab: page.MasksTab) -> None:
+    """Painted objects are followed."""
+    tab.start.click(
+        on.follow,
+        [desk, tab.frame, tab.painter, clip.preset, clip.direction],
+        [tab.video, tab.timeline, *tab.files],
+        show_progress_on=tab.video,
+        **WORKING,
+    )
 
 
-def result_video(label: str, elem_id: str) -> gr.Video:
-    return gr.Video(label=label, interactive=False, autoplay=True, loop=True, buttons=[], elem_id=elem_id)
-
-
-def timeline_of(video: str) -> gr.HTML:
-    return gr.HTML("", js_on_load=source("timeline.js"), video=video, elem_id=f"{video}-timeline")
-
-
-def downloads(labels: tuple[str, ...]) -> list[gr.DownloadButton]:
-    with gr.Row(elem_classes="downloads"):
-        return [gr.DownloadButton(f"↓ {label}", size="sm", min_width=50, interactive=False) for label in labels]
+def connect_pairs(desk: gr.State, clip: page.ClipPart, matching: page.MatchingTab, flow: page.FlowTab) -> None:
+    """Two frames are matched."""
+    matching.picture_a.select(
+        on.match,
+        [desk, matching.frame_a, matching.frame_b, clip.preset],
+        [matching.picture_a, matching.picture_b, matching.sentence],
+        show_progress_on=matching.picture_b,
+        **WORKING,
+    )
+    flow.start.click(
+        on.flow,
+        [desk, flow.frame_a, flow.frame_b, clip.preset],
+        [flow.picture, *flow.files],
+        show_progress_on=flow.picture,
+        **WORKING,
+    )
 
 
 def prepare_examples(shelf: Shelf) -> None:
     """Make the clips of all examples, so that the first to ask does not wait."""
     for example in EXAMPLES:
-        with contextlib.suppress(
-            OSError
-        ):  # the server may have stopped; any other reason shows when the example is asked for
+        # The server may have stopped meanwhile; any other reason shows when the example is asked for
+        with contextlib.suppress(OSError):
             on.prepared(shelf, example)
 
 
@@ -278,22 +186,7 @@ def launch(port: int | None = None, host: str = "127.0.0.1", share: bool = False
         shutil.rmtree(folder, ignore_errors=True)
 
     try:
-        app.launch(
-            server_name=host,
-            server_port=port,
-            share=share,
-            prevent_thread_lock=True,
-            show_error=False,
-            max_file_size=f"{MAX_MEGABYTES}mb",
-            state_session_capacity=MAX_SESSIONS,
-            max_threads=16,
-            footer_links=[],
-            enable_monitoring=False,
-            ssr_mode=False,
-            mcp_server=False,
-            theme=gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-            css=source("style.css"),
-        )
+        serve(app, port, host, share)
     except BaseException:
         stop()
         raise
@@ -305,3 +198,23 @@ def launch(port: int | None = None, host: str = "127.0.0.1", share: bool = False
         finally:
             stop()
     return app, stop
+
+
+def serve(app: gr.Blocks, port: int | None, host: str, share: bool) -> None:
+    """Start Gradio's server, which goes on in threads of its own."""
+    app.launch(
+        server_name=host,
+        server_port=port,
+        share=share,
+        prevent_thread_lock=True,
+        show_error=False,
+        max_file_size=f"{MAX_MEGABYTES}mb",
+        state_session_capacity=MAX_SESSIONS,
+        max_threads=16,
+        footer_links=[],
+        enable_monitoring=False,
+        ssr_mode=False,
+        mcp_server=False,
+        theme=gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+        css=page.source("style.css"),
+    )

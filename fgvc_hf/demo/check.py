@@ -1,7 +1,7 @@
-"""Look through a clip that a stranger sent, in a process of its own.
+"""Check an uploaded clip in a subprocess.
 
-A decoder that crashes, hangs or swells on a crafted file takes that process down and nothing else. Only a file that was decoded to its
-end within the limits is opened by the server. `python -m fgvc_hf.demo.check FILE` prints one line of JSON: `{}`, or `{"error": ...}`.
+A decoder that crashes, hangs or runs out of memory on a crafted file ends the subprocess, not the server. The server opens only files that
+were decoded to their end within the limits. `python -m fgvc_hf.demo.check FILE` prints one line of JSON: `{}`, or `{"error": ...}`.
 """
 
 import json
@@ -22,7 +22,7 @@ CONTAINERS = "mov,matroska,avi,mpegts,mpeg,flv,ogg,gif,asf"
 
 def check_clip(path: Path, name: str) -> None:
     """
-    Nothing, if the clip may be worked on.
+    Check that the clip is accepted.
 
     Args:
         path: The file.

@@ -1,4 +1,4 @@
-"""The clips that are being worked on: taken over from an upload once they are checked, and kept for a while."""
+"""The clips of all sessions: copied from an upload once they are checked, and kept for a limited time."""
 
 import contextlib
 import shutil
@@ -73,7 +73,7 @@ class Clip:
 
 
 class Shelf:
-    """A folder of clips, bounded in number: the oldest makes room for the newest. Gone with the server."""
+    """A folder of at most `capacity` clips: the oldest is removed for the newest. Removed when the server stops."""
 
     def __init__(self, folder: Path, capacity: int = MAX_CLIPS):
         self.folder, self.capacity = folder, capacity
@@ -82,8 +82,8 @@ class Shelf:
 
     def take(self, upload: Path, session: str | None = None) -> Clip:
         """
-        A checked copy of an uploaded file. The upload itself stays with Gradio for a while, for the same file may have been sent by
-        others too, and be theirs; but one that is refused is removed.
+        A checked copy of an uploaded file. Gradio keeps the upload for a while, because other sessions may have sent the same file; a
+        refused upload is removed at once.
 
         Raises:
             `ValueError`: the file is not there any more, or what [`check_clip`] says.
@@ -126,7 +126,7 @@ class Shelf:
 
 class WatchedVideo:
     """
-    The frames of a clip on their way to the tracker: tells how far it is, and stops it when it is to stop.
+    A clip as a frame source for the tracker, which reports progress and can be cancelled.
 
     Args:
         clip ([`Clip`]): The clip, open as any frame source.

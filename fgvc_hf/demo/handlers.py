@@ -1,6 +1,6 @@
-"""What happens on the page: every handler takes what a browser, or anyone, may send, and checks it before anything else.
+"""The handlers of the page's events. Each checks its arguments first, because anyone can call it without the page.
 
-A wrong argument is a `gr.Error` of one sentence. What was not expected is logged, and shown without its details.
+A wrong argument is a `gr.Error` of one sentence. An unexpected error is logged, and shown without its details.
 """
 
 import functools
@@ -22,15 +22,9 @@ from .work import Followed, deliver, flow_between, follow_masks, match_of, raste
 
 POINT_FILES, MASK_FILES, FLOW_FILES = ("CSV", "JSON", "NPZ", "Video"), ("Masks", "Video"), (".flo", "NPZ", "Picture")
 NO_FILE = gr.update(value=None, interactive=False)
-NO_POINTS = (None, "", "", *[NO_FILE] * len(POINT_FILES))  # in the place of what `track` gives
-NO_OTHERS = (
-    None,
-    "",
-    *[NO_FILE] * len(MASK_FILES),
-    "",
-    None,
-    *[NO_FILE] * len(FLOW_FILES),
-)  # of `follow`, `match` and `flow`
+# What the page shows before there are results: of `track`, and of `follow`, `match` and `flow`
+NO_POINTS = (None, "", "", *[NO_FILE] * len(POINT_FILES))
+NO_OTHERS = (None, "", *[NO_FILE] * len(MASK_FILES), "", None, *[NO_FILE] * len(FLOW_FILES))
 PREPARING = threading.Lock()  # one example at a time
 GPU_SECONDS = 120  # that a call may hold a ZeroGPU
 
@@ -103,7 +97,7 @@ def on_gpu(handler: Callable) -> Callable:
 
 
 class Intake:
-    """How clips come in.
+    """The handlers that open a clip.
 
     Args:
         shelf ([`Shelf`]): Keeps the clips of all sessions.
@@ -133,7 +127,7 @@ class Intake:
         return *showing(desk), *points_result(desk, followed, PRESET, DIRECTION), *NO_OTHERS, desk
 
     def leave(self, request: gr.Request) -> None:
-        """The page was closed: what is being done for it stops, for others may be waiting."""
+        """The page was closed: its work is cancelled, because other sessions may be waiting."""
         self.shelf.cancel(request.session_hash)
 
 
@@ -151,7 +145,7 @@ def showing(desk: Desk) -> tuple:
     clip = desk.the_clip()
     height, width = clip.size
     rate = f", {clip.video.fps:.3g} frames per second" if clip.video.fps else ""
-    description = f"**{gr_escape(clip.name)}** · {clip.num_frames} frames of {width}×{height} pixels{rate}"
+    description = f"**{markdown_escape(clip.name)}** · {clip.num_frames} frames of {width}×{height} pixels{rate}"
     end = clip.num_frames - 1
     times = 0, min(1, end), end
     frames = [clip.frame(t) for t in times]
@@ -159,22 +153,11 @@ def showing(desk: Desk) -> tuple:
     points = (start, views.picture_of(frames[0], desk.points, 0), views.legend(desk.points))
     painter = (start, gr.HTML(value="", picture=views.data_uri(frames[0])))
     first, second, last = map(views.enlarged, frames)
-    return (
-        description,
-        *points,
-        *painter,
-        start,
-        stop,
-        first,
-        last,
-        start,
-        after,
-        first,
-        second,
-    )  # far to match, near to flow
+    to_match, for_flow = (start, stop, first, last), (start, after, first, second)
+    return description, *points, *painter, *to_match, *for_flow
 
 
-def gr_escape(text: str) -> str:
+def markdown_escape(text: str) -> str:
     """Text as it is, in Markdown."""
     return "".join(f"\\{c}" if c in r"\`*_{}[]<>()#+-!|~" else c for c in text)
 
@@ -256,8 +239,8 @@ def points_result(desk: Desk, followed: Followed, preset: str, direction: str) -
 def points_code(desk: Desk, preset: str, direction: str) -> str:
     points = ", ".join(f"({point.t}, {round(point.x, 2):g}, {round(point.y, 2):g})" for point in desk.points)
     return (
-        f"from fgvc_hf import load\n\nmodel, processor = load(preset={preset!r})\n"
-        f"tracks = model.track({desk.the_clip().name!r}, points=[{points}], direction={direction!r}, processor=processor)"
+        f"from fgvc_hf import Tracker\n\ntracker = Tracker.from_pretrained(preset={preset!r})\n"
+        f"tracks = tracker.track({desk.the_clip().name!r}, points=[{points}], direction={direction!r})"
     )
 
 
@@ -320,7 +303,7 @@ def settings(preset, direction) -> tuple[str, str]:
 
 
 def ready(desk: Desk) -> Clip:
-    """The clip, for work that may be cancelled from now on."""
+    """The clip, with its cancellation reset, for work that starts now."""
     clip = desk.the_clip()
     clip.frame(0)
     clip.cancelled = False

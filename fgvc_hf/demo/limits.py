@@ -1,4 +1,4 @@
-"""What the demo accepts. Every argument of every handler passes here, for anyone can call a handler without the page.
+"""What the demo accepts. Every argument of every handler is checked here, because handlers can be called without the page.
 
 Errors are `ValueError`s of one sentence, which the page shows as they are.
 """

@@ -1,4 +1,4 @@
-"""What the demo computes: calls of the package, with progress, cancelling and files to download."""
+"""The calls of the package that the demo makes, with progress, cancellation and files to download."""
 
 import functools
 import shutil
@@ -9,37 +9,36 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ..applications.heat_map import match_heat_map
-from ..io.checkpoints import load
 from ..io.drawing import draw_flow, draw_heat_map, draw_masks
 from ..io.flow_files import save_flow
 from ..io.masks import read_mask, write_mask
 from ..io.overlays import drawn_tracks, write_overlay
 from ..io.tracks import save_tracks
-from ..processing_fgvc import PointTracks
+from ..tracker import Tracker
+from ..tracking.results import PointTracks
 from .clips import Clip, WatchedVideo
 from .limits import Point, Shape
 
 
 Report = Callable[[float, str], None]  # share of the work that is done, and what is being done
-OCCLUDED_BRIGHTNESS = 0.45  # of flow that the way back does not confirm
+OCCLUDED_BRIGHTNESS = 0.45  # of pixels that fail the forward-backward check
 
 
-# For masks, the preset of the resolution, and stride and radius of the matching: README's table says what they cost and bring
+# For masks: the preset of the working resolution, and stride and radius of the matching, in that order
 MASK_MATCHING = {"fast": ("fast", 4, 10), "balanced": ("balanced", 4, 10), "accurate": ("balanced", 2, 15)}
 
 
 @functools.cache
-def loaded(preset: str, **settings):
-    """Model and processor of a preset, kept."""
+def loaded(preset: str, **config_fields) -> Tracker:
+    """The tracker of a preset, loaded once."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    return load(preset=preset, **settings)
+    return Tracker.from_pretrained(preset=preset, **config_fields)
 
 
-def loaded_for_masks(preset: str):
-    """Model and processor that follow masks at a preset."""
+def loaded_for_masks(preset: str) -> Tracker:
+    """The tracker that propagates masks at a preset."""
     resolution, stride, radius = MASK_MATCHING[preset]
     return loaded(resolution, output_stride=stride, propagation_radius=radius)
 
@@ -63,7 +62,7 @@ class Followed:
     visible: np.ndarray
 
 
-def frames_on_the_way(clip: Clip, times: list[int], direction: str) -> int:
+def frames_to_read(clip: Clip, times: list[int], direction: str) -> int:
     """Frames that are read to follow targets of these frames."""
     forward, backward = clip.num_frames - min(times), max(times) + 1
     return {"forward": forward, "backward": backward, "both": forward + backward}[direction]
@@ -77,10 +76,10 @@ def track_points(clip: Clip, points: list[Point], preset: str, direction: str, r
         `Cancelled`, `ValueError`: as of [`WatchedVideo`].
         `OSError`: the clip has been put away meanwhile.
     """
-    model, processor = loaded(preset)
-    expected = frames_on_the_way(clip, [point.t for point in points], direction)
+    expected = frames_to_read(clip, [point.t for point in points], direction)
     watched = WatchedVideo(clip, expected, lambda share: report(0.85 * share, "following points"))
-    tracks = model.track(watched, [(point.t, point.x, point.y) for point in points], direction, processor)
+    queries = [(point.t, point.x, point.y) for point in points]
+    tracks = loaded(preset).track(watched, queries, direction=direction)
     return deliver(clip, tracks, lambda share, what: report(0.85 + 0.15 * share, what))
 
 
@@ -123,11 +122,8 @@ def follow_masks(clip: Clip, ids: np.ndarray, t: int, preset: str, direction: st
     """
     if not ids.any():
         raise ValueError("Nothing is painted yet: paint over an object, or drag a box around it.")
-    model, processor = loaded_for_masks(preset)
-    watched = WatchedVideo(
-        clip, frames_on_the_way(clip, [t], direction), lambda s: report(0.85 * s, "following objects")
-    )
-    found = model.propagate_masks(watched, ids, t, direction, processor)
+    watched = WatchedVideo(clip, frames_to_read(clip, [t], direction), lambda s: report(0.85 * s, "following objects"))
+    found = loaded_for_masks(preset).propagate_masks(watched, ids, t, direction)
     folder = clip.results("masks")
     masks = folder / "masks"
     masks.mkdir()
@@ -151,8 +147,7 @@ def follow_masks(clip: Clip, ids: np.ndarray, t: int, preset: str, direction: st
 
 def flow_between(clip: Clip, t_0: int, t_1: int, preset: str) -> tuple[np.ndarray, list[Path]]:
     """Flow from one frame to another in colours (H, W, 3), darker where it is occluded, and files to download."""
-    model, processor = loaded(preset)
-    found = model.flow(clip.frame(t_0), clip.frame(t_1), processor)
+    found = loaded(preset).flow(clip.frame(t_0), clip.frame(t_1))
     folder = clip.results("flow")
     files = [folder / f"flow_{t_0}_{t_1}{suffix}" for suffix in (".flo", ".npz", ".png")]
     for file in files:
@@ -166,8 +161,7 @@ def match_of(
     clip: Clip, t_0: int, t_1: int, point: tuple[float, float], preset: str
 ) -> tuple[np.ndarray, tuple[float, float]]:
     """Heat map (H, W, 3) over frame `t_1` of where a point of frame `t_0` is, in proportion to the most probable place, and that (x, y)."""
-    model, processor = loaded(preset)
     frame = clip.frame(t_1)
-    probability = match_heat_map(model, processor, clip.frame(t_0), frame, point)
+    probability = loaded(preset).match(clip.frame(t_0), frame, point)
     row, column = np.unravel_index(probability.argmax(), probability.shape)
     return draw_heat_map(frame, probability), (float(column) + 0.5, float(row) + 0.5)

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..coordinates import rescale_points
 from ..io.video import open_video
-from ..processing_fgvc import PointTracks
+from ..tracking.results import PointTracks
 
 
 WINDOW, LEVELS = (15, 15), 3  # of Lucas-Kanade

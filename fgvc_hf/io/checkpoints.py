@@ -1,4 +1,4 @@
-"""Ways to run a checkpoint, and the loading of one with all that goes with it. torch is imported when there is work for it."""
+"""Where checkpoints are, and the presets that they run with. torch is imported when there is work for it."""
 
 import json
 from pathlib import Path
@@ -7,17 +7,7 @@ from typing import Any
 
 DEFAULT_CHECKPOINT = "fgvc-joint"
 FOLDER = Path(__file__).parents[1] / "checkpoints"  # those that ship with the package
-
-
-def bundled_checkpoints() -> dict[str, str]:
-    """Name and folder of each checkpoint that ships with the package."""
-    return {path.name: str(path) for path in sorted(FOLDER.iterdir()) if (path / "config.json").is_file()}
-
-
-def default_checkpoint() -> str:
-    """Folder of the checkpoint that is used where none is named; it takes the place of a Hub id."""
-    return bundled_checkpoints()[DEFAULT_CHECKPOINT]
-
+DTYPES = ("float32", "bfloat16", "float16")
 
 # Name -> settings of the image processor, and fields of the model's configuration
 PRESETS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -28,60 +18,30 @@ PRESETS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-def load(
-    checkpoint: str | None = None,
-    preset: str | None = None,
-    device: str | None = None,
-    dtype: str | None = None,
-    revision: str = "main",
-    **settings,
-):
-    """Model and processor, ready to track.
+def bundled_checkpoints() -> dict[str, str]:
+    """Name and folder of each checkpoint that ships with the package."""
+    if not FOLDER.is_dir():  # where this code was loaded from the Hub
+        return {}
+    return {path.name: str(path) for path in sorted(FOLDER.iterdir()) if (path / "config.json").is_file()}
 
-    Args:
-        checkpoint (`str`, *optional*): Name of a bundled checkpoint, folder or Hub id; the default one if not given.
-        preset (`str`, *optional*): `"paper"`, `"fast"`, `"balanced"` or `"accurate"`; the checkpoint's own settings if not given.
-        device (`str`, *optional*): Where to run; CUDA if there is any, else the CPU.
-        dtype (`str`, *optional*): `"float32"` or `"bfloat16"`; bfloat16 where the device multiplies it fast.
-        revision (`str`, defaults to `"main"`): Branch, tag or commit of a Hub id, for model and processor alike.
-        settings: Fields of [`FgvcConfig`] to change.
 
-    Returns:
-        [`FgvcModel`], [`FgvcProcessor`].
+def default_checkpoint() -> str:
+    """Folder of the checkpoint that is used where none is named; it takes the place of a Hub id."""
+    bundled = bundled_checkpoints()
+    if DEFAULT_CHECKPOINT not in bundled:
+        raise ValueError("checkpoint is missing: no checkpoint ships with this code, name a folder or a Hub id.")
+    return bundled[DEFAULT_CHECKPOINT]
+
+
+def resolve_checkpoint(name: str | Path | None) -> str:
+    """Path or Hub id of a checkpoint. Folders are checked, so that the error is a plain one.
 
     Raises:
-        `ValueError`: an unknown preset or device, what is named is no checkpoint, or a setting is not accepted.
+        `ValueError`: what is named is no checkpoint.
     """
-    import torch
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
-
-    from ..hub.auto import FgvcImageProcessorPil, FgvcModel, FgvcProcessor
-
-    if preset is not None and preset not in PRESETS:
-        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}.")
-    path = resolve_checkpoint(checkpoint)
-    try:
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError):
-        raise ValueError(f"device {device} is not available here; cpu always is.") from None
-    resizing, method = PRESETS[preset] if preset else ({}, {})
-    precision = getattr(torch, dtype) if dtype else fast_dtype(place)
-    try:
-        model = FgvcModel.from_pretrained(path, revision=revision, dtype=precision, **(method | settings)).to(place)
-        processor = FgvcProcessor.from_pretrained(path, revision=revision)
-    except (StrictDataclassError, SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{path}: is no checkpoint that can be loaded ({error}).") from None
-    if resizing:
-        processor = FgvcProcessor(FgvcImageProcessorPil(**(processor.image_processor.to_dict() | resizing)))
-    return model, processor
-
-
-def resolve_checkpoint(name: str | None) -> str:
-    """Path or Hub id of a checkpoint; folders are checked, so that the error is a plain one."""
     if name is None:
         return default_checkpoint()
+    name = str(name)
     if name in bundled_checkpoints():
         return bundled_checkpoints()[name]
     folder = Path(name)
@@ -102,6 +62,56 @@ def resolve_checkpoint(name: str | None) -> str:
     if not any(folder.glob("*.safetensors")):
         raise ValueError(f"{name}: has no weights; there must be a model.safetensors.")
     return name
+
+
+def check_preset(preset: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings of the image processor and of the model that a preset stands for; none if it is `None`.
+
+    Raises:
+        `ValueError`: there is no such preset.
+    """
+    if preset is None:
+        return {}, {}
+    if preset not in PRESETS:
+        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}.")
+    return PRESETS[preset]
+
+
+def check_device(device):
+    """The `torch.device` that is asked for; CUDA if there is any, else the CPU, if none is.
+
+    Raises:
+        `ValueError`: it is not available.
+    """
+    import torch
+
+    try:
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError, TypeError):
+        raise ValueError(f"device {device} is not available here; cpu always is.") from None
+    return place
+
+
+def check_dtype(dtype, device):
+    """A `torch.dtype`, or `"auto"` for that of the saved weights, of what `from_pretrained` of transformers takes.
+
+    Args:
+        dtype (`torch.dtype` or `str`, *optional*): A floating type or its name, or `"auto"`; [`fast_dtype`] of the device if not given.
+
+    Raises:
+        `ValueError`: it is another type.
+    """
+    import torch
+
+    if dtype is None:
+        return fast_dtype(device)
+    if dtype == "auto":
+        return dtype
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise ValueError(f"dtype must be 'auto' or one of {', '.join(DTYPES)}, got {dtype!r}.")
+    return getattr(torch, name)
 
 
 def fast_dtype(device):

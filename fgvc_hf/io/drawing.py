@@ -1,4 +1,4 @@
-"""Results drawn over frames: tracks, masks, flow, probabilities; numpy in, numpy out."""
+"""Drawing results over frames: tracks, masks, boxes, flow, probabilities. NumPy arrays in and out."""
 
 import colorsys
 from collections.abc import Sequence
@@ -8,19 +8,21 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 
-SUPERSAMPLING = 2  # lines are drawn at twice the size and scaled down, which smooths their edges
-FADES = 4  # steps in which a trail fades
-HIDDEN_OPACITY = 0.35  # of a point that is not visible
-GOLDEN_RATIO = 0.618034
-GREY = np.array([0.299, 0.587, 0.114])  # luma of R, G and B
-HEAT = np.array([(90, 0, 60), (230, 40, 30), (255, 160, 20), (255, 255, 190)])  # from nothing to the largest value
-STRIP = (24, 24, 28)  # background of labels
+SUPERSAMPLING = 2  # lines are drawn at this scale and averaged down: antialiasing
+FADES = 4  # opacity levels of a trail
+HIDDEN_OPACITY = 0.35  # opacity of points that are not visible
+GOLDEN_RATIO = 0.618034  # hue step from one id to the next: neighbours are far apart on the colour circle
+GREY = np.array([0.299, 0.587, 0.114])  # luma weights of R, G and B (ITU-R BT.601)
+HEAT = np.array(
+    [(90, 0, 60), (230, 40, 30), (255, 160, 20), (255, 255, 190)]
+)  # colour map from 0 to the largest value
+STRIP = (24, 24, 28)  # background colour of label strips
 DIMMED = 0.65  # brightness of a frame under a heat map
 
 
 def point_colours(ids) -> np.ndarray:
     """
-    A colour for each id, whatever the other ids are; ids that follow each other differ in hue.
+    The colour of each id. It depends on that id alone, and consecutive ids differ in hue.
 
     Args:
         ids (sequence of N `int`): Ids of the points.
@@ -37,18 +39,17 @@ def draw_tracks(
     frame: np.ndarray, tracks: np.ndarray, visible: np.ndarray, frame_idx: int, ids=None, trail: int = 16
 ) -> np.ndarray:
     """
-    Draw where points are, and a trail of where they came from.
+    Draw points and the trails of their last positions.
 
-    A point is a dot where it is visible, and a faint ring where it is not. Trails fade with age. Frames on which a point
-    was not tracked (NaN) show nothing of it.
+    Visible points are dots, hidden ones faint rings. Trails fade with age. Points without a position (NaN) are not drawn.
 
     Args:
         frame (`numpy.ndarray` of shape `(H, W, 3)`, uint8): The frame; it is not changed.
         tracks (`numpy.ndarray` of shape `(N, T, 2)`): (x, y) in pixels of the frame.
         visible (`numpy.ndarray` of shape `(N, T)`, bool): Visibility.
-        frame_idx (`int`): Which of the T frames it is.
-        ids (sequence of N `int`, *optional*): Ids, for the colours; 0 to N-1 if not given.
-        trail (`int`, defaults to 16): Length of the trail in frames.
+        frame_idx (`int`): Number of this frame among the T frames.
+        ids (sequence of N `int`, *optional*): Ids that give the colours; 0 to N-1 if not given.
+        trail (`int`, defaults to 16): Length of the trails in frames.
 
     Returns:
         `numpy.ndarray` of shape `(H, W, 3)`, uint8.
@@ -63,18 +64,18 @@ def draw_tracks(
 
 
 def line_width(height: int, width: int) -> float:
-    """Width in pixels of lines that are seen well on a frame of a size."""
+    """Line width in pixels that suits the size of a frame: 1 up to 240 pixels on the shorter side, then in proportion."""
     return max(1.0, min(height, width) / 240)
 
 
 def _layer(height: int, width: int) -> tuple[Image.Image, Any]:
-    """An empty picture to draw on, larger than the frame that it goes over."""
+    """An empty supersampled layer to draw on."""
     layer = Image.new("RGBA", (width * SUPERSAMPLING, height * SUPERSAMPLING))
     return layer, ImageDraw.Draw(layer)
 
 
 def _over(frame: np.ndarray, layer: Image.Image) -> np.ndarray:
-    """The frame (H, W, 3) with what was drawn laid over it."""
+    """The frame (H, W, 3) with the layer, scaled down to its size, over it."""
     layer = layer.reduce(SUPERSAMPLING)
     return np.asarray(Image.alpha_composite(Image.fromarray(frame).convert("RGBA"), layer).convert("RGB"))
 
@@ -83,10 +84,10 @@ def _draw_trails(draw, tracks, visible, frame_idx: int, trail: int, colours: lis
     frames = np.arange(max(0, frame_idx - trail), frame_idx + 1)
     points, seen = tracks[:, frames] * SUPERSAMPLING, visible[:, frames]
     both_seen = seen[:, :-1] & seen[:, 1:]
-    fresh = np.ceil(FADES * (1 - (frame_idx - frames[1:]) / trail)) / FADES  # 1 for the newest segments
+    fresh = np.ceil(FADES * (1 - (frame_idx - frames[1:]) / trail)) / FADES  # 1 for the newest segments, (L,)
     opacity = (255 * fresh * np.where(both_seen, 1.0, HIDDEN_OPACITY)).round().astype(int)  # (N, L)
     opacity[np.isnan(points[:, :-1] + points[:, 1:]).any(axis=-1)] = 0
-    # Neighbouring segments of one opacity are one line
+    # Consecutive segments of equal opacity are drawn as one polyline
     changes = np.ones((len(points), len(frames)), bool)
     changes[:, 1:-1] = opacity[:, 1:] != opacity[:, :-1]
     runs = np.concatenate([np.argwhere(changes[:, :-1]), np.argwhere(changes[:, 1:])[:, 1:]], axis=1).tolist()
@@ -111,11 +112,11 @@ def _draw_point(draw, point, seen: bool, colour: tuple, unit: float) -> None:
 
 def draw_flow(flow: np.ndarray, largest: float | None = None) -> np.ndarray:
     """
-    Colour a flow field: the hue is the direction, the saturation the length; white stands still.
+    Colour a flow field: hue for direction, saturation for length. No motion is white.
 
     Args:
         flow (`numpy.ndarray` of shape `(H, W, 2)`): (x, y) displacements.
-        largest (`float`, *optional*): Length of full saturation; that of the field if not given.
+        largest (`float`, *optional*): Length of full saturation; the largest length in the field if not given.
 
     Returns:
         `numpy.ndarray` of shape `(H, W, 3)`, uint8 RGB.
@@ -134,12 +135,12 @@ def draw_arrows(
     """
     Draw a flow field as arrows over the frame that it starts from, in the colours of [`draw_flow`].
 
-    Where the flow is not known a faint ring is drawn instead.
+    Occluded pixels get a faint ring instead.
 
     Args:
         frame (`numpy.ndarray` of shape `(H, W, 3)`, uint8): The frame; it is not changed.
         flow (`numpy.ndarray` of shape `(H, W, 2)`): (x, y) displacements in pixels.
-        occluded (`numpy.ndarray` of shape `(H, W)`, bool, *optional*): Pixels whose flow is not known.
+        occluded (`numpy.ndarray` of shape `(H, W)`, bool, *optional*): Pixels without a match in the second frame.
         spacing (`int`, *optional*): Pixels between arrows; a sixteenth of the shorter side, and 8 at least, if not given.
 
     Returns:
@@ -160,13 +161,15 @@ def draw_arrows(
 
 
 def _draw_arrow(draw, start: np.ndarray, end: np.ndarray, colour: tuple, unit: float) -> None:
-    """A line with a head of two strokes; a dot where it would be shorter than that."""
+    """An arrow, or a dot if it would be shorter than twice the line width."""
     length = np.linalg.norm(end - start)
     if length < 2 * unit:
         _draw_point(draw, start, True, colour, 0.5 * unit)
         return
     back = (start - end) / length * min(4 * unit, length)
-    sides = [end + back @ np.array([[c, s], [-s, c]]) for c, s in ((0.87, 0.5), (0.87, -0.5))]  # turned by 30 degrees
+    sides = [
+        end + back @ np.array([[c, s], [-s, c]]) for c, s in ((0.87, 0.5), (0.87, -0.5))
+    ]  # rotated by 30 degrees either way
     for points in ([start, end], [sides[0], end, sides[1]]):
         line = [tuple(point * SUPERSAMPLING) for point in points]
         draw.line(line, fill=(0, 0, 0, 130), width=round(2 * unit * SUPERSAMPLING))
@@ -175,12 +178,12 @@ def _draw_arrow(draw, start: np.ndarray, end: np.ndarray, colour: tuple, unit: f
 
 def draw_masks(frame: np.ndarray, ids: np.ndarray, opacity: float = 0.45) -> np.ndarray:
     """
-    Tint objects with their colours, and outline them.
+    Tint the objects of a mask with their colours, and outline them.
 
     Args:
         frame (`numpy.ndarray` of shape `(H, W, 3)`, uint8): The frame; it is not changed.
         ids (`numpy.ndarray` of shape `(H, W)`, integer): Object ids, 0 for the background.
-        opacity (`float`, defaults to 0.45): Of the tint.
+        opacity (`float`, defaults to 0.45): Opacity of the tint, 0 to 1.
 
     Returns:
         `numpy.ndarray` of shape `(H, W, 3)`, uint8.
@@ -199,13 +202,13 @@ def draw_masks(frame: np.ndarray, ids: np.ndarray, opacity: float = 0.45) -> np.
 
 def draw_heat_map(frame: np.ndarray, probability: np.ndarray, largest: float | None = None) -> np.ndarray:
     """
-    Lay a map of probabilities over a dimmed, grey frame: from dark red over orange to a bright yellow where it is largest.
+    Draw a probability map over the frame in dimmed grey, from dark red over orange to bright yellow at the maximum.
 
     Args:
         frame (`numpy.ndarray` of shape `(H, W, 3)`, uint8): The frame; it is not changed.
-        probability (`numpy.ndarray` of shape `(H, W)`, float): In [0, 1], as [`match_heat_map`] gives it.
-        largest (`float`, *optional*): Value that is drawn brightest; the largest of the map if not given, for a probability that is
-            spread over the pixels of a frame is small everywhere.
+        probability (`numpy.ndarray` of shape `(H, W)`, float): In [0, 1], as [`Tracker.match`] returns it.
+        largest (`float`, *optional*): Value drawn brightest; the maximum of the map if not given, because probabilities that
+            sum to 1 over a frame are all small.
 
     Returns:
         `numpy.ndarray` of shape `(H, W, 3)`, uint8.
@@ -219,24 +222,24 @@ def draw_heat_map(frame: np.ndarray, probability: np.ndarray, largest: float | N
     heat = np.clip(probability / largest, 0, 1)
     stops = np.linspace(0, 1, len(HEAT))
     colours = np.stack([np.interp(heat, stops, channel) for channel in HEAT.T], axis=-1)  # (H, W, 3)
-    opacity = np.sqrt(heat)[..., None]  # a second, weaker place shows as well
+    opacity = np.sqrt(heat)[..., None]  # the square root keeps weaker modes visible
     grey = (frame @ GREY)[..., None] * DIMMED
     return (grey * (1 - opacity) + colours * opacity).round().astype(np.uint8)
 
 
 def side_by_side(frames: Sequence[np.ndarray], labels: Sequence[str]) -> np.ndarray:
     """
-    Frames beside each other, each under its label.
+    Place frames side by side, each under its label.
 
     Args:
-        frames (sequence of `numpy.ndarray` of shape `(H, W, 3)`, uint8): Scaled to the height of the first.
-        labels (sequence of `str`): As many; what is wider than its frame is cut off.
+        frames (sequence of `numpy.ndarray` of shape `(H, W, 3)`, uint8): All are scaled to the height of the first.
+        labels (sequence of `str`): One label per frame; text wider than its frame is cut off.
 
     Returns:
-        `numpy.ndarray` of shape `(H + strip, W', 3)`, uint8: the strip holds the labels, thin lines separate the frames.
+        `numpy.ndarray` of shape `(H + strip, W', 3)`, uint8: a strip with the labels, and below it the frames, separated by thin lines.
 
     Raises:
-        `ValueError`: frames and labels differ in number, or there are none.
+        `ValueError`: the numbers of frames and labels differ, or there are none.
     """
     if not frames or len(frames) != len(labels):
         raise ValueError(f"frames and labels must be as many, and one at least, got {len(frames)} and {len(labels)}.")
@@ -257,11 +260,12 @@ def side_by_side(frames: Sequence[np.ndarray], labels: Sequence[str]) -> np.ndar
 
 def draw_boxes(frame: np.ndarray, boxes: np.ndarray, ids=None) -> np.ndarray:
     """
-    Outline boxes in the colours of their ids.
+    Draw the outlines of boxes in the colours of their ids.
 
     Args:
         frame (`numpy.ndarray` of shape `(H, W, 3)`, uint8): The frame; it is not changed.
-        boxes (`numpy.ndarray` of shape `(N, 4)` or `(N, 4, 2)`): Sides (x0, y0, x1, y1), or corners one after the other, in pixels.
+        boxes (`numpy.ndarray` of shape `(N, 4)` or `(N, 4, 2)`):
+            Sides (x0, y0, x1, y1), or corners (x, y) in order around the box, in pixels.
         ids (sequence of N `int`, *optional*): Ids of the boxes; 0 to N-1 if not given.
 
     Returns:
@@ -278,12 +282,12 @@ def draw_boxes(frame: np.ndarray, boxes: np.ndarray, ids=None) -> np.ndarray:
 
 def contact_sheet(frames: Sequence[np.ndarray], columns: int = 3, width: int = 768) -> np.ndarray:
     """
-    Frames side by side, row by row.
+    Arrange frames in a grid, row by row.
 
     Args:
         frames (sequence of `numpy.ndarray` of shape `(H, W, 3)`, uint8): Frames of one size.
-        columns (`int`, defaults to 3): Frames in a row; what is missing in the last one is black.
-        width (`int`, defaults to 768): Of the sheet, in pixels; frames are scaled to fit.
+        columns (`int`, defaults to 3): Frames per row; the last row is filled up with black.
+        width (`int`, defaults to 768): Width of the sheet in pixels; frames are scaled to fit.
 
     Returns:
         `numpy.ndarray` of shape `(H', W', 3)`, uint8.

@@ -1,4 +1,4 @@
-"""Files and folders that are there as a whole or not at all."""
+"""Atomic writing: a file or folder appears complete, or not at all."""
 
 import os
 import shutil
@@ -9,10 +9,10 @@ from pathlib import Path
 
 
 def check_writable(path: str | Path) -> Path:
-    """The path, if a file can be written there.
+    """The path, checked to be writable, so that a long computation does not end in an error.
 
     Raises:
-        `OSError`: its folder does not exist or may not be written to, or it is a folder itself.
+        `OSError`: its folder does not exist or is not writable, or the path is a folder.
     """
     path = Path(path)
     if not path.parent.is_dir():
@@ -27,13 +27,13 @@ def check_writable(path: str | Path) -> Path:
 @contextmanager
 def atomic_write(path: str | Path) -> Generator[Path]:
     """
-    A temporary file beside `path` that takes its place in the end, or disappears if anything goes wrong.
+    A context manager: a temporary file beside `path` replaces it on success, and is deleted on an error.
 
     Yields:
-        The temporary path, with the suffix of `path`.
+        The temporary path to write to, with the suffix of `path`.
 
     Raises:
-        `OSError`: the file cannot be written; the disk may be full.
+        `OSError`: the file cannot be written, for instance on a full disk.
     """
     path = check_writable(path)
     temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
@@ -41,7 +41,7 @@ def atomic_write(path: str | Path) -> Generator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        if error.errno is None:  # not of the system but a sentence, as that of a damaged source read meanwhile
+        if error.errno is None:  # not from the system: a sentence about another file that was read meanwhile
             raise
         raise OSError(f"{path}: cannot be written ({error.strerror}).") from None
     finally:
@@ -51,10 +51,13 @@ def atomic_write(path: str | Path) -> Generator[Path]:
 @contextmanager
 def atomic_folder(path: str | os.PathLike) -> Generator[Path]:
     """
-    A temporary folder that takes the place of `path` in the end, or disappears if anything goes wrong.
+    A context manager: a temporary folder becomes `path` on success, and is deleted on an error.
+
+    Yields:
+        The temporary folder to write to.
 
     Raises:
-        `OSError`: `path` exists and is not an empty folder, or cannot be made.
+        `OSError`: `path` exists and is not an empty folder, or cannot be created.
     """
     path = Path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):

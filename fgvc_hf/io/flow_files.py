@@ -1,4 +1,4 @@
-"""Flow fields on disk."""
+"""Optical flow files: Middlebury .flo, .npz, and .png pictures in flow colours."""
 
 from pathlib import Path
 
@@ -14,22 +14,23 @@ FLO_TAG = b"PIEH"  # first bytes of a Middlebury flow file: 202021.25 as a littl
 
 
 def check_flow_format(path: str | Path) -> Path:
-    """The path, if a flow can be written under its name; otherwise a `ValueError`."""
+    """The path, checked to end in .flo, .npz or .png; a `ValueError` otherwise."""
     if Path(path).suffix.lower() not in FORMATS:
         raise ValueError(f"{path}: the name must end in .flo, .npz or .png.")
     return Path(path)
 
 
 def save_flow(flow: np.ndarray, occluded: np.ndarray, path: str | Path) -> None:
-    """Write a flow field: `.flo` in the format of Middlebury, `.npz` with `flow` and `occluded`, `.png` in colours.
+    """Write a flow field: `.flo` as Middlebury, `.npz` with the arrays `flow` and `occluded`, `.png` in the colours of [`draw_flow`].
 
     Args:
         flow (`numpy.ndarray` of shape `(H, W, 2)`, float32): (x, y) displacements in pixels.
-        occluded (`numpy.ndarray` of shape `(H, W)`, bool): Pixels without a match.
+        occluded (`numpy.ndarray` of shape `(H, W)`, bool): Pixels without a match; stored in `.npz` only.
+        path: Where to write; its suffix decides the format.
 
     Raises:
-        `ValueError`: the name has another ending.
-        `OSError`: the file cannot be written; none is left then.
+        `ValueError`: the name has another suffix.
+        `OSError`: the file cannot be written; none is left behind.
     """
     suffix = check_flow_format(path).suffix.lower()
     with atomic_write(path) as temporary:
@@ -44,10 +45,13 @@ def save_flow(flow: np.ndarray, occluded: np.ndarray, path: str | Path) -> None:
 
 
 def read_flo(path: str | Path) -> np.ndarray:
-    """Flow `(H, W, 2)` of a Middlebury file.
+    """Read a Middlebury file.
+
+    Returns:
+        `numpy.ndarray` of shape `(H, W, 2)`, float32: (x, y) displacements in pixels.
 
     Raises:
-        `ValueError`: it is no such file, or damaged.
+        `ValueError`: the file has another format or is damaged.
     """
     content = Path(path).read_bytes()
     width, height = np.frombuffer(content[4:12], "<i4") if len(content) >= 12 else (0, 0)

@@ -1,4 +1,4 @@
-"""Masks in files: palette or grey images of object ids."""
+"""Mask files: palette or grey images whose values are object ids, as in DAVIS."""
 
 import os
 from pathlib import Path
@@ -11,11 +11,14 @@ from .drawing import point_colours
 
 def read_mask(path: str | os.PathLike) -> np.ndarray:
     """
-    Object ids `(H, W)`, uint8, of an image: the indices of a palette image as DAVIS has them, or the levels of a grey one.
+    Read object ids: the indices of a palette image (DAVIS), or the levels of a grey one.
+
+    Returns:
+        `numpy.ndarray` of shape `(H, W)`, uint8: object ids, 0 for the background.
 
     Raises:
-        `OSError`: the file is missing or no image.
-        `ValueError`: the image has colours instead of ids.
+        `OSError`: the file is missing, or is not an image.
+        `ValueError`: the image holds colours instead of ids.
     """
     path = Path(path)
     if not path.is_file():
@@ -32,7 +35,7 @@ def read_mask(path: str | os.PathLike) -> np.ndarray:
 
 
 def write_mask(path: str | os.PathLike, ids: np.ndarray) -> None:
-    """Write object ids `(H, W)`, 0 to 255, as a palette image in which every object has its colour."""
+    """Write object ids `(H, W)`, 0 to 255, as a palette image in the colours of [`point_colours`]."""
     image = Image.fromarray(ids.astype(np.uint8), "P")
     palette = np.concatenate([np.zeros((1, 3), np.uint8), point_colours(range(1, 256))])
     image.putpalette(palette.tobytes())

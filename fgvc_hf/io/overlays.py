@@ -1,4 +1,4 @@
-"""Videos and contact sheets with results drawn over them."""
+"""Videos and contact sheets with results drawn over the frames."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -7,32 +7,32 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ..processing_fgvc import PointTracks
+from ..tracking.results import PointTracks
 from .drawing import contact_sheet, draw_tracks, side_by_side
 from .files import atomic_write, check_writable
 from .video import DEFAULT_FPS, VideoWriter
 
 
 SHEET_FRAMES = 6
-WIDE = 2.5  # from this width on, relative to the height, a picture has a row of a sheet for itself
-Draw = Callable[[int, np.ndarray], np.ndarray]  # number of a frame, and the frame (H, W, 3), to what is shown of it
+WIDE = 2.5  # aspect ratio from which a frame gets a row of the sheet to itself
+Draw = Callable[[int, np.ndarray], np.ndarray]  # (frame number, frame (H, W, 3)) -> picture (H', W', 3)
 
 
 def check_picture_name(path: str | Path) -> Path:
-    """The path, if a picture can be written there; a `ValueError` if its suffix is not .png, an `OSError` as of [`check_writable`]."""
+    """The path, checked to end in .png (else a `ValueError`) and to be writable (else an `OSError`)."""
     if Path(path).suffix.lower() != ".png":
         raise ValueError(f"{path}: the name must end in .png.")
     return check_writable(path)
 
 
 def write_picture(picture: np.ndarray, path: str | Path) -> None:
-    """Write a picture (H, W, 3), uint8, as PNG; nothing is left behind if that fails."""
+    """Write a picture (H, W, 3), uint8, as PNG. On failure no file is left behind."""
     with atomic_write(path) as temporary:
         Image.fromarray(picture).save(temporary, format="PNG")
 
 
 def drawn_tracks(shown: Mapping[str, PointTracks]) -> Draw:
-    """What draws tracks over a frame: those of one run, or those of several side by side under their names."""
+    """A function that draws tracks over a frame: those of one run, or of several named runs side by side."""
 
     def draw(t: int, frame: np.ndarray) -> np.ndarray:
         drawn = [draw_tracks(frame, one.tracks, one.visible, t, ids=one.object_ids) for one in shown.values()]
@@ -42,7 +42,7 @@ def drawn_tracks(shown: Mapping[str, PointTracks]) -> Draw:
 
 
 def write_overlay(video, draw: Draw, path: str | Path) -> None:
-    """Write a video in which every frame of a source is drawn over, at the source's frame times."""
+    """Write a video of every frame of a source with `draw` applied, at the frame times of the source."""
     frames = (
         draw(t, frame) for t, frame in enumerate(tqdm(video.frames(), desc="drawing", unit=" frames", disable=None))
     )
@@ -54,7 +54,7 @@ def write_overlay(video, draw: Draw, path: str | Path) -> None:
 
 
 def write_sheet(video, draw: Draw, path: str | Path) -> None:
-    """Write frames spread evenly over a video, drawn over, in one picture."""
+    """Write a contact sheet: a few frames spread evenly over a video, with `draw` applied."""
     chosen = sheet_frames(0, video.num_frames)
     drawn = [draw(t, frame) for t, frame in enumerate(video.frames()) if t in chosen]
     height, width = drawn[0].shape[:2]
@@ -62,7 +62,7 @@ def write_sheet(video, draw: Draw, path: str | Path) -> None:
 
 
 def sheet_frames(start: int, stop: int) -> list[int]:
-    """The numbers of at most six frames spread evenly over start..stop-1."""
+    """Numbers of at most six frames spread evenly over start..stop-1, both ends included."""
     return np.linspace(start, stop - 1, min(SHEET_FRAMES, stop - start)).round().astype(int).tolist()
 
 

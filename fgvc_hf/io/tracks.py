@@ -1,4 +1,4 @@
-"""Point files: prompts to read, tracks to write. One schema in three formats, all in pixels of the original video.
+"""Point files: prompts to read, tracks to write and read. One schema in CSV, JSON and NPZ, in pixels of the original video.
 
 | format | prompts                         | tracks                                                                             |
 |--------|---------------------------------|------------------------------------------------------------------------------------|
@@ -7,7 +7,7 @@
 | NPZ    | `queries` (N, 3)                | the arrays below                                                                   |
 
 Arrays: `queries` (N, 3) as (t, x, y), `tracks` (N, T, 2) as (x, y), `visible`, `confidence`, `uncertainty` and `outside` (N, T), `size`
-(height, width). Where a point was not tracked on a frame its position and its uncertainty are NaN in NPZ, null in JSON, and empty in CSV.
+(height, width). On frames on which a point was not tracked, its position and uncertainty are NaN in NPZ, null in JSON, empty in CSV.
 """
 
 import csv
@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..processing_fgvc import PointTracks
+from ..tracking.results import PointTracks
 from .files import atomic_write
 
 
-UNREADABLE_NPZ = (  # what numpy and zipfile raise on files that are damaged, or are something else
+UNREADABLE_NPZ = (  # what NumPy and zipfile raise on a damaged file, or on one of another format
     AttributeError,
     EOFError,
     KeyError,
@@ -38,10 +38,10 @@ ARRAYS = ("queries", "tracks", "visible", "confidence", "uncertainty", "outside"
 
 
 def check_format(path: str | Path) -> Path:
-    """The path, if its suffix is one of .csv, .json and .npz.
+    """The path, checked to end in .csv, .json or .npz.
 
     Raises:
-        `ValueError`: any other suffix.
+        `ValueError`: it has another suffix.
     """
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
@@ -51,13 +51,13 @@ def check_format(path: str | Path) -> Path:
 
 def read_points_file(path: str | Path) -> np.ndarray:
     """
-    Read prompts.
+    Read point prompts.
 
     Args:
-        path: A .csv, .json or .npz file; see the module's table.
+        path: A .csv, .json or .npz file, as described above.
 
     Returns:
-        `numpy.ndarray` of shape `(N, 3)`, float64: (t, x, y).
+        `numpy.ndarray` of shape `(N, 3)`, float64: (t, x, y), a frame number and a position in pixels.
 
     Raises:
         `OSError`, `ValueError`: the file is missing or malformed; a CSV error names the line.
@@ -70,6 +70,29 @@ def read_points_file(path: str | Path) -> np.ndarray:
     if points.ndim != 2 or points.shape[1] != 3 or not len(points):
         raise ValueError(f"{path}: holds no points; it must hold (t, x, y) for one point or more.")
     return points
+
+
+def grid_points(grid: int | tuple[int, int], height: int, width: int) -> np.ndarray:
+    """
+    Prompts spread evenly over the first frame: the centres of a grid of equal cells, row by row.
+
+    Args:
+        grid (`int` or `tuple[int, int]`): Rows and columns of the grid; one number N stands for N rows of N points.
+        height, width (`int`): Size of the frame in pixels.
+
+    Returns:
+        `numpy.ndarray` of shape `(rows * columns, 3)`, float64: (t, x, y) with t = 0, in pixels of the frame.
+
+    Raises:
+        `ValueError`: `grid` is not one or two integers of 1 or more.
+    """
+    counts = tuple(grid) if isinstance(grid, list | tuple) else (grid, grid)
+    whole = all(isinstance(count, int | np.integer) and not isinstance(count, bool) for count in counts)
+    if len(counts) != 2 or not whole or min(counts) < 1:
+        raise ValueError(f"grid must be an integer of 1 or more, or a pair (rows, columns) of such, got {grid!r}.")
+    rows, columns = counts
+    y, x = np.mgrid[:rows, :columns].reshape(2, -1) + 0.5
+    return np.stack([np.zeros(x.size), x / columns * width, y / rows * height], axis=1)
 
 
 def _read_csv(path: Path) -> np.ndarray:
@@ -117,21 +140,21 @@ def _read_npz(path: Path) -> np.ndarray:
 
 def save_tracks(tracks: PointTracks, path: str | Path) -> None:
     """
-    Write tracks; nothing is left behind if that fails.
+    Write tracks. On failure no file is left behind.
 
     Args:
-        tracks ([`PointTracks`]): As [`FgvcModel.track`] returns.
-        path: A .csv, .json or .npz file; see the module's table.
+        tracks ([`PointTracks`]): As [`Tracker.track`] returns them.
+        path: A .csv, .json or .npz file, as described above.
 
     Raises:
-        `ValueError`: any other suffix.
+        `ValueError`: it has another suffix.
         `OSError`: the file cannot be written.
     """
     path = check_format(path)
     arrays = {name: getattr(tracks, name) for name in ARRAYS} | {"size": np.array(tracks.size, dtype=np.int64)}
     with atomic_write(path) as temporary:
         if path.suffix.lower() == ".npz":
-            with open(temporary, "wb") as file:  # given a name, numpy would add a suffix of its own to .NPZ
+            with open(temporary, "wb") as file:  # given a name, NumPy would append .npz to "x.NPZ"
                 np.savez_compressed(file, allow_pickle=False, **arrays)
         elif path.suffix.lower() == ".json":
             content = {name: array.tolist() for name, array in arrays.items()}
@@ -144,7 +167,10 @@ def save_tracks(tracks: PointTracks, path: str | Path) -> None:
 
 def read_tracks(path: str | Path) -> PointTracks:
     """
-    Read tracks that [`save_tracks`] has written to an NPZ file. Points are numbered from 0.
+    Read tracks from an NPZ file of [`save_tracks`]. The file has no ids, so points are numbered from 0.
+
+    Returns:
+        [`PointTracks`] in pixels of the original video.
 
     Raises:
         `OSError`, `ValueError`: the file is missing or malformed.

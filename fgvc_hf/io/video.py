@@ -1,9 +1,9 @@
-"""Video in and out: lazy frame sources, and a writer of H.264 files.
+"""Video input and output: lazy frame sources, and an H.264 writer.
 
-A frame is a (H, W, 3) uint8 RGB array. [`open_video`] turns whatever a user has into a frame source: an object with
-`num_frames` (`None` if it cannot be known), `height`, `width`, `fps` (average, or `None`) and `name`, with
-`frames(start, stop, reverse)` that yields frames, and with `time(index)` in seconds. Nothing is decoded before it is asked
-for, and no source but an array that was one already holds more than a few frames.
+A frame is a (H, W, 3) uint8 RGB array. [`open_video`] turns a path, array, list or iterator into a frame source: an object
+with `num_frames` (`None` for an iterator), `height`, `width`, `fps` (average, or `None`), `name`, the method
+`frames(start, stop, reverse)`, which yields frames, and `time(index)`, the time of a frame in seconds. Frames are decoded on
+demand; files and folders are never held in memory.
 """
 
 import itertools
@@ -23,10 +23,10 @@ from .files import atomic_write
 
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv")  # what the writer offers; the reader takes all that FFmpeg takes
-DEFAULT_FPS = 24.0  # frame times of sources that have none of their own
-REVERSE_CHUNK = 32  # frames held while a file is read backwards
-TICKS = 90_000  # per second: the time base of written files, exact for all usual frame rates
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv")  # of the writer; the reader takes every format of FFmpeg
+DEFAULT_FPS = 24.0  # for sources without frame times
+REVERSE_CHUNK = 32  # frames decoded and held at a time when a file is read in reverse
+TICKS = 90_000  # time base of written files in ticks per second, a multiple of the common frame rates
 
 
 def _av() -> Any:
@@ -39,16 +39,16 @@ def _av() -> Any:
 
 def open_video(source) -> Any:
     """
-    Make a frame source.
+    Open a video of any kind as a frame source.
 
     Args:
         source: A path to a video file or to a folder of images (in natural name order), an array `(T, H, W, 3)` or
-            `(T, H, W)` of uint8, a list of frames or PIL images, an iterator over those (read once, forward only), or a
-            frame source.
+            `(T, H, W)` of uint8, a list of frames or PIL images, an iterator of those (read once, forward only), or a
+            frame source, which is returned as it is.
 
     Raises:
-        `OSError`: the path is missing, is no video, holds no frames, or is damaged.
-        `ValueError`: anything else that is no source of frames.
+        `OSError`: the path does not exist, is not a video, has no frames, or is damaged.
+        `ValueError`: `source` is of another kind, or its frames are not uint8 of one size.
     """
     if hasattr(source, "frames") and hasattr(source, "num_frames"):
         return source
@@ -70,7 +70,7 @@ def open_video(source) -> Any:
 
 
 def _as_frame(frame) -> np.ndarray:
-    """(H, W, 3) uint8 of a PIL image or of an array (H, W, 3) or (H, W)."""
+    """A PIL image or an array (H, W, 3), (H, W, 1) or (H, W) as (H, W, 3) uint8."""
     if isinstance(frame, Image.Image):
         return np.asarray(frame.convert("RGB"))
     array = np.asarray(frame)
@@ -83,7 +83,7 @@ def _as_frame(frame) -> np.ndarray:
 
 
 def _check_range(name: str, num_frames: int, start: int, stop: int | None) -> int:
-    """The end of a range of frames; an error where it is not within the clip."""
+    """The end of a range of frames; a `ValueError` if the range is not within the video."""
     stop = num_frames if stop is None else stop
     if not 0 <= start <= stop <= num_frames:
         raise ValueError(f"{name}: frames {start} to {stop - 1} are not all in the clip, which has {num_frames}.")
@@ -91,7 +91,7 @@ def _check_range(name: str, num_frames: int, start: int, stop: int | None) -> in
 
 
 class FrameArray:
-    """Frames that are in memory."""
+    """Frames in memory."""
 
     name, fps = "video", None
 
@@ -108,12 +108,12 @@ class FrameArray:
         yield from reversed(chosen) if reverse else chosen
 
     def time(self, index: int) -> float:
-        """Seconds of a frame after the first, at 24 frames per second for want of a rate of its own."""
+        """Seconds from the first frame, at the default rate of 24 frames per second."""
         return index / DEFAULT_FPS
 
 
 class FrameIterator:
-    """Frames that come one by one, to be read once and forward; their number is not known."""
+    """Frames of an iterator: read once, forward only, in unknown number."""
 
     name, fps, num_frames = "video", None, None
 
@@ -140,7 +140,7 @@ class FrameIterator:
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """The pixels (H, W, 3), uint8 RGB, of an image file; an `OSError` if it is none."""
+    """Read an image file as (H, W, 3) uint8 RGB, upright by its EXIF orientation; an `OSError` if it cannot be read."""
     try:
         with Image.open(path) as image:
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
@@ -149,7 +149,7 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 class ImageFolder:
-    """A folder of images as a video, in natural order of names: frame2 before frame10."""
+    """A folder of images as a video, in natural order of the names: frame2 before frame10."""
 
     def __init__(self, path: Path):
         self.name, self.fps = str(path), None
@@ -174,10 +174,10 @@ class ImageFolder:
 
 
 class VideoFile:
-    """A video file, upright as its metadata says.
+    """A video file, rotated as its metadata says.
 
-    Opening reads the index of the file and decodes its first frame. The index is the presentation times of all frames,
-    so frame numbers are exact whatever the frame rate does.
+    Opening reads the presentation times (PTS) of all frames and decodes the first frame. Frame numbers are therefore exact
+    for variable frame rates too.
     """
 
     def __init__(self, path: Path):
@@ -191,56 +191,59 @@ class VideoFile:
         self.height, self.width = self._shape[:2]
 
     def _open(self):
-        return _av().open(f"file:{self.path}")  # or else the name "a:b.mp4" would be of the protocol "a"
+        return _av().open(f"file:{self.path}")  # without "file:", FFmpeg takes "a:b.mp4" for a URL of protocol "a"
 
     def _read_index(self, container) -> None:
         if not container.streams.video:
             raise OSError(f"{self.path}: has no video stream.")
         stream = container.streams.video[0]
-        keep = attrgetter("pts", "dts", "duration", "is_discard", "is_corrupt")  # the rest is as large as the file
+        keep = attrgetter(
+            "pts", "dts", "duration", "is_discard", "is_corrupt"
+        )  # packets themselves hold the compressed file
         packets = [keep(packet) for packet in container.demux(stream) if packet.size]
         if not packets:
             raise OSError(f"{self.path}: has no frames.")
         pts, dts, durations, discarded, corrupt = zip(*packets, strict=True)
         times = dts if None in pts else pts
         short, seconds = self._falls_short(container, stream, times, durations)
-        if short or corrupt[-1]:  # a file that was cut off still plays up to there
+        if short or corrupt[-1]:  # a truncated file would play up to there without an error
             expected = max(stream.frames, round(seconds * (stream.average_rate or 0)), len(packets))
             readable = f"only {len(packets) - corrupt[-1]} of {expected} frames are there"
             raise OSError(f"{self.path}: is damaged, {readable}.")
         shown = [time for time, discard in zip(pts, discarded, strict=True) if not discard]
         self.num_frames, self._time_base = len(shown), stream.time_base
         self.fps = float(stream.average_rate) if stream.average_rate else None
-        # Some containers (AVI) store no presentation times: frames are then counted as they are decoded
+        # Some containers (AVI) have no presentation times: frames are then counted while decoding
         self._pts = None if None in shown else sorted(shown)
         self._number = {time: i for i, time in enumerate(self._pts or ())}
 
     @staticmethod
     def _falls_short(container, stream, times, durations) -> tuple[bool, float]:
-        """Whether there is less than the header says, and the seconds that it says."""
+        """Whether the file is shorter than its header says, and the duration in the header in seconds."""
         if "mov" in container.format.name and stream.duration:
-            # MP4 and its kin count frames, with those that an edit list trims away; hence the length must lack as well
+            # MP4 headers count frames, including those trimmed by an edit list; so the duration must fall short as well
             held, half = sum(filter(None, durations)), 0.5 * stream.duration / max(stream.frames, 1)
             short = len(times) < stream.frames and held < stream.duration - half
             return short, float(stream.duration * stream.time_base)
         if not container.duration or len(container.streams) > 1 or len(times) < 2 or None in times:
             return False, 0.0
-        # Others state a duration; the last frame may have none, and lasts about as long as any other at most
+        # Other headers have a duration only; the last frame may have none, and is taken to last 1.5 of the longest at most
         order, seconds = sorted(times), container.duration / 1_000_000
         longest = max(after - before for before, after in itertools.pairwise(order))
         return (order[-1] + 1.5 * longest) * float(stream.time_base) < seconds, seconds
 
     def time(self, index: int) -> float:
-        """Seconds of a frame after the first, as stored in the file."""
+        """Seconds from the first frame, as stored in the file."""
         if self._pts is None:
             return index / (self.fps or DEFAULT_FPS)
         return float((self._pts[index] - self._pts[0]) * self._time_base)
 
     def frames(self, start: int = 0, stop: int | None = None, reverse: bool = False) -> Iterator[np.ndarray]:
-        """Frames start..stop-1; in reverse, a chunk at a time is decoded forward and held.
+        """Yield frames start..stop-1, or stop-1..start in reverse, for which chunks are decoded forward and held.
 
         Raises:
-            `OSError`: the file is damaged where it is read, or frames change in size.
+            `OSError`: the file is damaged in this range, or frames change in size.
+            `ValueError`: the range is not within the video.
         """
         stop = _check_range(self.name, self.num_frames, start, stop)
         if not reverse:
@@ -250,7 +253,7 @@ class VideoFile:
             yield from reversed(list(self._decode(max(start, end - REVERSE_CHUNK), end)))
 
     def _decode(self, start: int, stop: int) -> Iterator[np.ndarray]:
-        """Decode from the key frame before `start`; whatever the decoder leaves out is an error, not a shorter clip."""
+        """Decode from the key frame before `start`. A frame that the decoder skips is an error, not a shorter video."""
         position = start
         try:
             for number, frame in self._numbered(start):
@@ -270,11 +273,11 @@ class VideoFile:
         if turned.shape != (self._shape or turned.shape):
             size, before = (f"{shape[0]}x{shape[1]}" for shape in (turned.shape, self._shape))
             raise OSError(f"{self.path}: frame {number} is {size}, but those before are {before}.")
-        return np.ascontiguousarray(turned)  # torch takes no negative strides
+        return np.ascontiguousarray(turned)  # torch has no negative strides
 
     def _numbered(self, start: int) -> Iterator[tuple[int, Any]]:
-        """Decoded frames with their numbers, from one at or before `start` on."""
-        # Some containers seek past their target: aim earlier, in the end at the start
+        """Yield (number, decoded frame) from a frame at or before `start` on."""
+        # Some containers seek past the target: aim earlier and earlier, at last at the first frame
         for back in (0, REVERSE_CHUNK, 8 * REVERSE_CHUNK, start):
             target = max(start - back, 0)
             with self._open() as container:
@@ -286,7 +289,7 @@ class VideoFile:
                 decoded = ((self._number[f.pts], f) for f in container.decode(stream) if f.pts in self._number)
                 if target:
                     container.seek(self._pts[target], stream=stream)
-                    # What comes before a key frame may lack what it was predicted from
+                    # Frames before the next key frame may refer to frames that were not decoded
                     decoded = itertools.dropwhile(lambda pair: not pair[1].key_frame, decoded)
                 first = next(decoded, None)
                 if not target or (first and first[0] <= start):
@@ -295,7 +298,7 @@ class VideoFile:
 
 
 def check_video_name(path: str | Path) -> Path:
-    """The path, if its suffix is one that [`VideoWriter`] writes; a `ValueError` otherwise."""
+    """The path, checked to have a suffix of [`VideoWriter`]; a `ValueError` otherwise."""
     path = Path(path)
     if path.suffix.lower() not in VIDEO_SUFFIXES:
         raise ValueError(f"{path}: the name must end in {', '.join(VIDEO_SUFFIXES)}.")
@@ -304,16 +307,16 @@ def check_video_name(path: str | Path) -> Path:
 
 class VideoWriter:
     """
-    Writes an H.264 file (yuv420p, plays everywhere); a context manager. Nothing is left behind if it is left by an error.
+    A context manager that writes an H.264 file in yuv420p, which all players support. On an error no file is left behind.
 
     Args:
         path: A name that ends in .mp4, .mov or .mkv.
-        fps (`float`): Frames per second, where frames come without a time of their own.
-        height, width (`int`): Size of the frames. Odd sizes grow by a repeated row or column, as yuv420p needs.
+        fps (`float`): Frames per second, for frames that are written without a time.
+        height, width (`int`): Size of the frames. Odd sizes are padded by a repeated row or column, as yuv420p needs even ones.
 
     Raises:
-        `ValueError`: another suffix, a size below one, a rate that is not positive, a frame of another size,
-            times that do not increase, or no frame at all.
+        `ValueError`: another suffix, a size below 1, a rate that is not positive, a frame of another size,
+            times that do not increase, or no frame written.
         `OSError`: the file cannot be written.
     """
 
@@ -338,7 +341,7 @@ class VideoWriter:
         return self
 
     def write(self, frame: np.ndarray, time: float | None = None) -> None:
-        """Append a frame (H, W, 3) uint8, shown at `time` seconds, or when its turn comes at the constant rate."""
+        """Append a frame (H, W, 3) uint8, shown at `time` seconds, or at frame number / fps if not given."""
         if frame.shape != (*self._size, 3) or frame.dtype != np.uint8:
             raise ValueError(f"frame must be uint8 of shape {(*self._size, 3)}, got {frame.dtype} of {frame.shape}.")
         pts = round((self._written / self._rate if time is None else time) * TICKS)
@@ -353,7 +356,7 @@ class VideoWriter:
 
     def __exit__(self, *error) -> bool | None:
         if error[0] is None:
-            self._stack.callback(self._finish)  # before the file is closed
+            self._stack.callback(self._finish)  # runs before the file is closed
         return self._stack.__exit__(*error)
 
     def _finish(self) -> None:

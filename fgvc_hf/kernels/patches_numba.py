@@ -1,7 +1,7 @@
-"""Patches of features on a CPU as machine code: each value is read once, and products and sums never leave the processor's own memory.
+"""Template matching by JIT kernels for a CPU: each feature is read once, and products are summed in registers.
 
-Torch multiplies all cells of a patch with all cells of its window, three times as many products as count, and writes and reads them again.
-Arithmetic here is in float32, of features in either type.
+Torch multiplies all cells of a template with all cells of its window, three times as many products as are needed, and writes them to memory.
+Arithmetic is in float32, of features in float32 or bfloat16.
 """
 
 import math
@@ -9,13 +9,13 @@ import math
 import numpy as np
 import torch
 
-from .numba_runtime import BITS, bits_of, compiled, in_parts, narrow, widen
+from .numba_runtime import array_of, bits_of, in_parallel, jit, narrow, widen
 
 
-AT_ONCE = 7  # cells of a window beside each other whose scores are added up in registers; a fine window has as many
+AT_ONCE = 7  # neighbouring cells of a window whose scores are accumulated together; a window of full resolution has 7 columns
 
 
-@compiled
+@jit
 def _add_products(patch, cells, channels, scores):
     """Add the products of a row of a patch (side * C,) with the rows of as many cells that begin at each of AT_ONCE cells (..., C)."""
     c = channels
@@ -40,9 +40,9 @@ def _add_products(patch, cells, channels, scores):
     scores[6] += s6
 
 
-@compiled
+@jit
 def _share(weights, side, left, top, h, w, share):
-    """How much (D, D) of the patches, by their weights (P,), lies in the frame, of which the first is from cell (left, top) on."""
+    """Sums of the weights (P,) of the cells inside the frame (D, D) for patches of which the first begins at cell (left, top)."""
     d, total = len(share), weights.sum()
     whole = left >= 0 and top >= 0 and left + d + side - 1 <= w and top + d + side - 1 <= h
     for y in range(d):
@@ -57,7 +57,7 @@ def _share(weights, side, left, top, h, w, share):
             share[y, x] = part
 
 
-@compiled
+@jit
 def _correlate(features, shift, corner, templates, template_shift, weights, side, first, last, scores, share):
     """Scores (N, D, columns) and shares (N, D, D) of windows `first` to `last`; the columns, a multiple of AT_ONCE, are at least D."""
     h, w, channels = features.shape
@@ -88,7 +88,7 @@ def _correlate(features, shift, corner, templates, template_shift, weights, side
         _share(weights[n], side, left, top, h, w, share[n])
 
 
-@compiled
+@jit
 def _average(anchor, shift, share, recent, trusted, first, last, mean):
     """Means (N, P, C) of the patches `first` to `last`, and of those (N, P, C) of earlier frames that are trusted (frames, N)."""
     _, cells, channels = anchor.shape
@@ -109,7 +109,7 @@ def _average(anchor, shift, share, recent, trusted, first, last, mean):
             narrow(total, shift, mean[n, p])
 
 
-@compiled
+@jit
 def _take(features, shift, cells, side, mean, mean_shift, trusted, first, last, patches, patch_shift, similarity):
     """Patches (N, P, C) around the cells `first` to `last` (N, 2), 0 if not trusted, and their cosine similarity (N, P) with others."""
     h, w, channels = features.shape
@@ -141,31 +141,36 @@ def _take(features, shift, cells, side, mean, mean_shift, trusted, first, last, 
 
 
 class CompiledPatches:
-    """[`fgvc_hf.matching.patches.TorchPatches`] on a CPU, for float32 and bfloat16."""
+    """[`fgvc_hf.kernels.patches_torch.TorchPatches`] on a CPU, for float32 and bfloat16."""
 
     @staticmethod
     def correlate(features, corner, templates, weights, search: int) -> tuple[torch.Tensor, torch.Tensor]:
         n, d = len(templates), 2 * search + 1
         scores, share = torch.empty(n, d, -(-d // AT_ONCE) * AT_ONCE), torch.empty(n, d, d)
-        given = *bits_of(features), corner.numpy(), *bits_of(templates), weights.numpy()
+        inputs = *bits_of(features), array_of(corner), *bits_of(templates), array_of(weights)
         side, outputs = math.isqrt(templates.shape[1]), (scores.numpy(), share.numpy())
-        in_parts(lambda first, last: _correlate(*given, side, first, last, *outputs), n)
+        in_parallel(lambda first, last: _correlate(*inputs, side, first, last, *outputs), n)
         return scores[:, :, :d], share
 
     @staticmethod
     def mean(anchor, share: float, recent) -> torch.Tensor:
-        mean = anchor.new_empty(anchor.shape)
+        mean = torch.empty(anchor.shape, dtype=anchor.dtype)
         patches = tuple(bits_of(of)[0] for of, _ in recent)
         trusted = np.stack([of.numpy() for _, of in recent])
         inputs, output = (*bits_of(anchor), share, patches, trusted), bits_of(mean)[0]
-        in_parts(lambda first, last: _average(*inputs, first, last, output), len(mean))
+        in_parallel(lambda first, last: _average(*inputs, first, last, output), len(mean))
         return mean
 
     @staticmethod
     def take(features, cells, mean, trusted, patches) -> torch.Tensor:
         similarity = torch.empty(mean.shape[:2])
-        inputs = *bits_of(features), cells.numpy(), math.isqrt(mean.shape[1]), *bits_of(mean), trusted.numpy()
-        kind, shift = BITS[patches.dtype]
-        outputs = patches.view(kind).numpy(), shift, similarity.numpy()  # not of a copy, however they lie
-        in_parts(lambda first, last: _take(*inputs, first, last, *outputs), len(cells))
+        found = patches if patches.is_contiguous() else torch.empty(patches.shape, dtype=patches.dtype)
+        inputs = *bits_of(features), array_of(cells), math.isqrt(mean.shape[1]), *bits_of(mean), array_of(trusted)
+        outputs = *bits_of(found), similarity.numpy()
+        in_parallel(lambda first, last: _take(*inputs, first, last, *outputs), len(cells))
+        if found is not patches:
+            patches.copy_(found)
         return similarity
+
+
+__all__ = ["CompiledPatches"]

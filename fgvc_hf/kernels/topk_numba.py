@@ -1,14 +1,16 @@
-"""The selection of keys as machine code: one pass over the products of each query, in as many threads as torch uses."""
+"""Top-k of matching scores by JIT kernels for a CPU: one pass over the products of each query, in as many threads as torch uses."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from .numba_runtime import bits_of, compiled, in_parts
+from .numba_runtime import array_of, bits_of, in_parallel, jit
 
 
-@compiled
+@jit
 def _insert(best, where, value, place):
-    """Put a value in its place among those kept, the largest first; the last falls out."""
+    """Insert a value into those kept, which are in descending order; the last is dropped."""
     j = len(best) - 1
     while j > 0 and best[j - 1] < value:
         best[j] = best[j - 1]
@@ -18,10 +20,10 @@ def _insert(best, where, value, place):
     where[j] = place
 
 
-@compiled
+@jit
 def _select(bits, shift, half_widths, order, first, last, values, places):
-    """Queries `first` to `last` of products (n, tile, tile, F, Ky, Kx): a row of a window is looked through only if its maximum is among the
-    best so far, which are kept in order."""
+    """Top-k of queries `first` to `last` of products (n, tile, tile, F, Ky, Kx): a row of a window is scanned only if its maximum exceeds
+    the least value kept so far."""
     _, rows, columns, frames, ky, kx = bits.shape
     reach, kept = len(half_widths) // 2, values.shape[2]
     for query in range(first, last):
@@ -46,7 +48,7 @@ def _select(bits, shift, half_widths, order, first, last, values, places):
                         _insert(best, where, value, start + i)
 
 
-@compiled
+@jit
 def _score(queries, shift, keys, key_shift, places, first, last, scores):
     """Products of queries `first` to `last` of (n, cells, C) with their keys of (n, K, C)."""
     _, cells, channels = queries.shape
@@ -63,7 +65,7 @@ def _score(queries, shift, keys, key_shift, places, first, last, scores):
             scores[tile, cell, i] = total
 
 
-@compiled
+@jit
 def _multiply(queries, keys, products):
     """All products (K, Q) of queries (Q, C) and keys (K, C)."""
     for i in range(len(keys)):
@@ -75,9 +77,9 @@ def _multiply(queries, keys, products):
             products[i, q] = total
 
 
-@compiled
+@jit
 def _refine(queries, shift, key, key_shift, corners, order, columns, offset, first, last, scores, places):
-    """Blocks `first` to `last` of queries (n, Q, C) against the patches of a key frame (h, w, C): the best so far are kept in order."""
+    """Top-k of blocks `first` to `last` of queries (n, Q, C) among one area of a key frame (h, w, C), merged with those kept so far."""
     _, per_block, channels = queries.shape
     width, kept = key.shape[1], scores.shape[2]
     own, others = np.empty((per_block, channels), np.float32), np.empty((len(order) * columns, channels), np.float32)
@@ -103,11 +105,11 @@ def _refine(queries, shift, key, key_shift, corners, order, columns, offset, fir
                     least = best[kept - 1]
 
 
-class CompiledSelection:
-    """[`TorchSelection`] on a CPU, for float32 and bfloat16."""
+class NumbaTopk:
+    """[`fgvc_hf.kernels.topk_torch.TorchTopk`] on a CPU, for float32 and bfloat16."""
 
     @staticmethod
-    def select(products: torch.Tensor, half_widths: list[int], topk: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def select(products: torch.Tensor, half_widths: Sequence[int], topk: int) -> tuple[torch.Tensor, torch.Tensor]:
         n, rows, columns, *_ = products.shape
         values = torch.empty(n, rows * columns, topk)
         places = torch.empty(values.shape, dtype=torch.long)
@@ -115,15 +117,15 @@ class CompiledSelection:
             (*bits_of(products), np.array(half_widths), _outwards(len(half_widths))),
             (values.numpy(), places.numpy()),
         )
-        in_parts(lambda first, last: _select(*inputs, first, last, *outputs), n * rows * columns)
+        in_parallel(lambda first, last: _select(*inputs, first, last, *outputs), n * rows * columns)
         return values, places
 
     @staticmethod
     def score(queries: torch.Tensor, keys: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
         scores = torch.empty(places.shape)
-        inputs = (*bits_of(queries), *bits_of(keys), places.numpy())
+        inputs = (*bits_of(queries), *bits_of(keys), array_of(places))
         output = scores.numpy()
-        in_parts(lambda first, last: _score(*inputs, first, last, output), places.shape[0] * places.shape[1])
+        in_parallel(lambda first, last: _score(*inputs, first, last, output), places.shape[0] * places.shape[1])
         return scores
 
     @staticmethod
@@ -133,7 +135,7 @@ class CompiledSelection:
         places = torch.zeros(scores.shape, dtype=torch.long)
         own, outputs = bits_of(queries), (scores.numpy(), places.numpy())
         frames = [
-            (*own, *bits_of(key), corners[:, f].numpy(), _outwards(size[0]), size[1], f * key.shape[0] * key.shape[1])
+            (*own, *bits_of(key), array_of(corners[:, f]), _outwards(size[0]), size[1], f * key.shape[0] * key.shape[1])
             for f, key in enumerate(keys)
         ]
 
@@ -141,11 +143,11 @@ class CompiledSelection:
             for inputs in frames:
                 _refine(*inputs, first, last, *outputs)
 
-        in_parts(refine, n)
+        in_parallel(refine, n)
         return scores, places
 
 
 def _outwards(rows: int) -> np.ndarray:
-    """Rows from the one in the middle on. The best keys are there as a rule, and what comes later is seldom better."""
+    """Rows of a window from the middle outwards: the best keys are mostly there, and rows without one are skipped."""
     step = np.arange(rows)
     return (rows - 1) // 2 + (step + 1) // 2 * np.where(step % 2, 1, -1)

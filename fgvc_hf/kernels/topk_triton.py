@@ -1,7 +1,7 @@
-"""The search for keys as one Triton kernel: products and selection of a tile of queries, without a product that reaches memory.
+"""Top-k in windows as one fused Triton kernel: products and selection of a tile of queries, without writing a product to memory.
 
-A tile of queries stays in the registers or shared memory of a multiprocessor, and so do the best keys so far, while all keys of its halo pass
-by. Products of 16-bit features are exact in float32; those of float32 are three products of tf32 each, as exact as `tests/kernels/test_triton.py` asks.
+A tile of queries and its top-k so far stay in the registers or shared memory of a multiprocessor, while all keys of its halo are streamed.
+Products of 16-bit features are exact in float32; those of float32 are three products of tf32 each, within 1e-5 of the reference.
 """
 
 from collections.abc import Sequence
@@ -9,18 +9,18 @@ from collections.abc import Sequence
 import torch
 
 
-try:  # where this code is loaded from the Hub, what a `try` imports may be missing
+try:  # transformers demands every import of code from the Hub that is outside a try
     import triton
     import triton.language as tl
 except ImportError as error:
-    raise ImportError(f"compiled selection on a GPU needs Triton: pip install triton ({error})") from error
+    raise ImportError(f"the kernels for GPUs need Triton: pip install triton ({error})") from error
 
 
 LOWEST, HIGHEST = tl.constexpr(-(2**63)), tl.constexpr(2**63 - 1)
-KEYS_PER_BLOCK = 32  # multiplied at a time: 256 channels of 16 bits take 98 KB of shared memory in two stages
-# Channels that are multiplied at once, and at a time where there are more; for three products of tf32 each number of float32 is held as two
+KEYS_PER_BLOCK = 32  # keys multiplied at a time: 256 channels of 16 bits take 98 KB of shared memory in two stages
+# Most channels that are multiplied at once, and channels per step where there are more; tf32x3 holds each float32 as two numbers
 CHANNELS_AT_ONCE = {torch.float32: (32, 32), torch.bfloat16: (256, 128), torch.float16: (256, 128)}
-LEAST_SIDE = 16  # of the operands of a matrix unit
+LEAST_SIDE = 16  # smallest side of the operands of a matrix unit
 
 
 @triton.jit
@@ -58,7 +58,7 @@ def multiply(
 ):
     """Products (n, m) in float32 of cells (n,) of the features `a` with cells (m,) of the features `b`.
 
-    `held` are the first channels of the cells of `a`, as a rule all: a loop over cells of `b` loads them once.
+    `held` are the first channels of the cells of `a`, mostly all of them: a loop over cells of `b` loads them once.
     """
     right = load_features(b, b_cell, b_valid, 0, channels, chunk)
     products = tl.dot(held, tl.trans(right), input_precision=precision)
@@ -89,7 +89,7 @@ def unpack(packed):
 def _insert(best, worst, packed):
     """Move the best of what is packed (queries, keys) into `best` (queries, kept), in place of the worst there, until nothing is better.
 
-    Few keys of a block are among the best so far as a rule, so that this takes less than to sort the block.
+    Few keys of a block are among the best so far, so that this costs less than sorting the block.
     """
     largest = tl.max(packed, axis=1)
     while tl.max((largest > worst).to(tl.int32), axis=0) > 0:
@@ -134,7 +134,7 @@ def _topk_kernel(
     held = load_features(query, query_cell, query_on_map, 0, channels, chunk)
 
     for step in range(blocks * frames):
-        frame, outwards = step % frames, step // frames  # from the middle on, where the best keys are as a rule
+        frame, outwards = step % frames, step // frames  # from the middle outwards: the best keys are mostly there
         number = (blocks - 1) // 2 + (outwards + 1) // 2 * (outwards % 2 * 2 - 1)
         y, x, key, _, on_map = halo_cells(number * block, top, left, h, w, reach, rows, columns, block)
         frame_keys = keys + tl.cast(frame, tl.int64) * h * w * channels
@@ -180,26 +180,24 @@ def fused_topk(
     query: torch.Tensor,
     keys: Sequence[torch.Tensor],
     radius: int,
-    shape: str,
+    reach: int,
+    disc: bool,
     topk: int,
     tiles: torch.Tensor,
     tile: tuple[int, int],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """[`window_topk`] by one kernel. Scores are exact but for the order of float32 sums: products of 16-bit numbers fit into float32.
+    """[`fgvc_hf.matching.windows.window_topk`] by one kernel. Scores are exact but for the order of float32 sums.
 
     Args:
-        query, keys, radius, shape, topk: As of [`window_topk`], of float32, bfloat16 or float16.
-        tiles (`torch.Tensor` of shape `(n,)`, long): Flat numbers of the tiles that are computed.
+        query, keys: Features, of float32, bfloat16 or float16.
+        radius (`int`), reach (`int`), disc (`bool`): The window: its radius, its largest offset, and whether it is a disc or a square.
+        topk (`int`): Keys kept per query.
+        tiles (`torch.Tensor` of shape `(n,)`, int64): Flat numbers of the tiles that are computed.
         tile (`tuple[int, int]`): Rows and columns of queries in a tile, powers of two.
 
     Returns:
-        As [`window_topk`]. Which of the keys with equal scores are found, and in which order, is always the same for the same input.
-
-    Raises:
-        `ValueError`: the features are of another type.
+        Scores and indices (h*w, topk). Which of the keys with equal scores are found, and their order, is the same on every call.
     """
-    if query.dtype not in CHANNELS_AT_ONCE:
-        raise ValueError(f"compiled selection on a GPU takes float32, bfloat16 or float16, got {query.dtype}.")
     h, w, channels = query.shape
     scores = query.new_full((h * w, topk), -torch.inf, dtype=torch.float32)
     indices = torch.zeros(scores.shape, dtype=torch.long, device=query.device)
@@ -209,9 +207,7 @@ def fused_topk(
     with torch.cuda.device_of(query):
         _topk_kernel[(len(tiles),)](
             operand(query),
-            operand(
-                torch.stack([key.to(query.dtype) for key in keys])
-            ),  # memory may be kept in another type than queries
+            operand(torch.stack([key.to(query.dtype) for key in keys])),  # memory may be kept in another type
             tiles,
             scores,
             indices,
@@ -220,8 +216,8 @@ def fused_topk(
             tile_columns=-(-w // tile[1]),
             frames=len(keys),
             radius=radius,
-            disc=shape == "disc",
-            reach=radius - 1 if shape == "disc" else radius,
+            disc=disc,
+            reach=reach,
             channels=channels,
             chunk=chunk_of(channels, query.dtype),
             topk=topk,

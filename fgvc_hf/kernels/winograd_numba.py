@@ -11,7 +11,7 @@ from itertools import product
 import numpy as np
 import torch
 
-from .numba_runtime import bits_of, compiled, in_parts, narrow, widen
+from .numba_runtime import bits_of, in_parallel, jit, narrow, widen
 
 
 POINTS = (0.0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5))  # beside infinity
@@ -35,7 +35,7 @@ def transforms() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return outputs, inputs, weights
 
 
-@compiled
+@jit
 def _mix(factors, values, mixed):
     """Sums (C,) of six values (6, C) times their factors (6,)."""
     f0, f1, f2, f3, f4, f5 = factors[0], factors[1], factors[2], factors[3], factors[4], factors[5]
@@ -44,7 +44,7 @@ def _mix(factors, values, mixed):
         mixed[c] = f0 * v0[c] + f1 * v1[c] + f2 * v2[c] + f3 * v3[c] + f4 * v4[c] + f5 * v5[c]
 
 
-@compiled
+@jit
 def _transform(image, shift, matrix, columns, start, first, last, tiles):
     """Tiles `first` to `last` (36, tiles, C) of those of an image (h, w, C) from `start` on; zeros lie around it."""
     h, w, channels = image.shape
@@ -72,7 +72,7 @@ def _transform(image, shift, matrix, columns, start, first, last, tiles):
                 narrow(mixed, shift, tiles[6 * i + j, tile])
 
 
-@compiled
+@jit
 def _restore(tiles, shift, matrix, bias, residual, has_residual, least, columns, start, first, last, image):
     """Write an image (h, w, C) from tiles `first` to `last` (36, tiles, C), with a bias, a residual (h, w, C) and no less than `least`."""
     h, w, channels = image.shape
@@ -135,7 +135,7 @@ class WinogradConvolution:
                 columns,
                 start,
             )
-            in_parts(lambda first, last: _transform(*before, first, last, into), part)
+            in_parallel(lambda first, last: _transform(*before, first, last, into), part)
             torch.bmm(tiles, self.weight, out=products)
-            in_parts(lambda first, last: _restore(*after, first, last, written[image]), part)
+            in_parallel(lambda first, last: _restore(*after, first, last, written[image]), part)
         return found.permute(0, 3, 1, 2)

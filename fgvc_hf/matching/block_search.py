@@ -1,6 +1,6 @@
-"""The search for keys from coarse to fine: the best block of cells first, and then cells just around it.
+"""Coarse-to-fine search for keys: the best block of cells first, and then the cells in and around it.
 
-It has the signature of the whole search, [`window_topk`], and takes a small part of its time; [`best_keys`] chooses.
+[`refined_topk`] has the signature of the exact search, [`window_topk`], at a small part of its cost; [`best_keys`] chooses between them.
 """
 
 from collections.abc import Sequence
@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from ..configuration_fgvc import COARSE_STRIDE, FINE_STRIDE, FgvcConfig
-from ..kernels.dispatch import selection_for
-from .windows import window_reach, window_topk
+from ..kernels.dispatch import backend_for, topk_for
+from .tiles import check_frames
+from .windows import Window, window_topk
 
 
-BLOCK = COARSE_STRIDE // FINE_STRIDE  # cells along a side of a block
+BLOCK = 4  # cells along a side of a block: the coarse stride of 8 pixels over the fine stride of 2
 
 
 def refined_topk(
@@ -24,54 +24,56 @@ def refined_topk(
     topk: int,
     active: torch.Tensor | None = None,
     margin: int = 2,
+    backend: str | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Best `topk` keys from coarse to fine: of the cells around the best block of each key frame, and not of whole neighbourhoods.
+    """Top-k keys, coarse to fine: of the cells in and around the best block of each key frame instead of the whole window.
 
-    Blocks of 4x4 cells are matched by their mean features (Eq. 1 with a quarter of the radius: 6 for 24), and the cells of a block with those
-    of the best block in each frame, and `margin` cells around it. Scores are float32 products. All cells of a block share their keys.
+    1. Blocks of 4x4 cells are matched by their mean features in a window of a quarter of the radius (6 for 24).
+    2. The queries of a block are matched with the best block of each frame and `margin` cells around it, by float32 products.
 
     Args:
-        query, keys, radius, shape, topk: As of [`window_topk`].
+        query, keys, radius, shape, topk, backend: As of [`window_topk`].
         active (`torch.Tensor` of shape `(h, w)`, bool, *optional*): Blocks without any active query are skipped.
-        margin (`int`): Cells.
+        margin (`int`): Cells around the best block.
 
-    Returns:
+    Returns, raises:
         As [`window_topk`].
     """
+    query, keys = check_frames(query, keys, active)
     h, w, channels = query.shape
     means, coarse_radius = block_means(query), -(-radius // BLOCK)
     rows, columns = means.shape[:2]
     wanted = None if active is None else F.max_pool2d(active[None].float(), BLOCK, ceil_mode=True)[0] > 0
-    best = [window_topk(means, [block_means(key)], coarse_radius, shape, 1, wanted)[1] for key in keys]
+    best = [window_topk(means, [block_means(key)], coarse_radius, shape, 1, wanted, backend)[1] for key in keys]
     found = torch.cat(best, dim=1)  # (rows * columns, F), flat blocks
     size = min(BLOCK + 2 * margin, h), min(BLOCK + 2 * margin, w)
     top = (found // columns * BLOCK - margin).clamp(0, h - size[0])
     left = (found % columns * BLOCK - margin).clamp(0, w - size[1])
     blocks = torch.arange(len(found), device=query.device) if wanted is None else wanted.flatten().nonzero()[:, 0]
-    found_scores, found_indices = selection_for(query).refine(
-        _split(query).transpose(1, 2).reshape(len(found), BLOCK**2, channels)[blocks],
-        keys,
-        torch.stack([top, left], dim=-1)[blocks],
-        size,
-        topk,
-    )  # (n, 16, k)
-    scores = found_scores.new_full((rows * columns, BLOCK**2, topk), -torch.inf)
+    queries = _split(query).transpose(1, 2).reshape(len(found), BLOCK**2, channels)[blocks]  # (n, 16, C)
+    corners = torch.stack([top, left], dim=-1)[blocks]  # (n, F, 2)
+    kernels = topk_for(backend_for(query, backend))
+    scores = query.new_full((len(found), BLOCK**2, topk), -torch.inf, dtype=torch.float32)
     indices = torch.zeros(scores.shape, dtype=torch.long, device=query.device)
-    scores[blocks], indices[blocks] = found_scores, found_indices
-    back = [part.view(rows, columns, BLOCK, BLOCK, topk).transpose(1, 2) for part in (scores, indices)]
-    scores, indices = (part.reshape(rows * BLOCK, columns * BLOCK, topk)[:h, :w].flatten(0, 1) for part in back)
-    return scores, indices
+    scores[blocks], indices[blocks] = kernels.refine(queries, keys, corners, size, topk)  # (n, 16, topk)
+    return _joined(scores, columns, h, w), _joined(indices, columns, h, w)
 
 
 def _split(features: torch.Tensor) -> torch.Tensor:
-    """Blocks (rows, 4, columns, 4, C) of features (h, w, C), filled up with zeros at the border."""
+    """Blocks (rows, 4, columns, 4, C) of features (h, w, C), padded with zeros at the border."""
     h, w, channels = features.shape
     padded = F.pad(features, (0, 0, 0, -w % BLOCK, 0, -h % BLOCK)) if h % BLOCK or w % BLOCK else features
     return padded.reshape(-(-h // BLOCK), BLOCK, -(-w // BLOCK), BLOCK, channels)
 
 
+def _joined(values: torch.Tensor, columns: int, h: int, w: int) -> torch.Tensor:
+    """Values (blocks, 16, k) of all blocks as a map (h*w, k)."""
+    values = values.view(-1, columns, BLOCK, BLOCK, values.shape[-1]).transpose(1, 2)
+    return values.reshape(-1, columns * BLOCK, values.shape[-1])[:h, :w].flatten(0, 1)
+
+
 def block_means(features: torch.Tensor) -> torch.Tensor:
-    """Means (rows, columns, C) of blocks of 4x4 features (h, w, C), of unit length, for which zeros at the border do not count."""
+    """Means (rows, columns, C), float32 and of unit length, of blocks of 4x4 features (h, w, C); cells outside the map do not count."""
     rows = _split(features).sum(dim=1, dtype=torch.float32)  # a sum over both axes at once is slower
     return F.normalize(rows.sum(dim=2), dim=-1)
 
@@ -81,26 +83,24 @@ def best_keys(
     keys: Sequence[torch.Tensor],
     radius: int,
     shape: str,
-    config: FgvcConfig,
+    topk: int,
     active: torch.Tensor | None = None,
+    refine_radius: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The keys that labels are taken from: by [`refined_topk`] where the configuration refines, else by [`window_topk`]."""
-    if config.fine_size and config.refine_radius:
-        return refined_topk(query, keys, radius, shape, config.propagation_topk, active, config.refine_radius)
-    return window_topk(query, keys, radius, shape, config.propagation_topk, active)
+    """Best `topk` keys of every query: by [`refined_topk`] with a margin of `refine_radius` cells, or if that is 0 by [`window_topk`]."""
+    if refine_radius:
+        return refined_topk(query, keys, radius, shape, topk, active, refine_radius)
+    return window_topk(query, keys, radius, shape, topk, active)
 
 
-def best_keys_reach(config: FgvcConfig) -> int:
-    """Largest offset along an axis of what [`best_keys`] finds in the neighbourhood that labels come from."""
-    radius, shape = config.propagation_radius, config.propagation_window
-    if config.fine_size and config.refine_radius:
-        return refined_reach(radius, shape, config.refine_radius)
-    return window_reach(radius, shape)
+def best_keys_reach(radius: int, shape: str, refine_radius: int = 0) -> int:
+    """Largest offset in cells along an axis of the keys that [`best_keys`] finds."""
+    return refined_reach(radius, shape, refine_radius) if refine_radius else Window(radius, shape).reach
 
 
 def refined_reach(radius: int, shape: str, margin: int) -> int:
-    """Largest offset along an axis of a key that [`refined_topk`] can find; at the border its cells move inwards."""
-    return BLOCK * window_reach(-(-radius // BLOCK), shape) + 2 * (BLOCK - 1) + 2 * margin
+    """Largest offset along an axis of a key that [`refined_topk`] can find; areas that would cross the border are moved inwards."""
+    return BLOCK * Window(-(-radius // BLOCK), shape).reach + 2 * (BLOCK - 1) + 2 * margin
 
 
 __all__ = ["best_keys", "best_keys_reach"]

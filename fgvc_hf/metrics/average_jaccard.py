@@ -1,10 +1,10 @@
-"""TAP-Vid scores: how far tracked points are from the truth, and whether they are known to be hidden.
+"""TAP-Vid scores: position accuracy (delta), occlusion accuracy (OA) and average Jaccard (AJ) of tracked points.
 
-The rules are those of TAP-Vid (Doersch et al., 2022; `compute_tapvid_metrics` in google-deepmind/tapnet). Points are
-(x, y) in pixels of a 256 x 256 raster, whatever size the tracker worked at: the thresholds are pixels of that raster.
+Definitions as in TAP-Vid (Doersch et al., 2022; `compute_tapvid_metrics` in google-deepmind/tapnet). Points are (x, y) in
+pixels of a video resized to 256 x 256, regardless of the size that the tracker worked at; so are the thresholds.
 
 [`count_tapvid`] reduces one video to counts per query, and [`aggregate`] turns the counts of many videos into scores.
-All ways of averaging that are in use start from the same counts, so a stored table answers for any of them later.
+All three averages in use are computed from the same counts, so stored counts are enough for any of them.
 """
 
 from collections.abc import Mapping
@@ -14,23 +14,23 @@ import numpy as np
 
 
 RASTER_SIZE = (256, 256)  # (height, width)
-THRESHOLDS = (1, 2, 4, 8, 16)  # pixels of that raster; a point is a hit strictly within
-STRIDE = 5  # frames between the queries of the strided mode
+THRESHOLDS = (1, 2, 4, 8, 16)  # pixels at that size; a hit is strictly closer
+STRIDE = 5  # frames between queries in strided mode
 
 
 @dataclass(frozen=True, eq=False)
 class TapVidCounts:
-    """Counts of one video, a row per query; column k of the wide ones belongs to `THRESHOLDS[k]`.
+    """Counts of one video, one row per query; column k of the (Q, 5) arrays is for `THRESHOLDS[k]`.
 
     Args:
         evaluated (`numpy.ndarray` of shape `(Q,)`): Frames that are scored.
-        visible (`numpy.ndarray` of shape `(Q,)`): Scored frames in which the point is truly visible.
+        visible (`numpy.ndarray` of shape `(Q,)`): Scored frames in which the point is visible in the ground truth.
         agreement (`numpy.ndarray` of shape `(Q,)`): Scored frames in which predicted and true visibility agree.
         hits (`numpy.ndarray` of shape `(Q, 5)`): Visible frames in which the prediction is within the threshold.
         true_positives (`numpy.ndarray` of shape `(Q, 5)`): Hits that are also predicted visible.
-        false_positives (`numpy.ndarray` of shape `(Q, 5)`): Frames predicted visible that are truly hidden, or not
-            within the threshold. A visible point that is predicted far off is counted here and is missing from the
-            true positives: TAP-Vid punishes it twice on purpose.
+        false_positives (`numpy.ndarray` of shape `(Q, 5)`): Frames predicted visible in which the point is hidden, or
+            not within the threshold. A visible point predicted too far off is both a false positive and not a true
+            positive: TAP-Vid penalises it twice on purpose.
     """
 
     evaluated: np.ndarray
@@ -48,7 +48,7 @@ class TapVidCounts:
     def from_lists(cls, lists: Mapping[str, list]) -> "TapVidCounts":
         """The inverse of [`to_lists`]."""
         counts = {name: np.asarray(rows, dtype=np.int64) for name, rows in lists.items()}
-        # A video without queries has empty lists, which do not tell how many columns there are.
+        # The lists of a video without queries are empty, and do not give the number of columns
         wide = ("hits", "true_positives", "false_positives")
         return cls(
             **{name: rows.reshape(-1, len(THRESHOLDS)) if name in wide else rows for name, rows in counts.items()}
@@ -56,7 +56,7 @@ class TapVidCounts:
 
 
 def queries_first(points, occluded) -> tuple[np.ndarray, np.ndarray]:
-    """One query per track, in the first frame that shows it; a track that is never visible has none.
+    """Query mode "first": one query per track, in its first visible frame. A track that is never visible has none.
 
     Args:
         points (`numpy.ndarray` of shape `(N, T, 2)`): True (x, y), in pixels of any raster.
@@ -71,12 +71,12 @@ def queries_first(points, occluded) -> tuple[np.ndarray, np.ndarray]:
 
 
 def queries_strided(points, occluded, stride: int = STRIDE) -> tuple[np.ndarray, np.ndarray]:
-    """A query for every track that is visible in frame 0, `stride`, 2 `stride` and so on, ordered by frame.
+    """Query mode "strided": a query for every track visible in frame 0, `stride`, 2 * `stride` and so on, ordered by frame.
 
     Args:
         points (`numpy.ndarray` of shape `(N, T, 2)`): True (x, y), in pixels of any raster.
         occluded (`numpy.ndarray` of shape `(N, T)`, bool): Where the point is hidden.
-        stride (`int`, *optional*, defaults to 5): Frames from one query to the next; 5 is the benchmark's.
+        stride (`int`, *optional*, defaults to 5): Frames from one query to the next; 5 in the benchmark.
 
     Returns:
         `tuple`: queries of shape `(Q, 3)`, (t, x, y) in the pixels of `points`; the track of each, of shape `(Q,)`.
@@ -89,20 +89,20 @@ def queries_strided(points, occluded, stride: int = STRIDE) -> tuple[np.ndarray,
 
 
 def count_tapvid(query_frames, points, occluded, tracks, visible, query_mode: str = "first") -> TapVidCounts:
-    """Compare the predictions for the queries of one video with the truth.
+    """Compare the predictions for the queries of one video with the ground truth.
 
     Row q of every argument belongs to query q: pass `points[index]` and `occluded[index]` with the index that
     [`queries_first`] or [`queries_strided`] returns.
 
     Args:
         query_frames (`numpy.ndarray` of shape `(Q,)`): Frame of each query, `queries[:, 0]`.
-        points (`numpy.ndarray` of shape `(Q, T, 2)`): True (x, y) in pixels of the 256 x 256 raster; anything where
+        points (`numpy.ndarray` of shape `(Q, T, 2)`): True (x, y) in pixels at 256 x 256; any value where
             hidden.
         occluded (`numpy.ndarray` of shape `(Q, T)`, bool): Where the point is truly hidden.
         tracks (`numpy.ndarray` of shape `(Q, T, 2)`): Predicted (x, y) in the same pixels; NaN is a miss.
         visible (`numpy.ndarray` of shape `(Q, T)`, bool): Where the point is predicted visible.
         query_mode (`str`, *optional*, defaults to `"first"`): `"first"` scores the frames after the query, `"strided"`
-            every frame except the query's. The query's own frame is given away, so neither scores it.
+            every frame except the query's. The position on the query frame is given, so neither mode scores it.
 
     Returns:
         [`TapVidCounts`] with Q rows.
@@ -127,7 +127,7 @@ def count_tapvid(query_frames, points, occluded, tracks, visible, query_mode: st
 
 
 def aggregate(counts: Mapping[str, TapVidCounts]) -> dict[str, dict[str, float]]:
-    """Scores of a benchmark, averaged in the three ways in use.
+    """Scores over a benchmark, in the three averages in use.
 
     | name | average |
     |---|---|
@@ -135,9 +135,9 @@ def aggregate(counts: Mapping[str, TapVidCounts]) -> dict[str, dict[str, float]]
     | `"track"` | ratios per query, averaged over a video's queries, then over videos: the released FGVC code |
     | `"pooled"` | counts are summed over everything: long videos and videos with many points weigh more |
 
-    A ratio without a denominator, such as the delta of a point that is hidden in every scored frame, is undefined. It
-    is left out of the averages (as by `numpy.nanmean`), so a video in which no scored point is visible has no weight
-    in delta. A score for which nothing is left is NaN.
+    A ratio with denominator 0, such as the delta of a point that is hidden in every scored frame, is undefined and left
+    out of the averages, as by `numpy.nanmean`: a video in which no scored point is visible has no weight in delta. A score
+    of which every ratio is undefined is NaN.
 
     Args:
         counts (`Mapping[str, TapVidCounts]`): Counts by video name.
@@ -159,7 +159,7 @@ def aggregate(counts: Mapping[str, TapVidCounts]) -> dict[str, dict[str, float]]
 
 
 def _checked_truth(points, occluded) -> tuple[np.ndarray, np.ndarray]:
-    """The true points and where they are visible, once they are known to make sense."""
+    """The true points and their visibility (N, T), checked for shape and for finite visible points."""
     points, occluded = np.asarray(points), np.asarray(occluded)
     if points.ndim != 3 or points.shape != (*occluded.shape, 2):
         raise ValueError(
@@ -184,7 +184,7 @@ def _queries_at(points: np.ndarray, tracks: np.ndarray, frames: np.ndarray) -> t
 
 
 def _scored_frames(query_frames: np.ndarray, num_frames: int, query_mode: str) -> np.ndarray:
-    """Which frames of each query are scored, (Q, T)."""
+    """Mask (Q, T) of the scored frames of each query."""
     frames = np.arange(num_frames)
     if query_mode == "first":
         return frames > query_frames[:, None]
@@ -194,7 +194,7 @@ def _scored_frames(query_frames: np.ndarray, num_frames: int, query_mode: str) -
 
 
 def _summed(videos: list[TapVidCounts]) -> TapVidCounts:
-    """The counts of all queries of all these videos, as one row."""
+    """The counts summed over all queries of all videos, as one row."""
 
     def total(name: str) -> np.ndarray:
         return sum(getattr(video, name).sum(axis=0, keepdims=True) for video in videos)
@@ -217,12 +217,12 @@ def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 
 
 def _nanmean(rows: np.ndarray) -> np.ndarray:
-    """Mean over the rows that are defined; unlike `numpy.nanmean`, silent where there are none."""
+    """Mean over the rows that are not NaN; unlike `numpy.nanmean`, without a warning where there are none."""
     return _divide(np.nansum(rows, axis=0), np.isfinite(rows).sum(axis=0))
 
 
 def _named(scores: np.ndarray) -> dict[str, float]:
-    """Name the columns of [`_ratios`]; NaN hits all thresholds or none, so averaging over them last is harmless."""
+    """Name the columns of [`_ratios`]. Either all thresholds are NaN or none, so their mean can be taken last."""
     delta, jaccard = scores[: len(THRESHOLDS)], scores[len(THRESHOLDS) : -1]
     at_thresholds = {f"delta_{threshold}": float(value) for threshold, value in zip(THRESHOLDS, delta)}
     return {"delta_avg": float(delta.mean()), **at_thresholds, "AJ": float(jaccard.mean()), "OA": float(scores[-1])}

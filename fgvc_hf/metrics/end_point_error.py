@@ -1,21 +1,21 @@
-"""End-point error of optical flow."""
+"""End-point error (EPE) and outlier rate (Fl of KITTI) of optical flow."""
 
 import numpy as np
 
 
 def end_point_error(flow: np.ndarray, truth: np.ndarray, valid: np.ndarray | None = None) -> dict[str, float]:
-    """Mean distance of flow vectors from the truth, and the share of outliers as KITTI counts them.
+    """Mean end-point error and outlier rate.
 
     Args:
         flow, truth (`numpy.ndarray` of shape `(..., 2)`): Displacements in pixels.
-        valid (`numpy.ndarray` of shape `(...)`, bool, *optional*): The vectors that count.
+        valid (`numpy.ndarray` of shape `(...)`, bool, *optional*): Vectors that are scored; all if not given.
 
     Returns:
-        `dict`: `"EPE"` in pixels, and `"F1"`, the share of vectors off by more than 3 pixels and 5 % of their true length; NaN where
-        nothing counts.
+        `dict`: `"EPE"`, the mean distance in pixels, and `"F1"`, the fraction of vectors (KITTI's Fl) that are off by more than 3
+        pixels and by more than 5 % of their true length; NaN if no vector is scored.
 
     Raises:
-        ValueError: the shapes do not fit one another.
+        `ValueError`: the shapes do not match.
     """
     if flow.shape != truth.shape or flow.shape[-1] != 2 or (valid is not None and valid.shape != flow.shape[:-1]):
         raise ValueError(f"flow and truth must both be (..., 2), got {flow.shape} and {truth.shape}.")

@@ -1,4 +1,4 @@
-"""Mean intersection over union of part labels, as VIP measures it: one confusion matrix over all frames of all videos."""
+"""Mean intersection over union (mIoU) of part labels as in VIP: from one confusion matrix over all frames of all videos."""
 
 import numpy as np
 
@@ -9,14 +9,18 @@ VIP_CLASSES = 20
 def confusion(
     labels: np.ndarray, truth: np.ndarray, num_classes: int = VIP_CLASSES, ignore: int | None = None
 ) -> np.ndarray:
-    """Pixels `(num_classes, num_classes)` by annotated class (row) and predicted class (column). Matrices of frames add up.
+    """Confusion matrix in pixels. The matrices of frames can be added.
 
     Args:
         labels, truth (`numpy.ndarray` of one shape, integer): Predicted and annotated classes.
-        ignore (`int`, *optional*): An annotated value that does not count.
+        num_classes (`int`, defaults to 20): Classes, background included; 20 in VIP.
+        ignore (`int`, *optional*): Annotated value of pixels that are not scored.
+
+    Returns:
+        `numpy.ndarray` of shape `(num_classes, num_classes)`, int64: rows by annotated, columns by predicted class.
 
     Raises:
-        ValueError: the shapes differ, or a value that counts is no class.
+        `ValueError`: the shapes differ, or a scored value is not a class.
     """
     if labels.shape != truth.shape:
         raise ValueError(f"labels and truth must have one shape, got {labels.shape} and {truth.shape}.")
@@ -29,7 +33,7 @@ def confusion(
 
 
 def mean_iou(matrix: np.ndarray) -> dict[str, float]:
-    """Mean over the classes that occur of intersection over union, and that of each class as `iou_0` and so on; NaN if absent."""
+    """`"mIoU"`, the mean over the classes that occur, and the IoU of each class as `"iou_0"` and so on; NaN if it does not occur."""
     hits = np.diag(matrix).astype(float)
     union = matrix.sum(axis=0) + matrix.sum(axis=1) - hits
     iou = np.divide(hits, union, out=np.full_like(hits, np.nan), where=union > 0)

@@ -1,4 +1,4 @@
-"""Share of correct keypoints (PCK) in the ways of BADJA and JHMDB. Positions are (x, y); what they are in does not matter."""
+"""Percentage of correct keypoints (PCK) as in BADJA and JHMDB. Positions are (x, y) in pixels of any one image size."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,15 +8,15 @@ import numpy as np
 
 BADJA_ALPHAS = (0.1, 0.2, 0.3, 0.4)
 JHMDB_ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5)
-BOX_SHARE = 0.6  # of the diagonal of the joints' bounding box, which is JHMDB's unit of length
+BOX_SHARE = 0.6  # JHMDB's unit of length is this share of the diagonal of the joints' bounding box
 
 
 @dataclass(frozen=True)
 class BadjaCounts:
-    """Of one video, whether each joint was correct and whether it counts.
+    """Joints of one video: which are correct, and which are scored.
 
     Args:
-        correct (`numpy.ndarray` of shape `(len(BADJA_ALPHAS), T, N)`, bool): Closer than alpha times the root of the area.
+        correct (`numpy.ndarray` of shape `(len(BADJA_ALPHAS), T, N)`, bool): Closer than alpha times the square root of the area.
         counted (`numpy.ndarray` of shape `(T, N)`, bool): Annotated and visible.
     """
 
@@ -34,15 +34,15 @@ class BadjaCounts:
 
 
 def count_badja(points: np.ndarray, truth: np.ndarray, visible: np.ndarray, areas: np.ndarray) -> BadjaCounts:
-    """Compare the joints of the annotated frames of a video.
+    """Compare the joints of the annotated frames of a video with the ground truth.
 
     Args:
-        points, truth (`numpy.ndarray` of shape `(T, N, 2)`): Predicted and annotated joints, at one size of the frame.
-        visible (`numpy.ndarray` of shape `(T, N)`, bool): Joints that are annotated as visible.
-        areas (`numpy.ndarray` of shape `(T,)`): Pixels of the animal in each frame, at that size.
+        points, truth (`numpy.ndarray` of shape `(T, N, 2)`): Predicted and annotated joints (x, y), in pixels of one image size.
+        visible (`numpy.ndarray` of shape `(T, N)`, bool): Joints annotated as visible; the others are not scored.
+        areas (`numpy.ndarray` of shape `(T,)`): Area of the animal in each frame, in square pixels at that size.
 
     Raises:
-        ValueError: the shapes do not fit one another, or an area is not positive.
+        `ValueError`: the shapes do not match, or an area is not positive.
     """
     if points.shape != truth.shape or points.shape[:2] != visible.shape or areas.shape != points.shape[:1]:
         shapes = f"{points.shape}, {truth.shape}, {visible.shape} and {areas.shape}"
@@ -55,15 +55,15 @@ def count_badja(points: np.ndarray, truth: np.ndarray, visible: np.ndarray, area
 
 
 def aggregate_badja(videos: Mapping[str, BadjaCounts]) -> dict[str, dict[str, float]]:
-    """PCK in the two ways in use.
+    """PCK in the two averages in use.
 
     | name | what is scored | average |
     |---|---|---|
-    | `"fgvc"` | every annotated frame, the first included, on which the joints are given | over all joints of all videos |
+    | `"fgvc"` | all annotated frames, including the first, on which the joints are given | over all joints of all videos |
     | `"pips"` | all annotated frames after the first | over the joints of a video, then over videos |
 
     Returns:
-        `dict`: for each, `"PCK@0.1"` to `"PCK@0.4"` as fractions; NaN where nothing counts.
+        `dict`: for each, `"PCK@0.1"` to `"PCK@0.4"` as fractions; NaN if no joint is scored.
     """
     pooled = {
         f"PCK@{alpha}": _ratio(
@@ -83,13 +83,13 @@ def aggregate_badja(videos: Mapping[str, BadjaCounts]) -> dict[str, dict[str, fl
 
 @dataclass(frozen=True)
 class JhmdbCounts:
-    """Of one clip: distances of the joints in units of the box `(T, N)`, and which joints count `(T, N)`."""
+    """Joints of one clip: errors `(T, N)` in units of the bounding box, and which joints are scored `(T, N)`."""
 
     distance: np.ndarray
     counted: np.ndarray
 
     def to_lists(self) -> dict[str, list]:
-        """Distances and flags as lists, ready for JSON: a distance without a unit is null."""
+        """Distances and flags as lists, ready for JSON; the distance on a frame without a bounding box is null."""
         distance = [[None if np.isnan(value) else value for value in row] for row in self.distance.tolist()]
         return {"distance": distance, "counted": self.counted.tolist()}
 
@@ -100,13 +100,17 @@ class JhmdbCounts:
 
 
 def count_jhmdb(points: np.ndarray, truth: np.ndarray, counted: np.ndarray | None = None) -> JhmdbCounts:
-    """Compare the joints `(T, N, 2)` of a clip.
+    """Compare the joints of a clip with the ground truth.
 
-    The unit of a frame is 0.6 of the diagonal of the bounding box of the annotated joints that count in it. By default these are the
-    joints whose predicted x is positive, as in the evaluators of VFS and FGVC; others pass their own `(T, N)`.
+    The unit of a frame is 0.6 of the diagonal of the bounding box of its scored annotated joints.
+
+    Args:
+        points, truth (`numpy.ndarray` of shape `(T, N, 2)`): Predicted and annotated joints (x, y).
+        counted (`numpy.ndarray` of shape `(T, N)`, bool, *optional*): Joints that are scored; if not given, those whose predicted x is
+            positive, as in the evaluation code of VFS and FGVC.
 
     Raises:
-        ValueError: the shapes do not fit one another.
+        `ValueError`: the shapes do not match.
     """
     if points.shape != truth.shape or points.ndim != 3:
         raise ValueError(f"points and truth must both be (T, N, 2), got {points.shape} and {truth.shape}.")
@@ -127,8 +131,8 @@ def aggregate_jhmdb(clips: Sequence[JhmdbCounts], first_frame: bool = True) -> d
     """PCK pooled over clips and frames for each joint, then averaged over joints.
 
     Args:
-        first_frame (`bool`): Score the first frame, on which the joints are given: VFS, FGVC and TAPNet do, CRW, UVC and TimeCycle
-            do not.
+        first_frame (`bool`, defaults to `True`): Whether to score the first frame, on which the joints are given. VFS, FGVC and TAPNet do;
+            CRW, UVC and TimeCycle do not.
 
     Returns:
         `dict`: `"PCK@0.1"` to `"PCK@0.5"` as fractions.

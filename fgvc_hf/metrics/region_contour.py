@@ -1,7 +1,7 @@
 """Scores of video object segmentation: region similarity J and contour accuracy F of the DAVIS benchmark.
 
-Masks are (T, H, W) integer ids, 0 the background. As in the benchmark's semi-supervised track, the objects are those of the first
-frame, and the first and the last frame are not scored.
+Masks are (T, H, W) integer ids, 0 for the background. As in its semi-supervised track, the objects are those of the first
+frame, and the first and the last frame are not scored. Definitions as in Perazzi et al., 2016, and the davis2017 evaluation code.
 """
 
 from collections.abc import Mapping
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 
 
-BOUND = 0.008  # of the diagonal: how far a contour may be off, as the benchmark sets it
-VOID = 255  # counts as background
+BOUND = 0.008  # tolerance of a contour as a fraction of the image diagonal, as in the benchmark
+VOID = 255  # id of unannotated pixels, scored as background
 
 
 @dataclass(frozen=True)
 class ObjectScores:
-    """J and F of one object in each scored frame.
+    """J (region similarity) and F (contour accuracy) of one object in each scored frame.
 
     Args:
         jaccard, boundary (`numpy.ndarray` of shape `(T - 2,)`): In [0, 1].
@@ -44,7 +44,7 @@ def jaccard(mask: np.ndarray, truth: np.ndarray) -> float:
 def boundary(mask: np.ndarray) -> np.ndarray:
     """Pixels of a boolean mask `(H, W)` that differ from their right, lower or lower right neighbour."""
     padded = np.pad(mask, ((0, 1), (0, 1)), mode="edge")
-    # Repeating the edge makes the last row compare with its right neighbour only, and the last column with its lower one
+    # With the edge repeated, the last row is compared with its right neighbour only, the last column with its lower one
     return (padded[:-1, 1:] != mask) | (padded[1:, :-1] != mask) | _diagonal(mask)
 
 
@@ -55,7 +55,7 @@ def _diagonal(mask: np.ndarray) -> np.ndarray:
 
 
 def dilate(mask: np.ndarray, radius: int) -> np.ndarray:
-    """A boolean mask `(H, W)` grown by a disc of `radius` pixels."""
+    """Dilate a boolean mask `(H, W)` by a disc of `radius` pixels, by running sums along rows: linear in the radius."""
     height, width = mask.shape
     grown = np.zeros((height + 2 * radius, width), bool)
     for dy in range(-radius, radius + 1):
@@ -66,10 +66,10 @@ def dilate(mask: np.ndarray, radius: int) -> np.ndarray:
 
 
 def boundary_f(mask: np.ndarray, truth: np.ndarray, bound: float = BOUND) -> float:
-    """F measure of the contours of two boolean masks `(H, W)`.
+    """F measure of the contours of two boolean masks `(H, W)`: the harmonic mean of precision and recall of contour pixels.
 
-    A contour pixel counts as found if the other contour is within `bound` of the diagonal, rounded up to pixels (a `bound` of at
-    least one is in pixels).
+    A contour pixel matches if the other contour is within the tolerance: `bound` times the image diagonal, rounded up to pixels; a
+    `bound` of 1 or more is in pixels.
     """
     pixels = int(bound) if bound >= 1 else int(np.ceil(bound * np.linalg.norm(mask.shape)))
     found, wanted = boundary(mask), boundary(truth)
@@ -81,16 +81,16 @@ def boundary_f(mask: np.ndarray, truth: np.ndarray, bound: float = BOUND) -> flo
 
 
 def count_davis(masks: np.ndarray, truth: np.ndarray) -> dict[int, ObjectScores]:
-    """Scores of every object of a video.
+    """J and F of every object of a video.
 
     Args:
         masks, truth (`numpy.ndarray` of shape `(T, H, W)`, integer): Predicted and annotated ids.
 
     Returns:
-        `dict`: scores by object id, for the ids 1 to the largest of the first annotated frame.
+        `dict`: [`ObjectScores`] by object id, for the ids from 1 to the largest in the first annotated frame.
 
     Raises:
-        ValueError: the shapes differ, there are fewer than three frames, or an id was predicted that the first frame lacks.
+        `ValueError`: the shapes differ, there are fewer than three frames, or a predicted id is not in the first frame.
     """
     if masks.shape != truth.shape or truth.ndim != 3:
         raise ValueError(f"masks and truth must both be (T, H, W), got {masks.shape} and {truth.shape}.")
@@ -111,9 +111,12 @@ def count_davis(masks: np.ndarray, truth: np.ndarray) -> dict[int, ObjectScores]
 
 
 def describe(values: np.ndarray) -> dict[str, float]:
-    """Mean, recall (share above one half) and decay (mean of the first quarter less that of the last) over frames."""
+    """Mean, recall (share above 0.5) and decay (mean of the first quarter minus that of the last) over frames."""
     edges = np.round(np.linspace(1, len(values), 5) + 1e-10).astype(int) - 1
-    first, last = values[edges[0] : edges[1] + 1], values[edges[3] : edges[4] + 1]  # quarters share their ends
+    first, last = (
+        values[edges[0] : edges[1] + 1],
+        values[edges[3] : edges[4] + 1],
+    )  # as in the benchmark, neighbouring quarters share a frame
     return {
         "mean": float(values.mean()),
         "recall": float((values > 0.5).mean()),
@@ -122,13 +125,13 @@ def describe(values: np.ndarray) -> dict[str, float]:
 
 
 def aggregate(videos: Mapping[str, Mapping[int, ObjectScores]]) -> dict[str, float]:
-    """Scores of a benchmark, averaged over objects and not over videos.
+    """Scores over a benchmark, averaged over all objects of all videos.
 
     Returns:
-        `dict` with `J&F`, and `mean`, `recall` and `decay` of `J` and `F` as `J_mean` and so on.
+        `dict`: `"J&F"`, the mean of `"J_mean"` and `"F_mean"`, these two, and `"J_recall"`, `"J_decay"`, `"F_recall"` and `"F_decay"`.
 
     Raises:
-        ValueError: there is no object.
+        `ValueError`: there is no object.
     """
     objects = [scores for video in videos.values() for scores in video.values()]
     if not objects:

@@ -1,10 +1,14 @@
-"""Boxes followed by the points inside them: a box moves, grows and turns as most of its points do.
+"""The box tracker: a box moves, grows and turns as most of the points inside it do.
 
-A grid of points in the box is followed by their templates, and a similarity transform is fitted that points which were lost or left the
-object do not bend. Or as UVC does it (Li et al., NeurIPS 2019), with `box_matching="coordinates"`: the affinity carries the coordinates
-of the points along, and their mean and mean deviation are the box.
+`config.box_matching` says how the points are found on a frame:
+
+* `"templates"`: each point of an 8 x 8 grid by its template ([`TemplateTracker`]). A similarity transform is fitted to their motion by
+  iteratively reweighted least squares, which points that were lost, or that are not on the object, do not bend.
+* `"coordinates"`, as UVC does (Li et al., NeurIPS 2019): the affinity carries the coordinates of the grid along, and their mean and their
+  mean deviation are the box.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,87 +16,160 @@ import torch
 from ..configuration_fgvc import FgvcConfig
 from ..coordinates import cell_to_point
 from .localisation import BANDWIDTH, INERTIA, carried, read_box
-from .template_tracker import PointTemplates
+from .results import BoxReadout
+from .template_tracker import TemplateTracker
 
 
-GRID = 8  # points along each side
-ROUNDS = 10  # of fitting and weighting anew
-TOLERANCE = 0.05  # of the box's diagonal: residual at which a point counts half
-LEAST = 0.02  # share of the weights that is needed to move a box at all
-SEARCH = 1.5  # of the box's sides: how far from its middle its coordinates are looked for
-GROWTH = 2.0  # largest change of its size that is believed
+GRID = 8  # points along each side of a box
+ROUNDS = 10  # of reweighted least squares
+TOLERANCE = 0.05  # residual at which a point has half its weight, as a share of the box's diagonal
+LEAST_CONFIDENCE = 0.02  # below it a box stays where it is
+SEARCH = 1.5  # half sides around the middle of a box within which its coordinates are looked for
+LARGEST_GROWTH = 2.0  # factor by which a side may change from one frame to the next, with "coordinates"
 
 
 @dataclass
-class TrackedBox:
-    """A box being followed.
+class BoxTracker:
+    """
+    M boxes followed by the points inside them.
 
-    `first` (4, 2) and `corners` (4, 2) are its corners on its first frame and on the last, float64 in pixels of the model's input; `grid`
-    (64, 2) the points on the first frame. `confidence` () is the share of the points that are seen and agree.
+    Args:
+        config ([`FgvcConfig`]): `box_matching`, and the group of fields of what that uses.
+        ids (`list[int]`), turns (`list[bool]`): Id of each box, and whether it may turn; one that may not keeps its sides upright.
+        first, corners (`torch.Tensor` of shape `(M, 4, 2)`, float64): Corners (x, y), one after the other, in pixels of the model's input,
+            on the box's first frame and on the last.
+        grid (`torch.Tensor` of shape `(M, 64, 2)`, float64): The points in the box on its first frame, in the same pixels.
+        confidence (`torch.Tensor` of shape `(M,)`, float32): Share of the points that are visible and agree.
+        templates ([`TemplateTracker`]): The points of all boxes, one box after the other, with the ids of their boxes.
     """
 
-    turns: bool
+    config: FgvcConfig
+    ids: list[int]
+    turns: list[bool]
     first: torch.Tensor
     corners: torch.Tensor
     grid: torch.Tensor
     confidence: torch.Tensor
-    templates: PointTemplates
+    templates: TemplateTracker
 
     @classmethod
-    def start(cls, corners: torch.Tensor, turns: bool, features: torch.Tensor, config: FgvcConfig) -> "TrackedBox":
-        """Start to follow a box (4, 2), corner after corner, from a frame with features (h, w, C)."""
-        share = (torch.arange(GRID, dtype=torch.float64, device=corners.device) + 0.5) / GRID
-        across, down = (axis.flatten()[:, None] for axis in torch.meshgrid(share, share, indexing="xy"))
-        top, bottom = corners[0] + across * (corners[1] - corners[0]), corners[3] + across * (corners[2] - corners[3])
-        grid = top + down * (bottom - top)
-        templates = PointTemplates.empty(features, config)
-        templates.add(list(range(len(grid))), grid, features, config)
-        return cls(turns, corners, corners.clone(), grid, torch.ones((), device=corners.device), templates)
+    def empty(cls, features: torch.Tensor, config: FgvcConfig) -> "BoxTracker":
+        """A tracker without boxes. Patches are kept with the channels, the dtype and the device of these features (h, w, C)."""
+        corners = features.new_zeros((0, 4, 2), dtype=torch.float64)
+        grid, confidence = corners.new_zeros((0, GRID**2, 2)), corners.new_zeros(0, dtype=torch.float32)
+        return cls(config, [], [], corners, corners, grid, confidence, TemplateTracker.empty(features, config))
 
-    def follow(self, features: torch.Tensor, input_size: tuple[int, int], config: FgvcConfig) -> None:
-        """Find the box on the next frame, with features (h, w, C)."""
-        if config.box_matching == "coordinates":
-            self._carry(features, config)
-            return
-        self.templates.follow(features, input_size, config)
-        size = (self.first[2] - self.first[0]).norm()
-        seen = self.templates.confidence.double()
-        transform, agreeing = fit_similarity(self.grid, self.templates.points, seen, TOLERANCE * size, self.turns)
-        self.confidence = agreeing.mean().float()
-        if self.confidence >= LEAST:
-            self.corners = transform(self.first)
+    def start(self, ids: list[int], corners: torch.Tensor, turns: list[bool], features: torch.Tensor) -> None:
+        """Begin to follow boxes.
 
-    def _carry(self, features: torch.Tensor, config: FgvcConfig) -> None:
-        """The box by the coordinates that its points have on the frame, with its size; UVC's tracking."""
-        stride, origin, templates = config.output_stride, config.cell_origin, self.templates
-        middle, first = self.corners.mean(dim=0), self.first.mean(dim=0)
-        reach = SEARCH * (self.corners - middle).abs().amax(dim=0).clamp_min(BANDWIDTH * stride)
+        Args:
+            ids (`list[int]`), turns (`list[bool]`): Of n boxes, none of which is followed yet.
+            corners (`torch.Tensor` of shape `(n, 4, 2)`, float64): Their corners, one after the other, in pixels of the model's input.
+            features (`torch.Tensor` of shape `(h, w, C)`): The frame that they are given on.
+        """
+        grid = grid_in(corners)  # (n, 64, 2)
+        self.templates.start([obj_id for obj_id in ids for _ in range(GRID**2)], grid.flatten(0, 1), features)
+        confidence = corners.new_ones(len(ids), dtype=torch.float32)
+        new = {"first": corners, "corners": corners, "grid": grid, "confidence": confidence}
+        for name, rows in new.items():
+            setattr(self, name, torch.cat([getattr(self, name), rows]))
+        self.ids, self.turns = self.ids + ids, self.turns + turns
+
+    def step(self, features: torch.Tensor, input_size: tuple[int, int]) -> None:
+        """Find all boxes on the next frame.
+
+        Args:
+            features (`torch.Tensor` of shape `(h, w, C)`): Normalised features of the frame.
+            input_size (`tuple[int, int]`): (height, width) of the model's input.
+        """
+        carry = self.config.box_matching == "coordinates"
+        if not carry:
+            self.templates.step(features, input_size)
+        for box in range(len(self.ids)):
+            self.corners[box], self.confidence[box] = self._carry(box, features) if carry else self._fit(box)
+
+    def read(self) -> BoxReadout:
+        """Where the boxes are on the last frame, in pixels of the model's input."""
+        return BoxReadout(list(self.ids), self.corners.clone(), self.confidence.clone())
+
+    def drop(self, ids: set[int]) -> None:
+        """Forget boxes; the others go on as if these had never been there."""
+        rows = [row for row, obj_id in enumerate(self.ids) if obj_id not in ids]
+        self.ids, self.turns = [self.ids[row] for row in rows], [self.turns[row] for row in rows]
+        for name in ("first", "corners", "grid", "confidence"):
+            setattr(self, name, getattr(self, name)[rows])
+        self.templates.drop(ids)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the patches in memory."""
+        return self.templates.nbytes
+
+    def bytes_of(self, number: int) -> int:
+        """Bytes of the patches of a number of boxes."""
+        return self.templates.bytes_of(number * GRID**2)
+
+    def _fit(self, box: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Corners (4, 2) and confidence () of a box, by the motion of its points."""
+        rows, first = slice(box * GRID**2, (box + 1) * GRID**2), self.first[box]
+        points, visible = self.templates.state.points[rows], self.templates.state.confidence[rows].double()
+        tolerance = TOLERANCE * (first[2] - first[0]).norm()
+        transform, weights = fit_similarity(self.grid[box], points, visible, tolerance, self.turns[box])
+        confidence = weights.mean().float()
+        return transform(first) if confidence >= LEAST_CONFIDENCE else self.corners[box], confidence
+
+    def _carry(self, box: int, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Corners (4, 2) and confidence () of a box, by the coordinates that the affinity carries to the frame (UVC)."""
+        stride, origin = self.config.output_stride, self.config.cell_origin
+        first, corners, grid = self.first[box], self.corners[box], self.grid[box]
+        within = self._cells_around(corners, features)  # (h, w)
+        if not within.any():  # the box has left the frame
+            return corners, torch.zeros_like(self.confidence[box])
+        anchor = self.templates.memory.anchor[box * GRID**2 : (box + 1) * GRID**2]  # (64, P, C)
+        centre = anchor[:, anchor.shape[1] // 2]  # (64, C) the middle cell of each patch
+        found = cell_to_point(carried(centre, features, within, self.config), stride, origin)  # (64, 2)
+        if self.turns[box]:
+            tolerance = TOLERANCE * (first[2] - first[0]).norm()
+            transform, weights = fit_similarity(grid, found, torch.ones_like(found[:, 0]), tolerance, True)
+            return transform(first), weights.mean().float()
+        shift, growth, weights = read_box(grid, found, BANDWIDTH * stride)
+        before, middle = (corners[2] - corners[0]) / (first[2] - first[0]), first.mean(dim=0)
+        growth = growth.minimum(LARGEST_GROWTH * before).maximum(before / LARGEST_GROWTH)
+        growth = INERTIA * before + (1 - INERTIA) * growth
+        return middle + shift + (first - middle) * growth, weights.mean().float()
+
+    def _cells_around(self, corners: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        """Cells (h, w), bool, that coordinates of a box with these corners are looked for in."""
+        stride, origin = self.config.output_stride, self.config.cell_origin
+        middle = corners.mean(dim=0)
+        reach = SEARCH * (corners - middle).abs().amax(dim=0).clamp_min(BANDWIDTH * stride)  # (2,) pixels
         x, y = (
             (cell_to_point(torch.arange(n, device=features.device), stride, origin) - centre).abs() <= side
             for n, centre, side in zip((features.shape[1], features.shape[0]), middle, reach, strict=True)
         )
-        within = y[:, None] & x
-        if not within.any():  # the box has left the frame
-            self.confidence = torch.zeros_like(self.confidence)
-            return
-        own = templates.anchor.shape[1] // 2  # the cell that a patch is around
-        found = cell_to_point(carried(templates.anchor[:, own], features, within, config), stride, origin)
-        if self.turns:
-            size = (self.first[2] - self.first[0]).norm()
-            transform, weights = fit_similarity(self.grid, found, torch.ones_like(found[:, 0]), TOLERANCE * size, True)
-            self.corners = transform(self.first)
-        else:
-            shift, growth, weights = read_box(self.grid, found, BANDWIDTH * stride)
-            before = (self.corners[2] - self.corners[0]) / (self.first[2] - self.first[0])
-            growth = INERTIA * before + (1 - INERTIA) * growth.minimum(GROWTH * before).maximum(before / GROWTH)
-            self.corners = first + shift + (self.first - first) * growth
-        self.confidence = weights.mean().float()
+        return y[:, None] & x
 
 
-def fit_similarity(source: torch.Tensor, target: torch.Tensor, weights: torch.Tensor, tolerance, turns: bool):
-    """The shift, scale and, if it `turns`, rotation that carries most points (N, 2) from `source` to `target`.
+def grid_in(corners: torch.Tensor) -> torch.Tensor:
+    """Points (n, 64, 2) spread evenly over quadrilaterals (n, 4, 2), row by row."""
+    share = (torch.arange(GRID, dtype=corners.dtype, device=corners.device) + 0.5) / GRID
+    across, down = (axis.flatten()[:, None] for axis in torch.meshgrid(share, share, indexing="xy"))  # (64, 1)
+    a, b, c, d = (corner[:, None] for corner in corners.unbind(dim=1))  # (n, 1, 2)
+    top, bottom = a + across * (b - a), d + across * (c - d)  # (n, 64, 2)
+    return top + down * (bottom - top)
 
-    Weighted least squares, again and again with weights that fall with the residual (Cauchy's), from the weighted medians on.
+
+def fit_similarity(
+    source: torch.Tensor, target: torch.Tensor, weights: torch.Tensor, tolerance: float | torch.Tensor, turns: bool
+) -> tuple[Callable[[torch.Tensor], torch.Tensor], torch.Tensor]:
+    """The shift, scale and, if it `turns`, rotation that carries most points from `source` to `target`.
+
+    Least squares, iteratively reweighted by the residual (Cauchy's weights), from the weighted medians of the shifts on.
+
+    Args:
+        source, target (`torch.Tensor` of shape `(N, 2)`), weights (`torch.Tensor` of shape `(N,)`): Points, and how much each counts.
+        tolerance (`float`): Residual at which a point has half its weight, in the unit of the points.
+        turns (`bool`): Whether there may be a rotation.
 
     Returns:
         A function that carries points (M, 2), and the final weights (N,).
@@ -124,4 +201,4 @@ def _weighted_median(values: torch.Tensor, weights: torch.Tensor) -> torch.Tenso
     return torch.stack(medians)
 
 
-__all__ = ["TrackedBox"]
+__all__ = ["BoxTracker"]

@@ -1,4 +1,4 @@
-"""Dense flow: every cell of one frame is matched with a window of another, tile by tile."""
+"""Dense flow: the best match of every cell of one frame in a window of another, and a forward-backward check."""
 
 import numpy as np
 import torch
@@ -10,19 +10,19 @@ from .label_maps import read_masks
 
 
 AROUND = 1.5  # cells around the best match that are averaged for the fraction of a cell
-RETURN = 1.5, 0.05  # cells that a match may be off on the way back, and per cell of its length
+RETURN = 1.5, 0.05  # cells that flow and backward flow may differ by, and the same per cell of their length
 
 
 def dense_flow(
     features_0: torch.Tensor, features_1: torch.Tensor, config: FgvcConfig
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Flow from one frame to another, and where it is not confirmed by the way back.
+    """Flow from one frame to another, and where it fails the forward-backward check.
 
     Args:
         features_0, features_1 (`torch.Tensor` of shape `(h, w, C)`): Normalised features.
 
     Returns:
-        `flow` (h, w, 2), (x, y) in cells; `occluded` (h, w), bool: the match of a cell has its own match elsewhere.
+        `flow` (h, w, 2), (x, y) in cells; `occluded` (h, w), bool: the flow there and the flow back do not cancel out.
     """
     forward, backward = _one_way(features_0, features_1, config), _one_way(features_1, features_0, config)
     h, w = forward.shape[:2]
@@ -37,7 +37,8 @@ def dense_flow(
 def _one_way(query: torch.Tensor, key: torch.Tensor, config: FgvcConfig) -> torch.Tensor:
     """The best match of every cell, and the mean of the good ones right beside it."""
     h, w = query.shape[:2]
-    scores, indices = best_keys(query, [key], search_cells(h, w, config), "square", config)
+    radius, margin = search_cells(h, w, config.search_radius), config.refine_radius if config.fine_size else 0
+    scores, indices = best_keys(query, [key], radius, "square", config.propagation_topk, refine_radius=margin)
     x, y = indices % w, indices // w  # (h*w, topk)
     beside = ((x - x[:, :1]) ** 2 + (y - y[:, :1]) ** 2 <= AROUND**2) & torch.isfinite(scores)
     weights = torch.softmax((scores / config.temperature).masked_fill(~beside, -torch.inf), dim=1)

@@ -6,11 +6,13 @@ and travel together.
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from ..configuration_fgvc import FgvcConfig
 from ..coordinates import ORIGIN, cell_to_point, point_to_cell
+from ..matching.windows import Window, masked_scores
 
 
 LABEL_CUTOFF = 1e-3  # label values below are zero, so a label has a bounded support and cells outside need no matching
@@ -19,6 +21,7 @@ MASK_SAMPLES = (
 )
 EVEN_PEAK = 0.12  # height of a label map's peak at which a point is as likely hidden as visible
 CELLS_AT_ONCE = 1024  # queries of a softmax over all keys
+GONE = 0.02  # largest share of a cell below which an object is nowhere on a frame
 LEGACY_PIXELS = 5  # largest pixels that the official code averages
 
 
@@ -85,6 +88,27 @@ def read_masks(
     return F.grid_sample(labels[None], grid, padding_mode="border", align_corners=True)[0]
 
 
+def object_ids(
+    maps: torch.Tensor,
+    ids: Sequence[int],
+    input_size: tuple[int, int],
+    output_size: tuple[int, int],
+    stride: int,
+    origin: float = ORIGIN,
+) -> np.ndarray:
+    """Object ids `(H, W)`, int32, of label maps `(labels, h, w)`: every pixel goes to the object with the largest share of it, or to 0.
+
+    Shares are divided by the largest that each label has on the frame, as in the official code of VFS: small objects are blurred most
+    and would lose all of their pixels to large ones.
+    """
+    shares = read_masks(maps, input_size, output_size, stride, origin)  # (labels, H, W)
+    background = (1 - shares.sum(dim=0, keepdim=True)).clamp_min(0)
+    shares = torch.cat([background, shares])
+    largest = shares.amax(dim=(1, 2), keepdim=True)
+    best = (shares / largest).masked_fill(largest < GONE, 0).argmax(dim=0).cpu().numpy()
+    return np.array([0, *ids], dtype=np.int32)[best]
+
+
 def cut_off(labels: torch.Tensor) -> torch.Tensor:
     """Set label values below the cut-off to zero, in place."""
     return labels.masked_fill_(labels < LABEL_CUTOFF, 0)
@@ -145,37 +169,23 @@ def propagate_softmax(
     Returns:
         `torch.Tensor` of shape `(h*w, labels)`.
     """
-    h, w, channels = query.shape
     new, per_reference = labels.new_zeros(labels.shape[1:]), config.propagation_family == "per_reference"
+    window, frame = Window(config.propagation_radius, config.propagation_window), Window(0, "none")
+    windows = [frame if i < whole else window for i in range(len(keys))]
     groups = [[i] for i in range(len(keys))] if per_reference else [list(range(len(keys)))]
-    grid = torch.arange(h * w, device=query.device)
-    for cells in grid[active].split(CELLS_AT_ONCE):
-        windowed = _in_window(cells, grid, w, config)  # (n, h*w)
+    for cells in active.nonzero()[:, 0].split(CELLS_AT_ONCE):
         for members in groups:
-            stacked = torch.cat([keys[i].view(h * w, channels) for i in members]).float()
-            scores = query.view(h * w, channels)[cells].float() @ stacked.T / config.temperature
-            inside = [torch.ones_like(windowed) if i < whole else windowed for i in members]
-            usable = torch.cat(inside, dim=1)
+            scores = masked_scores(query, [keys[i] for i in members], [windows[i] for i in members], cells)
+            scores = scores / config.temperature  # (n, F*h*w)
             if allowed is not None:
-                usable = usable & allowed[members].flatten()
-            weights = torch.softmax(scores.masked_fill(~usable, -torch.inf), dim=-1)
+                scores = scores.masked_fill(~allowed[members].flatten(), -torch.inf)
+            weights = torch.softmax(scores, dim=-1)
             weights = weights.nan_to_num() if allowed is not None else weights  # of cells without any key
             if per_reference and weights.shape[1] > config.propagation_topk:
                 least = weights.topk(config.propagation_topk, dim=-1).values[:, -1:]
                 weights = weights * (weights >= least)
             new[cells] += weights @ labels[members].flatten(0, 1) / len(groups)
     return cut_off(new)
-
-
-def _in_window(cells: torch.Tensor, grid: torch.Tensor, w: int, config: FgvcConfig) -> torch.Tensor:
-    """Whether the cells `grid` (K,) are in the window of the cells (n,): (n, K)."""
-    dy, dx = (grid // w - cells[:, None] // w).abs(), (grid % w - cells[:, None] % w).abs()
-    radius = config.propagation_radius
-    if config.propagation_window == "none":
-        return torch.ones_like(dy, dtype=torch.bool)
-    return (
-        dy * dy + dx * dx < radius * radius if config.propagation_window == "disc" else torch.maximum(dy, dx) <= radius
-    )
 
 
 def read_points(

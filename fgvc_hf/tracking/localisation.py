@@ -1,7 +1,8 @@
-"""Where an object is on a frame, read off the coordinates that the affinity carries along (UVC, Li et al., NeurIPS 2019).
+"""Object localisation by the coordinates that the affinity carries along (UVC, Li et al., NeurIPS 2019).
 
-Every cell of the object is found on the whole frame, or in a window of it, by the softmax of its products; the object's box is the centre
-of what was found, and as large as the mean distance from it says. Cells that were found elsewhere than most do not count.
+Every cell of an object is matched with the next frame, and takes the mean coordinate of its top-k cells there, weighted by the softmax of
+similarity / temperature. The object's box is the centre of these coordinates, and its size their mean distance from the centre. Cells that
+moved in another way than most are weighted down.
 """
 
 import torch
@@ -9,30 +10,43 @@ import torch
 from ..configuration_fgvc import FgvcConfig
 
 
-BANDWIDTH = 4.0  # cells: standard deviation of the kernel that most displacements lie in
+BANDWIDTH = 4.0  # cells; standard deviation of the Gaussian kernel of mean shift over displacements
 ROUNDS = 10  # of mean shift
-LEAST_CELLS = 3  # of an object that is still there
-HALF = 0.5  # share of a cell from which it is the object's
-MARGIN = 0.6  # of half a side, around the box that labels are matched in
-INERTIA = 0.5  # share of its size before that a box keeps; UVC's 0.9 is nine frames late
+LEAST_CELLS = 3  # an object with fewer cells has vanished
+LEAST_LABEL = 0.5  # label from which a cell belongs to an object
+MARGIN = 0.6  # share of half a side by which a box is widened for matching labels in it
+INERTIA = 0.5  # share of the previous size in the new one; with UVC's 0.9 the size lags nine frames behind
 
 
 def carried(queries: torch.Tensor, features: torch.Tensor, within: torch.Tensor, config: FgvcConfig) -> torch.Tensor:
-    """Expected cells (N, 2) (x, y), float64, of queries (N, C) on a frame with features (h, w, C), by the softmax over the best of the
-    cells `within` (h, w), bool: all of them together would draw every query to the middle."""
-    y, x = within.nonzero().unbind(1)
-    scores = queries.float() @ features[y, x].float().T / config.temperature
+    """Where queries are on a frame: the expected cell under the softmax of their top-k similarities.
+
+    Args:
+        queries (`torch.Tensor` of shape `(N, C)`), features (`torch.Tensor` of shape `(h, w, C)`): Of unit length.
+        within (`torch.Tensor` of shape `(h, w)`, bool): Cells that are searched.
+        config ([`FgvcConfig`]): `temperature`, and `propagation_topk`: over all cells the mean would be drawn to the middle.
+
+    Returns:
+        `torch.Tensor` of shape `(N, 2)`, float64: fractional cells (x, y).
+    """
+    y, x = within.nonzero().unbind(1)  # (K,)
+    scores = queries.float() @ features[y, x].float().T / config.temperature  # (N, K)
     best = scores.topk(min(config.propagation_topk, scores.shape[1]), dim=-1)
-    return (best.values.softmax(-1).double()[..., None] * torch.stack([x, y], dim=1).double()[best.indices]).sum(1)
+    places = torch.stack([x, y], dim=1).double()[best.indices]  # (N, topk, 2)
+    return (best.values.softmax(-1).double()[..., None] * places).sum(1)
 
 
 def read_box(
     source: torch.Tensor, target: torch.Tensor, bandwidth: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """How a box has moved and grown whose points (N, 2) went from `source` to `target`, of one unit with the bandwidth.
+    """How a box has moved and grown whose points went from `source` to `target`.
 
-    Mean shift finds where most displacements agree; the size is the mean distance from the centre, along each axis. UVC takes the mean
-    shift of the positions themselves; displacements do not spread with the size of the object.
+    Mean shift finds the mode of the displacements; the size is the weighted mean distance from the centre, along each axis. UVC applies mean
+    shift to the positions themselves, which spread with the size of the object; displacements do not.
+
+    Args:
+        source, target (`torch.Tensor` of shape `(N, 2)`): Points, in any unit.
+        bandwidth (`float`): Of the Gaussian kernel, in this unit.
 
     Returns:
         The shift (2,) of the points' mean, the growth (2,), and how much each point counted (N,).
@@ -51,20 +65,20 @@ def read_box(
 
 
 def cells_of(labels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Cells (N, 2) (x, y), float64, that are mostly an object's, of its label map (h*w,); of a small one those near its peak."""
-    y, x = (labels >= min(HALF, HALF * float(labels.max()))).view(size).nonzero().unbind(1)
+    """Cells (N, 2), (x, y), float64, of an object with label map (h*w,): labels of at least 0.5, or half the peak of a faint object."""
+    y, x = (labels >= min(LEAST_LABEL, LEAST_LABEL * float(labels.max()))).view(size).nonzero().unbind(1)
     return torch.stack([x, y], dim=1).double() if labels.max() > 0 else labels.new_zeros((0, 2)).double()
 
 
 def in_box(centre: torch.Tensor, half: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Cells (h*w,), bool, in a box of half sides (2,) around a centre (2,), with a margin."""
+    """Cells (h*w,), bool, inside a box with half sides (2,) around a centre (2,), widened by a cell and `MARGIN`."""
     axes = [torch.arange(n, device=centre.device) for n in size]
     inside = [(axis - c).abs() <= (1 + MARGIN) * h for axis, c, h in zip(axes[::-1], centre, half + 1, strict=True)]
     return (inside[1][:, None] & inside[0]).flatten()
 
 
 def box_of(cells: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Centre (2,) and half sides (2,) of the box of cells (N, 2): twice their mean distance from the mean, as UVC has it."""
+    """Centre (2,) and half sides (2,) of the box of cells (N, 2): twice their mean distance from the mean (UVC)."""
     centre = cells.mean(0)
     return centre, 2 * (cells - centre).abs().mean(0)
 
@@ -76,14 +90,16 @@ def find_object(
     half: torch.Tensor | None,
     config: FgvcConfig,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The box of an object on a frame with features (h, w, C).
+    """Localise an object on a frame.
 
     Args:
-        labels (`torch.Tensor` of shape `(h*w,)`): Its label map on the reference, a frame with features `reference` (h, w, C).
-        half (`torch.Tensor` of shape `(2,)`, *optional*): Half the sides in cells of its box before.
+        labels (`torch.Tensor` of shape `(h*w,)`): Its label map on the reference frame.
+        reference, features (`torch.Tensor` of shape `(h, w, C)`): Features of the reference frame and of the frame.
+        half (`torch.Tensor` of shape `(2,)`, *optional*): Half the sides of its previous box, in cells.
+        config ([`FgvcConfig`]): As of [`carried`].
 
     Returns:
-        The cells (h*w,), bool, in its box, and half the sides of this; all cells, and nothing, where the object has vanished.
+        The cells (h*w,), bool, in its box, and half the sides of the box (2,); all cells and `None` if the object has vanished.
     """
     size = features.shape[0], features.shape[1]
     everywhere = torch.ones(size, dtype=torch.bool, device=features.device)
@@ -100,8 +116,11 @@ def find_object(
 
 
 def box_cells(labels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Cells (h*w,), bool, in the box of an object's own label map (h*w,); all where it has vanished."""
+    """Cells (h*w,), bool, in the box of an object's own label map (h*w,); all cells if it has vanished."""
     cells = cells_of(labels, size)
     if len(cells) < LEAST_CELLS:
         return torch.ones_like(labels, dtype=torch.bool)
     return in_box(*box_of(cells), size)
+
+
+__all__ = ["box_cells", "carried", "find_object", "read_box"]

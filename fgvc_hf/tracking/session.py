@@ -1,35 +1,35 @@
-"""The memory of one video that labels are being propagated through."""
+"""A session: one video (or live source), its targets, and the trackers that follow them."""
 
-import itertools
+import copy
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+import weakref
 from typing import Any
 
 import numpy as np
 import torch
 
 from ..configuration_fgvc import FgvcConfig
-from ..coordinates import ORIGIN, rescale_points
-from .box_tracker import GRID, TrackedBox
-from .label_maps import draw_masks, draw_points, label_uncertainty, peak_confidence, read_points
-from .memory import FrameMemory, TargetGroup, frames_that_fit, propagate_groups
+from ..coordinates import rescale_points
+from .box_tracker import BoxTracker
+from .label_maps import object_ids
+from .label_tracker import LabelMapTracker
+from .memory import FrameMemory
 from .prompts import BoxTarget, MaskTarget, PointTarget, Target, check_fits
-from .template_tracker import PointTemplates
+from .results import BoxReadout, FgvcVideoOutput, MaskReadout, PointReadout
+from .template_tracker import TemplateTracker
+from .video_order import OrderedFrames, ordered_frames
 
 
-BORDER = 0.02  # of the mean side of the frame: points that were seen last as near to its border have left it
+BORDER = 0.02  # of the mean side of the frame: a point last seen as close to the border has left the frame
 MAX_MASKS = 255  # objects with a mask in one session: they fit into 8-bit images
 
 
 class FgvcInferenceSession:
     """
-    One video being propagated: its targets, and a memory of constant size.
+    One video that targets are followed through, with a memory of constant size.
 
-    Label maps: features of the n previous frames are kept once, in a ring that all targets share; targets prompted on one
-    frame share the features of that frame. A target is matched against its own first frame and the previous frames since.
-    Templates: patches of features for each point, and of the frames themselves just the last. Either way other targets change
-    nothing in a track.
+    A session belongs to the model that first steps it: it keeps a copy of that model's configuration, and another model cannot step
+    it. [`reset_tracking_data`] frees it again.
 
     Made by [`FgvcProcessor.init_video_session`].
 
@@ -53,14 +53,14 @@ class FgvcInferenceSession:
         self.original_size: tuple[int, int] | None = None if video is None else (video.height, video.width)
         self.reset_inference_session()
 
-    # ---- targets ------------------------------------------------------------------------------------------------
+    # ---- prompts ------------------------------------------------------------------------------------------------
 
     def add_point(self, obj_id: int, frame_idx: int, point: tuple[float, float]) -> None:
-        """Add a point to follow; or, where it exists already, say where it is on another frame: from there it starts anew.
+        """Add a point to follow, or say where a known point is on another frame: it starts anew from there.
 
         Raises:
-            `ValueError`: the id has a prompt on that frame or belongs to a mask, the point is not a finite position inside the
-            frame, or the frame is not in the video or has been passed.
+            `ValueError`: the id has a prompt on that frame or is of another kind of target, the point is not a finite position inside
+            the frame, or the frame is not in the video or has been passed.
         """
         self._check_prompt(obj_id, frame_idx, PointTarget)
         if not np.isfinite(point).all():
@@ -71,8 +71,8 @@ class FgvcInferenceSession:
         """Add an object to follow by its mask (H, W), bool; or give a new mask of it on another frame.
 
         Raises:
-            `ValueError`: the id is below 1, has a prompt on that frame or belongs to a point, there are 255 masks already, the
-            mask is empty or of another size than the video, or the frame is not in the video or has been passed.
+            `ValueError`: the id is below 1, has a prompt on that frame or is of another kind of target, there are 255 masks already,
+            the mask is empty or of another size than the video, or the frame is not in the video or has been passed.
         """
         self._check_prompt(obj_id, frame_idx, MaskTarget)
         if obj_id < 1:
@@ -90,8 +90,8 @@ class FgvcInferenceSession:
         """Add a box to follow: its sides (x0, y0, x1, y1), or its corners (4, 2) one after the other if it may turn.
 
         Raises:
-            `ValueError`: the id has a prompt on that frame or belongs to another kind of target, the box is not finite or has no
-            area, its middle is outside the frame, or the frame is not in the video or has been passed.
+            `ValueError`: the id has a prompt on that frame or is of another kind of target, the box is not finite or has no area, its
+            centre is outside the frame, or the frame is not in the video or has been passed.
         """
         self._check_prompt(obj_id, frame_idx, BoxTarget)
         box = np.asarray(box, dtype=np.float64)
@@ -119,15 +119,8 @@ class FgvcInferenceSession:
             raise ValueError(f"obj_id: there is no target {obj_id}; there are {self.obj_ids}.")
         self.prompts = {key: prompt for key, prompt in self.prompts.items() if key[0] != obj_id}
         self.started = {key for key in self.started if key[0] != obj_id}
-        self._drop({obj_id})
-
-    def _drop(self, ids: set[int]) -> None:
-        """Forget what is remembered for some targets."""
-        if self.templates:
-            self.templates.keep([i for i, obj_id in enumerate(self.templates.ids) if obj_id not in ids])
-        self.boxes = {obj_id: box for obj_id, box in self.boxes.items() if obj_id not in ids}
-        others = set(self.targets) - ids
-        self.groups = [group for group in self.groups if group.keep(others)]
+        for tracker in self.trackers:
+            tracker.drop({obj_id})
 
     def _check_prompt(self, obj_id: int, frame_idx: int, kind: type) -> None:
         if (obj_id, frame_idx) in self.prompts:
@@ -168,13 +161,13 @@ class FgvcInferenceSession:
         return {obj_id: prompt for obj_id, prompt in self.targets.items() if isinstance(prompt, MaskTarget)}
 
     def reset_tracking_data(self) -> None:
-        """Forget all frames and keep the targets."""
-        self.groups: list[TargetGroup] = []
-        self.templates: PointTemplates | None = None
-        self.boxes: dict[int, TrackedBox] = {}
-        self.memory: FrameMemory | None = None
-        self.device = torch.device("cpu")  # of the frames' features
-        self.cell_origin = ORIGIN
+        """Forget all frames, and which model was used; keep the targets."""
+        self._model: weakref.ref | None = None
+        self.config: FgvcConfig | None = None
+        self.labels: LabelMapTracker | None = None
+        self.templates: TemplateTracker | None = None
+        self.boxes: BoxTracker | None = None
+        self.device = torch.device("cpu")  # of the features
         self.started: set[tuple[int, int]] = set()  # prompts (id, frame) that are being followed
         self.last_frame_idx: int | None = None
 
@@ -215,211 +208,166 @@ class FgvcInferenceSession:
 
     def ordered_frames(
         self, start_frame_idx: int | None, max_frame_num_to_track: int | None, reverse: bool
-    ) -> "OrderedFrames":
+    ) -> OrderedFrames:
         """The frames to process, in order; see [`FgvcModel.propagate_in_video_iterator`] for arguments and errors."""
-        if self.video is None:
-            raise ValueError("inference_session has no video; pass frames one by one to model.step.")
-        if start_frame_idx is None:
-            if not self.prompts:
-                raise ValueError("inference_session has no targets; add them, or give start_frame_idx.")
-            prompted = [frame_idx for _, frame_idx in self.prompts]
-            start_frame_idx = max(prompted) if reverse else min(prompted)
-        num_frames, limit = self.video.num_frames, max_frame_num_to_track
-        if start_frame_idx < 0 or (num_frames is not None and start_frame_idx >= num_frames):
-            raise ValueError(
-                f"start_frame_idx must be a frame of the video, which has {num_frames}, got {start_frame_idx}."
-            )
-        if limit is not None and limit < 0:
-            raise ValueError(f"max_frame_num_to_track must be 0 or more, got {limit}.")
-        if reverse:
-            first = 0 if limit is None else max(0, start_frame_idx - limit)
-            return OrderedFrames(self.video, first, start_frame_idx + 1, reverse=True)
-        ends = [num_frames, None if limit is None else start_frame_idx + limit + 1]
-        return OrderedFrames(self.video, start_frame_idx, min((end for end in ends if end is not None), default=None))
+        prompted = [frame_idx for _, frame_idx in self.prompts]
+        return ordered_frames(self.video, prompted, start_frame_idx, max_frame_num_to_track, reverse)
 
     # ---- propagation --------------------------------------------------------------------------------------------
 
-    def start_targets(self, config: FgvcConfig) -> None:
-        """Start the targets that are prompted on the frame remembered last, anew where they were followed already."""
-        self.cell_origin = config.cell_origin
-        due = [key for key in self.prompts if key[1] == self.last_frame_idx and key not in self.started]
-        memory = self.memory
-        if memory is None or not due:
-            return
-        new = {obj_id: self.prompts[obj_id, frame_idx] for obj_id, frame_idx in due}
-        remembered = memory.ring[memory.recent_slots(1)[0]]  # (h, w, C)
-        frames = self._frames_that_fit(new, remembered, config)
-        self.started |= set(due)
-        self._drop(set(new))
-        features = remembered.to(self.device, copy=True)
-        prompts = {i: t.point for i, t in new.items() if isinstance(t, PointTarget)}
-        points = torch.tensor(list(prompts.values()), dtype=torch.float64).view(-1, 2)
-        points = rescale_points(points, *self.sizes).to(features.device)
-        masks = {i: torch.from_numpy(t.mask) for i, t in new.items() if isinstance(t, MaskTarget)}
-        if config.point_matching == "templates" and prompts:
-            self.templates = self.templates or PointTemplates.empty(features, config)
-            self.templates.add(list(prompts), points, features, config)
-            prompts, points = {}, points[:0]
-        for obj_id, prompt in new.items():
-            if isinstance(prompt, BoxTarget):
-                corners = rescale_points(torch.from_numpy(prompt.corners), *self.sizes).to(features.device)
-                self.boxes[obj_id] = TrackedBox.start(corners, prompt.turns, features, config)
-        if prompts or masks:
-            if frames != (before := len(memory.ring)):
-                moves = memory.resize(frames)
-                for group in self.groups:
-                    group.resize(before, frames, moves)
-            anchor = remembered.clone()
-            self.groups.append(self._draw_targets(list(prompts), points, masks, anchor, config))
+    def bind(self, model) -> FgvcConfig:
+        """The configuration that this session works by: a copy of that of the model that stepped it first.
 
-    def _frames_that_fit(self, new: dict[int, Target], features: torch.Tensor, config: FgvcConfig) -> int:
-        """Previous frames that can be remembered with the targets `new` as well; a `ValueError` if none can."""
-        points, boxes = (sum(isinstance(target, kind) for target in new.values()) for kind in (PointTarget, BoxTarget))
-        patches = (points if config.point_matching == "templates" else 0) + GRID**2 * boxes
-        labels = len(new) - boxes - (points if config.point_matching == "templates" else 0)
-        patches += sum(len(templates.ids) for templates in self._all_templates)
-        templates = PointTemplates.bytes_each(features, config) * patches
-        return frames_that_fit(self.max_memory_bytes, self.groups, labels, templates, features, config)
+        Raises:
+            `ValueError`: another model stepped it before.
+        """
+        if self.config is None:
+            self._model, self.config = weakref.ref(model), copy.deepcopy(model.config)
+        elif self._model is None or self._model() is not model:
+            raise ValueError(
+                "inference_session was started with another model; make a new session, or call reset_tracking_data() first."
+            )
+        return self.config
 
     @property
-    def _all_templates(self) -> list[PointTemplates]:
-        own = [] if self.templates is None else [self.templates]
-        return own + [box.templates for box in self.boxes.values()]
+    def trackers(self) -> list[Any]:
+        """Everything that follows targets; empty before the first frame."""
+        return [tracker for tracker in (self.labels, self.templates, self.boxes) if tracker is not None]
+
+    def propagate(self, features: torch.Tensor, frame_idx: int) -> None:
+        """Find all targets on a frame with normalised features (h, w, C), and start those that are prompted on it."""
+        assert self.config is not None
+        if self.labels is None:
+            self._make_trackers(features, self.config)
+        self._start_targets()  # prompted since on the frame before
+        self.device = features.device
+        for tracker in self.trackers:
+            tracker.step(features, self.sizes[1])
+        self.last_frame_idx = frame_idx
+        self._start_targets()
+
+    def _make_trackers(self, features: torch.Tensor, config: FgvcConfig) -> None:
+        """Trackers without targets, for features (h, w, C)."""
+        self.labels = LabelMapTracker(config, FrameMemory.like(features, self.memory_dtype, self.memory_device))
+        patches = features.to(self.memory_dtype or features.dtype)
+        self.templates, self.boxes = TemplateTracker.empty(patches, config), BoxTracker.empty(patches, config)
+
+    def _start_targets(self) -> None:
+        """Start the targets that are prompted on the frame seen last; those that were followed already start anew."""
+        due = [key for key in self.prompts if key[1] == self.last_frame_idx and key not in self.started]
+        if not due:
+            return
+        labels, templates, boxes, config = self.labels, self.templates, self.boxes, self.config
+        assert labels is not None and templates is not None and boxes is not None and config is not None
+        new = {obj_id: self.prompts[obj_id, frame_idx] for obj_id, frame_idx in due}
+        points = {i: t.point for i, t in new.items() if isinstance(t, PointTarget)}
+        masks = {i: torch.from_numpy(t.mask) for i, t in new.items() if isinstance(t, MaskTarget)}
+        new_boxes = {i: t for i, t in new.items() if isinstance(t, BoxTarget)}
+        by_templates = config.point_matching == "templates"
+        number = len(masks) + (0 if by_templates else len(points))
+        last = labels.memory.last  # (h, w, C)
+        others = templates.nbytes + templates.bytes_of(len(points) if by_templates else 0)
+        others += boxes.nbytes + boxes.bytes_of(len(new_boxes))
+        frames = labels.frames_that_fit(self.max_memory_bytes, number, others)
+        self.started |= set(due)
+        for tracker in self.trackers:
+            tracker.drop(set(new))
+        features = last.to(self.device, copy=True)
+        where = torch.tensor(list(points.values()), dtype=torch.float64).view(-1, 2)
+        where = rescale_points(where, *self.sizes).to(self.device)
+        if points and by_templates:
+            templates.start(list(points), where, features)
+            points, where = {}, where[:0]
+        if new_boxes:
+            corners = torch.from_numpy(np.stack([box.corners for box in new_boxes.values()]))
+            corners = rescale_points(corners, *self.sizes).to(self.device)
+            boxes.start(list(new_boxes), corners, [box.turns for box in new_boxes.values()], features)
+        if number:
+            stacked = torch.stack(list(masks.values())) if masks else None
+            labels.resize(frames)
+            labels.start(list(points), where, list(masks), stacked, self.sizes[1], self.device)
 
     @property
     def memory_bytes(self) -> int:
-        """What the session holds in memory: features, label maps and templates."""
-        held = 0 if self.memory is None else self.memory.ring.nbytes
-        held += sum(group.nbytes for group in self.groups)
-        return held + sum(templates.anchor.nbytes + templates.recent.nbytes for templates in self._all_templates)
+        """Bytes that the session holds: features, label maps and templates."""
+        return sum(tracker.nbytes for tracker in self.trackers)
 
-    def _draw_targets(
-        self,
-        point_ids: list[int],
-        points: torch.Tensor,
-        masks: dict[int, torch.Tensor],
-        anchor: torch.Tensor,
-        config: FgvcConfig,
-    ) -> TargetGroup:
-        """Targets that are followed by their label maps, on their first frame."""
-        assert self.memory is not None
-        device, size, stride = self.device, self.memory.size, config.output_stride
-        drawn = [draw_points(points, size, stride, config.label_sigma, config.cell_origin)]
-        if masks:
-            stacked = torch.stack(list(masks.values())).to(device)
-            drawn.append(draw_masks(stacked, size, self.sizes[1], stride, config.cell_origin))
-        first = torch.cat(drawn, dim=1)
-        slots = 1 + len(self.memory.ring) + bool(config.kept_frame)
-        labels = torch.zeros((slots, *first.shape), device=device)
-        labels[0] = first
-        support, confidence = (labels > 0).any(dim=-1), torch.ones(len(points), device=device)
-        uncertainty, current = torch.zeros(len(points), device=device), first[:, len(points) :]
-        return TargetGroup(point_ids, list(masks), anchor, labels, support, points, confidence, uncertainty, current)
+    # ---- results ------------------------------------------------------------------------------------------------
 
-    def propagate(self, config: FgvcConfig, features: torch.Tensor) -> None:
-        """Carry all targets over to a frame: templates are found there, label maps propagated and the points read off them.
+    def read(self) -> FgvcVideoOutput:
+        """The targets on the frame seen last, in pixels of the original video."""
+        labels, templates, boxes = self.labels, self.templates, self.boxes
+        assert labels is not None and templates is not None and boxes is not None
+        return FgvcVideoOutput(
+            frame_idx=self.last_frame_idx,
+            **self._read_points([templates.read(), *labels.read_points()]),
+            **self._read_boxes(boxes.read()),
+            masks=self._read_masks(labels.read_masks()),
+        )
 
-        Args:
-            config ([`FgvcConfig`]): Window, top-k, temperature and read-out.
-            features (`torch.Tensor` of shape `(h, w, C)`): Normalised features of the frame.
-        """
-        if self.templates:
-            self.templates.follow(features, self.sizes[1], config)
-        for box in self.boxes.values():
-            box.follow(features, self.sizes[1], config)
-        memory = self.memory
-        if memory is None or not self.groups:
-            return
-        size, input_size = memory.size, self.sizes[1]
-        for group, labels in zip(self.groups, propagate_groups(self.groups, memory, features, config), strict=True):
-            number = len(group.point_ids)
-            if number:
-                points, peak = read_points(
-                    labels[:, :number],
-                    size,
-                    input_size,
-                    config.output_stride,
-                    config.label_sigma,
-                    config.readout,
-                    config.cell_origin,
-                )
-                found = peak[:, None] > 0
-                group.points = torch.where(found, points, group.points)  # a lost target stays where it was seen last
-                group.confidence = peak_confidence(peak)
-                shape = size, config.output_stride, config.label_sigma, config.cell_origin
-                group.uncertainty = label_uncertainty(labels[:, :number], *shape)
-            group.masks = labels[:, number:]
-            group.remember(memory.next_slot, features, labels, config)
+    def _read_points(self, readouts: list[PointReadout]) -> dict[str, Any]:
+        """Points in the order in which they were added."""
+        assert self.config is not None
+        (original_size, input_size), first = self.sizes, self.points
+        row = {obj_id: i for i, obj_id in enumerate(obj_id for readout in readouts for obj_id in readout.ids)}
+        ids = [obj_id for obj_id in first if obj_id in row]
+        order = [row[obj_id] for obj_id in ids]
+        points, confidence, uncertainty, expected = (
+            np.concatenate([getattr(readout, name).cpu().numpy() for readout in readouts])[order]
+            for name in ("points", "confidence", "uncertainty", "expected")
+        )
+        points = rescale_points(points, input_size, original_size)
+        for i, obj_id in enumerate(ids):
+            if (prompt := self.prompts.get((obj_id, self.last_frame_idx))) is not None:
+                points[i] = prompt.point  # exactly
+        visible = confidence >= self.config.visibility_threshold
+        at_border = self._at_border(expected, input_size)
+        return {
+            "ids": ids,
+            "queries": np.array([(first[i].frame_idx, *first[i].point) for i in ids], dtype=np.float64).reshape(-1, 3),
+            "points": points,
+            "visible": visible,
+            "confidence": confidence,
+            "uncertainty": uncertainty * np.float32(math.sqrt(math.prod(original_size) / math.prod(input_size))),
+            "at_border": at_border,
+            "outside": at_border & ~visible,
+        }
 
-    def remember(self, features: torch.Tensor, frame_idx: int) -> None:
-        """Put the features (h, w, C) of a frame into the memory, in place of the oldest."""
-        if self.memory is None:
-            dtype, device = self.memory_dtype or features.dtype, self.memory_device or features.device
-            # label maps need more frames, see start_targets
-            self.memory = FrameMemory(torch.zeros((1, *features.shape), dtype=dtype, device=device))
-        self.device = features.device
-        self.memory.ring[self.memory.next_slot] = features
-        self.memory.count += 1
-        self.last_frame_idx = frame_idx
-
-    def _at_border(self, state: PointTemplates | TargetGroup) -> torch.Tensor:
-        """Whether points (N,) were about to leave the frame when they were seen last: next to its border, or on their way across."""
-        height, width = self.sizes[1]
-        last = state.points if isinstance(state, TargetGroup) else state.expected
-        x, y = last.unbind(dim=1)
+    @staticmethod
+    def _at_border(expected: np.ndarray, input_size: tuple[int, int]) -> np.ndarray:
+        """Whether points (N, 2) are next to the border of the frame or across it."""
+        (height, width), (x, y) = input_size, expected.T
         margin = BORDER * math.sqrt(height * width)
         return (x < margin) | (y < margin) | (x > width - margin) | (y > height - margin)
 
-    def read_targets(self) -> dict:
-        """What [`FgvcVideoOutput`] holds: the targets that have started, in the order of `obj_ids`."""
-        points, masks = {}, {}
-        for state in (self.templates, *self.groups):
-            if state is None:
-                continue
-            ids = state.ids if isinstance(state, PointTemplates) else state.point_ids
-            found = state.points, state.confidence, state.uncertainty, self._at_border(state)
-            points |= dict(zip(ids, zip(*(part.cpu() for part in found), strict=True), strict=True))
-        for group in self.groups:
-            masks |= {obj_id: group.masks[:, i] for i, obj_id in enumerate(group.mask_ids)}
-        object_ids = [obj_id for obj_id in self.points if obj_id in points]
-        mask_ids = [obj_id for obj_id in self.masks if obj_id in masks]
-        tracks, confidence, uncertainty, at_border = ([points[obj_id][i] for obj_id in object_ids] for i in range(4))
-        box_ids = [obj_id for obj_id in self.targets if obj_id in self.boxes]
-        boxes = [self.boxes[obj_id] for obj_id in box_ids]
-        size = self.memory.size if self.memory is not None else (0, 0)
-        maps = [masks[obj_id].view(size) for obj_id in mask_ids]
-        return {
-            "object_ids": object_ids,
-            "tracks": torch.stack(tracks) if tracks else torch.zeros((0, 2), dtype=torch.float64),
-            "confidence": torch.stack(confidence) if tracks else torch.zeros(0),
-            "uncertainty": torch.stack(uncertainty) if tracks else torch.zeros(0),
-            "at_border": torch.stack(at_border) if tracks else torch.zeros(0, dtype=torch.bool),
-            "box_ids": box_ids,
-            "boxes": torch.stack([box.corners for box in boxes]).cpu() if boxes else torch.zeros((0, 4, 2)).double(),
-            "box_confidence": torch.stack([box.confidence for box in boxes]).cpu() if boxes else torch.zeros(0),
-            "mask_ids": mask_ids,
-            "mask_maps": torch.stack(maps).cpu() if maps else torch.zeros((0, *size)),
-        }
+    def _read_boxes(self, readout: BoxReadout) -> dict[str, Any]:
+        """Boxes in the order in which they were added."""
+        row = {obj_id: i for i, obj_id in enumerate(readout.ids)}
+        ids = [obj_id for obj_id in self.targets if obj_id in row]
+        order = [row[obj_id] for obj_id in ids]
+        original_size, input_size = self.sizes
+        corners = rescale_points(readout.corners.cpu().numpy()[order], input_size, original_size)
+        for i, obj_id in enumerate(ids):
+            if (prompt := self.prompts.get((obj_id, self.last_frame_idx))) is not None:
+                corners[i] = prompt.corners  # exactly
+        return {"box_ids": ids, "boxes": corners, "box_confidence": readout.confidence.cpu().numpy()[order]}
 
-
-@dataclass
-class OrderedFrames:
-    """Frames start..stop-1 of a video with their numbers, forward or in reverse; `stop` is None where it is unknown."""
-
-    video: Any
-    start: int
-    stop: int | None
-    reverse: bool = False
-
-    def __len__(self) -> int:
-        if self.stop is None:
-            raise TypeError("the length of this source is not known before its end")
-        return self.stop - self.start
-
-    def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
-        numbers = range(len(self))[::-1] if self.reverse else itertools.count()
-        for i, frame in zip(numbers, self.video.frames(self.start, self.stop, self.reverse), strict=False):
-            yield self.start + i, frame
+    def _read_masks(self, readouts: list[MaskReadout]) -> np.ndarray | None:
+        """Object ids (H, W); where there are masks."""
+        maps = {obj_id: one for readout in readouts for obj_id, one in zip(readout.ids, readout.maps, strict=True)}
+        ids = [obj_id for obj_id in self.masks if obj_id in maps]
+        if not ids:
+            return None
+        assert self.config is not None
+        original_size, input_size = self.sizes
+        stacked = torch.stack([maps[obj_id] for obj_id in ids])
+        place = self.config.output_stride, self.config.cell_origin
+        result = object_ids(stacked, ids, input_size, original_size, *place)
+        for obj_id in ids:  # on the frame of its prompt an object is exactly where that says
+            if (prompt := self.prompts.get((obj_id, self.last_frame_idx))) is not None:
+                result[(result == obj_id) & ~prompt.mask] = 0
+                result[prompt.mask] = obj_id
+        return result
 
 
 __all__ = ["FgvcInferenceSession"]

@@ -1,4 +1,4 @@
-"""Averages of checkpoints, and statistics of batch normalisation that belong to the frames that a tracker sees."""
+"""Weighted averages of checkpoints, and statistics of batch normalisation for the frames that a tracker sees."""
 
 from collections.abc import Iterable, Sequence
 
@@ -11,11 +11,11 @@ from ..modeling_fgvc import FgvcModel
 def average_weights(models: Sequence[FgvcModel], shares: Sequence[float]) -> FgvcModel:
     """The first model with the weighted mean of all models' weights and buffers.
 
-    Between a checkpoint and what was trained on from it, the mean often does better than either: it keeps what the first knew
-    of kinds of frames that the second saw less of (Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022).
+    The mean of a checkpoint and of one fine-tuned from it is often more accurate than either (Wortsman et al., Robust fine-tuning of zero-shot
+    models, CVPR 2022).
 
     Args:
-        models (list of [`FgvcModel`]): Of one architecture, and one from another by training.
+        models (list of [`FgvcModel`]): Of one architecture, fine-tuned one from another.
         shares (list of `float`): Weight of each; scaled to sum to 1.
 
     Raises:
@@ -31,7 +31,7 @@ def average_weights(models: Sequence[FgvcModel], shares: Sequence[float]) -> Fgv
         raise ValueError(
             "the checkpoints have weights of different names or shapes: they are no versions of one model."
         )
-    mean = dict(states[0])  # counters of batches stay the first model's
+    mean = dict(states[0])  # batch counters stay the first model's
     for name, value in states[0].items():
         if value.is_floating_point():
             parts = [state[name].double() * share / sum(shares) for state, share in zip(states, shares, strict=True)]
@@ -44,10 +44,11 @@ def average_weights(models: Sequence[FgvcModel], shares: Sequence[float]) -> Fgv
 def estimate_batch_norm(model: FgvcModel, batches: Iterable[torch.Tensor]) -> None:
     """Set the running statistics of batch normalisation to their mean over `batches`, in place.
 
-    Those of a run are of frames that have lost a colour channel, which a tracker never sees; those of an average of weights
-    belong to neither of its parts (Izmailov et al., Averaging weights leads to wider optima, UAI 2018).
+    Training collects statistics of frames with a dropped colour channel, which a tracker never sees; and averaged weights need statistics of
+    their own (Izmailov et al., Averaging weights leads to wider optima, UAI 2018).
 
     Args:
+        model ([`FgvcModel`]): Changed in place.
         batches (iterable of `torch.Tensor` of shape `(B, 3, H, W)`): Frames as the image processor gives them.
 
     Raises:
@@ -58,7 +59,7 @@ def estimate_batch_norm(model: FgvcModel, batches: Iterable[torch.Tensor]) -> No
     training = model.training
     for layer in layers:
         layer.reset_running_stats()
-        layer.momentum = None  # the plain mean over the batches
+        layer.momentum = None  # the mean over all batches
         layer.train()
     count = 0
     for pixel_values in batches:

@@ -1,4 +1,4 @@
-"""When a followed point is visible, and by how much it is off: small models of what its matching shows, fitted where the truth is exact."""
+"""Calibration of a tracked point's visibility and expected error: small linear models of its matching evidence, fitted on exact truth."""
 
 from collections.abc import Callable, Iterable
 
@@ -8,46 +8,45 @@ import torch.nn.functional as F
 
 from ..coordinates import rescale_points
 from ..data.synthetic import SyntheticClip
-from ..modeling_fgvc import FgvcModel
-from ..processing_fgvc import FgvcProcessor
+from ..tracker import Tracker
 
 
 BINS = 10  # of the calibration error
-PENALTY = 1e-4  # on the weights of the standardised evidence, for evidence that tells all
+PENALTY = 1e-4  # L2, on the weights of the standardised evidence: they stay finite on separable data
 
 
 def collect_evidence(
-    model: FgvcModel, processor: FgvcProcessor, clips: Iterable[SyntheticClip]
+    tracker: Tracker, clips: Iterable[SyntheticClip]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Follow the points of clips by their templates.
+    """Track the points of clips by templates.
 
     Returns:
-        Evidence (M, E) of every point on every frame after its first, whether it was visible there (M,), bool, and by how many pixels of
-        the model's input it was off (M,).
+        Of every point on every frame after its query: evidence (M, E), whether it was visible (M,), bool, and its error (M,) in pixels of the
+        model's input.
 
     Raises:
-        `ValueError`: the model follows points by labels.
+        `ValueError`: the model tracks points by label maps.
     """
-    if model.config.point_matching != "templates":
+    if tracker.model.config.point_matching != "templates":
         raise ValueError("visibility is calibrated for point_matching='templates'.")
     evidence, visible, errors = [], [], []
     for clip in clips:
-        session = processor.init_video_session(clip.frames)
+        session = tracker.processor.init_video_session(clip.frames)
         for i, (t, x, y) in enumerate(clip.queries.astype(float)):
-            processor.add_inputs_to_inference_session(session, int(t), i, [(x, y)])
-        for output in model.propagate_in_video_iterator(session):
+            tracker.processor.add_inputs_to_inference_session(session, int(t), i, [(x, y)])
+        for output in tracker.model.propagate_in_video_iterator(session):
             assert session.templates is not None
-            ids = np.array(session.templates.ids)
+            ids, state = np.array(session.templates.ids), session.templates.state
             later = clip.queries[ids, 0] < output.frame_idx
-            evidence.append(session.templates.evidence.cpu()[torch.from_numpy(later)])
-            visible.append(torch.from_numpy(clip.visible[ids, output.frame_idx][later]))
             truth = rescale_points(torch.from_numpy(clip.tracks[ids, output.frame_idx]), *session.sizes)
-            errors.append((session.templates.points.cpu() - truth).norm(dim=1)[torch.from_numpy(later)])
+            evidence.append(state.evidence.cpu()[later])
+            visible.append(torch.from_numpy(clip.visible[ids, output.frame_idx][later]))
+            errors.append((state.points.cpu() - truth).norm(dim=1)[later])
     return torch.cat(evidence), torch.cat(visible), torch.cat(errors)
 
 
 def fit_visibility(evidence: torch.Tensor, visible: torch.Tensor) -> list[float]:
-    """Weights of the logistic model of most likelihood, with the constant last: `FgvcConfig.visibility_weights`.
+    """Logistic regression by maximum likelihood; the constant is the last weight: `FgvcConfig.visibility_weights`.
 
     Args:
         evidence (`torch.Tensor` of shape `(M, E)`), visible (`torch.Tensor` of shape `(M,)`, bool): As [`collect_evidence`] gives them.
@@ -62,9 +61,9 @@ def fit_visibility(evidence: torch.Tensor, visible: torch.Tensor) -> list[float]
 
 
 def fit_error(evidence: torch.Tensor, visible: torch.Tensor, errors: torch.Tensor) -> list[float]:
-    """Weights of the log-linear model of the error where points are visible, with the constant last: `FgvcConfig.error_weights`.
+    """Log-linear regression of the error of visible points; the constant is the last weight: `FgvcConfig.error_weights`.
 
-    Of most likelihood if errors are distributed exponentially: a single point that was lost weighs no more than its distance.
+    By maximum likelihood of an exponential distribution, in which a lost point counts by its distance and not its square.
 
     Args:
         evidence (`torch.Tensor` of shape `(M, E)`), visible (`torch.Tensor` of shape `(M,)`, bool), errors (`torch.Tensor` of shape
@@ -80,8 +79,9 @@ def fit_error(evidence: torch.Tensor, visible: torch.Tensor, errors: torch.Tenso
 
 
 def _fit(evidence: torch.Tensor, loss: Callable[[torch.Tensor], torch.Tensor]) -> list[float]:
-    """Slopes and constant of the linear function of the evidence whose values have the least loss."""
-    mean, std = evidence.double().mean(dim=0), evidence.double().std(dim=0).clamp_min(1e-6)
+    """Slopes and constant of the linear function of the evidence that minimises the loss."""
+    mean, std = evidence.double().mean(dim=0), evidence.double().std(dim=0)
+    std = std.nan_to_num(0.0).clamp_min(1e-6)  # one row has no deviation
     standard = (evidence.double() - mean) / std
     weights = torch.zeros(evidence.shape[1] + 1, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([weights], max_iter=200, line_search_fn="strong_wolfe")
@@ -98,10 +98,10 @@ def _fit(evidence: torch.Tensor, loss: Callable[[torch.Tensor], torch.Tensor]) -
 
 
 def calibration_error(probability: np.ndarray, truth: np.ndarray) -> float:
-    """Expected calibration error over ten bins: mean gap between what is foretold and what is so, weighted by their sizes.
+    """Expected calibration error: the gap between mean probability and frequency in ten bins, weighted by their sizes.
 
     Args:
-        probability, truth (`numpy.ndarray` of one shape): Probabilities in [0, 1], and what they are of, bool.
+        probability, truth (`numpy.ndarray` of one shape): Predicted probabilities in [0, 1], and the outcomes, bool.
     """
     probability, truth = np.ravel(probability), np.ravel(truth)
     which = np.minimum((probability * BINS).astype(int), BINS - 1)

@@ -1,16 +1,18 @@
-"""The module that is trained: encoder, discriminator and frozen teacher behind one forward that returns all losses."""
+"""FGVC's training module: encoder, discriminator and frozen teacher behind one forward that returns all losses of a recipe."""
 
 import copy
 
+import numpy as np
 import torch
 from torch import nn
 
 from ..configuration_fgvc import FgvcConfig
 from ..data.augmentation import change_light, colour_of, drop_channel, rgb_to_pixel_values
 from ..data.scene import Random
-from ..data.synthetic import SyntheticPairs, render_pairs
+from ..data.synthetic_pairs import SyntheticPairs, render_pairs
 from ..image_processing_pil_fgvc import FgvcImageProcessorPil
 from ..modeling_fgvc import FgvcModel
+from .module import TrainingModule
 from .objectives import (
     MapDiscriminator,
     adversarial_loss,
@@ -21,33 +23,33 @@ from .objectives import (
     soft_label_loss,
     target_positions,
 )
+from .pictures import real_picture, synthetic_picture
 from .recipes import Recipe
 
 
-class JointTraining(nn.Module):
-    """All losses of a recipe in one forward, so that one wrapper distributes the whole.
+class JointTraining(TrainingModule):
+    """The losses of a [`Recipe`].
 
     Args:
         model ([`FgvcModel`]): The student.
         recipe ([`Recipe`]): The losses.
-        teacher ([`FgvcModel`], *optional*): Frozen; needed where the recipe has soft labels or distills.
+        teacher ([`FgvcModel`], *optional*): Frozen; needed if the recipe has soft labels or distils.
 
     Raises:
-        `ValueError`: the recipe needs a teacher and there is none, or one of another feature size or stride; of another stride
-            alone, or no fine model, where it distills.
+        `ValueError`: the recipe needs a teacher and there is none, or its features have another size or stride than the student's (a
+            distillation accepts another size, and needs a fine model as teacher); or `freeze_encoder` leaves nothing to train.
     """
 
     def __init__(self, model: FgvcModel, recipe: Recipe, teacher: FgvcModel | None = None):
-        super().__init__()
-        if recipe.needs_teacher and teacher is None:
-            raise ValueError("the recipe learns from soft labels or distills: it needs a teacher.")
-        self.model, self.recipe, self.processor = model, recipe, FgvcImageProcessorPil()
+        super().__init__(model, recipe, FgvcImageProcessorPil())
+        if recipe.needs_teacher:
+            if teacher is None:
+                raise ValueError("the recipe learns from soft labels or distills: it needs a teacher.")
+            self._check_teacher(teacher.config)
+            self.frozen = (teacher.eval().requires_grad_(False),)
         self.discriminator = MapDiscriminator(recipe.radius) if recipe.adversarial else None
+        # The EMA of the weights; checkpoints of runs know it by this name
         self._mean = copy.deepcopy(model).eval().requires_grad_(False) if recipe.average else None
-        # Not a submodule: it is neither trained nor saved
-        self._teacher = (teacher.eval().requires_grad_(False),) if recipe.needs_teacher and teacher else ()
-        for other in self._teacher:
-            self._check_teacher(other.config)
         if recipe.freeze_encoder:
             if model.head is None:
                 raise ValueError("freeze_encoder leaves nothing to train in a model without a coarse-to-fine head.")
@@ -66,12 +68,12 @@ class JointTraining(nn.Module):
 
     @property
     def result(self) -> FgvcModel:
-        """The model that training makes: the running mean of the student's weights, or the student."""
+        """The EMA of the student if the recipe has one, else the student."""
         return self.model if self._mean is None else self._mean
 
     @torch.no_grad()
-    def update_mean(self) -> None:
-        """Move the running mean towards the student, after an update of its weights."""
+    def update_average(self) -> None:
+        """Move the EMA towards the student."""
         if self._mean is None:
             return
         for mean, new in zip(self._mean.state_dict().values(), self.model.state_dict().values(), strict=True):
@@ -79,6 +81,7 @@ class JointTraining(nn.Module):
                 mean.lerp_(new, 1 - self.recipe.average)
 
     def train(self, mode: bool = True):
+        """Training mode, but for the EMA and for batch normalisation that is frozen."""
         super().train(mode)
         if self._mean is not None:
             self._mean.eval()
@@ -88,25 +91,32 @@ class JointTraining(nn.Module):
                     module.eval()
         return self
 
-    def forward(self, real: torch.Tensor | None, synthetic: SyntheticPairs | None, seeds: list[int]):
-        """Losses by name, each the mean over the pairs.
-
-        Args:
-            real (`torch.Tensor` of shape `(B, 2, 3, H, W)`, uint8): Real pairs; `None` where the recipe has no use for them.
-            synthetic ([`SyntheticPairs`]): Synthetic pairs, or `None`.
-            seeds (list of B `int`): One for each pair; they choose the channels that are dropped, and the light.
-        """
+    def forward(
+        self, frames: torch.Tensor | None, labelled: SyntheticPairs | None, seeds: list[int], step: int = 0
+    ) -> dict[str, torch.Tensor]:
+        """Losses by name, each the mean over the pairs; see [`TrainingModule`]."""
         losses = {}
-        real_features = synthetic_features = None
-        if real is not None and self.recipe.real:
-            losses["reconstruction"], real_features = self._reconstruct(real, seeds)
-        if real is not None and self.recipe.distillation:
-            losses["distillation"] = self._distill(real)
-        if synthetic is not None:
-            losses["label"], synthetic_features = self._compare_with_labels(synthetic, seeds)
-        if self.discriminator is not None and real_features is not None and synthetic_features is not None:
-            losses["adversarial"] = self._adversarial(real_features, synthetic_features)
+        real_features = labelled_features = None
+        if frames is not None and self.recipe.real:
+            losses["reconstruction"], real_features = self._reconstruct(frames, seeds)
+        if frames is not None and self.recipe.distillation:
+            losses["distillation"] = self._distill(frames)
+        if labelled is not None:
+            losses["label"], labelled_features = self._compare_with_labels(labelled, seeds)
+        if self.discriminator is not None and real_features is not None and labelled_features is not None:
+            losses["adversarial"] = self._adversarial(real_features, labelled_features)
         return losses
+
+    def draw(
+        self, frames: torch.Tensor | None, labelled: SyntheticPairs | None, seeds: list[int]
+    ) -> dict[str, np.ndarray]:
+        """Pictures of labelled and of real pairs; see [`fgvc_hf.training.pictures`]."""
+        pictures = {}
+        if labelled is not None:
+            pictures["labelled"] = synthetic_picture(self.result, next(iter(self.frozen), None), labelled, self.recipe)
+        if frames is not None:
+            pictures["real"] = real_picture(self.result, frames, self.recipe)
+        return pictures
 
     def _encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Features `(B, 2, h, w, C)`, channels last."""
@@ -114,15 +124,16 @@ class JointTraining(nn.Module):
 
     @torch.no_grad()
     def _teach(self, pixel_values: torch.Tensor) -> torch.Tensor | None:
-        """The teacher's features `(B, 2, h, w, C)`; nothing where there is no teacher."""
-        features = [teacher(pixel_values).features.movedim(2, -1) for teacher in self._teacher]
+        """The teacher's features `(B, 2, h, w, C)`, if there is one."""
+        features = [teacher(pixel_values).features.movedim(2, -1) for teacher in self.frozen]
         return features[0] if features else None
 
     def _directions(self) -> tuple[tuple[int, int], ...]:
-        """(query, key): the second frame looks into the first, as in the paper; and the other way round."""
+        """(query, key): from the second frame into the first, as in the paper, and back if the recipe says so."""
         return ((1, 0), (0, 1)) if self.recipe.both_ways else ((1, 0),)
 
     def _reconstruct(self, frames: torch.Tensor, seeds: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Reconstruction loss of real pairs, one colour channel dropped (Eq. 8), and their features."""
         recipe, random = self.recipe, Random([2 * seed for seed in seeds], frames.device)
         pixel_values = rgb_to_pixel_values(frames.float() / 255)
         dropped = random.integer(1, 3)
@@ -143,7 +154,7 @@ class JointTraining(nn.Module):
         return torch.stack(losses).mean(), features
 
     def _distill(self, frames: torch.Tensor) -> torch.Tensor:
-        """Both see all colours: what the student is to learn is to match like the teacher, with less."""
+        """Distillation loss of real pairs (section 3.2). Student and teacher see all colour channels."""
         recipe, pixel_values = self.recipe, rgb_to_pixel_values(frames.float() / 255)
         features, teacher = self._encode(pixel_values), self._teach(pixel_values)
         assert teacher is not None
@@ -161,6 +172,7 @@ class JointTraining(nn.Module):
         return torch.stack(losses).mean()
 
     def _compare_with_labels(self, pairs: SyntheticPairs, seeds: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Label loss of pairs with flow (Eqs. 2 to 5), and their features."""
         recipe, random = self.recipe, Random([2 * seed + 1 for seed in seeds], pairs.frames.device)
         pixel_values = rgb_to_pixel_values(change_light(pairs.frames, random, recipe.light))
         dropped = random.integer(1, 3) * random.chance(recipe.synthetic_dropout)
@@ -182,6 +194,7 @@ class JointTraining(nn.Module):
         return torch.stack(losses).mean(), features
 
     def _adversarial(self, real: torch.Tensor, synthetic: torch.Tensor) -> torch.Tensor:
+        """Adversarial loss of the features of both domains (Eq. 10)."""
         recipe, discriminator = self.recipe, self.discriminator
         assert discriminator is not None
         losses = [
@@ -201,7 +214,7 @@ class JointTraining(nn.Module):
 
 @torch.no_grad()
 def make_synthetic(recipe: Recipe, textures: torch.Tensor, seeds: list[int], stride: int) -> SyntheticPairs:
-    """The synthetic pairs of a batch, rendered on the device of the textures."""
+    """The synthetic pairs of a batch, rendered on the device of the textures; seeds differ from those of the augmentation."""
     device = textures.device
     return render_pairs(
         textures, [3 * seed + 2**40 for seed in seeds], recipe.crop, recipe.reach, stride, device=device

@@ -1,8 +1,8 @@
-"""The training loop over Accelerate: one process or many, resumed exactly.
+"""The training loop over Accelerate, in one process or several. [`Training.run`] is the loop, [`Training.update`] the training step.
 
-Every random choice depends on the seed and the number of the pair alone: update u takes the pairs u * batch_size and following,
-whichever process gets them. So nothing but weights, moments and the number of the update has to be saved, and a run that is
-killed and started again ends with the same weights.
+All random choices depend on the seed and on the number of the pair alone: update u takes the pairs u * batch_size and following, whichever
+process gets them. A checkpoint is therefore weights, Adam's moments and the number of the update, and a run that is killed and started again
+ends with the same weights.
 """
 
 import json
@@ -22,16 +22,25 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm.auto import tqdm
 
 from ..data.shards import StreamedClips
-from ..data.synthetic import SyntheticPairs
+from ..data.synthetic_pairs import SyntheticPairs
 from ..processing_fgvc import FgvcProcessor
-from .ancestors.video_training import VideoRecipe, VideoTraining
-from .joint import JointTraining, make_synthetic
-from .pictures import real_picture, synthetic_picture
+from .joint import make_synthetic
+from .module import TrainingModule
 from .state import check_room, checkpoints, load_checkpoint, save_checkpoint
 
 
-class Numbers(Sampler):
-    """The numbers of the pairs that one process sees, from one update on."""
+PICTURED = (0, 1)  # numbers of the pairs that pictures show
+
+
+class PairNumbers(Sampler):
+    """The numbers of the pairs that one process gets, from update `first_step` on.
+
+    Args:
+        recipe: Its batch size and steps.
+        first_step (`int`): The first update.
+        parts (`int`): Parts that every batch is accumulated over.
+        process, processes (`int`): Number of this process, and of all.
+    """
 
     def __init__(self, recipe: Any, first_step: int, parts: int, process: int, processes: int):
         self.recipe, self.first_step, self.parts = recipe, first_step, parts
@@ -48,8 +57,8 @@ class Numbers(Sampler):
         return (self.recipe.steps - self.first_step) * self.recipe.batch_size // self.processes
 
 
-class Numbered(Dataset):
-    """A dataset of pairs that gives each with its number; of numbers alone where there are no real pairs."""
+class NumberedPairs(Dataset):
+    """Pairs with their numbers; numbers alone if there are no pairs."""
 
     def __init__(self, pairs: Dataset | None):
         self.pairs = pairs
@@ -62,26 +71,27 @@ class Training:
     """A run of a recipe.
 
     Args:
-        module ([`JointTraining`] or a [`VideoTraining`]): Model and losses.
-        recipe ([`Recipe`] or the [`VideoRecipe`] of the module): How to train.
+        module ([`TrainingModule`]): Model and losses.
+        recipe ([`Recipe`], or one of an ancestor): Hyperparameters.
         output: Folder of the run: `log.jsonl`, `checkpoints/`, and `best/` and `last/`, which are models for `from_pretrained`.
-        real (`Dataset`, *optional*): Real pairs by number, as [`VideoFolder`] gives them.
-        textures (`torch.Tensor` of shape `(N, 3, H, W)`, uint8, *optional*): Material of synthetic pairs.
+        accelerator (`Accelerator`): Precision, processes, accumulation and experiment trackers.
+        real (`Dataset`, *optional*): Real pairs or clips by number, as [`VideoFolder`] gives them.
+        textures (`torch.Tensor` of shape `(N, 3, H, W)`, uint8, *optional*): Images that synthetic pairs are cut from.
         labelled (`Dataset`, *optional*): Labelled crops by number, as [`LabelledCrops`] gives them, instead of rendered pairs.
-        accelerator (`Accelerator`): Precision, processes, accumulation and trackers.
-        evaluate (callable, *optional*): Takes the model, returns scores by name; the first chooses the best checkpoint.
-        save_every, evaluate_every, picture_every (`int`): Updates between checkpoints, evaluations and pictures; 0 for none of the
-            latter two.
+        evaluate (callable, *optional*): Takes the model, returns scores by name; the first one chooses the best checkpoint.
+        save_every, evaluate_every, picture_every (`int`): Updates between checkpoints, evaluations and pictures; 0 for none of
+            the latter two.
         keep (`int`): Checkpoints kept.
+        workers (`int`): Processes that read real pairs.
 
     Raises:
-        `ValueError`: the batch cannot be shared out evenly, the recipe lacks its data, or `output` holds a run of another recipe.
+        `ValueError`: the batch cannot be divided evenly, the recipe lacks its data, or `output` holds a run of another recipe.
         `OSError`: the disk has no room for a checkpoint.
     """
 
     def __init__(
         self,
-        module: JointTraining | VideoTraining,
+        module: TrainingModule,
         recipe: Any,
         output: str | Path,
         accelerator: Accelerator,
@@ -113,59 +123,85 @@ class Training:
         self.real, self.textures, self.labelled = (real if recipe.uses_real else None), textures, labelled
         self.step, self.best = 0, -math.inf
         module.to(accelerator.device)
-        for other in module._teacher:
-            other.to(accelerator.device)
+        for network in module.frozen:
+            network.to(accelerator.device)
         parameters = [p for p in module.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(parameters, lr=recipe.learning_rate, betas=recipe.betas)
-        self.bare = module
+        self.bare = module  # without the wrapper that distributes it
         check_room(self.output, module)
         self._resume()
-        self.module, self.wrapped = accelerator.prepare(module, self.optimizer)
+        self.module, self.prepared_optimizer = accelerator.prepare(module, self.optimizer)
 
-    def _resume(self) -> None:
-        found = checkpoints(self.output / "checkpoints")
-        if not found:
-            return
-        state = json.loads((found[-1] / "state.json").read_text())
-        young = {field.name: field.default for field in fields(self.recipe) if field.default is not MISSING}
-        before, now = young | state["recipe"], asdict(self.recipe)  # a field that there was not yet had its default
-        before, now = json.loads(json.dumps([before, now]))
-        different = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
-        if different:
-            raise ValueError(
-                f"{self.output} holds a run of another recipe ({', '.join(different)} differ); choose another output folder."
-            )
-        load_checkpoint(found[-1], self.bare, self.optimizer)
-        self.step, self.best = state["step"], state["best"] if state["best"] is not None else -math.inf
-        if self.accelerator.scaler is not None and state["scaler"]:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
+    def run(self, show_progress_bar: bool = True) -> None:
+        """Train from the last checkpoint to the end.
+
+        Raises:
+            `FloatingPointError`: a loss or a gradient is not finite. The weights are not updated by it, and the last checkpoint is kept.
+        """
+        self.module.train()
+        batches = self._batches()
+        hidden = None if show_progress_bar and self.accelerator.is_main_process else True
+        with tqdm(
+            total=self.recipe.steps, initial=self.step, desc="training", unit=" steps", disable=hidden
+        ) as progress:
+            while self.step < self.recipe.steps:
+                start = time.perf_counter()
+                losses = self.update(batches)
+                self.step += 1
+                self._log(losses, time.perf_counter() - start)
+                progress.update()
+                self._milestones()
+        self._save_model("last")
+
+    def update(self, batches: Iterator[tuple[list[int], torch.Tensor | None]]) -> dict[str, torch.Tensor]:
+        """One update of the weights: the losses of all parts of the next batch, their gradients, a step of Adam, and the EMA.
+
+        Returns:
+            Losses by name, their means over the parts.
+        """
+        recipe, accelerator, parts = self.recipe, self.accelerator, self.accelerator.gradient_accumulation_steps
+        means: dict[str, torch.Tensor] = {}
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * recipe.decay(self.step)
+        for part in range(parts):
+            with nullcontext() if part == parts - 1 else accelerator.no_sync(self.module):
+                losses = self.losses(*next(batches))
+                total = torch.stack([recipe.weights[name] * value for name, value in losses.items()]).sum()
+                self._check_losses(total, losses)
+                accelerator.backward(total / parts)
+            for name, value in losses.items():
+                means[name] = means.get(name, 0.0) + value.detach().float() / parts
+        self._check_gradients()
+        if recipe.max_grad_norm:
+            accelerator.clip_grad_norm_(self.module.parameters(), recipe.max_grad_norm)
+        self.prepared_optimizer.step()
+        self.prepared_optimizer.zero_grad()
+        self.bare.update_average()
+        return means
+
+    def losses(self, numbers: list[int], frames: torch.Tensor | None) -> dict[str, torch.Tensor]:
+        """All losses of a part of a batch: the pairs of these numbers, whose real frames are given."""
+        labelled = self._labelled(numbers) if self.recipe.synthetic else None
+        with self.accelerator.autocast():
+            return self.module(frames=frames, labelled=labelled, seeds=self._seeds(numbers), step=self.step)
 
     def _batches(self) -> Iterator[tuple[list[int], torch.Tensor | None]]:
+        """Numbers and real frames of every part of a batch that is this process's, from the current update on."""
         accelerator, parts = self.accelerator, self.accelerator.gradient_accumulation_steps
-        numbers = Numbers(self.recipe, self.step, parts, accelerator.process_index, accelerator.num_processes)
+        numbers = PairNumbers(self.recipe, self.step, parts, accelerator.process_index, accelerator.num_processes)
         share = self.recipe.batch_size // (parts * accelerator.num_processes)
         if isinstance(self.real, StreamedClips):
             self.real.numbers, loader = numbers, DataLoader(self.real, share)
         else:
-            loader = DataLoader(Numbered(self.real), share, sampler=numbers, num_workers=self.workers)
+            loader = DataLoader(NumberedPairs(self.real), share, sampler=numbers, num_workers=self.workers)
         for ids, frames in loader:
             yield ids.tolist(), frames.to(accelerator.device) if self.real is not None else None
-
-    def losses(self, numbers: list[int], frames: torch.Tensor | None) -> dict[str, torch.Tensor]:
-        """All losses of a part of a batch."""
-        seeds = self._seeds(numbers)
-        if isinstance(self.recipe, VideoRecipe):
-            with self.accelerator.autocast():
-                return self.module(frames, seeds, self.step)
-        synthetic = self._synthetic(numbers) if self.recipe.synthetic else None
-        with self.accelerator.autocast():
-            return self.module(frames, synthetic, seeds)
 
     def _seeds(self, numbers: list[int]) -> list[int]:
         return [number * 2**20 + self.recipe.seed for number in numbers]
 
-    def _synthetic(self, numbers: list[int]) -> SyntheticPairs:
-        """Labelled pairs: those given, or else rendered ones."""
+    def _labelled(self, numbers: list[int]) -> SyntheticPairs:
+        """Labelled pairs of these numbers: those given, else rendered ones."""
         if self.labelled is not None:
             crops = zip(*(self.labelled[number] for number in numbers), strict=True)
             return SyntheticPairs(*(torch.stack(part).to(self.accelerator.device) for part in crops))
@@ -173,8 +209,28 @@ class Training:
         stride = self.bare.model.config.output_stride
         return make_synthetic(self.recipe, self.textures, self._seeds(numbers), stride)
 
+    def _check_losses(self, total: torch.Tensor, losses: dict[str, torch.Tensor]) -> None:
+        if torch.isfinite(total):
+            return
+        wrong = [name for name, value in losses.items() if not torch.isfinite(value)]
+        raise FloatingPointError(
+            f"update {self.step}: the loss {' and '.join(wrong)} is not finite; the last checkpoint is in {self.output}."
+        )
+
+    def _check_gradients(self) -> None:
+        """Refuse an update by gradients that are not finite; in float16, where they may overflow, the gradient scaler skips it instead."""
+        if self.accelerator.scaler is not None:
+            return
+        finite = [
+            parameter.grad.isfinite().all() for parameter in self.bare.parameters() if parameter.grad is not None
+        ]
+        if not torch.stack(finite).all():
+            raise FloatingPointError(
+                f"update {self.step}: the gradient of the losses is not finite; the last checkpoint is in {self.output}."
+            )
+
     def rehearse(self, updates: int = 3) -> dict[str, float]:
-        """Time and memory of an update, without changing anything.
+        """Measure time and memory of an update, without changing anything.
 
         Returns:
             `seconds_per_update` (median) and `peak_mib` of the device, or of the process on a CPU.
@@ -199,54 +255,29 @@ class Training:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         return {"seconds_per_update": statistics.median(times), "peak_mib": peak}
 
-    def run(self, show_progress_bar: bool = True) -> None:
-        """Train from where the run stands to its end.
-
-        Raises:
-            `FloatingPointError`: a loss is not finite; the last checkpoint is kept.
-        """
-        recipe, accelerator, parts = self.recipe, self.accelerator, self.accelerator.gradient_accumulation_steps
-        weights = recipe.weights
-        self.module.train()
-        batches = self._batches()
-        hidden = None if show_progress_bar and accelerator.is_main_process else True
-        bar = tqdm(total=recipe.steps, initial=self.step, desc="training", unit=" steps", disable=hidden)
-        while self.step < recipe.steps:
-            start, sums = time.perf_counter(), {}
-            for group in self.optimizer.param_groups:
-                group["lr"] = recipe.learning_rate * recipe.decay(self.step)
-            for part in range(parts):
-                last = part == parts - 1
-                with nullcontext() if last else accelerator.no_sync(self.module):
-                    losses = self.losses(*next(batches))
-                    total = torch.stack([weights[name] * value for name, value in losses.items()]).sum()
-                    for name, value in losses.items():
-                        sums[name] = sums.get(name, 0.0) + value.detach().float() / parts
-                    self._check_finite(total, losses)
-                    accelerator.backward(total / parts)
-            if recipe.max_grad_norm:
-                accelerator.clip_grad_norm_(self.module.parameters(), recipe.max_grad_norm)
-            self.wrapped.step()
-            self.wrapped.zero_grad()
-            self.bare.update_mean()
-            self.step += 1
-            self._log(sums, time.perf_counter() - start)
-            bar.update()
-            self._milestones()
-        bar.close()
-        self._save_model("last")
-
-    def _check_finite(self, total: torch.Tensor, losses: dict[str, torch.Tensor]) -> None:
-        if torch.isfinite(total):
+    def _resume(self) -> None:
+        """Load the newest checkpoint, if there is one, after a comparison of its recipe with this one."""
+        found = checkpoints(self.output / "checkpoints")
+        if not found:
             return
-        wrong = [name for name, value in losses.items() if not torch.isfinite(value)]
-        raise FloatingPointError(
-            f"update {self.step}: the loss {' and '.join(wrong)} is not finite; the last checkpoint is in {self.output}."
-        )
+        state = json.loads((found[-1] / "state.json").read_text())
+        # Fields that are newer than the checkpoint had their defaults
+        defaults = {field.name: field.default for field in fields(self.recipe) if field.default is not MISSING}
+        before, now = defaults | state["recipe"], asdict(self.recipe)
+        before, now = json.loads(json.dumps([before, now]))
+        different = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+        if different:
+            raise ValueError(
+                f"{self.output} holds a run of another recipe ({', '.join(different)} differ); choose another output folder."
+            )
+        load_checkpoint(found[-1], self.bare, self.optimizer)
+        self.step, self.best = state["step"], state["best"] if state["best"] is not None else -math.inf
+        if self.accelerator.scaler is not None and state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
 
-    def _log(self, sums: dict[str, torch.Tensor], seconds: float) -> None:
-        names = sorted(sums)
-        values = self.accelerator.reduce(torch.stack([sums[name] for name in names]), "mean").tolist()
+    def _log(self, losses: dict[str, torch.Tensor], seconds: float) -> None:
+        names = sorted(losses)
+        values = self.accelerator.reduce(torch.stack([losses[name] for name in names]), "mean").tolist()
         entry = dict(zip(names, (round(value, 6) for value in values), strict=True))
         rate = self.optimizer.param_groups[0]["lr"]
         self._write({"step": self.step, **entry, "learning_rate": rate, "seconds": round(seconds, 3)})
@@ -259,7 +290,7 @@ class Training:
                 log.write(json.dumps(entry) + "\n")
 
     def _milestones(self) -> None:
-        """Evaluate, and save a checkpoint, when it is time for it or the run is over."""
+        """Evaluate, draw and save a checkpoint at their intervals and after the last update."""
         over = self.step == self.recipe.steps
         if self.evaluate is not None and self.evaluate_every and (over or self.step % self.evaluate_every == 0):
             self._evaluate()
@@ -289,23 +320,17 @@ class Training:
         self.accelerator.wait_for_everyone()
 
     def _draw(self) -> None:
-        """Pictures of what the model makes of the first pairs."""
+        """Pictures of the first pairs; of labelled ones alone where real ones are streamed."""
         if not self.accelerator.is_main_process:
             return
-        folder, numbers = self.output / "pictures", [0, 1]
+        folder, numbers, frames = self.output / "pictures", list(PICTURED), None
         folder.mkdir(parents=True, exist_ok=True)
-        self.bare.eval()
-        if self.recipe.synthetic:
-            teacher = next(iter(self.bare._teacher), None)
-            picture = synthetic_picture(self.bare.result, teacher, self._synthetic(numbers), self.recipe)
-            Image.fromarray(picture).save(folder / f"labelled-{self.step:08d}.png")
         if self.real is not None and not isinstance(self.real, StreamedClips):
             frames = torch.stack([self.real[number] for number in numbers]).to(self.accelerator.device)
-            if isinstance(self.bare, VideoTraining):
-                picture = self.bare.draw(frames, self._seeds(numbers))
-            else:
-                picture = real_picture(self.bare.result, frames, self.recipe)
-            Image.fromarray(picture).save(folder / f"real-{self.step:08d}.png")
+        labelled = self._labelled(numbers) if self.recipe.synthetic else None
+        self.bare.eval()
+        for name, picture in self.bare.draw(frames, labelled, self._seeds(numbers)).items():
+            Image.fromarray(picture).save(folder / f"{name}-{self.step:08d}.png")
         self.bare.train()
 
     def _save_model(self, name: str) -> None:

@@ -1,7 +1,17 @@
-"""The losses of the paper, each one function. Features are channels last, `(B, h, w, C)`; every loss is one number per pair.
+"""The losses of the paper, one function each.
 
-A query is a cell of the frame that is matched, a key a cell of the frame that it is looked for in. `radius` is the window
-radius r in cells. Where the paper and the released code differ, the argument that chooses says so.
+| loss | function | equation |
+|---|---|---|
+| labels, one cell | [`dirac_loss`] | 2 |
+| labels, Gaussian | [`gaussian_loss`] | 3, 4 |
+| labels, soft | [`soft_label_loss`] | 5 |
+| reconstruction | [`reconstruction_loss`] | 6, 8, occlusion test 7 |
+| adversarial | [`adversarial_loss`] | 9, 10 |
+| distillation | [`distillation_loss`] | section 3.2 |
+
+A query is a cell of the frame that is matched, a key a cell of the frame that is searched. Features of both are channels last, `(B, h, w, C)`;
+`radius` is the window radius r in cells. Every loss is one number per pair, `(B,)`, but the adversarial one, which is their mean. Where the
+paper and the released code differ, an argument chooses.
 """
 
 import torch
@@ -9,15 +19,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from .window_losses import (
-    DiracTarget,
-    GaussianTarget,
-    SoftTarget,
-    window_argmax,
-    window_average,
-    window_cross_entropy,
-    window_maps,
-)
+from .window_losses import window_argmax, window_average, window_cross_entropy, window_maps
+from .window_targets import DiracTarget, GaussianTarget, SoftTarget
 
 
 COLOUR_SCALE = 20.0  # of the smooth L1 loss on colours, as in the released code
@@ -33,11 +36,13 @@ def cell_grid(values: torch.Tensor) -> torch.Tensor:
 def target_positions(
     flow: torch.Tensor, visible: torch.Tensor, stride: int, radius: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where each cell's target is, and whether it can be learnt: visible, and within the window.
+    """The target position of every cell, and whether it can be learnt: visible, on the map and within the window.
 
     Args:
         flow (`torch.Tensor` of shape `(B, h, w, 2)`): From the centres of the cells, in pixels.
         visible (`torch.Tensor` of shape `(B, h, w)`, bool): Whether the target is visible.
+        stride (`int`): Pixels per cell.
+        radius (`int`): Window radius in cells.
 
     Returns:
         Positions `(B, h, w, 2)` (x, y) in cells, and validity `(B, h, w)`.
@@ -51,21 +56,36 @@ def target_positions(
 
 def sample_cells(features: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """Bilinear samples `(B, h, w, C)` of a feature map at positions (x, y) in cells; 0 outside the map."""
-    size = positions.new_tensor([features.shape[2] - 1, features.shape[1] - 1])
+    size = positions.new_tensor([features.shape[2] - 1, features.shape[1] - 1]).clamp_min(
+        1
+    )  # a map may be one cell wide
     grid = positions / size * 2 - 1
     sampled = F.grid_sample(features.permute(0, 3, 1, 2), grid.to(features.dtype), align_corners=True)
     return sampled.permute(0, 2, 3, 1)
 
 
+def unit_length(features: torch.Tensor) -> torch.Tensor:
+    """Features divided by their length along the last axis. Zero vectors, as cells outside the frame have, stay zero and get no gradient."""
+    values = features.float()
+    length = values.norm(dim=-1, keepdim=True)
+    return (values / length.clamp_min(1e-12).masked_fill(length == 0, torch.inf)).to(features.dtype)
+
+
 def dirac_loss(query, key, positions, valid, radius: int, temperature: float) -> torch.Tensor:
-    """Cross-entropy with the cell nearest to the target (Eq. 2). Features are normalised here."""
-    query, key = _normalized(query), _normalized(key)
+    """Cross-entropy with the cell nearest to the target (Eq. 2).
+
+    Args:
+        query, key (`torch.Tensor` of shape `(B, h, w, C)`): Features; normalised here.
+        positions (`torch.Tensor` of shape `(B, h, w, 2)`), valid (`(B, h, w)`, bool): As [`target_positions`] gives them.
+        temperature (`float`): Divides the cosines before the softmax.
+    """
+    query, key = unit_length(query), unit_length(key)
     return window_cross_entropy(query, key, valid, DiracTarget(positions), radius, 1 / temperature)
 
 
 def gaussian_loss(query, key, positions, valid, radius: int, temperature: float, sigma: float) -> torch.Tensor:
-    """Cross-entropy with a Gaussian of `sigma` cells around the target (Eqs. 3 and 4). Features are normalised here."""
-    query, key = _normalized(query), _normalized(key)
+    """Cross-entropy with a Gaussian of `sigma` cells around the target (Eqs. 3 and 4). Arguments are as of [`dirac_loss`]."""
+    query, key = unit_length(query), unit_length(key)
     target = GaussianTarget(positions, sigma)
     return window_cross_entropy(query, key, valid, target, radius, 1 / temperature)
 
@@ -80,22 +100,26 @@ def soft_label_loss(
     temperature: float,
     teacher_norm: str = "channel",
 ) -> torch.Tensor:
-    """Cross-entropy with the map of a frozen teacher that knows where to look (Eq. 5).
+    """Cross-entropy with the map of a frozen teacher, whose query is its own feature at the true target (Eq. 5).
 
     Args:
+        query, key, positions, valid, radius, temperature: As of [`dirac_loss`].
         teacher_key (`torch.Tensor` of shape `(B, h, w, C)`): The teacher's features of the key frame, not normalised.
-        teacher_norm (`str`): `"channel"` normalises them over channels, as a cosine similarity asks for; `"height"` over the
-            rows of the image, as the released code does, which makes the labels sharper.
+        teacher_norm (`str`): `"channel"` normalises them over channels, for cosine similarity; `"height"` over the rows of the
+            image, as the released code does, which makes the labels sharper.
+
+    Raises:
+        `ValueError`: an unknown `teacher_norm`.
     """
     warped = sample_cells(teacher_key.float(), positions)
     if teacher_norm == "channel":
-        warped, teacher_key = F.normalize(warped, dim=-1), F.normalize(teacher_key.float(), dim=-1)
+        warped, teacher_key = unit_length(warped), unit_length(teacher_key.float())
     elif teacher_norm == "height":
         warped, teacher_key = F.normalize(warped, dim=1), F.normalize(teacher_key.float(), dim=1)
     else:
         raise ValueError(f"teacher_norm must be 'channel' or 'height', got {teacher_norm!r}.")
     target = SoftTarget(warped.to(query.dtype), teacher_key.to(query.dtype), 1 / temperature)
-    query, key = _normalized(query), _normalized(key)
+    query, key = unit_length(query), unit_length(key)
     return window_cross_entropy(query, key, valid, target, radius, 1 / temperature)
 
 
@@ -107,15 +131,16 @@ def distillation_loss(
     radius: int,
     temperature: float,
 ) -> torch.Tensor:
-    """Cross-entropy of each query's map with that of a frozen teacher, on any pair (section 3.2). Features are normalised here.
+    """Cross-entropy of each query's map with that of a frozen teacher, on any pair (section 3.2).
 
     Args:
-        teacher_query, teacher_key (`torch.Tensor` of shape `(B, h, w, C')`): The teacher's features, of as many cells.
+        query, key (`torch.Tensor` of shape `(B, h, w, C)`): The student's features; normalised here.
+        teacher_query, teacher_key (`torch.Tensor` of shape `(B, h, w, C')`): The teacher's; normalised here.
     """
-    teacher_query, teacher_key = (_normalized(features).to(query.dtype) for features in (teacher_query, teacher_key))
+    teacher_query, teacher_key = (unit_length(features).to(query.dtype) for features in (teacher_query, teacher_key))
     everywhere = torch.ones(query.shape[:3], dtype=torch.bool, device=query.device)
     target = SoftTarget(teacher_query, teacher_key, 1 / temperature)
-    query, key = _normalized(query), _normalized(key)
+    query, key = unit_length(query), unit_length(key)
     return window_cross_entropy(query, key, everywhere, target, radius, 1 / temperature)
 
 
@@ -128,14 +153,17 @@ def reconstruction_loss(
     form: str = "aligned",
     occlusion_test: bool = False,
 ) -> torch.Tensor:
-    """Copy the hidden colours of one frame from the other by matching, and compare (Eqs. 6 and 8).
+    """Copy the dropped colour channel of one frame from the other by matching (Eq. 6), and compare by smooth L1 (Eq. 8).
 
     Args:
-        query, key: Features as they leave the encoder; their products are divided by the root of their length.
+        query, key (`torch.Tensor` of shape `(B, h, w, C)`): Features as they leave the encoder; products are divided by sqrt(C).
         query_colours, key_colours (`torch.Tensor` of shape `(B, V, H, W)`): The colour channels that the encoder did not see.
-        form (`str`): `"aligned"` compares at the centres of the cells. `"official"` enlarges the copy to the frame, by which
-            it moves half a pixel at stride 2, and lets cells outside the frame take part with score 0.
-        occlusion_test (`bool`): Leave out cells whose match does not lead back to them (Eq. 7). The released code does not.
+        form (`str`): `"aligned"` compares at the centres of the cells. `"official"` enlarges the copy to the frame, which shifts
+            it by half a pixel at stride 2, and lets cells outside the frame take part with score 0.
+        occlusion_test (`bool`): Leave out cells that fail the forward-backward check (Eq. 7). The released code does not.
+
+    Raises:
+        `ValueError`: an unknown `form`.
     """
     stride = query_colours.shape[-1] // query.shape[2]
     values = key_colours[..., ::stride, ::stride].permute(0, 2, 3, 1)
@@ -150,20 +178,22 @@ def reconstruction_loss(
     losses = F.smooth_l1_loss(COLOUR_SCALE * copy, COLOUR_SCALE * query_colours, reduction="none").mean(1)  # (B, H, W)
     if not occlusion_test:
         return losses.mean((1, 2))
-    visible = returns_to_itself(query, key, radius)[:, None].float()
+    visible = forward_backward_check(query, key, radius)[:, None].float()
     visible = F.interpolate(visible, size=losses.shape[-2:], mode="nearest")[:, 0]
     return (losses * visible).sum((1, 2)) / visible.sum((1, 2)).clamp_min(1)
 
 
 @torch.no_grad()
-def returns_to_itself(query: torch.Tensor, key: torch.Tensor, radius: int, tolerance: float = 1.5) -> torch.Tensor:
+def forward_backward_check(
+    query: torch.Tensor, key: torch.Tensor, radius: int, tolerance: float = 1.5
+) -> torch.Tensor:
     """Whether the best match of each query has its own best match within `tolerance` cells of the query, `(B, h, w)` (Eq. 7).
 
-    A tolerance of one cell and its diagonal neighbours keeps smooth surfaces, whose best match is not sharp.
+    The default accepts a cell and its diagonal neighbours, for the best match on a smooth surface is not sharp.
     """
-    query, key = _normalized(query), _normalized(key)
-    there, back = window_argmax(query, key, radius), window_argmax(key, query, radius)
-    returned = sample_cells(back, there)
+    query, key = unit_length(query), unit_length(key)
+    forward, backward = window_argmax(query, key, radius), window_argmax(key, query, radius)
+    returned = sample_cells(backward, forward)
     return (returned - cell_grid(query)).norm(dim=-1) <= tolerance
 
 
@@ -178,12 +208,12 @@ class _ReverseGradient(torch.autograd.Function):
 
 
 class MapDiscriminator(nn.Module):
-    """Tells from one window map `(M, (2r+1)^2)` whether its pair is synthetic (below 0) or real (above 0): logits `(M,)`."""
+    """Logits `(M,)` of window maps `(M, (2r+1)^2)` to be of real pairs (above 0) or synthetic ones (below 0)."""
 
     def __init__(self, radius: int):
         super().__init__()
         size = (2 * radius + 1) ** 2
-        widths = (size, size // 2, size // 4)  # 2401, 1200, 600 at r = 24, as in the released code
+        widths = (size, size // 2, size // 4)  # 2401, 1200 and 600 at r = 24, as in the released code
         self.layers = nn.Sequential(
             nn.Linear(widths[0], widths[1]),
             nn.ReLU(),
@@ -205,19 +235,23 @@ def adversarial_loss(
     maps: str = "probability",
     step: int = 1,
 ) -> torch.Tensor:
-    """How well the discriminator knows the domain of the maps, with the gradient to the features reversed (Eqs. 9 and 10).
+    """Mean cross-entropy of the discriminator on the domain of the maps, with the gradient to the features reversed (Eqs. 9 and 10).
 
     Args:
-        query, key: Features as they leave the encoder.
-        maps (`str`): `"probability"`: the maps after the softmax, as in the paper, their sum scaled to the number of cells so
-            that the inputs are of order one. `"correlation"`: the bare products, as in the released code.
-        step (`int`): Look at every `step`-th cell along each axis only; the discriminator costs more than the encoder.
+        query, key (`torch.Tensor` of shape `(B, h, w, C)`): Features as they leave the encoder.
+        is_real (`bool`): The domain of these pairs.
+        maps (`str`): `"probability"`: maps after the softmax, as in the paper, times the number of their cells so that inputs
+            are of order one. `"correlation"`: the products alone, as in the released code.
+        step (`int`): Use every `step`-th cell along each axis; on all cells the discriminator costs more than the encoder.
+
+    Raises:
+        `ValueError`: unknown `maps`.
     """
     if maps not in ("probability", "correlation"):
         raise ValueError(f"maps must be 'probability' or 'correlation', got {maps!r}.")
     probabilities = maps == "probability"
     scale = query.shape[-1] ** -0.5 if probabilities else 1.0
-    total, count = query.new_zeros((), dtype=torch.float32), 0
+    total = query.new_zeros((), dtype=torch.float32)
     for window_row in window_maps(query, key, radius, scale, probabilities, step):
 
         def row_loss(window_row=window_row):
@@ -229,7 +263,3 @@ def adversarial_loss(
         total = total + checkpoint(row_loss, use_reentrant=False)
     count = len(query) * (-(-query.shape[1] // step)) * (-(-query.shape[2] // step))
     return total / count
-
-
-def _normalized(features: torch.Tensor) -> torch.Tensor:
-    return F.normalize(features.float(), dim=-1).to(features.dtype)

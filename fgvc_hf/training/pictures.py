@@ -1,11 +1,11 @@
-"""Pictures of what a model in training does with a pair: its matches, its reconstruction, its maps beside their labels."""
+"""Pictures of a model's matches in training: flow and window maps of labelled pairs beside their labels, and reconstructions of real pairs."""
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from ..data.augmentation import rgb_to_pixel_values
-from ..data.synthetic import SyntheticPairs
+from ..data.synthetic_pairs import SyntheticPairs
 from ..io.drawing import draw_flow
 from .objectives import cell_grid, sample_cells, target_positions
 from .recipes import Recipe
@@ -14,8 +14,10 @@ from .window_losses import window_argmax, window_average
 
 @torch.no_grad()
 def synthetic_picture(model, teacher, pairs: SyntheticPairs, recipe: Recipe) -> np.ndarray:
-    """One row for each pair `(B * H, 6 * W, 3)`: second frame, first frame, true flow, matched flow, and for the cell in the middle
-    the teacher's label (or the target itself, without a teacher) and the student's map, both enlarged to the frame."""
+    """One row per pair `(B * H, 6 * W, 3)`: second frame, first frame, true flow, matched flow, label and student's map of the middle cell.
+
+    The label is the teacher's map at the true target or, without a teacher, the target cell itself.
+    """
     pixel_values = rgb_to_pixel_values(pairs.frames)
     features = encode(model, pixel_values)
     stride, radius, size = model.config.output_stride, recipe.radius, pairs.frames.shape[-1]
@@ -25,19 +27,14 @@ def synthetic_picture(model, teacher, pairs: SyntheticPairs, recipe: Recipe) -> 
     rows = []
     for index in range(len(pairs.frames)):
         y, x = _middle(valid[index])
-        asked = positions[index : index + 1, y : y + 1, x : x + 1]
+        target = positions[index : index + 1, y : y + 1, x : x + 1]
         student = _window_map(features[index, 1, y, x], features[index, 0], x, y, recipe)
         if labelled is None:
-            label = torch.zeros_like(student)
-            offset = (asked[0, 0, 0] - torch.tensor([x, y]) + radius).round().long().tolist()
-            label[offset[1], offset[0]] = 1
+            label = _target_map(target[0, 0, 0], x, y, student)
         else:
-            feature = sample_cells(labelled[index : index + 1, 0], asked)[0, 0, 0]
+            feature = sample_cells(labelled[index : index + 1, 0], target)[0, 0, 0]
             label = _window_map(F.normalize(feature, dim=-1), labelled[index, 0], x, y, recipe)
-        true = F.interpolate(pairs.flow[index, 1].permute(2, 0, 1)[None], (size, size))[0].permute(1, 2, 0)
-        found = F.interpolate(matched[index].permute(2, 0, 1)[None], (size, size))[0].permute(1, 2, 0)
-        reach = radius * stride
-        flows = [draw_flow(flow.cpu().numpy(), reach) for flow in (true, found)]
+        flows = [_flow_picture(flow[index], size, radius * stride) for flow in (pairs.flow[:, 1], matched)]
         maps = [_heat(values, size) for values in (label, student)]
         frames = [_to_uint8(pairs.frames[index, t]) for t in (1, 0)]
         rows.append(np.concatenate([*frames, *flows, *maps], axis=1))
@@ -46,7 +43,7 @@ def synthetic_picture(model, teacher, pairs: SyntheticPairs, recipe: Recipe) -> 
 
 @torch.no_grad()
 def real_picture(model, frames: torch.Tensor, recipe: Recipe) -> np.ndarray:
-    """One row for each pair `(B, 2, 3, H, W)` of uint8: first frame, second frame, and the second copied from the first by matching."""
+    """One row per pair `(B, 2, 3, H, W)`, uint8: first frame, second frame, and the second rebuilt from the first by matching."""
     rgb = frames.float() / 255
     features = encode(model, rgb_to_pixel_values(rgb))
     stride, size = model.config.output_stride, frames.shape[-1]
@@ -80,8 +77,23 @@ def _window_map(feature: torch.Tensor, keys: torch.Tensor, x: int, y: int, recip
     return scores[y : y + 2 * r + 1, x : x + 2 * r + 1].flatten().softmax(0).view(2 * r + 1, 2 * r + 1)
 
 
+def _target_map(target: torch.Tensor, x: int, y: int, like: torch.Tensor) -> torch.Tensor:
+    """1 at the cell nearest to the target (x, y) in the window of cell (x, y), 0 elsewhere."""
+    radius = len(like) // 2
+    column, row = (target - target.new_tensor([x, y]) + radius).round().long().tolist()
+    label = torch.zeros_like(like)
+    label[row, column] = 1
+    return label
+
+
+def _flow_picture(flow: torch.Tensor, size: int, reach: float) -> np.ndarray:
+    """Flow `(h, w, 2)` in colour, enlarged to the frame."""
+    enlarged = F.interpolate(flow.permute(2, 0, 1)[None], (size, size))[0].permute(1, 2, 0)
+    return draw_flow(enlarged.cpu().numpy(), reach)
+
+
 def _heat(values: torch.Tensor, size: int) -> np.ndarray:
-    """A map as brightness, its peak white."""
+    """A map as brightness, enlarged to the frame, its peak white."""
     enlarged = F.interpolate((values / values.max())[None, None].float(), (size, size))[0].expand(3, -1, -1)
     return _to_uint8(enlarged.sqrt())
 

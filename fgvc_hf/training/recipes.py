@@ -1,50 +1,53 @@
-"""What is trained, on what, and how: one dataclass. The defaults are the paper's values; small variants stand beside them."""
+"""Hyperparameters of a training run in one dataclass. The defaults are the paper's; recipes by name, and small variants, are in `RECIPES`.
+
+The recipes of UVC, TimeCycle and the colour auto-encoder are in `ancestors/`; `experiment.py` has all of them by name.
+"""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
-from .ancestors.colour_autoencoder import COLOURS, COLOURS_SMALL
-from .ancestors.time_cycle import TIME_CYCLE, TIME_CYCLE_SMALL
-from .ancestors.uvc import UVC, UVC_SMALL
 
-
-LAST_RATE = 1e-3  # of the learning rate at the start, at the end of the cosine
+LAST_RATE = 1e-3  # learning rate at the end of the cosine, as a share of that at the start
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A way of training.
+    """Hyperparameters of FGVC's training.
 
     Args:
         steps (`int`): Updates of the weights.
         batch_size (`int`): Pairs of each domain per update, over all processes and accumulated parts.
         crop (`int`): Side of the training frames in pixels.
         radius (`int`): Window radius r of the losses in cells.
-        learning_rate (`float`): Of Adam, at the start; a cosine takes it to a thousandth at the end.
+        learning_rate (`float`): Of Adam, at the start; cosine decay to a thousandth.
         real (`float`), synthetic (`float`), adversarial (`float`): Weights of the losses: reconstruction of real pairs
-            (Eq. 8), labels of synthetic pairs (Eqs. 2 to 5), and the domain of their maps (Eq. 10). 0 leaves one out.
+            (Eq. 8), labels of synthetic pairs (Eqs. 2 to 5), and the discriminator on their maps (Eq. 10). 0 leaves one out.
         distillation (`float`): Weight of the cross-entropy with the maps of a frozen fine teacher on real pairs (section 3.2).
-        freeze_encoder (`bool`): Train the head of a coarse-to-fine model alone.
+        freeze_encoder (`bool`): Train only the head of a coarse-to-fine model.
         label (`str`): `"soft"` (Eq. 5), `"gaussian"` (Eqs. 3 and 4, with `label_sigma`) or `"dirac"` (Eq. 2).
         label_sigma (`float`): Standard deviation of Gaussian labels in cells.
-        temperature (`float`): Of the maps that are compared with labels. The paper says 1, its code 0.07 on cosines.
-        teacher_norm (`str`): `"channel"`, or `"height"` as the released code has it; see `soft_label_loss`.
+        temperature (`float`): Of the maps that are compared with labels. The paper states 1, its code has 0.07 on cosines.
+        teacher_norm (`str`): `"channel"`, or `"height"` as in the released code; see `soft_label_loss`.
         reconstruction (`str`): `"aligned"` or `"official"`; see `reconstruction_loss`.
-        occlusion_test (`bool`): Leave cells out of the reconstruction whose match does not lead back (Eq. 7).
-        adversarial_maps (`str`), adversarial_step (`int`): What the discriminator sees; see `adversarial_loss`.
-        both_ways (`bool`): Match the second frame with the first as well; costs no features.
-        synthetic_dropout (`float`): Share of the synthetic pairs that lose a colour channel; 1 in the released code. Real pairs
-            always do, for there is nothing to reconstruct otherwise.
-        light (`float`): Strength of the changes of light and colour of synthetic pairs.
+        occlusion_test (`bool`): Leave cells that fail the forward-backward check out of the reconstruction (Eq. 7).
+        adversarial_maps (`str`), adversarial_step (`int`): Input of the discriminator; see `adversarial_loss`.
+        both_ways (`bool`): Match in both directions, first frame to second as well; features are shared.
+        synthetic_dropout (`float`): Share of the synthetic pairs with a dropped colour channel; 1 in the released code. Real
+            pairs always drop one, which is then reconstructed.
+        light (`float`): Strength of the photometric augmentation of synthetic pairs; 0 for none.
         reach (`float`): Largest shift of a body between synthetic frames, in pixels.
         gap (`tuple[int, int]`): Frames from one frame of a real pair to the other.
         area, aspect (`tuple[float, float]`): Crops of real pairs; see [`VideoFolder`].
-        freeze_batch_norm (`bool`): Use the running statistics instead of those of the batch, and leave them as they are.
-        average (`float`): Share that a running mean of the weights keeps of itself at each update. The mean is what is evaluated
-            and saved as the model; 0 for the weights as they are.
-        textures (`int`): Frames kept as material for synthetic pairs.
-        seed (`int`): Of everything.
+        freeze_batch_norm (`bool`): Use the running statistics of batch normalisation, and do not update them.
+        average (`float`): Decay of an exponential moving average (EMA) of the weights. The average is evaluated and saved as the
+            model; 0 for no average.
+        textures (`int`): Frames kept as textures of synthetic pairs.
+        seed (`int`): Of weights, data and augmentation.
+
+    Raises:
+        `ValueError`: a field is outside its range, or there is nothing to learn from.
     """
 
     steps: int = 302_265  # 30 passes over 40,302 pairs
@@ -103,37 +106,39 @@ class Recipe:
 
     @property
     def uses_real(self) -> bool:
+        """Whether it learns from real pairs."""
         return bool(self.real or self.distillation)
 
     @property
     def weights(self) -> dict[str, float]:
-        """Of each loss in the total."""
+        """Weights of the losses in the total, by name."""
         losses = {"reconstruction": self.real, "label": self.synthetic, "adversarial": self.adversarial}
         return losses | {"distillation": self.distillation}
 
     @property
     def clip_settings(self) -> tuple:
-        """How real pairs are chosen; see [`VideoFolder`]."""
+        """Size, gap, area and aspect of real pairs; see [`VideoFolder`]."""
         return self.crop, self.gap, self.area, self.aspect
 
     def decay(self, step: int) -> float:
-        """Factor on the learning rate of update `step`: a cosine from 1 to a thousandth."""
+        """Factor on the learning rate of update `step`: cosine decay from 1 to a thousandth."""
         wave = (1 + math.cos(math.pi * step / self.steps)) / 2
         return LAST_RATE + (1 - LAST_RATE) * wave
 
     @property
     def needs_teacher(self) -> bool:
+        """Whether it has soft labels or distils."""
         return bool(self.distillation) or (bool(self.synthetic) and self.label == "soft")
 
 
 def _small(recipe: Recipe, **changes) -> Recipe:
-    """For a small machine: crops of 128 pixels with the window in proportion, a step of about a second on two cores."""
+    """Crops of 128 pixels and a window in proportion: an update takes about a second on two CPU cores."""
     recipe = replace(recipe, crop=128, radius=12, reach=22.0, gap=(1, 6), area=(0.15, 0.6), aspect=(0.8, 1.25))
     return replace(recipe, adversarial_step=4, **changes)
 
 
 TEACHER = Recipe(synthetic=0, adversarial=0)
-# What measured best with little time: labels with the exact sub-cell target, and no discriminator
+# Best at a small budget: labels with the exact sub-cell target, and no discriminator
 JOINT_SMALL = _small(
     Recipe(),
     steps=2_800,
@@ -144,14 +149,14 @@ JOINT_SMALL = _small(
     adversarial=0.0,
     synthetic_dropout=0.3,
 )
-# What is to get better is reconstruction; labels, whose loss is forty times as large, keep what was learnt before. The running mean is
-# over the whole run: a third of it are the weights that it started from, which costs little of the gain and keeps other videos as they were
+# Reconstruction adapts the model; labels, whose loss is 40 times as large, keep what it knew. A third of the EMA over the whole run are the
+# weights at the start, which keeps the accuracy on other videos and costs little of the gain
 FINETUNE_SMALL = replace(
     JOINT_SMALL, steps=300, learning_rate=1e-4, synthetic=0.1, freeze_batch_norm=True, average=1 - 1 / 300
 )
-# The map of the paper is distilled from crops of 256 pixels, where r = 24 fine cells are the 6 coarse ones of Eq. 1
+# On crops of 256 pixels, where r = 24 fine cells equal 6 coarse cells
 DISTILL = Recipe(real=0.0, synthetic=0.0, adversarial=0.0, distillation=1.0, gap=(1, 8), freeze_batch_norm=True)
-RECIPES: dict[str, Any] = {
+RECIPES: dict[str, Recipe] = {
     "teacher": TEACHER,
     "joint": Recipe(),
     "finetune": replace(
@@ -162,24 +167,23 @@ RECIPES: dict[str, Any] = {
     "finetune-small": FINETUNE_SMALL,
     "distill": DISTILL,
     "distill-small": _small(DISTILL, steps=6_000, batch_size=2, learning_rate=5e-4, average=0.99),
-    "uvc": UVC,
-    "uvc-small": UVC_SMALL,
-    "timecycle": TIME_CYCLE,
-    "timecycle-small": TIME_CYCLE_SMALL,
-    "colours": COLOURS,
-    "colours-small": COLOURS_SMALL,
 }
 
 
-def parse_recipe(name: str, changes: dict[str, str]) -> Any:
-    """A recipe by name, a [`Recipe`] or a [`VideoRecipe`], with some fields changed, their values as text.
+def parse_recipe(name: str, changes: Mapping[str, str], recipes: Mapping[str, Any] = RECIPES) -> Any:
+    """The recipe of a name with some fields changed.
+
+    Args:
+        name (`str`): A key of `recipes`.
+        changes (mapping of `str` to `str`): New values of fields as text: `3`, `0.5`, `true`, `1,5`.
+        recipes (mapping of `str` to a recipe): [`fgvc_hf.training.experiment.RECIPES`] has those of the ancestors as well.
 
     Raises:
-        `ValueError`: there is no such recipe or field, or the value does not fit it.
+        `ValueError`: there is no such recipe or field, or the value does not fit the field.
     """
-    if name not in RECIPES:
-        raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, got {name!r}.")
-    recipe = RECIPES[name]
+    if name not in recipes:
+        raise ValueError(f"recipe must be one of {', '.join(recipes)}, got {name!r}.")
+    recipe = recipes[name]
     known = {field.name for field in fields(recipe)}
     values = {}
     for field, text in changes.items():

@@ -1,8 +1,7 @@
-"""What a training run leaves on disk: checkpoints that are complete or not there, without pickle.
+"""Checkpoints of a training run: complete or absent, and without pickle.
 
-A checkpoint is a folder `step-00001000` with `module.safetensors` (all weights that are trained), `optimizer.safetensors` (the
-moments of Adam) and `state.json`. It is written under another name and renamed, so that a run killed at any moment leaves the
-one before.
+A checkpoint is a folder `step-00001000` with `module.safetensors` (all weights of the training module), `optimizer.safetensors` (Adam's
+moments) and `state.json`. It is written under a temporary name and renamed, so that a run killed at any moment leaves the previous one.
 """
 
 import json
@@ -15,11 +14,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 
-SPARE = 1.2  # of the size of a checkpoint that must be free on the disk before it is written
+SPARE = 1.2  # free disk space that is asked for before a checkpoint is written, in sizes of a checkpoint
 
 
 def moments(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """The state of Adam by `parameter/moment`."""
+    """Adam's state by `parameter/moment`."""
     return {
         f"{name}/{key}": value.contiguous()
         for name, parameter in module.named_parameters()
@@ -28,14 +27,15 @@ def moments(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, to
 
 
 def load_moments(module: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    """Put the state that [`moments`] returned back."""
     for name, parameter in module.named_parameters():
         state = {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
-        if state:  # the step counter of Adam stays on the CPU
+        if state:  # Adam's step counter stays on the CPU
             optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in state.items()}
 
 
 def check_room(folder: Path, module: nn.Module) -> None:
-    """An `OSError` if the disk of `folder`, which need not exist yet, has no room for a checkpoint: weights and two moments each."""
+    """Refuse a disk without room for a checkpoint, weights and two moments each, by an `OSError`; `folder` need not exist yet."""
     needed = int(SPARE * 3 * sum(value.nbytes for value in module.state_dict().values()))
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
@@ -46,7 +46,14 @@ def check_room(folder: Path, module: nn.Module) -> None:
 def save_checkpoint(
     folder: Path, step: int, module: nn.Module, optimizer: torch.optim.Optimizer, state: dict, keep: int
 ) -> Path:
-    """Write `folder/step-…` and remove all but the newest `keep`.
+    """Write `folder/step-…` and remove all but the newest `keep` checkpoints.
+
+    Args:
+        folder: Of the run's checkpoints.
+        step (`int`): Updates done.
+        module, optimizer: What is saved.
+        state (`dict`): Further values for `state.json`.
+        keep (`int`): Checkpoints that stay.
 
     Raises:
         `OSError`: there is not enough room on the disk, or it cannot be written to.
@@ -77,7 +84,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
-    """Put weights and moments back, and return the rest of what was saved."""
+    """Load weights and moments into module and optimizer, and return `state.json`."""
     module.load_state_dict(load_file(path / "module.safetensors"))
     load_moments(module, optimizer, load_file(path / "optimizer.safetensors"))
     return json.loads((path / "state.json").read_text())

@@ -1,4 +1,4 @@
-"""The model card of a trained checkpoint, written from the run's own log and measured results."""
+"""The model card of a trained checkpoint, from the log of its run and measured results."""
 
 import json
 from dataclasses import asdict, fields
@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ..hub.repository import model_card
+from ..hub.model_card import model_card
 from .recipes import Recipe
 
 
 PLOT_SIZE = (720, 300)
-SMOOTHED = 50  # updates that a point of a loss curve is the mean of
+SMOOTHED = 50  # updates that every point of a loss curve averages
 COLOURS = ((214, 69, 65), (44, 110, 187), (60, 150, 80))
 
 
 def read_log(path: Path) -> tuple[list[dict], list[dict]]:
-    """The entries of updates and of evaluations of a `log.jsonl`; of an update that was repeated after a restart, the last."""
+    """Entries of updates and of evaluations of a `log.jsonl`; the last one of an update that a restart repeated."""
     updates, evaluations = {}, {}
     for line in path.read_text().splitlines():
         entry = json.loads(line)
@@ -26,7 +26,7 @@ def read_log(path: Path) -> tuple[list[dict], list[dict]]:
 
 
 def draw_curves(updates: list[dict], evaluations: list[dict]) -> Image.Image:
-    """Losses, smoothed and each scaled to its own range, and the first score as dots with their values."""
+    """Curves of smoothed losses, each scaled to its range, and of the first score, with its values."""
     width, height = PLOT_SIZE
     picture = Image.new("RGB", PLOT_SIZE, "white")
     draw = ImageDraw.Draw(picture)
@@ -74,7 +74,7 @@ def training_card(name: str, summary: str, data: str, run: Path, results: str, n
 
     Args:
         name, summary, data: What it is, in a sentence or two, and what it was trained on.
-        run: Folder of the run, whose newest checkpoint knows the recipe.
+        run: Folder of the run; its newest checkpoint holds the recipe.
         results: Measured numbers in Markdown, with their commands.
         notes: How the run departed from its recipe, if it did.
     """
@@ -82,7 +82,7 @@ def training_card(name: str, summary: str, data: str, run: Path, results: str, n
     updates, _ = read_log(run / "log.jsonl")
     hours = sum(entry["seconds"] for entry in updates) / 3600
     paper = json.loads(json.dumps(asdict(Recipe())))
-    recipe = paper | state["recipe"]  # a field that there was not yet had its default
+    recipe = paper | state["recipe"]  # fields newer than the checkpoint had their defaults
     rows = [
         f"| `{field.name}` | {recipe[field.name]} | {paper[field.name]} |"
         for field in fields(Recipe)

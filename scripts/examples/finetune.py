@@ -1,10 +1,10 @@
-"""Adapt the encoder to videos of your own, which need no labels.
+"""Fine-tune the encoder on videos of your own, without labels.
 
     python scripts/examples/finetune.py MY_CLIPS outputs/mine
 
-`scripts/train.py --recipe finetune-small` does the same from the command line, and also measures, draws and distributes. Here are the
-parts: pairs of frames of your videos to reconstruct from one another, textures cut out of them for synthetic pairs with exact flow, and
-the loop. Started again with the same arguments it goes on where it stopped.
+`scripts/train.py --recipe finetune-small` does the same from the command line, and also evaluates, draws and distributes. These are the parts:
+pairs of frames of your videos, one reconstructed from the other; textures cut out of them for synthetic pairs with exact flow; and the loop.
+Started again with the same arguments it resumes.
 """
 
 import sys
@@ -14,6 +14,7 @@ from accelerate import Accelerator
 
 from fgvc_hf import FgvcModel, default_checkpoint
 from fgvc_hf.data.video_folder import VideoFolder
+from fgvc_hf.training.experiment import TEXTURE_SIZE
 from fgvc_hf.training.joint import JointTraining
 from fgvc_hf.training.loop import Training
 from fgvc_hf.training.recipes import RECIPES
@@ -21,8 +22,8 @@ from fgvc_hf.training.recipes import RECIPES
 
 def main(folder: str, output: str, steps: str = "300") -> None:
     recipe = replace(RECIPES["finetune-small"], steps=int(steps), textures=64)
-    videos = VideoFolder(folder, recipe.crop, recipe.gap, recipe.area, recipe.aspect, seed=recipe.seed)
-    textures = videos.texture_images(recipe.textures, 288, 512)
+    videos = VideoFolder(folder, *recipe.clip_settings, seed=recipe.seed)
+    textures = videos.texture_images(recipe.textures, *TEXTURE_SIZE)
     model = FgvcModel.from_pretrained(default_checkpoint())
     Training(JointTraining(model, recipe), recipe, output, Accelerator(), videos, textures, save_every=100).run()
     print(f"{output}/last")  # for from_pretrained, or --checkpoint

@@ -15,7 +15,7 @@ from fgvc_hf import VideoWriter, draw_masks, load, open_video, read_mask
 
 def main(source: str, mask: str, target: str) -> None:
     video, ids = open_video(source), read_mask(mask)
-    # Masks are label maps. At stride 4 they take less than half of the time that they take at stride 2; see README for what it costs
+    # Masks are label maps. At stride 4 they take less than half of the time that they take at stride 2; docs/numbers.md has what it costs
     model, processor = load(output_stride=4, propagation_radius=10)
     with VideoWriter(target, video.fps or 24, video.height, video.width) as writer:
         found = model.propagate_masks(video, ids, processor=processor, show_progress_bar=True)

@@ -1,11 +1,10 @@
 #!/usr/bin/env bash
-# Train on all GPUs of a machine: one process for each, which share every batch.
+# Train on all GPUs of a machine: one process per GPU, and every batch divided among them.
 #
 #     scripts/examples/train_on_several_gpus.sh MY_CLIPS outputs/joint fgvc-reconstruction
 #
-# The batch of a recipe is shared out evenly, so that the result does not depend on the number of processes; statistics of batch
-# normalisation are taken over all of them. Killed at any moment and started again, training goes on where the last checkpoint was.
-# PROCESSES=N sets their number; without a GPU they share the CPU, which tries the command out.
+# The result does not depend on the number of processes; statistics of batch normalisation are synchronised. Killed at any moment and started
+# again, training resumes from the last checkpoint. PROCESSES=N sets their number; without a GPU they share the CPU, to try the command out.
 set -euo pipefail
 videos=$1 output=$2 teacher=$3
 shift 3

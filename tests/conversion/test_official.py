@@ -7,7 +7,7 @@ from PIL import Image
 
 from fgvc_hf import FgvcModel, FgvcProcessor
 from fgvc_hf.conversion.official import SOURCES, convert
-from fgvc_hf.conversion.uvc_colours import convert_colours
+from fgvc_hf.training.ancestors.published_colours import convert_colours
 
 
 def torchvision_block(prefix):

@@ -5,7 +5,7 @@ from PIL import Image
 
 from fgvc_hf.data.flying_things import FlyingThings3D, LabelledCrops, consistent, read_pfm
 from fgvc_hf.data.scene import Random
-from fgvc_hf.data.synthetic import render_pairs
+from fgvc_hf.data.synthetic_pairs import render_pairs
 from fgvc_hf.data.textures import natural_image
 
 

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from fgvc_hf.data.augmentation import change_light, colour_of, drop_channel, rgb_to_pixel_values
 from fgvc_hf.data.scene import Motion, Random, pixel_centres
-from fgvc_hf.data.synthetic import pair_motion, render_pairs
+from fgvc_hf.data.synthetic_pairs import pair_motion, render_pairs
 from fgvc_hf.data.textures import natural_image
 from fgvc_hf.image_processing_pil_fgvc import FgvcImageProcessorPil
 

@@ -13,6 +13,7 @@ import pytest
 
 from fgvc_hf import open_video
 from fgvc_hf.data.synthetic import translating_texture
+from fgvc_hf.demo.examples import EXAMPLES
 
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
@@ -183,10 +184,11 @@ def test_a_user_follows_points_and_objects_and_matches_pixels(page, moving_clip)
 def test_an_example_comes_with_its_tracks_and_an_error_is_a_sentence(page, tmp_path):
     page.locator("#examples img").first.click()
     page.wait_for_selector("#tracked video")
-    assert page.locator("#tracked-timeline .row svg").count() == page.locator("#legend li").count() == 6
+    points = len(EXAMPLES[0].points)
+    assert page.locator("#tracked-timeline .row svg").count() == page.locator("#legend li").count() == points
     keep(page, "8-example")
     (tmp_path / "holiday.mp4").write_text("no video")
     page.locator("#upload input[type=file]").set_input_files(str(tmp_path / "holiday.mp4"))
     page.get_by_text("holiday.mp4: is no video that can be read").wait_for()
     keep(page, "9-error")
-    assert page.locator("#legend li").count() == 6  # what was there before is still there
+    assert page.locator("#legend li").count() == points  # what was there before is still there

@@ -9,7 +9,7 @@ import gradio as gr
 import numpy as np
 import pytest
 
-from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, open_video, read_points_file
+from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, Tracker, open_video, read_points_file
 from fgvc_hf.demo import handlers as on
 from fgvc_hf.demo import limits, views, work
 from fgvc_hf.demo.examples import EXAMPLES
@@ -36,7 +36,7 @@ def tiny(monkeypatch):
     """A model that takes no time."""
     model = FgvcModel(FgvcConfig(hidden_sizes=[8, 16, 32], propagation_radius=4, point_matching="templates")).eval()
     processor = FgvcProcessor(FgvcImageProcessorPil(size={"height": 48, "width": 80}))
-    monkeypatch.setattr(work, "loaded", lambda preset, **settings: (model, processor))
+    monkeypatch.setattr(work, "loaded", lambda preset, **config_fields: Tracker(model, processor))
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ CALLS = (
 
 @pytest.mark.parametrize("number", range(len(CALLS)), ids=lambda number: f"{CALLS[number][0]} {number}")
 def test_what_makes_no_sense_is_one_sentence_and_changes_nothing(desk, monkeypatch, number):
-    monkeypatch.setattr(work, "loaded", lambda *arguments, **settings: pytest.fail("work was started"))
+    monkeypatch.setattr(work, "loaded", lambda *arguments, **config_fields: pytest.fail("work was started"))
     desk.points = [Point(0, 1.5, 1.5, "there before")]
     with pytest.raises(gr.Error) as refused:
         CALLS[number][1](desk)
@@ -297,9 +297,8 @@ def test_tracks_that_ship_are_those_of_the_tracker(shelf):
     desk = on.Desk()
     on.Intake(shelf).example(desk, click(0), REQUEST)
     held = example.tracks()
-    model, processor = work.loaded("balanced")
     points = [(point.t, point.x, point.y) for point in example.points]
-    tracks = model.track(desk.clip.video.frames(0, 8), points, processor=processor)
+    tracks = work.loaded("balanced").track(desk.clip.video.frames(0, 8), points)
     off = np.linalg.norm(tracks.tracks - held.tracks[:, :8], axis=-1)
     assert np.median(off) < 0.5 and (tracks.visible == held.visible[:, :8]).mean() > 0.9
 

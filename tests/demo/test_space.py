@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from fgvc_hf.cli import main as cli
-from fgvc_hf.demo import app, limits
+from fgvc_hf.demo import app, limits, page
 
 
 ROOT = Path(__file__).parents[2]
@@ -71,4 +71,4 @@ def test_a_port_that_is_taken_is_one_line_and_leaves_no_file(tmp_path, monkeypat
 
 @pytest.mark.parametrize("name", ["style.css", "painter.js", "timeline.js", "how_it_works.md"])
 def test_the_page_asks_no_other_host(name):
-    assert "http" not in app.source(name)
+    assert "http" not in page.source(name)

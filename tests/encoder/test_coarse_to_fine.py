@@ -111,9 +111,9 @@ def test_frames_smaller_than_a_window_of_attention():
     ("settings", "message"),
     [
         ({"upsampling": "nearest"}, "upsampling must be one of"),
-        ({"fine_size": -1}, "fine_size must not be negative"),
+        ({"fine_size": -1}, "fine_size must be an integer of 0 or more"),
         ({"num_attention_heads": 3}, "num_attention_heads must split 16 channels"),
-        ({"attention_window": 0}, "attention_window must be positive"),
+        ({"attention_window": 0}, "attention_window must be an integer of 1 or more"),
         ({"output_stride": 8}, "output_stride must be one of"),
         ({"encoder": "external"}, "needs encoder 'resnet', got 'external'"),
         ({"projection_size": 4}, "needs projection_size 0, got 4"),

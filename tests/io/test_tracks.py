@@ -7,6 +7,7 @@ import pytest
 
 from fgvc_hf import PointTracks, read_points_file, save_tracks
 from fgvc_hf.io import tracks as tracks_module
+from fgvc_hf.io.tracks import grid_points
 
 
 POINTS = [[0, 12.5, 20.25], [3, 0, 0], [17, 639.875, 1e-3]]
@@ -229,3 +230,23 @@ def test_wrong_suffix_writes_nothing(tmp_path, tracks, name):
 @pytest.mark.parametrize("name", ["out.csv", "OUT.NPZ", Path("a/b.json")])
 def test_check_format_takes_the_three(name):
     assert tracks_module.check_format(name) == Path(name)
+
+
+def test_a_grid_is_spread_evenly_over_the_first_frame():
+    np.testing.assert_array_equal(grid_points(2, 100, 200), [[0, 50, 25], [0, 150, 25], [0, 50, 75], [0, 150, 75]])
+    np.testing.assert_array_equal(grid_points((1, 3), 10, 30), [[0, 5, 5], [0, 15, 5], [0, 25, 5]])
+    np.testing.assert_array_equal(grid_points([3, 1], 30, 10), [[0, 5, 5], [0, 5, 15], [0, 5, 25]])
+    points = grid_points(np.int64(7), 480, 853)
+    assert points.shape == (49, 3) and points.dtype == np.float64
+    assert points[:, 1:].min() > 0 and (points[:, 1:] < (853, 480)).all()
+    np.testing.assert_allclose(points[:, 1:].mean(axis=0), (426.5, 240))
+
+
+@pytest.mark.parametrize(
+    "grid", [0, -1, True, 2.0, "22", None, np.nan, (), (2,), (2, 0), (2, True), (2, 2.0), (1, 2, 3), np.array([2, 3])]
+)
+def test_a_grid_that_is_none_is_refused(grid):
+    with pytest.raises(
+        ValueError, match=r"^grid must be an integer of 1 or more, or a pair \(rows, columns\) of such, got"
+    ):
+        grid_points(grid, 10, 10)

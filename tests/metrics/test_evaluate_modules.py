@@ -13,15 +13,7 @@ from fgvc_hf.metrics.region_contour import count_davis
 
 
 MODULES = Path(fgvc_hf.__file__).parent / "metrics" / "evaluate_modules"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """One folder for all: Python remembers where it found the first module."""
-    folder = tmp_path_factory.mktemp("modules")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("evaluate.config.HF_MODULES_CACHE", str(folder))
-        yield
+pytestmark = pytest.mark.usefixtures("evaluate_cache")
 
 
 def load(name):

@@ -5,10 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from feature_fields import unit_features
 from PIL import Image
 
 from fgvc_hf import FgvcConfig, FgvcModel, load_session, render_clip, save_session
-from fgvc_hf.tracking.box_tracker import fit_similarity
+from fgvc_hf.tracking.box_tracker import BoxTracker, fit_similarity
 from fgvc_hf.tracking.localisation import read_box
 
 
@@ -54,7 +55,7 @@ def follow(model, processor, frames, box):
     session = processor.init_video_session(frames)
     processor.add_inputs_to_inference_session(session, 0, 1, input_boxes=box)
     outputs = list(model.propagate_in_video_iterator(session))
-    return np.stack([processor.post_process_boxes(output, session)[0] for output in outputs]), outputs
+    return np.stack([output.boxes[0] for output in outputs]), outputs
 
 
 def test_a_box_grows_and_turns(bundled_model, processor, zoom):
@@ -117,6 +118,45 @@ def test_a_size_is_read_off_the_mean_distance_and_strays_do_not_count():
     assert growth.tolist() == pytest.approx([1.2, 0.9], rel=0.1)
 
 
+CORNERS = torch.tensor(
+    [[[30.0, 20], [70, 20], [70, 60], [30, 60]], [[50.0, 30], [90, 36], [84, 76], [44, 70]]]
+).double()
+
+
+@pytest.mark.parametrize("matching", ["templates", "coordinates"])
+def test_other_boxes_change_nothing(matching):
+    """Not those that are followed along, nor those that were dropped or came later."""
+    config, frames = FgvcConfig(box_matching=matching), [unit_features(50, 60, seed=seed // 3) for seed in range(6)]
+    among, alone = (BoxTracker.empty(frames[0], config) for _ in range(2))
+    among.start([3, 8], CORNERS, [False, True], frames[0])
+    alone.start([8], CORNERS[1:], [True], frames[0])
+    for t, features in enumerate(frames[1:]):
+        for tracker in (among, alone):
+            tracker.step(features, (100, 120))
+        readout, single, row = among.read(), alone.read(), among.ids.index(8)
+        assert torch.equal(readout.corners[row], single.corners[0])
+        assert torch.equal(readout.confidence[row], single.confidence[0])
+        if t == 1:
+            among.drop({3})
+        if t == 2:
+            among.start([1], CORNERS[:1], [False], features)
+    assert among.read().ids == [8, 1] and among.turns == [True, False]
+    assert among.nbytes == among.bytes_of(2) == 2 * alone.nbytes == 2 * 64 * 17 * 49 * 16 * 4
+    assert (alone.read().corners - CORNERS[1:]).abs().max() > 0.01  # it did move
+
+
+def test_a_readout_of_boxes_stays_as_it_is():
+    features = unit_features(50, 60)
+    tracker = BoxTracker.empty(features, FgvcConfig())
+    tracker.start([3], CORNERS[:1], [False], features)
+    readout = tracker.read()
+    tracker.step(unit_features(50, 60, seed=1), (100, 120))
+    assert torch.equal(readout.corners, CORNERS[:1]) and readout.confidence.tolist() == [1.0]
+    tracker.drop({3})
+    tracker.step(features, (100, 120))
+    assert tracker.read().ids == [] and tracker.read().corners.shape == (0, 4, 2)
+
+
 def mixed(session, processor):
     mask = np.zeros((40, 56), bool)
     mask[5:20, 5:20] = True
@@ -130,15 +170,16 @@ def test_boxes_share_a_session_with_points_and_masks(tiny_model, processor, nois
     mixed(session, processor)
     outputs = [tiny_model.step(session, frame) for frame in noise_clip[:5]]
     assert outputs[0].box_ids == [] and outputs[0].boxes.shape == (0, 4, 2)
-    assert (outputs[4].object_ids, outputs[4].mask_ids, outputs[4].box_ids) == ([4], [5], [6, 7])
+    assert (outputs[4].ids, outputs[4].box_ids) == ([4], [6, 7]) and set(np.unique(outputs[4].masks)) <= {0, 5}
     save_session(session, tiny_model, tmp_path / "s.safetensors")
     restored = load_session(tmp_path / "s.safetensors", tiny_model)
     session.remove(6)
     for frame in noise_clip[5:]:
         output, again = tiny_model.step(session, frame), tiny_model.step(restored, frame)
         assert output.box_ids == [7] and again.box_ids == [6, 7]
-        assert torch.equal(output.boxes[0], again.boxes[1]) and torch.equal(output.tracks, again.tracks)
-        assert torch.equal(output.mask_maps, again.mask_maps)
+        np.testing.assert_array_equal(output.boxes[0], again.boxes[1])
+        np.testing.assert_array_equal(output.points, again.points)
+        np.testing.assert_array_equal(output.masks, again.masks)
 
 
 def test_boxes_follow_by_templates_whatever_points_do(tiny_model, processor, noise_clip):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, render_clip
-from fgvc_hf.tracking.template_tracker import expected_error, visibility
+from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, Tracker, render_clip
+from fgvc_hf.tracking.evidence import expected_error, visibility
 from fgvc_hf.training.calibration import calibration_error, collect_evidence, fit_error, fit_visibility
 
 
@@ -26,6 +26,12 @@ def test_the_weights_that_made_the_errors_are_found():
     np.testing.assert_allclose(fit_error(evidence, visible, errors + 100 * ~visible), weights, atol=0.05)
 
 
+def test_one_visible_point_gives_its_own_error():
+    """One row has no standard deviation; the constant is then the logarithm of the error."""
+    weights = fit_error(torch.rand(2, 3), torch.tensor([True, False]), torch.tensor([4.0, 9.0]))
+    assert weights[:-1] == [0.0, 0.0, 0.0] and weights[-1] == pytest.approx(np.log(4.0), rel=1e-3)
+
+
 def test_a_fit_needs_both_cases():
     with pytest.raises(ValueError, match="no point is visible"):
         fit_error(torch.rand(5, 3), torch.zeros(5, dtype=torch.bool), torch.rand(5))
@@ -44,21 +50,20 @@ def test_calibration_error_known_answers():
 def tiny(point_matching):
     torch.manual_seed(0)
     config = FgvcConfig(hidden_sizes=[8, 8, 16], depths=[1, 1, 1], point_matching=point_matching)
-    return FgvcModel(config).eval(), FgvcProcessor(FgvcImageProcessorPil(resize_policy="none"))
+    return Tracker(FgvcModel(config).eval(), FgvcProcessor(FgvcImageProcessorPil(resize_policy="none")))
 
 
 def test_evidence_is_of_frames_after_the_query():
     clip = render_clip(num_frames=6, height=64, width=64, num_points=5, seed=2)
-    evidence, visible, errors = collect_evidence(*tiny("templates"), [clip, clip])
+    evidence, visible, errors = collect_evidence(tiny("templates"), [clip, clip])
     later = np.arange(6) > clip.queries[:, :1]
     assert evidence.shape == (2 * later.sum(), 9) and visible.shape == (2 * later.sum(),)
     assert int(visible.sum()) == 2 * clip.visible[later].sum()
-    model, processor = tiny("templates")
-    tracks = model.track(clip.frames, clip.queries, processor=processor).tracks
+    tracks = tiny("templates").track(clip.frames, clip.queries).tracks
     off = np.linalg.norm(tracks - clip.tracks, axis=-1)
     assert float(errors.sum()) == pytest.approx(2 * off[later].sum(), rel=1e-4)
 
 
 def test_labels_have_no_evidence():
     with pytest.raises(ValueError, match="templates"):
-        collect_evidence(*tiny("labels"), [])
+        collect_evidence(tiny("labels"), [])

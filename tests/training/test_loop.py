@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from fgvc_hf import FgvcConfig, FgvcModel
 from fgvc_hf.data.scene import Random
-from fgvc_hf.data.synthetic import render_pairs
+from fgvc_hf.data.synthetic_pairs import render_pairs
 from fgvc_hf.data.textures import natural_image
 from fgvc_hf.training.joint import JointTraining
 from fgvc_hf.training.loop import Training
@@ -92,12 +92,12 @@ def test_it_learns_and_leaves_a_model(tmp_path):
 def test_a_student_with_a_head_learns_the_maps_of_its_teacher(tmp_path):
     recipe = replace(TINY, steps=60, **DISTILL)
     training = make(tmp_path, recipe, student=HEAD)
-    teacher = {name: value.clone() for name, value in training.bare._teacher[0].state_dict().items()}
+    teacher = {name: value.clone() for name, value in training.bare.frozen[0].state_dict().items()}
     training.run()
     losses = [entry["distillation"] for entry in log(tmp_path)]
     assert sum(losses[-10:]) < sum(losses[:10]) - 1.0
     assert FgvcModel.from_pretrained(tmp_path / "last").config.fine_size == 8
-    after = training.bare._teacher[0].state_dict()
+    after = training.bare.frozen[0].state_dict()
     assert all(torch.equal(value, after[name]) for name, value in teacher.items())
 
 

@@ -7,9 +7,9 @@ from fgvc_hf.training.objectives import (
     adversarial_loss,
     cell_grid,
     dirac_loss,
+    forward_backward_check,
     gaussian_loss,
     reconstruction_loss,
-    returns_to_itself,
     sample_cells,
     soft_label_loss,
     target_positions,
@@ -82,7 +82,7 @@ def test_reconstruction_of_a_shifted_frame_is_exact_inside():
 
 def test_returning_matches():
     first, second = shifted_pair(3, 2)
-    back = returns_to_itself(first, second, R)
+    back = forward_backward_check(first, second, R)
     inside = torch.zeros(1, H, W, dtype=torch.bool)
     inside[:, : H - 2, : W - 3] = True
     assert back[inside].all()

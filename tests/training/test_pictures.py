@@ -4,7 +4,7 @@ import torch
 
 from fgvc_hf import FgvcConfig, FgvcModel
 from fgvc_hf.data.scene import Random
-from fgvc_hf.data.synthetic import render_pairs
+from fgvc_hf.data.synthetic_pairs import render_pairs
 from fgvc_hf.data.textures import natural_image
 from fgvc_hf.training.pictures import real_picture, synthetic_picture
 from fgvc_hf.training.recipes import Recipe

@@ -4,15 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fgvc_hf.training.window_losses import (
-    DiracTarget,
-    GaussianTarget,
-    SoftTarget,
-    window_argmax,
-    window_average,
-    window_cross_entropy,
-    window_maps,
-)
+from fgvc_hf.training.window_losses import window_argmax, window_average, window_cross_entropy, window_maps
+from fgvc_hf.training.window_targets import DiracTarget, GaussianTarget, SoftTarget
 
 
 B, H, W, C, R, SCALE = 2, 19, 37, 16, 5, 0.3

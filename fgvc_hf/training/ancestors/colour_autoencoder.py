@@ -154,7 +154,7 @@ class ColourRecipe(VideoRecipe):
 class ColourTraining(VideoTraining):
     """A colour auto-encoder and its loss."""
 
-    def forward(self, frames: torch.Tensor, seeds: list[int], step: int) -> dict[str, torch.Tensor]:
+    def forward(self, frames: torch.Tensor, seeds: list[int], step: int, labelled=None) -> dict[str, torch.Tensor]:
         """The loss of clips `(B, T, 3, H, W)`, uint8."""
         pixel_values = rgb_to_pixel_values(frames.flatten(0, 1).float() / 255, self.processor)
         return {"colour": colour_loss(self.model(pixel_values).float(), pixel_values).mean()}

@@ -98,11 +98,10 @@ def localise(positions: torch.Tensor, turns: bool = False, scales: bool = True) 
     moved = positions - centre[:, None, None]
     angle = centre.new_zeros(batch)
     if turns:
-        along, across = (
-            (own * moved).sum((1, 2, 3)),
-            (own[..., 0] * moved[..., 1] - own[..., 1] * moved[..., 0]).sum((1, 2)),
-        )
-        angle = torch.atan2(across, along + 1e-6)
+        across = (own[..., 0] * moved[..., 1] - own[..., 1] * moved[..., 0]).sum((1, 2))
+        along = (own * moved).sum((1, 2, 3)) + 1e-6
+        along = along.masked_fill((along == 0) & (across == 0), 1.0)  # atan2 has no gradient at the origin
+        angle = torch.atan2(across, along)
     scale = torch.ones_like(centre)
     if scales:
         scale = (moved.abs().mean((1, 2)) / own.abs().mean((1, 2))).detach()

@@ -15,7 +15,7 @@ from torch import nn
 from ...conversion.official import SOURCES
 from ...data.scene import Random
 from ...modeling_fgvc import FgvcModel
-from ..objectives import cell_grid
+from ..objectives import cell_grid, unit_length
 from .patch_localisation import Place, Size, crop, crop_image, localise, products, transported
 from .video_training import VideoRecipe, VideoTraining
 
@@ -124,7 +124,7 @@ class Tracked:
     affinity: torch.Tensor = field(repr=False)
 
 
-Tracker = Callable[[torch.Tensor, torch.Tensor], Tracked]  # from features of a patch and of a frame
+PatchTracker = Callable[[torch.Tensor, torch.Tensor], Tracked]  # from features of a patch and of a frame
 
 
 class TimeCycleTraining(VideoTraining):
@@ -140,23 +140,23 @@ class TimeCycleTraining(VideoTraining):
         learnt = recipe.localiser == "network"
         self.localiser = Localiser(recipe.frame // stride, recipe.patch // stride) if learnt else None
 
-    def forward(self, clips: torch.Tensor, seeds: list[int], step: int) -> dict[str, torch.Tensor]:
-        """Losses by name, each the mean over the patches of clips `(B, 6, 3, H, W)`, uint8: the base frames, the patch's, and one after it."""
+    def forward(self, frames: torch.Tensor, seeds: list[int], step: int, labelled=None) -> dict[str, torch.Tensor]:
+        """Losses by name, each the mean over the patches of clips `(B, 6, 3, H, W)`, uint8: base frames, the patch's frame, and a later one."""
         recipe, stride = self.recipe, self.model.config.output_stride
-        frames, cells = clips.float() / 255, recipe.patch // stride
+        images, cells = frames.float() / 255, recipe.patch // stride
         seeds = [recipe.patches * seed + i for seed in seeds for i in range(recipe.patches)]
-        last_pair = frames[:, -2:].repeat_interleave(recipe.patches, dim=0)
-        place = choose_patches(last_pair, Random(seeds, clips.device), recipe.patch, stride)
+        last_pair = images[:, -2:].repeat_interleave(recipe.patches, dim=0)
+        place = choose_patches(last_pair, Random(seeds, frames.device), recipe.patch, stride)
         patch = self.encode(crop_image(last_pair[:, 0], place, (cells, cells), stride))
-        features = self.encode(frames[:, :-1].flatten(0, 1)).unflatten(0, frames[:, :-1].shape[:2])
+        features = self.encode(images[:, :-1].flatten(0, 1)).unflatten(0, images[:, :-1].shape[:2])
         *base, target = features.repeat_interleave(recipe.patches, dim=0).unbind(1)
-        with torch.autocast(clips.device.type, enabled=False):
+        with torch.autocast(frames.device.type, enabled=False):
             losses = cycle_losses(self.track, patch, base, target, place)
         return {name: loss.mean() for name, loss in losses.items()}
 
     @torch.no_grad()
-    def draw(self, frames: torch.Tensor, seeds: list[int]) -> np.ndarray:
-        """One row for each clip: the patch on its own frame, and where it is found on those before it, the latest first."""
+    def draw(self, frames: torch.Tensor, labelled, seeds: list[int]) -> dict[str, np.ndarray]:
+        """One row per clip: the patch on its own frame, and where it is found on the frames before it, the latest first."""
         images, size = frames.float() / 255, (self.recipe.patch // self.model.config.output_stride,) * 2
         place = choose_patches(images[:, -2:], Random(seeds), self.recipe.patch, self.model.config.output_stride)
         patch = self.encode(crop_image(images[:, -2], place, size, self.model.config.output_stride))
@@ -167,12 +167,12 @@ class TimeCycleTraining(VideoTraining):
             )
             for i, clip in enumerate(images)
         ]
-        return np.concatenate(rows)
+        return {"real": np.concatenate(rows)}
 
     def track(self, patch: torch.Tensor, frame: torch.Tensor) -> Tracked:
         """Find patches (B, h, w, C) in frames (B, H, W, C)."""
         size = patch.shape[1:3]
-        affinity = products(F.normalize(patch, dim=-1), F.normalize(frame, dim=-1), SCALE)
+        affinity = products(unit_length(patch), unit_length(frame), SCALE)
         if self.localiser is None:
             place = localise(transported(affinity, cell_grid(frame), size), turns=True, scales=False)
         else:
@@ -181,7 +181,7 @@ class TimeCycleTraining(VideoTraining):
 
 
 def cycle_losses(
-    track: Tracker, patch: torch.Tensor, base: Sequence[torch.Tensor], target: torch.Tensor, place: Place
+    track: PatchTracker, patch: torch.Tensor, base: Sequence[torch.Tensor], target: torch.Tensor, place: Place
 ) -> dict[str, torch.Tensor]:
     """All losses `(B,)` of patches (B, h, w, C) that lie at a place of the target (B, H, W, C), tracked through the frames before it, in
     order of time. Each is 0 for a tracker that never errs."""
@@ -196,7 +196,7 @@ def cycle_losses(
     }
 
 
-def cycle(track: Tracker, patch: torch.Tensor, base: Sequence[torch.Tensor], target: torch.Tensor) -> Place:
+def cycle(track: PatchTracker, patch: torch.Tensor, base: Sequence[torch.Tensor], target: torch.Tensor) -> Place:
     """Where a patch of the target ends that is tracked back through all of `base`, forward again, and to the target."""
     for features in [*base[::-1], *base[1:]]:
         patch = track(patch, features).features

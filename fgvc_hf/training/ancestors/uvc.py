@@ -110,9 +110,9 @@ class UvcTraining(VideoTraining):
                 f"the colour auto-encoder works at stride {colours.config.stride}, but the model's features are at stride "
                 f"{model.config.output_stride}; they must be the same."
             )
-        self._teacher = (colours.eval().requires_grad_(False),)  # not a submodule: it is neither trained nor saved
+        self.frozen = (colours.eval().requires_grad_(False),)
 
-    def forward(self, frames: torch.Tensor, seeds: list[int], step: int) -> dict[str, torch.Tensor]:
+    def forward(self, frames: torch.Tensor, seeds: list[int], step: int, labelled=None) -> dict[str, torch.Tensor]:
         """Losses by name, each the mean over the pairs `(B, 2, 3, H, W)`, uint8."""
         recipe, epoch = self.recipe, self.recipe.epoch(step)
         localising = epoch >= recipe.first_localising
@@ -128,12 +128,10 @@ class UvcTraining(VideoTraining):
         if not warm:
             total = losses["colour"] + recipe.colour_cycle * losses["colour_cycle"]
             losses = {name: loss * (total.detach() <= OUTLIER) for name, loss in losses.items()}
-        there, back = (
-            transported(affinity, cell_grid(features)),
-            transported(affinity.transpose(1, 2), cell_grid(features)),
-        )
-        both = torch.stack([concentration_loss(p, recipe.truncated) for p in (there, back)]).sum(0)
-        losses |= {"concentration": both * (epoch > 0), "cycle": orthogonality_loss(affinity, cell_grid(features))}
+        grid = cell_grid(features)
+        moved = transported(affinity, grid), transported(affinity.transpose(1, 2), grid)
+        concentration = torch.stack([concentration_loss(positions, recipe.truncated) for positions in moved]).sum(0)
+        losses |= {"concentration": concentration * (epoch > 0), "cycle": orthogonality_loss(affinity, grid)}
         return {name: loss.mean() for name, loss in losses.items()}
 
     def find(self, features: torch.Tensor, target_features: torch.Tensor) -> Place:
@@ -146,8 +144,8 @@ class UvcTraining(VideoTraining):
         return keep_inside(found, size, frame)
 
     @torch.no_grad()
-    def draw(self, frames: torch.Tensor, seeds: list[int]) -> np.ndarray:
-        """One row for each pair: the reference, its middle patch outlined, and the target with the patch where it is found."""
+    def draw(self, frames: torch.Tensor, labelled, seeds: list[int]) -> dict[str, np.ndarray]:
+        """One row per pair: the reference with its middle patch outlined, and the target with the patch where it is found."""
         images, stride = frames.float() / 255, self.model.config.output_stride
         size = (self.recipe.crop // stride, self.recipe.crop // stride)
         middle = Place.at(images.new_full((len(images), 2), (self.recipe.frame / stride - 1) / 2))
@@ -156,13 +154,13 @@ class UvcTraining(VideoTraining):
             np.concatenate([self.outlined(pair[t], at, i, size) for t, at in ((0, middle), (1, found))], axis=1)
             for i, pair in enumerate(images)
         ]
-        return np.concatenate(rows)
+        return {"real": np.concatenate(rows)}
 
     def _colours(
         self, affinity: torch.Tensor, reference: torch.Tensor, target: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         """Fine-grained matching: the target's colours copied from the reference, and back by the same matrix; losses `(B,)`."""
-        (autoencoder,), images = self._teacher, [rgb_to_pixel_values(rgb, _COLOURS) for rgb in (reference, target)]
+        (autoencoder,), images = self.frozen, [rgb_to_pixel_values(rgb, _COLOURS) for rgb in (reference, target)]
         with torch.no_grad():
             reference_colours, target_colours = (autoencoder.encode(image).float() for image in images)
         copying = affinity.transpose(1, 2).softmax(-1)  # (B, target cells, reference cells)
@@ -216,9 +214,9 @@ def orthogonality_loss(affinity: torch.Tensor, grid: torch.Tensor) -> torch.Tens
     """How far from themselves cells end, `(B,)`, that go to the other patch by the affinity (B, N, N) and back by its transpose: the mean
     absolute difference of coordinates in units of half the map. 0 for a permutation (UVC, Eq. 7)."""
     half = (grid.new_tensor(grid.shape[1::-1]) - 1) / 2
-    there = transported(affinity.transpose(1, 2), grid)  # where the target's cells come from
-    back = carry(affinity.softmax(-1), there)
-    return ((back - grid.flatten(0, 1)) / half).abs().mean((1, 2))
+    sources = transported(affinity.transpose(1, 2), grid)  # where the target's cells come from
+    returned = carry(affinity.softmax(-1), sources)
+    return ((returned - grid.flatten(0, 1)) / half).abs().mean((1, 2))
 
 
 UVC = UvcRecipe(steps=300_000, batch_size=40, frame=640, learning_rate=1e-4)

@@ -1,4 +1,4 @@
-"""What the trainings have in common that learn from unlabelled clips alone: UVC, TimeCycle, and UVC's colour auto-encoder."""
+"""Base of the trainings on unlabelled clips alone: UVC, TimeCycle, and UVC's colour auto-encoder."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,27 +6,30 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import nn
 
 from ...coordinates import cell_to_point
 from ...data.augmentation import rgb_to_pixel_values
 from ...image_processing_pil_fgvc import FgvcImageProcessorPil
 from ...io.drawing import draw_boxes
+from ..module import TrainingModule
 from .patch_localisation import Place, Size
 
 
 @dataclass(frozen=True)
 class VideoRecipe:
-    """A way of training on clips.
+    """Hyperparameters of a training on clips.
 
     Args:
         steps (`int`): Updates of the weights.
         batch_size (`int`): Clips per update, over all processes and accumulated parts.
         frame (`int`): Side of the frames in pixels.
-        learning_rate (`float`): Of Adam, before the decay of the method.
+        learning_rate (`float`): Of Adam, before the method's decay.
         gap (`tuple[int, int]`): Frames from one frame of a pair to the other.
-        area, aspect (`tuple[float, float]`): Part of the video that becomes a frame; see [`VideoFolder`].
-        seed (`int`): Of everything.
+        area, aspect (`tuple[float, float]`): Crops of the video that become frames; see [`VideoFolder`].
+        seed (`int`): Of weights, data and augmentation.
+
+    Raises:
+        `ValueError`: a field is outside its range.
     """
 
     steps: int
@@ -42,8 +45,8 @@ class VideoRecipe:
     synthetic: ClassVar[float] = 0.0
     betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
     max_grad_norm: ClassVar[float] = 0.0
-    config: ClassVar[Mapping[str, Any]] = {}  # of a model that starts from random weights
-    processor: ClassVar[Mapping[str, Any]] = {}  # how the model sees frames
+    config: ClassVar[Mapping[str, Any]] = {}  # fields of FgvcConfig for a model with random weights
+    processor: ClassVar[Mapping[str, Any]] = {}  # settings of the image processor
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "learning_rate"):
@@ -52,14 +55,14 @@ class VideoRecipe:
         self.check_side("frame")
 
     def check_side(self, name: str) -> None:
-        """A `ValueError` if a side is not one of whole cells."""
+        """Refuse a side that is not of whole cells, by a `ValueError`."""
         side = getattr(self, name)
         if side < 32 or side % 8:
             raise ValueError(f"{name} must be a multiple of 8 of at least 32, got {side}.")
 
     @property
     def weights(self) -> dict[str, float]:
-        """Of each loss in the total."""
+        """Weights of the losses in the total, by name."""
         raise NotImplementedError
 
     def decay(self, step: int) -> float:
@@ -68,40 +71,24 @@ class VideoRecipe:
 
     @property
     def clip_settings(self) -> tuple:
-        """How clips are chosen; see [`VideoFolder`]."""
+        """Size, gap, area and aspect of clips, and offsets where the method has them; see [`VideoFolder`]."""
         return self.frame, self.gap, self.area, self.aspect
 
 
-class VideoTraining(nn.Module):
+class VideoTraining(TrainingModule):
     """A model and its losses on clips: `forward(frames, seeds, step)` returns the losses by name.
 
     Args:
         model ([`FgvcModel`]): The encoder that is trained.
-        recipe ([`VideoRecipe`]): How.
+        recipe ([`VideoRecipe`]): Its hyperparameters.
     """
 
-    _teacher: tuple = ()
-
     def __init__(self, model: Any, recipe: Any):
-        super().__init__()
-        self.model, self.recipe = model, recipe
-        self.processor = FgvcImageProcessorPil(**recipe.processor)
-
-    @property
-    def result(self) -> Any:
-        """The model that training makes."""
-        return self.model
-
-    def update_mean(self) -> None:
-        """There is no running mean of the weights."""
+        super().__init__(model, recipe, FgvcImageProcessorPil(**recipe.processor))
 
     def encode(self, rgb: torch.Tensor) -> torch.Tensor:
-        """Features `(B, h, w, C)`, float32, of frames `(B, 3, H, W)`, RGB in [0, 1], seen as the recipe's processor makes them."""
+        """Features `(B, h, w, C)`, float32, of frames `(B, 3, H, W)`, RGB in [0, 1], which the recipe's processor converts."""
         return self.model.encoder(rgb_to_pixel_values(rgb, self.processor)).float().movedim(1, -1)
-
-    def draw(self, frames: torch.Tensor, seeds: list[int]) -> np.ndarray:
-        """A picture `(H, W, 3)`, uint8, of what the model makes of clips `(B, T, 3, H, W)`, uint8."""
-        raise ValueError(f"there are no pictures of {type(self).__name__}.")
 
     def outlined(self, image: torch.Tensor, place: Place, index: int, size: Size) -> np.ndarray:
         """An image (3, H, W), RGB in [0, 1], as uint8 with a box around patch `index` of `size` cells."""

@@ -89,7 +89,7 @@ def test_losses_reach_the_encoder_in_both_stages(training):
         training.zero_grad()
         sum(TINY.weights[name] * loss for name, loss in losses.items()).backward()
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in training.model.parameters())
-    (colours,) = training._teacher
+    (colours,) = training.frozen
     assert not list(training.named_parameters())[0][0].startswith("_") and all(
         p.grad is None for p in colours.parameters()
     )

@@ -8,8 +8,8 @@ from fgvc_hf.metrics.pck import aggregate_badja, count_badja
 
 
 DESCRIPTION = """
-Share of joints closer than alpha times the root of the animal's area, in both ways in use (fgvc, pips).
-Joints are (T, N, 2) on the annotated frames; areas are in pixels of the same raster.
+Share of joints closer to the truth than alpha times the square root of the animal's area, in the two averages in use (fgvc, pips).
+Joints are (T, N, 2) on the annotated frames, in pixels; areas are in square pixels of the same image size.
 """
 POINTS = datasets.List(datasets.List(datasets.List(datasets.Value("float64"))))
 

@@ -8,8 +8,8 @@ from fgvc_hf.metrics.average_jaccard import aggregate, count_tapvid
 
 
 DESCRIPTION = """
-Average Jaccard, position accuracy and occlusion accuracy of tracked points, as in TAP-Vid, averaged in three ways.
-Points are (x, y) in pixels of a 256 x 256 raster; the tracks of a video have a query each.
+Average Jaccard, position accuracy and occlusion accuracy of tracked points as in TAP-Vid, in the three averages in use.
+Points are (x, y) in pixels of a video resized to 256 x 256; each track of a video has one query.
 """
 POINTS = datasets.List(datasets.List(datasets.List(datasets.Value("float64"))))
 FLAGS = datasets.List(datasets.List(datasets.Value("bool")))

@@ -1,14 +1,14 @@
-"""UVC's published colour auto-encoder, two files of one network's halves, into ours."""
+"""Convert UVC's published colour auto-encoder: two files, one for the encoder and one for the decoder."""
 
 from pathlib import Path
 
 import torch
 
-from ..training.ancestors.colour_autoencoder import ColourAutoEncoder, ColourAutoEncoderConfig
-from .official import compare_shapes, read_checkpoint
+from ...conversion.official import compare_shapes, read_checkpoint
+from .colour_autoencoder import ColourAutoEncoder, ColourAutoEncoderConfig
 
 
-# Names in the files, in the order in which data goes through the network
+# Names of the layers in the files, from input to output
 LAYERS = {
     "encoder": ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6", "downsample.1"),
     "decoder": ("upsample.1", "conv7", "conv8", "conv9", "conv10", "conv11"),
@@ -16,11 +16,17 @@ LAYERS = {
 
 
 def convert_colours(encoder: str | Path, decoder: str | Path) -> ColourAutoEncoder:
-    """The auto-encoder of the two published files.
+    """Convert the two published files.
+
+    Args:
+        encoder, decoder (`str` or `Path`): The published files.
+
+    Returns:
+        [`ColourAutoEncoder`] in evaluation mode.
 
     Raises:
-        `OSError`: a file is missing, or is no PyTorch checkpoint of tensors.
-        `ValueError`: weights are missing, unknown or of another shape; named.
+        `OSError`: A file is missing, or is no PyTorch checkpoint of tensors.
+        `ValueError`: Weights are missing, unknown or of another shape; the message names them.
     """
     model = ColourAutoEncoder(ColourAutoEncoderConfig())
     for half, path in (("encoder", encoder), ("decoder", decoder)):

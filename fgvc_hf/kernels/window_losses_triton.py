@@ -1,13 +1,12 @@
-"""The windowed losses as Triton kernels, which keep no product in memory: what [`fgvc_hf.training.window_losses`] computes, by the same definitions.
+"""The windowed losses of training as Triton kernels. No product reaches memory: forward goes through the keys of each tile of queries once.
 
-Forward goes through the keys of each tile of queries once, with a running softmax, and keeps the logarithm of its denominator per query. From
-that backward computes the probabilities again: once by tiles of queries for their gradient, and once by tiles of keys for theirs. The window
-is symmetric: the queries that a key is seen by are those in its own window, so that no two programs add to the same cell.
+Forward is a softmax over a running maximum and keeps the logarithm of its denominator per query. Backward computes the probabilities again
+from it: once by tiles of queries for their gradient, and once by tiles of keys for theirs. The window is symmetric, the queries that see a key
+are those in the key's own window, so no two programs add to the same cell.
 
-Triton's interpreter (`TRITON_INTERPRET=1`) runs the kernels on a CPU, for tests.
+[`fgvc_hf.training.window_losses`] defines them in torch and calls these kernels. `TRITON_INTERPRET=1` runs them on a CPU, for tests.
 """
 
-import os
 from typing import NamedTuple
 
 import torch
@@ -17,10 +16,9 @@ try:
     import triton
     import triton.language as tl
 except ImportError as error:
-    raise ImportError(f"compiled losses need Triton: pip install triton ({error})") from error
+    raise ImportError(f"losses on a GPU by Triton need it: pip install triton ({error})") from error
 
-from ..kernels.topk_triton import (
-    CHANNELS_AT_ONCE,
+from .topk_triton import (
     KEYS_PER_BLOCK,
     chunk_of,
     filled,
@@ -30,8 +28,6 @@ from ..kernels.topk_triton import (
     operand,
     tile_cells,
 )
-from ..matching.windows import TILE
-from .window_losses import DiracTarget, GaussianTarget, SoftTarget, Target
 
 
 # Channels whose gradient a program sums, in registers; for more the products are computed again
@@ -55,8 +51,11 @@ def _running_softmax(scores, maximum, total):
 
 
 @triton.jit
-def _label_scores(squared_distance, spread, label: tl.constexpr):
-    """Labels are softmaxes of scores too: of a Gaussian's exponent, or of 0 at one cell and -inf elsewhere."""
+def _position_scores(positions, query, counts, key_y, key_x, spread, label: tl.constexpr):
+    """Scores (n, m) whose softmax over the keys is the label of the queries: a Gaussian's exponent, or 0 at one cell and -inf elsewhere."""
+    dx = key_x - tl.load(positions + query * 2, mask=counts, other=0.0)
+    dy = key_y - tl.load(positions + query * 2 + 1, mask=counts, other=0.0)
+    squared_distance = dy * dy + dx * dx
     if label == "gaussian":
         return -squared_distance * spread
     else:
@@ -106,7 +105,7 @@ def _average_kernel(
     tl.store(log_total + first + own, maximum + tl.log(total), mask=own_on_map)
 
 
-@triton.jit
+@triton.jit  # over 60 lines: 23 of them are arguments
 def _cross_entropy_kernel(
     query,  # (B, h, w, C)
     key,
@@ -140,8 +139,7 @@ def _cross_entropy_kernel(
         warped, teacher = warped + first * depth, teacher + first * depth
         held_warped = load_features(warped, own, own_on_map, 0, depth, depth_chunk)
     else:
-        target_x = tl.load(positions + (first + own) * 2, mask=own_on_map, other=0.0)
-        target_y = tl.load(positions + (first + own) * 2 + 1, mask=own_on_map, other=0.0)
+        positions = positions + first * 2
     maximum, total = tl.full((rows * columns,), LEAST, tl.float32), tl.zeros((rows * columns,), tl.float32)
     label_maximum, label_total, mean = maximum, total, total  # mean: of the scores, weighted by the labels
     for start in range(0, (rows + 2 * radius) * (columns + 2 * radius), block):
@@ -150,13 +148,13 @@ def _cross_entropy_kernel(
         scores = multiply(held, query, own, own_on_map, key, cell, on_map, channels, chunk, precision) * scale
         maximum, total, _, _ = _running_softmax(tl.where(near, scores, float("-inf")), maximum, total)
         if label == "soft":
-            products = multiply(
+            label_scores = label_scale * multiply(
                 held_warped, warped, own, own_on_map, teacher, cell, on_map, depth, depth_chunk, precision
             )
-            label_scores = products * label_scale
         else:
-            dy, dx = y[None, :] - target_y[:, None], x[None, :] - target_x[:, None]
-            label_scores = _label_scores(dy * dy + dx * dx, label_scale, label)
+            label_scores = _position_scores(
+                positions, own[:, None], own_on_map[:, None], y[None, :], x[None, :], label_scale, label
+            )
         label_scores = tl.where(near, label_scores, float("-inf"))
         label_maximum, label_total, labels, shrink = _running_softmax(label_scores, label_maximum, label_total)
         mean = mean * shrink + tl.sum(labels * scores, axis=1)
@@ -168,15 +166,15 @@ def _cross_entropy_kernel(
     tl.store(label_log_total + first + own, label_logarithm, mask=own_on_map)
 
 
-@triton.jit
+@triton.jit  # over 60 lines: 27 of them are arguments
 def _gradient_kernel(
-    own_features,  # (B, h, w, C): of the queries, or (`of_keys`) of the keys; the gradient of these is computed
-    other_features,  # of the keys, or of the queries
-    own_second,  # (B, h, w, D): gradient of the average or warped teacher, or (`of_keys`) values or teacher
-    other_second,  # the other of the two
+    own_features,  # (B, h, w, C): queries, or keys if `of_keys`; the gradient of these is computed
+    other_features,  # keys, or queries
+    own_second,  # (B, h, w, D) of the same cells: gradient of the average, or warped teacher; if `of_keys` values, or teacher
+    other_second,  # of the other cells
     positions,  # (B, h, w, 2) of Gaussian and Dirac labels
     log_total,  # (B, h, w) of the queries; inf where a query does not count
-    second_log_total,  # (B, h, w) of their labels; for an average, the product of the average and its gradient
+    second_log_total,  # (B, h, w) of their labels; for an average, the dot product of the average and its gradient
     factor,  # (B,)
     gradient,  # (B, h, w, C), float32
     h,
@@ -229,9 +227,7 @@ def _gradient_kernel(
                 held_second, own_second, own, own_on_map, other_second, other, on_map, depth, depth_chunk, precision
             )
         else:
-            dx = key_x - tl.load(positions + query * 2, mask=counts, other=0.0)
-            dy = key_y - tl.load(positions + query * 2 + 1, mask=counts, other=0.0)
-            second = _label_scores(dy * dy + dx * dx, second_scale, kind)
+            second = _position_scores(positions, query, counts, key_y, key_x, second_scale, kind)
         if kind == "average":
             slopes = probabilities * (second - logarithm)
         else:
@@ -245,35 +241,43 @@ def _gradient_kernel(
     tl.store(target, total * tl.load(factor + tl.program_id(1)), mask=there)
 
 
-def _check(features: torch.Tensor) -> None:
-    if not (features.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"):
-        raise ValueError(f"compiled losses need features on a GPU, got {features.device.type}.")
-    if features.dtype not in CHANNELS_AT_ONCE:
-        raise ValueError(f"compiled losses take float32, bfloat16 or float16, got {features.dtype}.")
+class Label(NamedTuple):
+    """A label distribution over the window of every query, as kernels read it.
+
+    Args:
+        kind (`str`): `"dirac"` and `"gaussian"` are around `positions`; `"soft"` is the softmax of products of `warped` with `teacher`.
+        scale (`float`): Half the inverse variance of a Gaussian, in 1 / cells^2; or the factor on the products.
+        positions (`torch.Tensor` of shape `(B, h, w, 2)`, float32): (x, y) in cells; whole cells for `"dirac"`.
+        warped, teacher (`torch.Tensor` of shape `(B, h, w, T)`): Features of the queries' targets and of the keys.
+    """
+
+    kind: str
+    scale: float
+    positions: torch.Tensor | None = None
+    warped: torch.Tensor | None = None
+    teacher: torch.Tensor | None = None
 
 
-class _Launch:
-    """What all kernels on maps like these features (B, h, w, C) are given."""
+class _Launch(NamedTuple):
+    """Launches kernels on maps like `features` (B, h, w, C): one program per tile of queries and element of the batch."""
 
-    def __init__(self, features: torch.Tensor, radius: int, scale: float):
-        _check(features)
-        self.batch, self.h, self.w, self.channels = features.shape
-        self.features, self.radius, self.scale = features, radius, scale
+    features: torch.Tensor
+    radius: int
+    scale: float
+    tile: tuple[int, int]
 
     def __call__(self, kernel, *arguments, parts: int = 1, **options) -> None:
-        tile_columns = -(-self.w // TILE[1])
+        (batch, h, w, channels), (rows, columns) = self.features.shape, self.tile
+        tile_columns = -(-w // columns)
         with torch.cuda.device_of(self.features):
-            kernel[(-(-self.h // TILE[0]) * tile_columns, self.batch, parts)](
+            kernel[(-(-h // rows) * tile_columns, batch, parts)](
                 *arguments,
-                self.h,
-                self.w,
-                tile_columns,
-                self.scale,
+                *(h, w, tile_columns, self.scale),
                 radius=self.radius,
-                channels=self.channels,
-                chunk=chunk_of(self.channels, self.features.dtype),
-                rows=TILE[0],
-                columns=TILE[1],
+                channels=channels,
+                chunk=chunk_of(channels, self.features.dtype),
+                rows=rows,
+                columns=columns,
                 block=KEYS_PER_BLOCK,
                 precision="tf32x3" if self.features.dtype == torch.float32 else "tf32",
                 num_warps=8,
@@ -281,43 +285,38 @@ class _Launch:
                 **options,
             )
 
-    def gradients(
-        self, query, key, second, positions, log_total, second_log_total, factor, second_scale, kind
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of queries and of keys; `second` are the features (B, h, w, D) whose products are the other part of the slope."""
-        results, depth = [], 1 if second[0] is None else second[0].shape[-1]
-        part = min(CHANNELS_PER_PROGRAM[query.dtype], filled(self.channels))
-        for of_keys, (own, other), (own_second, other_second) in (
-            (False, (query, key), second),
-            (True, (key, query), second[::-1]),
-        ):
+    def gradients(self, query, key, kind, second_scale, second, positions, totals, factor):
+        """Gradients of the queries and of the keys (B, h, w, C); the other arguments are those of [`_gradient_kernel`]."""
+        results, channels, depth = [], query.shape[-1], 1 if second[0] is None else second[0].shape[-1]
+        part = min(CHANNELS_PER_PROGRAM[query.dtype], filled(channels))
+        pairs = ((query, key), second), ((key, query), second[::-1])
+        for of_keys, ((own, other), (own_second, other_second)) in enumerate(pairs):
             gradient = torch.empty(own.shape, dtype=torch.float32, device=own.device)
             self(
                 _gradient_kernel,
                 *(operand(own), operand(other), own_second, other_second, positions),
-                *(log_total, second_log_total, factor.float().contiguous(), gradient),
+                *(*totals, factor.float().contiguous(), gradient),
                 second_scale=second_scale,
                 kind=kind,
-                of_keys=of_keys,
+                of_keys=bool(of_keys),
                 depth=depth,
                 depth_chunk=chunk_of(depth, query.dtype),
                 part=part,
-                parts=-(-self.channels // part),
+                parts=-(-channels // part),
             )
             results.append(gradient.to(own.dtype))
-        return results[0], results[1]
+        return results
 
 
 class _Average(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, query, key, values, radius, scale, outside):
-        launch, values = _Launch(query, radius, scale), values.float().contiguous()
-        output = values.new_empty(values.shape)
-        log_total = values.new_empty(values.shape[:3])
+    def forward(ctx, query, key, values, radius, scale, zero_outside, tile):
+        launch, values = _Launch(query, radius, scale, tile), values.float().contiguous()
+        output, log_total = values.new_empty(values.shape), values.new_empty(values.shape[:3])
         launch(
             _average_kernel,
             *(operand(query), operand(key), values, output, log_total),
-            zero_outside=outside == "zero",
+            zero_outside=zero_outside,
             depth=values.shape[-1],
             depth_filled=filled(values.shape[-1]),
         )
@@ -330,76 +329,70 @@ class _Average(torch.autograd.Function):
         (query, key, values, output, log_total), launch = ctx.saved_tensors, ctx.launch
         grad = grad.contiguous()
         factor = values.new_full((len(query),), launch.scale)
-        slopes = (grad * output).sum(-1)
-        gradients = launch.gradients(query, key, (grad, values), None, log_total, slopes, factor, 1.0, "average")
-        return *gradients, None, None, None, None
+        totals = log_total, (grad * output).sum(-1)
+        gradients = launch.gradients(query, key, "average", 1.0, (grad, values), None, totals, factor)
+        return *gradients, None, None, None, None, None
 
 
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, query, key, valid, target, radius, scale):
-        launch, label = _Launch(query, radius, scale), _label(target)
-        losses, log_total, label_log_total = query.new_empty((3, *query.shape[:3]), dtype=torch.float32)
-        depth = 1 if label.warped is None else label.warped.shape[-1]
+    def forward(ctx, query, key, valid, label, radius, scale, tile):
+        launch, (kind, label_scale, positions, *maps) = _Launch(query, radius, scale, tile), label
+        maps = [None if features is None else operand(features) for features in maps]
+        losses, *totals = query.new_empty((3, *query.shape[:3]), dtype=torch.float32)
+        depth = 1 if maps[0] is None else maps[0].shape[-1]
         launch(
             _cross_entropy_kernel,
-            *(operand(query), operand(key), label.positions, label.warped, label.teacher),
-            *(losses, log_total, label_log_total),
-            label_scale=label.scale,
-            label=label.kind,
+            *(operand(query), operand(key), positions, *maps, losses, *totals),
+            label_scale=label_scale,
+            label=kind,
             depth=depth,
             depth_chunk=chunk_of(depth, query.dtype),
         )
         count = valid.flatten(1).sum(1).clamp_min(1).float()
-        ctx.save_for_backward(
-            *(query, key, count, label.positions, label.warped, label.teacher),
-            *(part.masked_fill(~valid, torch.inf) for part in (log_total, label_log_total)),
-        )
-        ctx.launch, ctx.label = launch, (label.scale, label.kind)
+        totals = [total.masked_fill(~valid, torch.inf) for total in totals]
+        ctx.save_for_backward(query, key, count, positions, *maps, *totals)
+        ctx.launch, ctx.label = launch, (kind, label_scale)
         return losses.masked_fill(~valid, 0).flatten(1).sum(1) / count
 
     @staticmethod
     def backward(ctx, grad):  # ty: ignore[incompatible-method-override]
-        query, key, count, positions, warped, teacher, log_total, label_log_total = ctx.saved_tensors
+        query, key, count, positions, warped, teacher, *totals = ctx.saved_tensors
         factor = grad / count * ctx.launch.scale
-        totals = log_total, label_log_total
-        gradients = ctx.launch.gradients(query, key, (warped, teacher), positions, *totals, factor, *ctx.label)
-        return *gradients, None, None, None, None
+        gradients = ctx.launch.gradients(query, key, *ctx.label, (warped, teacher), positions, totals, factor)
+        return *gradients, None, None, None, None, None
 
 
-class _Label(NamedTuple):
-    """A target as kernels read it."""
-
-    kind: str
-    positions: torch.Tensor | None = None  # (B, h, w, 2)
-    warped: torch.Tensor | None = None  # (B, h, w, T)
-    teacher: torch.Tensor | None = None
-    scale: float = 1.0
-
-
-def _label(target: Target) -> _Label:
-    if isinstance(target, DiracTarget):
-        return _Label("dirac", positions=target.positions.float().round().contiguous())
-    if isinstance(target, GaussianTarget):
-        return _Label("gaussian", positions=target.positions.float().contiguous(), scale=0.5 / target.sigma**2)
-    if isinstance(target, SoftTarget):
-        return _Label("soft", warped=operand(target.warped), teacher=operand(target.teacher), scale=target.scale)
-    raise ValueError(f"compiled losses know dirac, gaussian and soft targets, got {type(target).__name__}.")
-
-
-def window_average(
-    query: torch.Tensor, key: torch.Tensor, values: torch.Tensor, radius: int, scale: float, outside: str
+def fused_window_average(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    values: torch.Tensor,
+    radius: int,
+    scale: float,
+    zero_outside: bool,
+    tile: tuple[int, int],
 ) -> torch.Tensor:
-    """As [`fgvc_hf.training.window_losses.window_average`].
+    """Softmax average `(B, h, w, V)` of the values in each query's window, differentiable in query and key.
 
-    Raises:
-        `ValueError`: the features are not on a GPU (nor interpreted), or neither float32, bfloat16 nor float16.
+    Args:
+        query, key (`torch.Tensor` of shape `(B, h, w, C)`), values (`(B, h, w, V)`): float32, bfloat16 or float16.
+        zero_outside (`bool`): Whether cells outside the map take part with score 0 and value 0; else they take no part.
+        tile (`tuple[int, int]`): Rows and columns of queries per program, powers of two.
     """
-    return _Average.apply(query, key, values, radius, scale, outside)
+    return _Average.apply(query, key, values, radius, scale, zero_outside, tile)
 
 
-def window_cross_entropy(
-    query: torch.Tensor, key: torch.Tensor, valid: torch.Tensor, target: Target, radius: int, scale: float
+def fused_window_cross_entropy(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    valid: torch.Tensor,
+    label: Label,
+    radius: int,
+    scale: float,
+    tile: tuple[int, int],
 ) -> torch.Tensor:
-    """As [`fgvc_hf.training.window_losses.window_cross_entropy`]; a query whose label lies outside its window has loss 0, and no gradient."""
-    return _CrossEntropy.apply(query, key, valid, target, radius, scale)
+    """Mean cross-entropy `(B,)` of the window maps of the valid queries with their labels, differentiable in query and key.
+
+    A query whose label lies outside its window has loss 0 and no gradient.
+    """
+    return _CrossEntropy.apply(query, key, valid, label, radius, scale, tile)

@@ -1,0 +1,238 @@
+"""What is on the page: one function for each part of it, which lays out its components and returns them by name."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import gradio as gr
+
+from .. import __version__
+from ..io.drawing import point_colours
+from . import views
+from .examples import EXAMPLES
+from .handlers import FLOW_FILES, MASK_FILES, POINT_FILES
+from .limits import DIRECTIONS, MAX_GRID, MAX_NAME, MAX_OBJECTS, PRESETS, STATEMENT
+
+
+FOLDER = Path(__file__).parent
+PAINTER = """
+<div class="painter">
+  <div class="tools" hidden>
+    {objects}
+    <button data-tool="brush" title="Paint">Brush</button><button data-tool="box" title="Drag a box">Box</button>
+    <button data-tool="eraser" title="Erase">Eraser</button>
+    <input type="range" min="1" max="20" aria-label="Width of the brush">
+    <button data-action="undo">Undo</button><button data-action="clear">Clear</button>
+  </div>
+  <div class="empty hint">Upload or record a clip, or take an example.</div>
+</div>
+"""
+
+
+@dataclass(frozen=True)
+class ClipPart:
+    """Where a clip comes from, and how it is worked on."""
+
+    upload: gr.Video
+    examples: gr.Gallery
+    preset: gr.Radio
+    direction: gr.Radio
+    description: gr.Markdown
+
+
+@dataclass(frozen=True)
+class PointsTab:
+    frame: gr.Slider
+    picture: gr.Image
+    legend: gr.HTML
+    undo: gr.Button
+    clear: gr.Button
+    grid: gr.Button
+    name: gr.Textbox
+    side: gr.Slider
+    start: gr.Button
+    stop: gr.Button
+    video: gr.Video
+    timeline: gr.HTML
+    files: list[gr.DownloadButton]
+    code: gr.Code
+
+
+@dataclass(frozen=True)
+class MasksTab:
+    frame: gr.Slider
+    painter: gr.HTML
+    start: gr.Button
+    stop: gr.Button
+    video: gr.Video
+    timeline: gr.HTML
+    files: list[gr.DownloadButton]
+
+
+@dataclass(frozen=True)
+class MatchingTab:
+    frame_a: gr.Slider
+    picture_a: gr.Image
+    frame_b: gr.Slider
+    picture_b: gr.Image
+    sentence: gr.Markdown
+
+
+@dataclass(frozen=True)
+class FlowTab:
+    frame_a: gr.Slider
+    picture_a: gr.Image
+    frame_b: gr.Slider
+    picture_b: gr.Image
+    start: gr.Button
+    picture: gr.Image
+    files: list[gr.DownloadButton]
+
+
+def source(name: str) -> str:
+    """A text file of this folder."""
+    return (FOLDER / name).read_text(encoding="utf-8")
+
+
+def clip_part() -> ClipPart:
+    gr.Markdown(
+        f"# Follow pixels through video\nClick on a few things and watch them followed, hidden and found again. {STATEMENT}"
+    )
+    with gr.Row():
+        with gr.Column(scale=3, min_width=300):
+            upload = gr.Video(label="Your clip", sources=["upload", "webcam"], height=240, elem_id="upload")
+        with gr.Column(scale=3, min_width=300):
+            gr.Markdown("Or take an example, with its tracks:", elem_classes="hint")
+            examples = gr.Gallery(
+                [(str(example.thumbnail), example.title) for example in EXAMPLES],
+                show_label=False,
+                columns=len(EXAMPLES),
+                height=190,
+                object_fit="cover",
+                allow_preview=False,
+                buttons=[],
+                interactive=False,
+                elem_id="examples",
+            )
+    with gr.Row():
+        preset = gr.Radio(PRESETS, value="balanced", label="Preset", info="Faster, or more precise", min_width=280)
+        direction = gr.Radio(
+            DIRECTIONS, value="forward", label="Direction", info="From the frame you click on", min_width=280
+        )
+    description = gr.Markdown("No clip yet.", elem_id="description")
+    return ClipPart(upload, examples, preset, direction, description)
+
+
+def points_tab() -> PointsTab:
+    with gr.Tab("Points", elem_id="points"), gr.Row():
+        with gr.Column(min_width=300):
+            frame = frame_slider("Frame", "points-frame")
+            picture = picture_of("Click to add points", "points-picture", "clickable")
+            legend = gr.HTML(views.legend([]), elem_id="legend")
+            with gr.Row():
+                undo = gr.Button("Undo", size="sm", min_width=60)
+                clear = gr.Button("Clear", size="sm", min_width=60)
+                grid = gr.Button("Add a grid", size="sm", min_width=90)
+            with gr.Row():
+                name = gr.Textbox(label="Name of the next point", max_length=MAX_NAME, max_lines=1, min_width=140)
+                side = gr.Slider(1, MAX_GRID, value=3, step=1, label="Points on a side of the grid", min_width=140)
+            start, stop = start_and_stop("Track", "track")
+        with gr.Column(min_width=300):
+            video = result_video("The points, followed", "tracked")
+            timeline = timeline_of("tracked")
+            files = downloads(POINT_FILES)
+            with gr.Accordion("The same in your own code", open=False):
+                code = gr.Code(language="python", show_label=False, interactive=False)
+    return PointsTab(frame, picture, legend, undo, clear, grid, name, side, start, stop, video, timeline, files, code)
+
+
+def masks_tab() -> MasksTab:
+    with gr.Tab("Masks", elem_id="masks"), gr.Row():
+        with gr.Column(min_width=300):
+            frame = frame_slider("Frame", "masks-frame")
+            colours = ["rgb({},{},{})".format(*colour) for colour in point_colours(range(1, MAX_OBJECTS + 1))]
+            objects = "".join(
+                f'<button class="object" data-object="{i}" title="Object {i}" style="background:{colour}">{i}</button>'
+                for i, colour in enumerate(colours, 1)
+            )
+            painter = gr.HTML(
+                "",
+                html_template=PAINTER.format(objects=objects),
+                js_on_load=source("painter.js"),
+                picture="",
+                elem_id="painter",
+            )
+            start, stop = start_and_stop("Follow", "follow")
+        with gr.Column(min_width=300):
+            video = result_video("The objects, followed", "masked")
+            timeline = timeline_of("masked")
+            files = downloads(MASK_FILES)
+    return MasksTab(frame, painter, start, stop, video, timeline, files)
+
+
+def matching_tab() -> MatchingTab:
+    with gr.Tab("Matching", elem_id="matching"):
+        gr.Markdown("Click any pixel of frame A to see its probability at each place of frame B.", elem_classes="hint")
+        with gr.Row():
+            with gr.Column(min_width=300):
+                frame_a = frame_slider("Frame A", "match-a")
+                picture_a = picture_of("Frame A: click on it", "match-from", "clickable")
+            with gr.Column(min_width=300):
+                frame_b = frame_slider("Frame B", "match-b")
+                picture_b = picture_of("Frame B: probability", "match-to")
+        sentence = gr.Markdown(elem_id="matched")
+    return MatchingTab(frame_a, picture_a, frame_b, picture_b, sentence)
+
+
+def flow_tab() -> FlowTab:
+    with gr.Tab("Dense flow", elem_id="flow"):
+        with gr.Row():
+            with gr.Column(min_width=300):
+                frame_a = frame_slider("From frame", "flow-a")
+                picture_a = picture_of("From", "flow-from")
+            with gr.Column(min_width=300):
+                frame_b = frame_slider("To frame", "flow-b")
+                picture_b = picture_of("To", "flow-to")
+        start = gr.Button("Compute", variant="primary", elem_id="compute")
+        picture = picture_of("Motion of every pixel", "flow-picture")
+        gr.Markdown(
+            "The hue is the direction, the saturation the length; dark pixels are occluded in the other frame.",
+            elem_classes="hint",
+        )
+        files = downloads(FLOW_FILES)
+    return FlowTab(frame_a, picture_a, frame_b, picture_b, start, picture, files)
+
+
+def how_tab() -> None:
+    with gr.Tab("How it works", elem_id="how"):
+        gr.Markdown(source("how_it_works.md"))
+        gr.Markdown(f"fgvc_hf {__version__}", elem_classes="hint")
+
+
+def frame_slider(label: str, elem_id: str) -> gr.Slider:
+    return gr.Slider(0, 1, value=0, step=1, label=label, buttons=[], elem_id=elem_id)
+
+
+def picture_of(label: str, elem_id: str, *classes: str) -> gr.Image:
+    """A picture as wide as its column, and never full screen, where Gradio miscounts clicks."""
+    return gr.Image(
+        label=label, interactive=False, format="jpeg", buttons=[], elem_id=elem_id, elem_classes=list(classes)
+    )
+
+
+def start_and_stop(label: str, elem_id: str) -> tuple[gr.Button, gr.Button]:
+    with gr.Row():
+        start = gr.Button(label, variant="primary", scale=3, min_width=120, elem_id=elem_id)
+        return start, gr.Button("Cancel", variant="stop", scale=1, min_width=80, elem_id=f"{elem_id}-cancel")
+
+
+def result_video(label: str, elem_id: str) -> gr.Video:
+    return gr.Video(label=label, interactive=False, autoplay=True, loop=True, buttons=[], elem_id=elem_id)
+
+
+def timeline_of(video: str) -> gr.HTML:
+    return gr.HTML("", js_on_load=source("timeline.js"), video=video, elem_id=f"{video}-timeline")
+
+
+def downloads(labels: tuple[str, ...]) -> list[gr.DownloadButton]:
+    with gr.Row(elem_classes="downloads"):
+        return [gr.DownloadButton(f"↓ {label}", size="sm", min_width=50, interactive=False) for label in labels]

@@ -1,0 +1,78 @@
+"""Re-detection: points that were not found nearby are looked for in the whole frame."""
+
+import torch
+import torch.nn.functional as F
+
+from .patches import patch_weights, window_scores
+from .pyramid import BLOCK_SIDE, BLOCK_STRIDE, FeaturePyramid
+from .template_search import Match, MotionPrior, refine
+
+
+# Queries that are multiplied with all blocks at once. Always as many, padded with zeros: the last bit of a product depends on the size of
+# the batch, and a track must not depend on how many points there are
+QUERIES_AT_ONCE = 32
+
+
+def redetect(
+    pyramid: FeaturePyramid,
+    anchor: torch.Tensor,
+    mean: torch.Tensor,
+    weights: torch.Tensor,
+    match: Match,
+    recall_similarity: float,
+    recall_radius: int,
+    recall_gain: float,
+    anchor_radius: int,
+    rival_distance: int,
+    least_share: float,
+) -> tuple[Match, torch.Tensor]:
+    """Look for the points whose match resembles their first patch too little in the whole frame.
+
+    The block of cells most similar to the first patch is searched at full resolution. A place found there is taken if it resembles the
+    first patch by `recall_gain` more than the local match does, and the mean template no less: the legs of an animal all look like the
+    first patch of one of them, but the mean template knows its present pose.
+
+    Args:
+        pyramid ([`FeaturePyramid`]): The frame.
+        anchor, mean (`torch.Tensor` of shape `(N, P, C)`): First patches and mean templates.
+        weights (`torch.Tensor` of shape `(N, P)`): How much each of their cells counts.
+        match ([`Match`]): What the local search found.
+        recall_similarity (`float`): Score of the first patch below which a point is looked for, and that a new place must reach.
+        recall_radius (`int`): Cells around the best block that are searched.
+        recall_gain (`float`): Similarity.
+        anchor_radius, rival_distance, least_share: As of [`refine`].
+
+    Returns:
+        The match with the points that were found again, and which these are (N,), bool.
+    """
+    recalled = torch.zeros_like(match.anchor, dtype=torch.bool)
+    rows = (match.anchor < recall_similarity).nonzero()[:, 0]  # (n,) points to look for
+    if recall_similarity > 1 or not len(rows) or pyramid.blocks is None:
+        return match, recalled
+    features, radius = pyramid.features, (round(anchor.shape[1] ** 0.5) - 1) // 2
+    places = best_blocks(pyramid.blocks, anchor[rows], radius)  # (n, 2)
+    scores = window_scores(features, places, anchor[rows], weights[rows], recall_radius).scores  # (n, D, D)
+    least = (match.anchor[rows] + recall_gain).clamp_min(recall_similarity)  # (n,)
+    possible = scores.flatten(1).amax(dim=1) >= least  # mean templates are compared for these alone
+    rows, places, scores, least = (of[possible] for of in (rows, places, scores, least))
+    window = window_scores(features, places, mean[rows], weights[rows], recall_radius)
+    anywhere = MotionPrior(places, torch.zeros_like(least))
+    far = refine(window, scores, anywhere, torch.ones_like(least), anchor_radius, rival_distance, least_share)
+    better = (far.anchor >= least) & (far.mean >= match.mean[rows])
+    recalled[rows] = better
+    return match.replaced(rows[better], far.rows(better)), recalled
+
+
+def best_blocks(blocks: torch.Tensor, patches: torch.Tensor, radius: int) -> torch.Tensor:
+    """Centres (N, 2), in cells (x, y), of the blocks (rows, columns, C) most similar to the weighted means of patches (N, P, C)."""
+    columns = blocks.shape[1]
+    queries = F.normalize(
+        (patches.float() * patch_weights(radius, blocks.device)[:, None]).sum(dim=1), dim=1
+    )  # (N, C)
+    missing = -len(queries) % QUERIES_AT_ONCE
+    parts = F.pad(queries, (0, 0, 0, missing)).split(QUERIES_AT_ONCE)
+    best = torch.cat([(part @ blocks.flatten(0, 1).T).argmax(dim=1) for part in parts])[: len(queries)]
+    return torch.stack([best % columns, best // columns], dim=1) * float(BLOCK_STRIDE) + (BLOCK_SIDE - 1) / 2
+
+
+__all__ = ["best_blocks", "redetect"]
