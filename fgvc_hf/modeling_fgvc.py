@@ -24,7 +24,7 @@ from transformers.utils.output_capturing import capture_outputs
 from .configuration_fgvc import FgvcConfig
 from .encoder.backbone import FgvcBasicBlock, FgvcBottleneckBlock, FgvcEncoder
 from .encoder.coarse_to_fine import FgvcAttention, FgvcAttentionLayer, FgvcCoarseToFineHead
-from .encoder.fused_encoder import FoldedEncoder, folded_for_inference
+from .encoder.fused_encoder import FusedEncoder, fused_for_inference
 from .matching.probability_map import probability_map, window_correlation
 from .tracking.results import FgvcVideoOutput
 from .tracking.session import FgvcInferenceSession
@@ -128,7 +128,7 @@ class FgvcModel(FgvcPreTrainedModel):
             raise ValueError("a model needs an encoder of its own exactly if config.encoder is 'external'.")
         self.encoder = FgvcEncoder(config) if encoder is None else encoder
         self.head = FgvcCoarseToFineHead(config) if config.fine_size else None
-        self._folded: FoldedEncoder | None = None
+        self._fused: FusedEncoder | None = None
         self.post_init()
 
     @merge_with_config_defaults
@@ -150,20 +150,20 @@ class FgvcModel(FgvcPreTrainedModel):
         return FgvcModelOutput(features=self._encode(self.encoder, frames).unflatten(0, leading))
 
     def _encode(self, encoder: Any, frames: torch.Tensor) -> torch.Tensor:
-        """Features (N, C, h, w) of frames (N, 3, H, W), by the encoder or its folded form."""
+        """Features (N, C, h, w) of frames (N, 3, H, W), by the encoder or its fused form."""
         return encoder(frames) if self.head is None else self.head(encoder.stages(frames))
 
     def normalized_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Features of unit length (unless `config.similarity` is `"dot"`), channels last: (B, 3, H, W) to (B, h, w, C)."""
-        self._folded = folded = folded_for_inference(self, self._folded)
-        features = self(pixel_values).features if folded is None else self._encode(folded, pixel_values)
+        self._fused = fused = fused_for_inference(self, self._fused)
+        features = self(pixel_values).features if fused is None else self._encode(fused, pixel_values)
         features = features.permute(0, 2, 3, 1)
         if self.config.similarity == "dot":
             return features
         return F.normalize(features.float(), dim=-1).to(features.dtype)
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"_folded": None}  # a copy makes its own
+        return self.__dict__ | {"_fused": None}  # a copy makes its own
 
     def match(
         self,

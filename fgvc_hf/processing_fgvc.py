@@ -8,6 +8,7 @@ import torch
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import ImageInput
 from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, ProcessorMixin, Unpack
+from transformers.utils import ModelOutput
 
 from .tracking.results import FgvcVideoOutput, PointTracks, collect_tracks
 from .tracking.session import FgvcInferenceSession
@@ -173,7 +174,8 @@ class FgvcProcessor(ProcessorMixin):
             threshold = session.config.visibility_threshold if session.config is not None else 0.5
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold must be a probability from 0 to 1, got {threshold}.")
-        outputs = [outputs] if isinstance(outputs, FgvcVideoOutput) else outputs
+        # Not FgvcVideoOutput: from a local folder with its code, transformers loads that class once for the model and once for the processor
+        outputs = [outputs] if isinstance(outputs, ModelOutput) else outputs
         queries = {obj_id: (prompt.frame_idx, *prompt.point) for obj_id, prompt in session.points.items()}
         num_frames = None if session.video is None else session.video.num_frames
         return collect_tracks(outputs, queries, num_frames, session.sizes[0], threshold)

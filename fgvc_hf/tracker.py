@@ -17,6 +17,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
+from .configuration_fgvc import FgvcConfig
 from .image_processing_pil_fgvc import FgvcImageProcessorPil
 from .io.checkpoints import check_device, check_dtype, check_preset, resolve_checkpoint
 from .io.tracks import grid_points
@@ -74,7 +75,8 @@ class Tracker:
         path, place = resolve_checkpoint(checkpoint), check_device(device)
         precision, revision = check_dtype(dtype, place), revision or "main"
         try:
-            model = FgvcModel.from_pretrained(path, revision=revision, dtype=precision, **(method | config_fields))
+            config = FgvcConfig.from_pretrained(path, revision=revision, **(method | config_fields))
+            model = FgvcModel.from_pretrained(path, config=config, revision=revision, dtype=precision)
             processor = FgvcProcessor.from_pretrained(path, revision=revision)
         except (StrictDataclassError, SafetensorError, RuntimeError) as error:
             raise ValueError(f"{path}: is no checkpoint that can be loaded ({error}).") from None

@@ -1,7 +1,7 @@
 """Ablations at one small budget: same start, data, seed, batch and number of updates. `--of losses` are the paper's Tables 4 and 5,
 `--of head` the parts of a coarse-to-fine head that is distilled.
 
-    python scripts/ablate.py --videos FOLDER --teacher fgvc-reconstruction --evaluate TRACKS.npz FRAMES --output outputs/ablations \
+    python scripts/ablate.py --videos FOLDER --teacher outputs/teacher/last --evaluate TRACKS.npz FRAMES --output outputs/ablations \
         --precision bf16 --set steps=400
     python scripts/ablate.py --of head --videos FOLDER --teacher fgvc-joint --start-from fgvc-joint --evaluate TRACKS.npz FRAMES \
         --output outputs/head --precision bf16 --set steps=400

@@ -1,6 +1,6 @@
 """Average checkpoints, and estimate the statistics of batch normalisation again on frames of a folder of videos.
 
-    python scripts/average.py fgvc-reconstruction=0.5 outputs/joint/last=0.5 --videos FOLDER --output outputs/average
+    python scripts/average.py outputs/teacher/last=0.5 outputs/joint/last=0.5 --videos FOLDER --output outputs/average
 
 Only checkpoints fine-tuned one from another can be averaged; one alone gets new statistics.
 """

@@ -1,26 +1,25 @@
-"""Speed and memory of the package on this machine; what is compared is run in turns, and ratios are of medians.
+"""Speed and memory of the package on this machine. Variants are timed in turns; ratios are of medians.
 
     python scripts/benchmark.py                     speed: a few minutes
-    python scripts/benchmark.py --only memory       peak memory at 50 and 400 frames: some minutes more
+    python scripts/benchmark.py --only memory       peak memory at 50 and 400 frames: some minutes
     python scripts/benchmark.py --only length       memory and time per frame at 100 and 2,000 frames: a quarter of an hour
     python scripts/benchmark.py --only coarse --coarse CHECKPOINT   a coarse-to-fine model against the fine one, at 480x640
     python scripts/benchmark.py --only scaling --output bench.json --plot bench.png
 
-`official` is the algorithm of the paper's released evaluation: the full product of all queries with all keys of all
-memory frames, masked, in chunks of 128 queries. A sample of the chunks is run, and its time is scaled to all of them. It runs with the
-C library's own settings, as it was released; what the command line sets for large frames would make it half as fast again.
+`official` is the algorithm of the paper's released evaluation: the full product of all queries with all keys of all context frames, masked, in
+chunks of 128 queries. Some chunks are run, and their time is scaled to all. It runs with the C library's own settings, as it was released; those
+that the command line sets for large frames make it 1.5 times faster.
 """
 
 import argparse
 import json
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from itertools import count, pairwise
 from pathlib import Path
@@ -33,17 +32,23 @@ rest_soon()  # before torch is loaded, as the command line does
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw
 from torch.utils.flop_counter import FlopCounterMode
 
-from fgvc_hf import FgvcImageProcessorPil, FgvcModel, FgvcProcessor, VideoWriter, default_checkpoint, load, render_clip
-from fgvc_hf.encoder.fused_encoder import FoldedEncoder
+from fgvc_hf import FgvcImageProcessorPil, FgvcModel, FgvcProcessor, Tracker, default_checkpoint, render_clip
+from fgvc_hf.encoder.fused_encoder import FusedEncoder
 from fgvc_hf.evaluation.baselines import BASELINES
-from fgvc_hf.matching.windows import reference_topk, window_correlation, window_topk
+from fgvc_hf.evaluation.timing import (
+    describe_machine,
+    draw_curves,
+    process_memory_mib,
+    time_interleaved,
+    write_looped_video,
+)
+from fgvc_hf.matching.probability_map import window_correlation
+from fgvc_hf.matching.windows import reference_topk, window_topk
 from fgvc_hf.modeling_fgvc import FgvcEncoder
 from fgvc_hf.tracking.label_maps import propagate_labels
 from fgvc_hf.tracking.template_tracker import TemplateTracker
-from fgvc_hf.training.training_card import COLOURS
 
 
 CHUNK = 128  # queries at a time, as the official configuration
@@ -90,57 +95,24 @@ def main() -> None:
         draw_curves(results["scaling"]).save(arguments.plot)
 
 
-def in_turns(
-    variants: Mapping[str, Callable[[], object]], rounds: int, scale: dict | None = None, flops: float | None = None
-) -> dict:
-    """Median time of each variant in milliseconds, how many times faster it is than the first, and GFLOP/s if `flops` are known."""
-    times = {name: [] for name in variants}
-    for turn in range(rounds + 1):
-        for name, run in variants.items():
-            start = time.perf_counter()
-            run()
-            if turn:  # the first turn warms up
-                times[name].append((time.perf_counter() - start) * 1000 * (scale or {}).get(name, 1))
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    baseline = next(iter(medians.values()))
-    for name, median in medians.items():
-        rate = "" if flops is None else f"   {flops / median / 1e6:.0f} GFLOP/s"
-        print(f"  {name:32s} {median:10.1f} ms   x{baseline / median:.1f}{rate}", flush=True)
-    return {name: {"median_ms": median, "ratio": baseline / median} for name, median in medians.items()}
-
-
-def describe_machine() -> dict:
-    """Processor and its own peak: products of 2048 x 2048 matrices, in GFLOP/s."""
-    machine = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
-    for dtype in (torch.float32, torch.bfloat16):
-        matrix = torch.randn(2048, 2048).to(dtype)
-        matrix @ matrix
-        start = time.perf_counter()
-        for _ in range(5):
-            matrix @ matrix
-        machine[f"matmul_{str(dtype)[6:]}_gflops"] = round(5 * 2 * 2048**3 / (time.perf_counter() - start) / 1e9)
-    print(", ".join(f"{name} {value}" for name, value in machine.items()))
-    return machine
-
-
 @torch.inference_mode()
 def encoder(rounds: int) -> dict:
-    """The encoder on one 256x256 frame at stride 2: as trained, and folded as at inference; and how alike features are."""
+    """The encoder on one 256x256 frame at stride 2: as trained, and with fused Conv-BN as at inference; and cosine similarity of features."""
     frame = render_clip(num_frames=1, num_points=1).frames[0]
     pixel_values = FgvcImageProcessorPil()(frame, return_tensors="pt").pixel_values
     single = FgvcModel.from_pretrained(default_checkpoint()).encoder
     half = FgvcModel.from_pretrained(default_checkpoint(), dtype=torch.bfloat16).encoder
-    folded = FoldedEncoder(single), FoldedEncoder(half)
+    fused = FusedEncoder(single), FusedEncoder(half)
     variants = {
         "float32, channels first": lambda: _channels_first(single, pixel_values),
         "float32": lambda: single(pixel_values),
-        "float32, folded": lambda: folded[0](pixel_values),
+        "float32, fused Conv-BN": lambda: fused[0](pixel_values),
         "bfloat16": lambda: half(pixel_values.bfloat16()),
-        "bfloat16, folded": lambda: folded[1](pixel_values),
+        "bfloat16, fused Conv-BN": lambda: fused[1](pixel_values),
     }
     with FlopCounterMode(display=False) as counter:
         expected = single(pixel_values)
-    results = in_turns(variants, rounds, flops=counter.get_total_flops())
+    results = time_interleaved(variants, rounds, flops=counter.get_total_flops())
     for name, run in list(variants.items())[1:]:
         similarity = F.cosine_similarity(run().float(), expected, dim=1)
         results[name] |= {"cosine_mean": similarity.mean().item(), "cosine_min": similarity.min().item()}
@@ -149,14 +121,14 @@ def encoder(rounds: int) -> dict:
 
 
 def _channels_first(encoder: FgvcEncoder, pixel_values: torch.Tensor) -> torch.Tensor:
-    """The encoder without the change of memory layout with which its forward begins."""
+    """The encoder without the channels-last layout that its forward converts to."""
     hidden_states = F.relu(encoder.bn1(encoder.conv1(pixel_values)))
     return encoder.layer3(encoder.layer2(encoder.layer1(hidden_states)))
 
 
 @torch.inference_mode()
 def correlation(rounds: int) -> dict:
-    """The dense map of Eq. 1 at 128x128 cells, r = 24: by tiles, and one product for each offset, of which a row of 49 is run."""
+    """The dense map of Eq. 1 at 128x128 cells, r = 24: by tiles, and by one product per offset, of which one row of 49 is run."""
     query, key = F.normalize(torch.randn(2, 1, 128, 128, 256), dim=-1)
     radius, (h, w) = 24, (128, 128)
     channels_first = query.movedim(-1, 1).contiguous()
@@ -170,12 +142,12 @@ def correlation(rounds: int) -> dict:
         f"tiled, {dtype}": partial(window_correlation, query.to(of), key.to(of), radius)
         for dtype, of in (("float32", torch.float32), ("bfloat16", torch.bfloat16))
     }
-    return in_turns(variants, rounds, scale={next(iter(variants)): 2 * radius + 1})
+    return time_interleaved(variants, rounds, scale={next(iter(variants)): 2 * radius + 1})
 
 
 @torch.inference_mode()
 def propagation(rounds: int) -> dict:
-    """Matching one 256x256 frame at stride 2 with six memory frames, and carrying five dense label maps over."""
+    """Matching one 256x256 frame at stride 2 with six context frames, and propagating five dense label maps."""
     clip = render_clip(num_frames=MEMORY_FRAMES + 1, num_points=1)
     model = FgvcModel.from_pretrained(default_checkpoint())
     pixel_values = FgvcImageProcessorPil()(list(clip.frames), return_tensors="pt").pixel_values
@@ -192,28 +164,28 @@ def propagation(rounds: int) -> dict:
             weights = torch.softmax(scores / model.config.temperature, dim=-1)
             F.embedding_bag(indices, labels.flatten(0, 1), per_sample_weights=weights, mode="sum")
 
-    def tiled(dtype, compiled):
-        best = window_topk(query.to(dtype), [key.to(dtype) for key in keys], *window, compiled=compiled)
+    def tiled(dtype, backend):
+        best = window_topk(query.to(dtype), [key.to(dtype) for key in keys], *window, backend=backend)
         propagate_labels(*best, labels, model.config.temperature, everywhere)
 
     variants = {
         f"official ({len(cells)} of {h * w} queries, scaled)": official,
     } | {
-        f"{name}, {dtype}": partial(tiled, getattr(torch, dtype), compiled)
-        for name, compiled in (("tiled, by torch", False), ("tiled, by numba", True))
+        f"{name}, {dtype}": partial(tiled, getattr(torch, dtype), backend)
+        for name, backend in (("tiled, by torch", "torch"), ("tiled, by numba", "numba"))
         for dtype in ("float32", "bfloat16")
     }
-    return in_turns(variants, rounds, scale={next(iter(variants)): h * w / len(cells)})
+    return time_interleaved(variants, rounds, scale={next(iter(variants)): h * w / len(cells)})
 
 
 def tracking(rounds: int) -> dict:
-    """32 points through a video file, decoding included: frames per second in steady state, both ways of following points; and 500."""
+    """Frames per second of 32 points in a video file, decoding included, in steady state: by label maps and by templates; and of 500."""
     results = {}
     for height, width, frames, turns in ((256, 256, 24, min(rounds, 5)), (480, 854, 10, 1)):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "clip.mp4"
             clip = render_clip(num_frames=frames, height=height, width=width, num_points=32)
-            write_video(path, clip.frames, frames)
+            write_looped_video(path, clip.frames, frames)
             points = clip.tracks[:, 0].clip(0, (width, height))
             many = np.random.default_rng(0).random((500, 2)) * (width, height)
             variants = [("labels", points), ("templates", points)] + [("templates", many)] * (height == 256)
@@ -230,19 +202,18 @@ def tracking(rounds: int) -> dict:
 
 
 def baselines(rounds: int) -> dict:
-    """32 points from one frame to the next by OpenCV, for reference: Lucas-Kanade there and back, and dense DIS flow."""
+    """32 points from one frame to the next by OpenCV, for reference: Lucas-Kanade with forward-backward check, and dense DIS flow."""
     clip = render_clip(num_frames=2, height=256, width=256, num_points=32)
     points = clip.tracks[:, 0].clip(0, 255)
     steps = {name: partial(BASELINES[name], *clip.frames, points) for name in ("lucas-kanade", "dis")}
-    return in_turns(steps, rounds)
+    return time_interleaved(steps, rounds)
 
 
 @torch.inference_mode()
 def scaling(rounds: int) -> dict:
-    """How the time of a frame grows: the encoder and 32 templates with its side, templates with their number, labels with memory."""
-    keep_freed_memory()  # as the command line does
-    model, _ = load(point_matching="templates", device="cpu")
-    curves = {"side of the frame": {}, "points": {}, "frames in memory": {}}
+    """Time per frame over its side (encoder, 32 templates), over the number of templates, and over the number of context frames (label maps)."""
+    model = at_own_resolution(point_matching="templates").model
+    curves = {"side of the frame": {}, "points": {}, "context frames": {}}
     for side in (128, 192, 256, 384):
         pixel_values = torch.rand(1, 3, side, side) * 2 - 1
         encode = partial(model.normalized_features, pixel_values)
@@ -252,19 +223,19 @@ def scaling(rounds: int) -> dict:
         curves["points"][number] = {"match": _templates(model, features, number)}
     window = (model.config.propagation_radius, model.config.propagation_window, model.config.propagation_topk)
     for number in (1, 2, 4, 6):
-        curves["frames in memory"][number] = {
+        curves["context frames"][number] = {
             "match all cells": partial(window_topk, features[0], [features[0]] * number, *window)
         }
     results = {}
     for axis, variants in curves.items():
         named = {f"{axis} {at}, {what}": run for at, runs in variants.items() for what, run in runs.items()}
-        times = iter(in_turns(named, rounds).values())
+        times = iter(time_interleaved(named, rounds).values())
         results[axis] = {at: {what: next(times)["median_ms"] for what in runs} for at, runs in variants.items()}
     return results
 
 
 def _templates(model: FgvcModel, features: torch.Tensor, number: int) -> Callable[[], None]:
-    """Following so many points through frames of one and the same features (1, h, w, C)."""
+    """A step of tracking so many points on a frame with the same features (1, h, w, C)."""
     size = tuple(model.config.output_stride * side for side in features.shape[1:3])
     points = torch.rand(number, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     tracker = TemplateTracker.empty(features[0], model.config)
@@ -272,59 +243,50 @@ def _templates(model: FgvcModel, features: torch.Tensor, number: int) -> Callabl
     return partial(tracker.step, features[0], size)
 
 
-def draw_curves(curves: dict) -> Image.Image:
-    """A panel for each curve of `scaling`: milliseconds from 0 on, over what they grow with."""
-    width, height, margin = 360, 260, 44
-    picture = Image.new("RGB", (width * len(curves), height), "white")
-    draw = ImageDraw.Draw(picture)
-    for panel, (axis, points) in enumerate(curves.items()):
-        left, right, bottom = panel * width + margin, (panel + 1) * width - 16, height - margin
-        most = max(time for times in points.values() for time in times.values())
-        draw.line([(left, margin), (left, bottom), (right, bottom)], fill="black")
-        draw.text((left, height - 18), f"{axis}: {', '.join(map(str, points))}", "black")
-        draw.text((left - 40, margin - 6), f"{most:.0f} ms", "black")
-        for line, what in enumerate(next(iter(points.values()))):
-            places = [
-                (left + (right - left) * at / max(points), bottom - (bottom - margin) * times[what] / most)
-                for at, times in points.items()
-            ]
-            draw.text((left + 6, 6 + 14 * line), what, COLOURS[line])
-            draw.line(places, fill=COLOURS[line], width=2)
-            for x, y in places:
-                draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=COLOURS[line])
-    return picture
+def at_own_resolution(checkpoint: str | None = None, **config_fields) -> Tracker:
+    """A tracker on the CPU that does not resize frames, with the memory settings of the command line."""
+    keep_freed_memory()
+    model = Tracker.from_pretrained(checkpoint, device="cpu", **config_fields).model
+    return Tracker(model, FgvcProcessor(FgvcImageProcessorPil(resize_policy="none")))
+
+
+def tracked_frames(tracker: Tracker, path: Path, points):
+    """Frames of a video file, one at a time, with points (N, 2) of its first frame."""
+    session = tracker.processor.init_video_session(path)
+    tracker.processor.add_inputs_to_inference_session(session, 0, range(len(points)), points)
+    return tracker.model.propagate_in_video_iterator(session)
 
 
 def frames_per_second(path: Path, points, method: str) -> float:
-    """Of following points (N, 2) from the first frame, once the memory of label maps is full."""
-    keep_freed_memory()  # as the command line does
-    model, _ = load(point_matching=method, device="cpu")
-    processor = FgvcProcessor(FgvcImageProcessorPil(resize_policy="none"))
-    session = processor.init_video_session(path)
-    processor.add_inputs_to_inference_session(session, 0, range(len(points)), points)
-    ends = []
-    for _ in model.propagate_in_video_iterator(session):
-        ends.append(time.perf_counter())
-    full = model.config.num_context_frames + 1
+    """Rate of tracking points (N, 2) from the first frame, once the memory of context frames is full."""
+    tracker = at_own_resolution(point_matching=method)
+    ends = [time.perf_counter() for _ in tracked_frames(tracker, path, points)]
+    full = tracker.model.config.num_context_frames + 1
     return (len(ends) - 1 - full) / (ends[-1] - ends[full])
 
 
 def coarse(rounds: int, checkpoint: str) -> dict:
-    """A coarse-to-fine checkpoint against the default one at 480x640, a frame each in turns, with six frames in memory.
+    """A coarse-to-fine checkpoint against the default one at 480x640, frame by frame in turns, with six context frames.
 
     Dense: label maps of five masks that cover the frame. Points: 32 of them, from a video file, decoding included. Memory of dense
-    propagation is measured in processes of their own: what the session holds, and the peak beyond that of the loaded model.
+    propagation is measured in processes of their own: of the session, and the peak beyond that of the loaded model.
     """
-    keep_freed_memory()  # as the command line does
     names, clip = {"fine": None, "coarse to fine": checkpoint}, render_clip(12, 480, 640, num_points=32)
     sessions = {name: dense_session(name_or_path, clip.frames) for name, name_or_path in names.items()}
-    results = {"dense": in_turns({name: lambda run=run: next(run) for name, (run, _) in sessions.items()}, rounds)}
+    results = {
+        "dense": time_interleaved({name: lambda run=run: next(run) for name, (run, _) in sessions.items()}, rounds)
+    }
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
-        write_video(path, clip.frames, rounds + 10)
+        write_looped_video(path, clip.frames, rounds + 10)
         points = clip.tracks[:, 0].clip(0, (640, 480))
-        runs = {name: point_frames(path, points, name_or_path) for name, name_or_path in names.items()}
-        results["32 points"] = in_turns({name: lambda run=run: next(run) for name, run in runs.items()}, rounds)
+        runs = {
+            name: tracked_frames(at_own_resolution(name_or_path, point_matching="templates"), path, points)
+            for name, name_or_path in names.items()
+        }
+        results["32 points"] = time_interleaved(
+            {name: lambda run=run: next(run) for name, run in runs.items()}, rounds
+        )
     for name, name_or_path in names.items():
         command = [sys.executable, __file__, "--dense-memory-of", name_or_path or "fgvc-joint"]
         found = json.loads(subprocess.check_output(command, text=True).splitlines()[-1])
@@ -338,61 +300,46 @@ def coarse(rounds: int, checkpoint: str) -> dict:
 
 def dense_session(checkpoint: str | None, frames):
     """Steps of a session with five masks that cover the frame, once its memory is full; and the session."""
-    model, _ = load(checkpoint, device="cpu")
-    processor = FgvcProcessor(FgvcImageProcessorPil(resize_policy="none"))
-    session, (height, width) = processor.init_video_session(), frames[0].shape[:2]
+    tracker = at_own_resolution(checkpoint)
+    session, (height, width) = tracker.processor.init_video_session(), frames[0].shape[:2]
     stripes = torch.arange(width).mul(LABELS).div(width, rounding_mode="floor").expand(height, width)
     masks = torch.stack([stripes == label for label in range(LABELS)]).numpy()
-    processor.add_inputs_to_inference_session(session, 0, range(1, LABELS + 1), input_masks=masks)
-    steps = (model.step(session, frames[i % len(frames)]) for i in count())
+    tracker.processor.add_inputs_to_inference_session(session, 0, range(1, LABELS + 1), input_masks=masks)
+    steps = (tracker.model.step(session, frames[i % len(frames)]) for i in count())
     for _ in range(MEMORY_FRAMES):
         next(steps)
     return steps, session
 
 
-def point_frames(path: Path, points, checkpoint: str | None):
-    """Frames of a video file with points (N, 2) followed by templates from its first frame."""
-    model, _ = load(checkpoint, device="cpu", point_matching="templates")
-    processor = FgvcProcessor(FgvcImageProcessorPil(resize_policy="none"))
-    session = processor.init_video_session(path)
-    processor.add_inputs_to_inference_session(session, 0, range(len(points)), points)
-    return model.propagate_in_video_iterator(session)
-
-
 def dense_memory(checkpoint: str) -> dict:
-    """Of [`dense_session`] in this process, in MiB: what the session holds, and the peak beyond the process with the model loaded."""
-    noise = (
-        (255 * torch.rand(2, 480, 640, 3)).byte().numpy()
-    )  # what a frame shows changes nothing, and a renderer has a peak of its own
-    load(checkpoint, device="cpu")
-    before = status_kib("VmRSS")
+    """Memory of [`dense_session`] in this process in MiB: of the session, and the peak beyond the process with the model loaded.
+
+    Frames are noise: their content changes nothing, and a renderer has a peak of its own.
+    """
+    noise = (255 * torch.rand(2, 480, 640, 3)).byte().numpy()
+    at_own_resolution(checkpoint)
+    before = process_memory_mib("VmRSS")
     steps, session = dense_session(checkpoint, noise)
     next(steps)
-    return {"session_mib": session.memory_bytes / 2**20, "peak_mib": (status_kib("VmHWM") - before) / 1024}
-
-
-def status_kib(name: str) -> int:
-    """A field of this process's memory on Linux; the peak is its own, where `getrusage` counts that of its parent as well."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+    return {"session_mib": session.memory_bytes / 2**20, "peak_mib": process_memory_mib("VmHWM") - before}
 
 
 def memory(rounds: int) -> dict:
-    """Peak resident memory of tracking 4 points through 480x854 video files of 50 and 400 frames, at their own resolution."""
+    """Peak resident memory of tracking 4 points in 480x854 video files of 50 and 400 frames, at their own resolution."""
     return {f"{frames} frames": of_length(frames) for frames in (50, 400)}
 
 
 def length(rounds: int) -> dict:
-    """Memory and time per frame of following 4 points through 480x854 video files of 100 and 2,000 frames, preset balanced."""
+    """Memory and time per frame of tracking 4 points in 480x854 video files of 100 and 2,000 frames, preset balanced."""
     return {f"{frames} frames": of_length(frames, "--preset", "balanced") for frames in (100, 2000)}
 
 
 def of_length(frames: int, *options: str) -> dict:
-    """What [`peak_memory`] finds in a process of its own, for a clip of so many frames."""
+    """[`peak_memory`] in a process of its own, for a clip of so many frames."""
     clip = render_clip(num_frames=25, height=480, width=854, num_points=4)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
-        write_video(path, clip.frames, frames)
+        write_looped_video(path, clip.frames, frames)
         command = [sys.executable, __file__, "--peak-memory-of", str(path), *options]
         found = json.loads(subprocess.check_output(command, text=True).splitlines()[-1])
     print(
@@ -404,30 +351,17 @@ def of_length(frames: int, *options: str) -> dict:
 
 
 def peak_memory(path: Path, preset: str | None = None) -> dict:
-    """Track four points, at the video's own resolution if there is no preset, in this process."""
-    keep_freed_memory()  # as the command line does
-    model, processor = load(preset=preset, device="cpu")
-    if preset is None:
-        processor = FgvcProcessor(FgvcImageProcessorPil(resize_policy="none"))
-    session, ends = processor.init_video_session(path), []
+    """Track four points in this process, at the video's own resolution if there is no preset."""
+    keep_freed_memory()
+    tracker = Tracker.from_pretrained(preset=preset, device="cpu") if preset else at_own_resolution()
     points = [(x, y) for x in (200, 600) for y in (150, 350)]
-    processor.add_inputs_to_inference_session(session, 0, range(len(points)), points)
-    for _ in model.propagate_in_video_iterator(session):
-        ends.append(time.perf_counter())
+    ends = [time.perf_counter() for _ in tracked_frames(tracker, path, points)]
     taken = [1000 * (after - before) for before, after in pairwise(ends)]
     return {
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "first_ms": statistics.median(taken[:100]),
         "last_ms": statistics.median(taken[-100:]),
     }
-
-
-def write_video(path: Path, frames, length: int) -> None:
-    """`length` frames: the given ones forth and back, again and again."""
-    there_and_back = [*range(len(frames)), *range(len(frames) - 2, 0, -1)]
-    with VideoWriter(path, 24, *frames[0].shape[:2]) as writer:
-        for i in range(length):
-            writer.write(frames[there_and_back[i % len(there_and_back)]])
 
 
 SECTIONS = {

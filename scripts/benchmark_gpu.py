@@ -1,45 +1,49 @@
-"""Speed on a GPU; what is compared is run in turns, and ratios are of medians.
+"""Speed on a GPU. Variants are timed in turns; ratios are of medians.
 
     python scripts/benchmark_gpu.py --output gpu.json
 
-`frame`: from pixels to five label maps at 480x640, with six frames in memory. `search`: the best keys alone at 128x128 cells, against the
-released algorithm. `tracking`: whole steps of a session, from a picture to what is found. `training`: the losses, and an update.
+`frame`: from pixels to five label maps at 480x640, with six context frames. `search`: the top-k keys alone at 128x128 cells, against the
+released algorithm. `tracking`: whole steps of a session, from a frame to its result. `training`: the losses, and an update.
 
-`tiled` is torch alone, `Triton` the fused kernels, `CUDA graph` an encoder by `torch.compile(mode="reduce-overhead")` before them. Results of
-both are compared before anything is timed. For orientation it prints what the paper reports: 8 frames/s, and 34 for its coarse-to-fine
-model. `--device cpu --size 64 64` tries the script where there is no GPU, without Triton.
+`tiled` is torch alone, `Triton` the fused kernels, `CUDA graph` an encoder by `torch.compile(mode="reduce-overhead")` before them. Their results
+are compared before anything is timed. The paper reports 8 frames/s, and 34 for its coarse-to-fine model, which are printed beside.
+`--device cpu --size 64 64` tries the script without a GPU, and without Triton.
 """
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import cycle
 from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from benchmark import CHUNK, LABELS, MEMORY_FRAMES, in_turns
 
-from fgvc_hf import FgvcImageProcessorPil, FgvcModel, FgvcProcessor, default_checkpoint, load, render_clip
+from fgvc_hf import FgvcImageProcessorPil, FgvcModel, FgvcProcessor, Tracker, default_checkpoint, render_clip
 from fgvc_hf.data.scene import Random
 from fgvc_hf.data.textures import natural_image
+from fgvc_hf.evaluation.timing import time_interleaved
+from fgvc_hf.kernels.dispatch import SWITCH
 from fgvc_hf.matching.windows import reference_topk, window_topk
 from fgvc_hf.tracking.label_maps import propagate_labels
-from fgvc_hf.training import window_losses as window
 from fgvc_hf.training.joint import JointTraining, make_synthetic
 from fgvc_hf.training.objectives import cell_grid
 from fgvc_hf.training.recipes import RECIPES
+from fgvc_hf.training.window_losses import window_average, window_cross_entropy
+from fgvc_hf.training.window_targets import GaussianTarget
 
 
 PAPER = {"FGVC, as the paper reports it": 8, "its coarse-to-fine model": 34}  # frames/s
+CHUNK = 128  # queries at a time, as in the official configuration
+MEMORY_FRAMES, LABELS = 6, 5
 OFFICIAL_SIZE = (256, 256)  # pixels: 128x128 cells, whose full product fits into memory in chunks
 CELLS, RADIUS, CHANNELS = 128, 24, 256  # of the losses
-TOLERANCE = 1e-3  # between cosines of 16-bit features, scored again in float32 or summed in it
+TOLERANCE = 1e-3  # between cosines of 16-bit features that are summed in float32
 
 
 def main() -> None:
@@ -75,20 +79,20 @@ def prepare(device: torch.device, size: tuple[int, int]):
 
 @torch.inference_mode()
 def frame(device: torch.device, size: tuple[int, int], rounds: int) -> dict:
-    """Encoder and propagation of five label maps from six memory frames."""
+    """Encoder and propagation of five label maps from six context frames."""
     model, frames, keys, window = prepare(device, size)
     h, w, _ = keys[0].shape
     labels, everywhere = torch.rand(MEMORY_FRAMES, h * w, LABELS, device=device), keys[0].new_ones(h * w).bool()
 
-    def step(encode: Callable, compiled: bool | None) -> torch.Tensor:
-        best = window_topk(encode(frames[-1])[0], keys, *window, compiled=compiled)
+    def step(encode: Callable, backend: str) -> torch.Tensor:
+        best = window_topk(encode(frames[-1])[0], keys, *window, backend=backend)
         return propagate_labels(*best, labels, model.config.temperature, everywhere)
 
-    variants = {"tiled": partial(step, model.normalized_features, False)}
+    variants = {"tiled": partial(step, model.normalized_features, "torch")}
     if device.type == "cuda":
         encode = torch.compile(model.normalized_features, mode="reduce-overhead")
-        variants["Triton"] = partial(step, model.normalized_features, True)
-        variants["Triton, CUDA graph"] = partial(step, encode, True)
+        variants["Triton"] = partial(step, model.normalized_features, "triton")
+        variants["Triton, CUDA graph"] = partial(step, encode, "triton")
         expected = variants["tiled"]()
         for name, run in list(variants.items())[1:]:
             print(f"  {name}: labels differ from tiled by {(run() - expected).abs().mean():.2e} on average")
@@ -102,7 +106,7 @@ def frame(device: torch.device, size: tuple[int, int], rounds: int) -> dict:
 
 @torch.inference_mode()
 def search(device: torch.device, size: tuple[int, int], rounds: int) -> dict:
-    """The best keys of every query in six memory frames, against the full product in float32."""
+    """The top-k keys of every query in six context frames, against the full product in float32."""
     model, frames, keys, window = prepare(device, min(size, OFFICIAL_SIZE))
     query = model.normalized_features(frames[-1])[0]
     cells = torch.arange(query.shape[0] * query.shape[1], device=device)
@@ -111,9 +115,9 @@ def search(device: torch.device, size: tuple[int, int], rounds: int) -> dict:
         for chunk in cells.split(CHUNK):
             reference_topk(query, keys, *window, query_cells=chunk)
 
-    variants = {"official, in chunks": official, "tiled": partial(window_topk, query, keys, *window, compiled=False)}
+    variants = {"official, in chunks": official, "tiled": partial(window_topk, query, keys, *window, backend="torch")}
     if device.type == "cuda":
-        variants["Triton"] = partial(window_topk, query, keys, *window, compiled=True)
+        variants["Triton"] = partial(window_topk, query, keys, *window, backend="triton")
         difference = (variants["Triton"]()[0] - variants["tiled"]()[0]).abs().max()
         if difference > TOLERANCE:
             raise RuntimeError(
@@ -123,7 +127,7 @@ def search(device: torch.device, size: tuple[int, int], rounds: int) -> dict:
 
 
 def tracking(device: torch.device, size: tuple[int, int], rounds: int) -> dict:
-    """Steps of sessions with both checkpoints, from a picture in memory to what was found, once their memory is full."""
+    """Steps of sessions with both checkpoints, from a frame to its result, once their memory of context frames is full."""
     frames, (height, width) = render_clip(MEMORY_FRAMES + 3, *size, num_points=1).frames, size
     processor, steps = FgvcProcessor(FgvcImageProcessorPil(resize_policy="none")), {}
     stripes = torch.arange(width).mul(LABELS).div(width, rounding_mode="floor").expand(height, width)
@@ -136,7 +140,7 @@ def tracking(device: torch.device, size: tuple[int, int], rounds: int) -> dict:
             ("32 points by label maps", "labels", {"input_points": points[:32]}),
             (f"{LABELS} masks", "labels", {"input_masks": masks}),
         ):
-            model, _ = load(checkpoint, device=str(device), point_matching=method)
+            model = Tracker.from_pretrained(checkpoint, device=str(device), point_matching=method).model
             session = processor.init_video_session()
             ids = range(1, 1 + len(next(iter(prompts.values()))))
             processor.add_inputs_to_inference_session(session, 0, ids, **prompts)
@@ -149,7 +153,7 @@ def tracking(device: torch.device, size: tuple[int, int], rounds: int) -> dict:
 
 
 def training(device: torch.device, size: tuple[int, int], rounds: int) -> dict:
-    """The losses of two pairs of maps, forward and backward, and an update of the recipe joint-small with 8 pairs of either kind."""
+    """The losses of two pairs of maps, forward and backward, and an update of the recipe joint-small with 8 pairs of each domain."""
     cells, radius = (CELLS, RADIUS) if device.type == "cuda" else (16, 3)
     noise = F.interpolate(
         torch.randn(4, CHANNELS, cells // 4, cells // 4, device=device), scale_factor=4, mode="bilinear"
@@ -157,32 +161,30 @@ def training(device: torch.device, size: tuple[int, int], rounds: int) -> dict:
     features = F.normalize(noise.permute(0, 2, 3, 1), dim=-1).bfloat16()
     query, key = (part.contiguous().requires_grad_() for part in features.split(2))
     values, valid = query.new_ones(2, cells, cells, 2).float().cumsum(1), query.new_ones(2, cells, cells).bool()
-    target = window.GaussianTarget(cell_grid(query).expand(2, cells, cells, 2) + 0.3, 0.7)
+    target = GaussianTarget(cell_grid(query).expand(2, cells, cells, 2) + 0.3, 0.7)
 
-    def reconstruct(compiled: bool) -> tuple[torch.Tensor, ...]:
-        copy = window.window_average(query, key, values, radius, 1 / 0.07, compiled=compiled)
+    def reconstruct(backend: str) -> tuple[torch.Tensor, ...]:
+        copy = window_average(query, key, values, radius, 1 / 0.07, backend=backend)
         return torch.autograd.grad(copy.square().mean(), (query, key))
 
-    def compare(compiled: bool) -> tuple[torch.Tensor, ...]:
-        loss = window.window_cross_entropy(query, key, valid, target, radius, 1 / 0.07, compiled)
+    def compare(backend: str) -> tuple[torch.Tensor, ...]:
+        loss = window_cross_entropy(query, key, valid, target, radius, 1 / 0.07, backend)
         return torch.autograd.grad(loss.mean(), (query, key))
 
-    kinds = {"tiled": False} | ({"Triton": True} if device.type == "cuda" else {})
+    backends = {"tiled": "torch"} | ({"Triton": "triton"} if device.type == "cuda" else {})
     variants = {}
     for what, run in (("reconstruction", reconstruct), ("label", compare)):
-        variants |= {f"{what}, {name}": partial(run, compiled) for name, compiled in kinds.items()}
-        for gradients in zip(*(run(compiled) for compiled in kinds.values()), strict=True):
+        variants |= {f"{what}, {name}": partial(run, backend) for name, backend in backends.items()}
+        for gradients in zip(*(run(backend) for backend in backends.values()), strict=True):
             difference = (gradients[-1].float() - gradients[0].float()).norm() / gradients[0].float().norm()
             print(f"  {what}: gradients differ by {difference:.1e} of their length")
-    results = timed(variants, device, rounds)
-    update = make_update(device)
-    return results | timed(
-        {f"update, {name}": partial(update, compiled) for name, compiled in kinds.items()}, device, rounds
-    )
+    results, update = timed(variants, device, rounds), make_update(device)
+    updates = {f"update, {name}": partial(update, backend) for name, backend in backends.items()}
+    return results | timed(updates, device, rounds)
 
 
-def make_update(device: torch.device) -> Callable[[bool], None]:
-    """An update in bfloat16, with the losses by Triton or not, on one batch that is on the device."""
+def make_update(device: torch.device) -> Callable[[str], None]:
+    """An update in bfloat16 on one batch on the device, by a back end."""
     recipe = replace(RECIPES["joint-small"], batch_size=8)
     textures, seeds = (255 * natural_image(256, 60, 0.4, Random(range(4)))).byte(), list(range(recipe.batch_size))
     pairs = make_synthetic(recipe, textures, seeds, stride=2)
@@ -191,10 +193,11 @@ def make_update(device: torch.device) -> Callable[[bool], None]:
     module = JointTraining(FgvcModel.from_pretrained(default_checkpoint()), recipe).train().to(device)
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-5)
 
-    def update(compiled: bool) -> None:
-        by_triton = patch.object(window, "triton_fits", lambda *_: compiled)
-        with by_triton, torch.autocast(device.type, torch.bfloat16):
+    def update(backend: str) -> None:
+        os.environ[SWITCH] = backend
+        with torch.autocast(device.type, torch.bfloat16):
             total = torch.stack(list(module(real, pairs, seeds).values())).sum()
+        del os.environ[SWITCH]
         total.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -203,14 +206,14 @@ def make_update(device: torch.device) -> Callable[[bool], None]:
 
 
 def timed(variants: Mapping[str, Callable], device: torch.device, rounds: int) -> dict:
-    """[`in_turns`], waiting for the device."""
+    """[`time_interleaved`], with the device synchronised after every run."""
 
     def waited(run: Callable) -> None:
         run()
         if device.type == "cuda":
             torch.cuda.synchronize()
 
-    return in_turns({name: partial(waited, run) for name, run in variants.items()}, rounds)
+    return time_interleaved({name: partial(waited, run) for name, run in variants.items()}, rounds)
 
 
 if __name__ == "__main__":

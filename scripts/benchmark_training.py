@@ -1,15 +1,13 @@
-"""Cost of training on this machine; what is compared is run in turns, and ratios are of medians.
+"""Time and memory of training on this machine. Variants are timed in turns; ratios are of medians.
 
     python scripts/benchmark_training.py
 
-`shift` is the released code's way to correlate, one product for every offset of the window, with autograd through all of them.
-One of its 49 rows of offsets is run, and its time is scaled to all. The memory of a loss is what the peak of a fresh process grows
-by beyond its inputs and their gradients.
+`shift` is the correlation of the released code, one product for every offset of the window with autograd through all of them. One of its 49
+rows of offsets is run, and its time is scaled to all. The memory of a loss is the peak of a fresh process beyond inputs and their gradients.
 """
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import threading
@@ -19,15 +17,16 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from benchmark import describe_machine, in_turns
 
 from fgvc_hf import FgvcModel, default_checkpoint
 from fgvc_hf.data.scene import Random
 from fgvc_hf.data.textures import natural_image
+from fgvc_hf.evaluation.timing import describe_machine, process_memory_mib, time_interleaved
 from fgvc_hf.training.joint import JointTraining, make_synthetic
 from fgvc_hf.training.objectives import cell_grid
 from fgvc_hf.training.recipes import RECIPES
-from fgvc_hf.training.window_losses import GaussianTarget, window_average, window_cross_entropy
+from fgvc_hf.training.window_losses import window_average, window_cross_entropy
+from fgvc_hf.training.window_targets import GaussianTarget
 
 
 SIDE, CHANNELS, RADIUS = 128, 256, 24
@@ -82,7 +81,7 @@ def tiled_loss(name: str, dtype: torch.dtype):
 
 
 def shift_loss():
-    """A row of offsets of the released algorithm."""
+    """One row of offsets of the released algorithm."""
     query, key, values = inputs(torch.float32)
     size = 2 * RADIUS + 1
     query, key = (f.permute(0, 3, 1, 2).detach().contiguous().requires_grad_() for f in (query, key))
@@ -100,22 +99,23 @@ def shift_loss():
 
 
 def losses(rounds: int) -> dict:
+    """Forward and backward of the windowed losses, in both precisions, against a row of the released algorithm."""
     variants = {"shift, float32 (1 of 49 rows, scaled)": shift_loss()}
     for name in LOSSES:
         for dtype in (torch.float32, torch.bfloat16):
             variants[f"{name}, {str(dtype)[6:]}"] = tiled_loss(name, dtype)
-    return in_turns(variants, rounds, scale={next(iter(variants)): 2 * RADIUS + 1})
+    return time_interleaved(variants, rounds, scale={next(iter(variants)): 2 * RADIUS + 1})
 
 
 def extra_memory(name: str, dtype: torch.dtype) -> float:
-    """MiB of the peak of resident memory during a loss, beyond what is resident before and the two gradients."""
+    """Peak of resident memory during a loss in MiB, beyond that before and the two gradients."""
     run = tiled_loss(name, dtype)
     torch.mm(torch.randn(256, 256, dtype=dtype), torch.randn(256, 256, dtype=dtype))  # thread pools, kernels
-    before, stop, peak = resident_mib(), threading.Event(), [0.0]
+    before, stop, peak = process_memory_mib("VmRSS"), threading.Event(), [0.0]
 
     def watch():
         while not stop.is_set():
-            peak[0] = max(peak[0], resident_mib())
+            peak[0] = max(peak[0], process_memory_mib("VmRSS"))
             time.sleep(0.002)
 
     watcher = threading.Thread(target=watch)
@@ -124,11 +124,6 @@ def extra_memory(name: str, dtype: torch.dtype) -> float:
     stop.set()
     watcher.join()
     return peak[0] - before - 2 * SIDE * SIDE * CHANNELS * dtype.itemsize / 2**20
-
-
-def resident_mib() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 2**20
 
 
 def update(rounds: int) -> dict:
@@ -151,7 +146,7 @@ def update(rounds: int) -> dict:
 
         return run
 
-    return in_turns({"float32": variant(False), "bfloat16": variant(True)}, rounds)
+    return time_interleaved({"float32": variant(False), "bfloat16": variant(True)}, rounds)
 
 
 if __name__ == "__main__":

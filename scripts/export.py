@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from fgvc_hf import Tracker
-from fgvc_hf.cli.main import parse_setting
+from fgvc_hf.cli.options import parse_setting
 from fgvc_hf.conversion.graphs import GRAPHS, export_onnx, export_program
 
 

@@ -1,10 +1,10 @@
-"""Where the time of `fgvc-hf track` goes: from the start to the first result, and frame by frame.
+"""Profile of `fgvc-hf track`: from the start to the first result, and per frame in steady state.
 
     python scripts/profile_track.py                                  a rendered clip of 256x256, 32 points
     python scripts/profile_track.py clip.mp4 --preset balanced --points 500 --output profile.json
     python scripts/profile_track.py --checkpoint fgvc-coarse --preset accurate --size 480 854
 
-Times of stages are of themselves alone, without the stages within them.
+The time of a stage excludes the stages that it calls.
 """
 
 import time
@@ -29,17 +29,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from fgvc_hf import (
-    FgvcModel,
-    VideoWriter,
-    inference_session_fgvc,
-    load,
-    open_video,
-    overlays,
-    render_clip,
-)
+from fgvc_hf import FgvcModel, Tracker, VideoWriter, open_video, render_clip
+from fgvc_hf.io import overlays
 from fgvc_hf.io.checkpoints import PRESETS
-from fgvc_hf.io.overlays import drawn_tracks, write_overlay
 from fgvc_hf.tracking.session import FgvcInferenceSession
 
 
@@ -49,24 +41,25 @@ STAGES = ("decode", "preprocess", "encode", "match", "read-out", "write", "other
 
 
 class Stopwatch:
-    """Seconds of each stage, where a stage stops the clock of the one that it is called from."""
+    """Seconds of each stage; a stage stops the clock of the one that called it."""
 
     def __init__(self):
         self.seconds, self.running = defaultdict(float), ["other"]
         self.since = time.perf_counter()
 
     def switch(self) -> None:
+        """Book the time since the last switch to the stage that runs."""
         now = time.perf_counter()
         self.seconds[self.running[-1]] += now - self.since
         self.since = now
 
     def start(self) -> None:
-        """Forget what was timed until now."""
+        """Reset all times."""
         self.switch()
         self.seconds.clear()
 
     def timed(self, function, stage: str):
-        """The function, whose calls count as a stage."""
+        """The function, with its calls timed as a stage."""
 
         @wraps(function)
         def call(*args, **kwargs):
@@ -81,13 +74,13 @@ class Stopwatch:
         return call
 
     def watch(self, owner, stage: str, *names: str) -> None:
-        """Have all calls of functions of a module, or methods of a class, count as a stage."""
+        """Time functions of a module, or methods of a class, as a stage."""
         for name in names:
             setattr(owner, name, self.timed(getattr(owner, name), stage))
 
 
 class WatchedFrames:
-    """A frame source whose frames count as decoding."""
+    """A frame source whose frames are timed as decoding."""
 
     def __init__(self, video, watch: Stopwatch):
         self.video, self.watch = video, watch
@@ -122,6 +115,7 @@ def main() -> None:
 
 
 def rendered(arguments: argparse.Namespace, folder: Path) -> Path:
+    """A video file of a rendered clip."""
     height, width = arguments.size
     clip = render_clip(num_frames=arguments.frames, height=height, width=width, num_points=1)
     with VideoWriter(folder / "clip.mp4", 24, height, width) as writer:
@@ -131,48 +125,53 @@ def rendered(arguments: argparse.Namespace, folder: Path) -> Path:
 
 
 def profile(path: Path, arguments: argparse.Namespace, folder: Path) -> dict:
-    """Track points through a file and draw them, as the command line does: once for the first results, and again in steady state."""
+    """Track points in a file and draw them, as the command line does: once for the first results, and again in steady state."""
     begin = time.perf_counter()
-    model, processor = load(arguments.checkpoint, arguments.preset)
+    tracker = Tracker.from_pretrained(arguments.checkpoint, arguments.preset)
     loaded = time.perf_counter()
     watch = Stopwatch()
     video: Any = WatchedFrames(open_video(path), watch)
     points = np.random.default_rng(0).random((arguments.points, 2)) * (video.width, video.height)
 
     def prompted() -> FgvcInferenceSession:
-        session = processor.init_video_session(video)
-        processor.add_inputs_to_inference_session(session, 0, range(len(points)), points)
+        session = tracker.processor.init_video_session(video)
+        tracker.processor.add_inputs_to_inference_session(session, 0, range(len(points)), points)
         return session
 
-    ends = [time.perf_counter() for _ in islice(model.propagate_in_video_iterator(prompted()), 2)]
+    frames = islice(tracker.model.propagate_in_video_iterator(prompted()), 2)
+    first, second = (time.perf_counter() for _ in frames)
     watch_stages(watch)
     watch.start()
     session = prompted()
-    outputs = list(model.propagate_in_video_iterator(session))
-    tracks = processor.post_process_point_tracking(outputs, session)
-    write_overlay(video, drawn_tracks({"": tracks}), folder / "overlay.mp4")
+    outputs = list(tracker.model.propagate_in_video_iterator(session))
+    tracks = tracker.processor.post_process_point_tracking(outputs, session)
+    overlays.write_overlay(video, overlays.drawn_tracks({"": tracks}), folder / "overlay.mp4")
     watch.switch()
-    start = {"import": imported - started, "load": loaded - begin, "first frame": ends[0] - loaded}
-    start |= {"to the first result": sum(start.values()), "second frame": ends[1] - ends[0]}
+    start = {"import": imported - started, "load": loaded - begin, "first frame": first - loaded}
+    start |= {"to the first result": sum(start.values()), "second frame": second - first}
     stages = {stage: 1000 * watch.seconds[stage] / len(outputs) for stage in STAGES}
+    size = f"{video.height}x{video.width}, {len(outputs)} frames, {len(points)} points"
+    print(f"{size}, {tracker.model.dtype}, {torch.get_num_threads()} threads")
+    report(start, stages)
+    return {"start_s": start, "ms_per_frame": stages, "frames_per_second": 1000 / sum(stages.values())}
+
+
+def report(start: dict[str, float], stages: dict[str, float]) -> None:
+    """Print seconds until the first results, and milliseconds per frame of each stage."""
     total = sum(stages.values())
-    print(
-        f"{video.height}x{video.width}, {len(outputs)} frames, {len(points)} points, {model.dtype}, {torch.get_num_threads()} threads"
-    )
     for name, seconds in start.items():
         print(f"  {name:22s} {seconds:8.2f} s")
     for stage, milliseconds in stages.items():
         print(f"  {stage:22s} {milliseconds:8.1f} ms per frame  {milliseconds / total:6.1%}")
     print(f"  {'all':22s} {total:8.1f} ms per frame, {1000 / total:.1f} frames/s, overlay included")
-    return {"start_s": start, "ms_per_frame": stages, "frames_per_second": 1000 / total}
 
 
 def watch_stages(watch: Stopwatch) -> None:
+    """Time the stages of a session's step and of the overlay."""
     watch.watch(FgvcInferenceSession, "preprocess", "preprocess")
     watch.watch(FgvcModel, "encode", "normalized_features")
-    watch.watch(FgvcInferenceSession, "match", "propagate", "remember")
-    watch.watch(FgvcInferenceSession, "read-out", "read_targets")
-    watch.watch(inference_session_fgvc, "read-out", "read_points", "label_uncertainty")
+    watch.watch(FgvcInferenceSession, "match", "propagate")
+    watch.watch(FgvcInferenceSession, "read-out", "read")
     watch.watch(overlays, "write", "draw_tracks")
     watch.watch(VideoWriter, "write", "write")
 

@@ -1,7 +1,7 @@
 """Train an FGVC model: a teacher by reconstruction, the joint model with labels, a fine-tuned one, or a coarse-to-fine one by distillation;
 or its ancestors UVC and TimeCycle.
 
-    python scripts/train.py --recipe joint-small --videos FOLDER --output outputs/joint --start-from fgvc-reconstruction --precision bf16
+    python scripts/train.py --recipe joint-small --videos FOLDER --output outputs/joint --start-from outputs/teacher/last --precision bf16
     python scripts/train.py --recipe finetune-small --videos MY_CLIPS --output outputs/mine --start-from fgvc-joint --precision bf16
     python scripts/train.py --recipe distill-small --videos FOLDER --output outputs/distill --start-from fgvc-joint --teacher fgvc-joint
     python scripts/train.py --recipe uvc-small --videos FOLDER --output outputs/uvc --colours COLOURS --precision bf16

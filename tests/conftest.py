@@ -1,9 +1,13 @@
 import os
 
+
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # before torch is loaded; processes that tests start inherit it
+    workers = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+
 import numpy as np
 import pytest
 import torch
-from environments import build_wheel, clean_environment
 from PIL import Image
 
 from fgvc_hf import (
@@ -81,16 +85,3 @@ def evaluate_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("evaluate.config.HF_MODULES_CACHE", str(folder))
         yield folder
-
-
-@pytest.fixture(scope="session")
-def wheel(tmp_path_factory):
-    if not os.environ.get("FGVC_REQUIRE_NETWORK_TESTS"):
-        pytest.skip("installs torch anew; set FGVC_REQUIRE_NETWORK_TESTS=1")
-    return build_wheel(tmp_path_factory.mktemp("wheel"))
-
-
-@pytest.fixture(scope="session")
-def clean_python(wheel, tmp_path_factory):
-    """The interpreter of an environment with nothing but the wheel and its dependencies."""
-    return clean_environment(tmp_path_factory.mktemp("clean"), wheel)

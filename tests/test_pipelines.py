@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import transformers
 
-import fgvc_hf
-from fgvc_hf import FgvcImageProcessorPil, FgvcProcessor
+from fgvc_hf import FgvcImageProcessorPil, FgvcProcessor, Tracker
 
 
 @pytest.fixture(scope="module")
@@ -19,8 +18,7 @@ def checkpoint(tmp_path_factory, request):
 def test_point_tracking(checkpoint, noise_clip):
     points = [(0, 12, 20), (3, 30.5, 8)]
     result = transformers.pipeline("point-tracking", model=checkpoint, device="cpu")(noise_clip, points=points)
-    model, processor = fgvc_hf.load(checkpoint, dtype="float32")
-    expected = model.track(noise_clip, points, processor=processor)
+    expected = Tracker.from_pretrained(checkpoint, dtype="float32").track(noise_clip, points)
     np.testing.assert_array_equal(result["tracks"], expected.tracks)
     np.testing.assert_array_equal(result["visible"], expected.visible)
     assert result["size"] == (40, 56) and result["queries"].shape == (2, 3)

@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, open_video
+from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, Tracker, open_video
 from fgvc_hf.data.synthetic import translating_texture
-from fgvc_hf.tracking import memory as memory_fgvc
+from fgvc_hf.tracking import label_tracker
 
 
 QUERIES = np.array([(0, 12.3, 20.1), (3, 40.0, 8.5), (3, 30.2, 30.7), (6, 20.0, 15.0)])
@@ -43,7 +43,9 @@ def test_prompts_are_returned_exactly_at_any_size(tiny_model, noise_clip, settin
     inside = np.random.default_rng(0).uniform((0, 0), (width, height), (8, 2))
     points = np.concatenate([[(0, 0), (width, height), (width, 0), (0.5, height - 0.5), (1 / 3, np.pi)], inside])
     queries = np.concatenate([np.repeat([[0], [1]], len(points), axis=0), np.tile(points, (2, 1))], axis=1)
-    result = tiny_model.track(video, queries, "both", FgvcProcessor(FgvcImageProcessorPil(**settings)))
+    result = Tracker(tiny_model, FgvcProcessor(FgvcImageProcessorPil(**settings))).track(
+        video, queries, direction="both"
+    )
     on_prompt = np.arange(len(queries)), queries[:, 0].astype(int)
     np.testing.assert_array_equal(result.tracks[on_prompt], queries[:, 1:].astype(np.float32))
     assert (result.confidence[on_prompt] == 1).all() and result.visible[on_prompt].all()
@@ -51,28 +53,28 @@ def test_prompts_are_returned_exactly_at_any_size(tiny_model, noise_clip, settin
 
 
 def test_cells_out_of_reach_are_left_out_without_a_trace(tiny_model, processor, noise_clip, monkeypatch):
-    expected = tiny_model.track(noise_clip, QUERIES, processor=processor)
+    expected = Tracker(tiny_model, processor).track(noise_clip, QUERIES)
     skipped = []
 
     def everything(support, size, reach):
         skipped.append(int((~reach_of(support, size, reach)).sum()))
         return torch.ones(size, dtype=torch.bool)
 
-    reach_of = memory_fgvc.label_reach
-    monkeypatch.setattr(memory_fgvc, "label_reach", everything)
-    assert_same(tiny_model.track(noise_clip, QUERIES, processor=processor), expected)
+    reach_of = label_tracker.label_reach
+    monkeypatch.setattr(label_tracker, "label_reach", everything)
+    assert_same(Tracker(tiny_model, processor).track(noise_clip, QUERIES), expected)
     assert sum(skipped) > 0
 
 
 def test_start_frames_in_one_pass_equal_separate_passes(tiny_model, processor, noise_clip):
-    together = tiny_model.track(noise_clip, QUERIES, processor=processor)
+    together = Tracker(tiny_model, processor).track(noise_clip, QUERIES)
     for rows in ([0], [1, 2], [3]):  # those of one start frame
-        assert_same(tiny_model.track(noise_clip, QUERIES[rows], processor=processor), together, rows)
+        assert_same(Tracker(tiny_model, processor).track(noise_clip, QUERIES[rows]), together, rows)
 
 
 @pytest.mark.parametrize("late", [False, True])
 def test_a_query_added_mid_stream_is_tracked_as_offline(tiny_model, processor, noise_clip, late):
-    offline = tiny_model.track(noise_clip, QUERIES, processor=processor)
+    offline = Tracker(tiny_model, processor).track(noise_clip, QUERIES)
     session = processor.init_video_session()
     processor.add_inputs_to_inference_session(session, 0, 0, QUERIES[:1, 1:])
     outputs = []
@@ -80,7 +82,7 @@ def test_a_query_added_mid_stream_is_tracked_as_offline(tiny_model, processor, n
         if t == 3 + late:  # before the frame of the prompt is passed, or after
             processor.add_inputs_to_inference_session(session, 3, [1, 2], QUERIES[1:3, 1:])
         outputs.append(tiny_model.step(session, frame))
-        assert outputs[-1].object_ids == ([0] if t < 3 + late else [0, 1, 2])
+        assert outputs[-1].ids == ([0] if t < 3 + late else [0, 1, 2])
     streamed = processor.post_process_point_tracking(outputs, session)
     np.testing.assert_array_equal(streamed.tracks[0], offline.tracks[0])
     np.testing.assert_array_equal(streamed.tracks[1:, 3 + late :], offline.tracks[1:3, 3 + late :])
@@ -89,8 +91,8 @@ def test_a_query_added_mid_stream_is_tracked_as_offline(tiny_model, processor, n
 
 def test_backward_is_forward_on_the_reversed_video_in_all_outputs(tiny_model, processor, noise_clip):
     mirrored = QUERIES * [-1, 1, 1] + [len(noise_clip) - 1, 0, 0]
-    backward = tiny_model.track(noise_clip, QUERIES, "backward", processor)
-    forward = tiny_model.track(noise_clip[::-1], mirrored, "forward", processor)
+    backward = Tracker(tiny_model, processor).track(noise_clip, QUERIES, direction="backward")
+    forward = Tracker(tiny_model, processor).track(noise_clip[::-1], mirrored, direction="forward")
     for name in ("tracks", "confidence", "visible"):
         np.testing.assert_array_equal(getattr(backward, name), getattr(forward, name)[:, ::-1])
 
@@ -100,7 +102,7 @@ def test_every_frame_is_encoded_once_in_a_pass(tiny_model, processor, noise_clip
     sizes = []
     hook = tiny_model.encoder.register_forward_hook(lambda module, inputs, output: sizes.append(len(inputs[0])))
     try:
-        tiny_model.track(noise_clip, QUERIES, direction, processor)
+        Tracker(tiny_model, processor).track(noise_clip, QUERIES, direction=direction)
     finally:
         hook.remove()
     assert sizes == [1] * {"forward": 10, "backward": 7, "both": 17}[direction]  # the last prompt is on frame 6
@@ -120,12 +122,12 @@ def test_an_iterator_is_read_as_frames_are_needed(tiny_model, processor, noise_c
         assert len(read) == output.frame_idx + 1
         outputs.append(output)
     result = processor.post_process_point_tracking(outputs, session)
-    assert_same(result, tiny_model.track(noise_clip, QUERIES, processor=processor))
+    assert_same(result, Tracker(tiny_model, processor).track(noise_clip, QUERIES))
 
 
 def test_an_iterator_may_start_late(tiny_model, processor, noise_clip):
-    expected = tiny_model.track(noise_clip, QUERIES[1:], processor=processor)
-    assert_same(tiny_model.track(iter(noise_clip), QUERIES[1:], processor=processor), expected)
+    expected = Tracker(tiny_model, processor).track(noise_clip, QUERIES[1:])
+    assert_same(Tracker(tiny_model, processor).track(iter(noise_clip), QUERIES[1:]), expected)
 
 
 def test_stored_features_do_not_grow_with_the_clip(tiny_model, processor, noise_clip):
@@ -133,7 +135,8 @@ def test_stored_features_do_not_grow_with_the_clip(tiny_model, processor, noise_
     for repeats in (1, 4):
         session = start(processor, np.concatenate([noise_clip] * repeats), QUERIES[:3])
         list(tiny_model.propagate_in_video_iterator(session))
-        maps = [session.memory.ring, *(tensor for group in session.groups for tensor in (group.anchor, group.labels))]
+        labels = session.labels
+        maps = [labels.memory.ring, *(tensor for group in labels.groups for tensor in (group.anchor, group.labels))]
         held[repeats] = [(tuple(tensor.shape), tensor.untyped_storage().nbytes()) for tensor in maps]
     assert held[1] == held[4]
     h, w, context = 20, 28, tiny_model.config.num_context_frames
@@ -147,14 +150,14 @@ def test_stored_features_do_not_grow_with_the_clip(tiny_model, processor, noise_
 def test_bfloat16_tracks_as_float32_does(tiny_model, processor, noise_clip, tmp_path):
     tiny_model.save_pretrained(tmp_path)
     half = FgvcModel.from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
-    result = half.track(noise_clip, QUERIES, "both", processor)
-    expected = tiny_model.track(noise_clip, QUERIES, "both", processor)
+    result = Tracker(half, processor).track(noise_clip, QUERIES, direction="both")
+    expected = Tracker(tiny_model, processor).track(noise_clip, QUERIES, direction="both")
     on_prompt = np.arange(len(QUERIES)), QUERIES[:, 0].astype(int)
     np.testing.assert_array_equal(result.tracks[on_prompt], QUERIES[:, 1:].astype(np.float32))
     assert np.abs(result.tracks - expected.tracks).mean() < 0.5
     session = start(processor, noise_clip)
     list(half.propagate_in_video_iterator(session))
-    assert session.memory.ring.dtype == torch.bfloat16
+    assert session.labels.memory.ring.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(
@@ -166,7 +169,7 @@ def test_bfloat16_tracks_as_float32_does(tiny_model, processor, noise_clip, tmp_
 )
 def test_a_label_too_narrow_for_the_cells_is_lost_at_once(processor, settings, arguments):
     model = FgvcModel(FgvcConfig(hidden_sizes=[8, 16, 32], **settings)).eval()
-    result = model.track(np.zeros((3, 64, 64, 3), np.uint8), [(0, *arguments)], processor=processor)
+    result = Tracker(model, processor).track(np.zeros((3, 64, 64, 3), np.uint8), [(0, *arguments)])
     np.testing.assert_array_equal(result.tracks[0], np.broadcast_to(np.float32(arguments), (3, 2)))
     assert result.confidence.tolist() == [[1, 0, 0]] and result.visible.tolist() == [[True, False, False]]
 
@@ -174,7 +177,7 @@ def test_a_label_too_narrow_for_the_cells_is_lost_at_once(processor, settings, a
 def test_subpixel_motion_of_band_limited_noise_is_tracked_within_half_a_pixel(bundled_model, processor):
     """Harder than whole and half cells of a natural texture, which test_tracking.py holds to 0.3 pixels."""
     clip = translating_texture(12, 128, 128, (1.3, -0.7), seed=0)
-    result = bundled_model.track(clip.frames, clip.queries, processor=processor)
+    result = Tracker(bundled_model, processor).track(clip.frames, clip.queries)
     assert result.visible.all()
     assert np.linalg.norm(result.tracks - clip.tracks, axis=-1)[:, 1:].mean() < 0.5
 
@@ -208,7 +211,7 @@ def test_which_frames_are_processed(tiny_model, processor, noise_clip, arguments
     assert [output.frame_idx for output in outputs] == list(expected)
     step = -1 if arguments.get("reverse") else 1
     for output in outputs:  # a target is there from its prompt on
-        assert output.object_ids == ([0] if (output.frame_idx - 4) * step >= 0 and 4 in expected else [])
+        assert output.ids == ([0] if (output.frame_idx - 4) * step >= 0 and 4 in expected else [])
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -294,7 +297,7 @@ def test_one_prompt_needs_no_list(processor, noise_clip, obj_id):
 )
 def test_bad_prompts_change_nothing(tiny_model, processor, noise_clip, frame_idx, ids, points, message):
     session = start(processor, noise_clip, [(0, 20, 20)])
-    expected = tiny_model.track(noise_clip, [(0, 20, 20)], processor=processor)
+    expected = Tracker(tiny_model, processor).track(noise_clip, [(0, 20, 20)])
     processor.add_inputs_to_inference_session(session, 0, 9, [(20, 30)])
     with pytest.raises(ValueError, match=message):
         processor.add_inputs_to_inference_session(session, frame_idx, ids, points)
@@ -313,7 +316,7 @@ def test_bad_prompts_mid_stream_change_nothing(tiny_model, processor, noise_clip
         with pytest.raises(ValueError, match="input_points must lie inside the frame"):
             processor.add_inputs_to_inference_session(session, session.next_frame_idx, [1, 2], [(5, 3), (57, 3)])
     result = processor.post_process_point_tracking(outputs, session)
-    assert_same(result, tiny_model.track(noise_clip, QUERIES[:1], processor=processor))
+    assert_same(result, Tracker(tiny_model, processor).track(noise_clip, QUERIES[:1]))
 
 
 def test_a_frame_that_has_passed_takes_no_prompts(tiny_model, processor, noise_clip):
@@ -323,7 +326,7 @@ def test_a_frame_that_has_passed_takes_no_prompts(tiny_model, processor, noise_c
     with pytest.raises(ValueError, match="frame_idx"):
         processor.add_inputs_to_inference_session(session, 2, 1, [(5, 3)])
     processor.add_inputs_to_inference_session(session, 4, 1, [(5, 3)])  # the last one is still there
-    assert tiny_model.step(session, noise_clip[5]).object_ids == [1]
+    assert tiny_model.step(session, noise_clip[5]).ids == [1]
 
 
 @pytest.mark.parametrize("bad", [np.zeros((30, 20), np.uint8), np.zeros((30, 20, 7), np.uint8)])
@@ -347,7 +350,7 @@ def test_a_first_frame_that_is_none_leaves_the_session_usable(tiny_model, proces
 )
 def test_bad_points_to_track_in_an_iterator(tiny_model, processor, noise_clip, points, message):
     with pytest.raises(ValueError, match=message):
-        tiny_model.track(iter(noise_clip), points, processor=processor)
+        Tracker(tiny_model, processor).track(iter(noise_clip), points)
 
 
 # ---- results --------------------------------------------------------------------------------------------------------
@@ -367,7 +370,7 @@ def test_results_come_from_any_part_of_the_outputs_in_any_order(tiny_model, proc
 
 @pytest.mark.parametrize("threshold", [0.0, 0.5, 0.9, 1.0])
 def test_visible_is_confident_enough(tiny_model, processor, noise_clip, threshold):
-    result = tiny_model.track(noise_clip, QUERIES, processor=processor, threshold=threshold)
+    result = Tracker(tiny_model, processor).track(noise_clip, QUERIES, threshold=threshold)
     np.testing.assert_array_equal(
         result.visible, (result.confidence >= threshold) & ~np.isnan(result.tracks).any(axis=-1)
     )
@@ -380,18 +383,18 @@ def test_ids_are_those_given_in_the_order_given(tiny_model, processor, noise_cli
     for obj_id, (t, x, y) in zip((30, -2, 7, 0), QUERIES[::-1], strict=True):
         processor.add_inputs_to_inference_session(session, int(t), obj_id, [(x, y)])
     outputs = list(tiny_model.propagate_in_video_iterator(session))
-    assert outputs[-1].object_ids == session.obj_ids == [30, -2, 7, 0]
+    assert outputs[-1].ids == session.obj_ids == [30, -2, 7, 0]
     result = processor.post_process_point_tracking(outputs, session)
     assert result.object_ids == [30, -2, 7, 0]
-    expected = tiny_model.track(noise_clip, QUERIES, processor=processor)
+    expected = Tracker(tiny_model, processor).track(noise_clip, QUERIES)
     assert_same(result, expected, slice(None, None, -1))
     np.testing.assert_array_equal(result.queries, expected.queries[::-1])
 
 
 def test_frames_of_every_kind_agree(tiny_model, processor, noise_clip):
-    expected = tiny_model.track(noise_clip, QUERIES, processor=processor)
+    expected = Tracker(tiny_model, processor).track(noise_clip, QUERIES)
     for video in (list(noise_clip), [Image.fromarray(frame) for frame in noise_clip], open_video(noise_clip)):
-        assert_same(tiny_model.track(video, QUERIES, processor=processor), expected)
+        assert_same(Tracker(tiny_model, processor).track(video, QUERIES), expected)
     live = processor.init_video_session()
     processor.add_inputs_to_inference_session(live, 0, 0, QUERIES[:1, 1:])
     outputs = [tiny_model.step(live, Image.fromarray(frame)) for frame in noise_clip]
@@ -410,14 +413,13 @@ def test_calling_the_processor_is_calling_its_image_processor(processor, noise_c
         processor()
 
 
-def test_the_model_uses_the_processor_saved_beside_it(tiny_model, noise_clip, tmp_path):
+def test_a_tracker_uses_the_processor_saved_beside_the_model(tiny_model, noise_clip, tmp_path):
     processor = FgvcProcessor(FgvcImageProcessorPil(size={"height": 48, "width": 40}))
     for part in (tiny_model, processor):
         part.save_pretrained(tmp_path)
-    loaded = FgvcModel.from_pretrained(tmp_path)
-    loaded_processor = FgvcProcessor.from_pretrained(tmp_path)
-    assert loaded_processor.image_processor.to_dict() == processor.image_processor.to_dict()
-    assert_same(loaded.track(noise_clip, QUERIES), tiny_model.track(noise_clip, QUERIES, processor=processor))
+    loaded = Tracker.from_pretrained(tmp_path, dtype="float32")
+    assert loaded.processor.image_processor.to_dict() == processor.image_processor.to_dict()
+    assert_same(loaded.track(noise_clip, QUERIES), Tracker(tiny_model, processor).track(noise_clip, QUERIES))
 
 
 def test_a_session_without_frames_knows_no_sizes(processor):

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..matching.windows import window_half_widths
+from ..matching.windows import Window
 from ..modeling_fgvc import FgvcModel
 from ..tracking.label_maps import LABEL_CUTOFF
 
@@ -65,7 +65,7 @@ class PropagationGraph(nn.Module):
                 "propagation can be exported where propagation_family is 'joint' and first_windowed is true, got "
                 f"{config.propagation_family!r} and {config.first_windowed}."
             )
-        self.half_widths = window_half_widths(config.propagation_radius, config.propagation_window)
+        self.half_widths = Window(config.propagation_radius, config.propagation_window).half_widths
         self.topk, self.temperature = config.propagation_topk, config.temperature
         self.channels = config.hidden_size
 

@@ -17,13 +17,14 @@ from ..coordinates import rescale_points
 from ..io.masks import read_mask
 from ..io.video import open_video
 from ..metrics.pck import BadjaCounts, count_badja
-from ..modeling_fgvc import FgvcModel
-from ..processing_fgvc import FgvcProcessor, PointTracks
+from ..tracker import Tracker
+from ..tracking.results import PointTracks
+from .baselines import ChainedTracker
 
 
 SEQUENCES = ("bear", "camel", "cows", "dog", "dog-agility", "horsejump-high", "horsejump-low")
 JOINTS = (8, 9, 10, 12, 13, 14, 15, 18, 19, 20, 22, 23, 24, 25, 28, 31, 32, 33, 35, 36)
-ANNOTATED_SIZE = (1080, 1920)  # (height, width) that the joints are given in
+ANNOTATED_SIZE = (1080, 1920)  # (height, width) of the frames that the joints are annotated on
 SCORED_SIZE = (320, 512)  # (height, width) that distances and areas are measured in
 
 
@@ -35,9 +36,9 @@ class BadjaVideo:
         name (`str`): Name of the sequence.
         frames (`Path`): Folder of its frames.
         masks (`tuple[Path, ...]`): Masks of the annotated frames.
-        numbers (`numpy.ndarray` of shape `(T,)`): Which frames are annotated.
+        numbers (`numpy.ndarray` of shape `(T,)`): Numbers of the annotated frames.
         joints (`numpy.ndarray` of shape `(T, N, 2)`): (x, y) in pixels of `SCORED_SIZE`.
-        visible (`numpy.ndarray` of shape `(T, N)`, bool): Joints that are annotated.
+        visible (`numpy.ndarray` of shape `(T, N)`, bool): Whether a joint is annotated as visible.
     """
 
     name: str
@@ -49,7 +50,7 @@ class BadjaVideo:
 
 
 def load_badja(root: str | Path, split: str | None = None) -> list[BadjaVideo]:
-    """The sequences of BADJA that are there. `split` names one of them; all by default.
+    """The sequences of BADJA that a folder has, or the one that `split` names.
 
     Raises:
         `OSError`: the folder has another layout, or a file is missing or damaged.
@@ -75,9 +76,7 @@ def _load(name: str, file: Path, davis: Path) -> BadjaVideo:
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))
         numbers = np.array([int(re.findall(r"\d+", Path(row["image_path"]).stem)[-1]) for row in rows])
-        joints = np.array([[row["joints"][j] for j in JOINTS] for row in rows], dtype=float)[
-            ..., ::-1
-        ]  # stored as (y, x)
+        joints = np.array([[row["joints"][j] for j in JOINTS] for row in rows], dtype=float)[..., ::-1]  # from (y, x)
         visible = np.array([[row["visibility"][j] for j in JOINTS] for row in rows], dtype=bool)
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise OSError(f"{file}: is no annotation of BADJA ({error}).") from None
@@ -89,10 +88,10 @@ def _load(name: str, file: Path, davis: Path) -> BadjaVideo:
     return BadjaVideo(name, frames, masks, numbers, rescale_points(joints, ANNOTATED_SIZE, SCORED_SIZE), visible)
 
 
-def follow_joints(model: FgvcModel, processor: FgvcProcessor, video: BadjaVideo) -> tuple[PointTracks, BadjaCounts]:
-    """Track the joints of the first annotated frame to the last, and compare.
+def follow_joints(tracker: Tracker | ChainedTracker, video: BadjaVideo) -> tuple[PointTracks, BadjaCounts]:
+    """Track the joints that are visible in the first annotated frame to the last one, and compare them with the annotations.
 
-    A joint that is hidden in the first frame has no place to start from: where it is annotated later it counts as missed.
+    A joint that is hidden in the first frame cannot be tracked; it counts as missed in the frames where it is annotated.
 
     Returns:
         The tracks in pixels of the stored frames, from the first annotated frame on, and the counts.
@@ -104,7 +103,7 @@ def follow_joints(model: FgvcModel, processor: FgvcProcessor, video: BadjaVideo)
     known = np.flatnonzero(video.visible[0])
     start = rescale_points(video.joints[0, known], SCORED_SIZE, size).clip(0, (size[1], size[0]))
     queries = np.concatenate([np.zeros((len(known), 1)), start], axis=1)
-    tracks = model.track(frames, queries, processor=processor)
+    tracks = tracker.track(frames, queries)
     found = np.full(video.joints.shape, np.nan)
     at = tracks.tracks[:, video.numbers - first].transpose(1, 0, 2)  # (T, known, 2)
     found[:, known] = rescale_points(at, size, SCORED_SIZE)

@@ -1,7 +1,7 @@
-"""What any tracker should beat: standing still, Lucas-Kanade, and DIS flow chained from frame to frame (the latter two of OpenCV).
+"""Baselines for point tracking: no motion, and Lucas-Kanade and DIS flow (of OpenCV) chained from frame to frame.
 
-They track points as [`FgvcModel.track`] does, so that benchmarks measure them by the same code. Frames are reduced to a working size
-by area interpolation, and positions are taken for pixel indices, as these baselines are commonly run.
+A [`ChainedTracker`] tracks points like [`Tracker.track`], so benchmarks measure it by the same code. Frames are reduced to a working
+size by area interpolation. Positions are used as pixel indices, without the half-pixel shift, as these baselines are commonly run.
 """
 
 from collections.abc import Callable
@@ -11,12 +11,14 @@ import numpy as np
 
 from ..coordinates import rescale_points
 from ..io.video import open_video
+from ..tracker import DIRECTIONS
 from ..tracking.results import PointTracks
 
 
-WINDOW, LEVELS = (15, 15), 3  # of Lucas-Kanade
-RETURN_LIMIT = 2.0  # pixels from which a point that is tracked there and back counts as lost
+WINDOW, LEVELS = (15, 15), 3  # of Lucas-Kanade: side in pixels, and the highest pyramid level
+RETURN_LIMIT = 2.0  # tolerance of the forward-backward check, in pixels
 
+# (frame, next frame, points (N, 2)) -> points (N, 2) and visibility (N,) on the next frame
 Step = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
@@ -26,7 +28,7 @@ def stand_still(first: np.ndarray, second: np.ndarray, points: np.ndarray) -> tu
 
 
 def lucas_kanade(first: np.ndarray, second: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pyramidal Lucas-Kanade; a point that does not return to within 2 pixels is not visible, and nothing else decides."""
+    """Pyramidal Lucas-Kanade. A point is visible if it passes a forward-backward check with a tolerance of 2 pixels."""
     cv2 = _opencv()
     grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (first, second)]
     options = {"winSize": WINDOW, "maxLevel": LEVELS}
@@ -37,7 +39,7 @@ def lucas_kanade(first: np.ndarray, second: np.ndarray, points: np.ndarray) -> t
 
 
 def dis_flow(first: np.ndarray, second: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Dense inverse search, medium preset; every point is visible."""
+    """Dense inverse search (DIS), medium preset; every point is visible."""
     cv2 = _opencv()
     grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (first, second)]
     flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(*grey, None)
@@ -61,7 +63,7 @@ class ChainedTracker:
     """Tracks points by stepping from each frame to the next.
 
     Args:
-        name (`str`): One of `BASELINES`.
+        name (`str`): `"stand-still"`, `"lucas-kanade"` or `"dis"`.
         size (`tuple[int, int]`, *optional*): (height, width) of the frames that it works on; that of the video if not given.
 
     Raises:
@@ -73,26 +75,46 @@ class ChainedTracker:
             raise ValueError(f"baseline must be one of {', '.join(BASELINES)}, got {name!r}.")
         self.name, self.step, self.size = name, BASELINES[name], size
 
-    def track(self, video, points, direction: str = "forward", processor=None) -> PointTracks:
-        """Tracks of points `(N, 3)`, (t, x, y), `"forward"` or `"both"` ways; `processor` is not used."""
+    def track(self, video, points, *, direction: str = "forward") -> PointTracks:
+        """
+        Track points through a video.
+
+        Args:
+            video: As of [`Tracker.track`].
+            points (array of shape `(N, 3)`): Queries (t, x, y): frame number, and pixels of the video.
+            direction (`str`, defaults to `"forward"`): `"forward"`, `"backward"` or `"both"`, as of [`Tracker.track`].
+
+        Returns:
+            [`PointTracks`] in pixels of the video. The confidence is 1 where a point is visible, else 0; the uncertainty is not known
+            (NaN), and no point is said to have left the frame.
+
+        Raises:
+            `ValueError`: there is no such direction.
+        """
+        if direction not in DIRECTIONS:
+            raise ValueError(f"direction must be 'forward', 'backward' or 'both', got {direction!r}.")
         source = open_video(video)
         original, queries = (source.height, source.width), np.asarray(points, dtype=np.float64)
         size = self.size or original
         frames = [self._reduce(frame, size) for frame in source.frames()]
         start, times = rescale_points(queries[:, 1:], original, size), queries[:, 0].astype(int)
-        tracks, visible = self._follow(frames, times, start)
-        if direction == "both":
-            back, seen = self._follow(frames[::-1], len(frames) - 1 - times, start)
-            before = np.arange(len(frames)) < times[:, None]
-            tracks = np.where(before[..., None], back[:, ::-1], tracks)
-            visible = np.where(before, seen[:, ::-1], visible)
+        tracks = np.full((len(times), len(frames), 2), np.nan, np.float32)
+        visible = np.zeros(tracks.shape[:2], bool)
+        for reverse in DIRECTIONS[direction]:
+            order, since = np.arange(len(frames)), times
+            if reverse:
+                order, since = order[::-1], len(frames) - 1 - times
+            found, seen = self._follow([frames[t] for t in order], since, start)
+            covered = np.arange(len(frames)) >= since[:, None]  # (N, T), in the order of this pass
+            tracks[:, order] = np.where(covered[..., None], found, tracks[:, order])
+            visible[:, order] = np.where(covered, seen, visible[:, order])
         tracks = rescale_points(tracks, size, original)
         confidence, unknown = visible.astype(np.float32), np.full(visible.shape, np.nan, np.float32)
         outside = np.zeros_like(visible)
         return PointTracks(list(range(len(queries))), queries, tracks, visible, confidence, unknown, outside, original)
 
     def _follow(self, frames: list[np.ndarray], times: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Positions (N, T, 2) and visibility (N, T) of points (N, 2) that start in frames `times`, forward from there."""
+        """Positions (N, T, 2) and visibility (N, T) of points (N, 2) from the frames `times` (N,) of their queries on; NaN before."""
         tracks = np.full((len(times), len(frames), 2), np.nan, np.float32)
         visible = np.zeros(tracks.shape[:2], bool)
         for t, frame in enumerate(frames):
@@ -103,7 +125,11 @@ class ChainedTracker:
 
     @staticmethod
     def _reduce(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """A frame (H, W, 3) at a size, by area interpolation."""
         if frame.shape[:2] == size:
             return frame
         cv2 = _opencv()
         return cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA)
+
+
+__all__ = ["BASELINES", "ChainedTracker"]

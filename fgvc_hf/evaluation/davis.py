@@ -13,8 +13,7 @@ import numpy as np
 from ..io.masks import read_mask
 from ..io.video import open_video
 from ..metrics.region_contour import VOID, ObjectScores, count_davis
-from ..modeling_fgvc import FgvcModel
-from ..processing_fgvc import FgvcProcessor
+from ..tracker import Tracker
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,11 @@ class DavisVideo:
 
 
 def split_names(root: Path, split: str) -> list[str]:
-    """Sequences of a split; an `OSError` that lists the splits that there are if there is no such one."""
+    """Sequences of a split.
+
+    Raises:
+        `OSError`: there is no such split; the message lists those that there are.
+    """
     folder = root / "ImageSets" / "2017"
     file = folder / f"{split}.txt"
     if not file.is_file():
@@ -68,10 +71,8 @@ def load_davis(root: str | Path, split: str = "val") -> list[DavisVideo]:
     return videos
 
 
-def segment(
-    model: FgvcModel, processor: FgvcProcessor, video: DavisVideo
-) -> tuple[np.ndarray, dict[int, ObjectScores]]:
-    """Carry the masks of the first frame through a sequence, and score them.
+def segment(tracker: Tracker, video: DavisVideo) -> tuple[np.ndarray, dict[int, ObjectScores]]:
+    """Propagate the masks of the first frame through a sequence, and score them.
 
     Returns:
         Object ids `(T, H, W)`, and the scores of each object. Where there is one object, annotated as 255, its id is 1.
@@ -83,7 +84,7 @@ def segment(
     truth = read_truth(video, source)
     first = np.where(truth[0] == VOID, 0, truth[0])
     found = np.zeros_like(truth)
-    for t, ids in model.propagate_masks(source, first, processor=processor):
+    for t, ids in tracker.propagate_masks(source, first):
         found[t] = ids
     return found, count_davis(found, truth)
 

@@ -13,8 +13,9 @@ import numpy as np
 from ..coordinates import rescale_points
 from ..io.video import open_video
 from ..metrics.pck import JhmdbCounts, count_jhmdb
-from ..modeling_fgvc import FgvcModel
-from ..processing_fgvc import FgvcProcessor, PointTracks
+from ..tracker import Tracker
+from ..tracking.results import PointTracks
+from .baselines import ChainedTracker
 
 
 JOINTS = 15
@@ -78,11 +79,14 @@ def read_joints(path: Path) -> np.ndarray:
     return positions.transpose(2, 1, 0) - 0.5
 
 
-def follow_people(model: FgvcModel, processor: FgvcProcessor, video: JhmdbVideo) -> tuple[PointTracks, JhmdbCounts]:
-    """Track the joints of the first frame to the last annotated one, and compare.
+def follow_people(tracker: Tracker | ChainedTracker, video: JhmdbVideo) -> tuple[PointTracks, JhmdbCounts]:
+    """Track the joints of the first frame to the last annotated one, and compare them with the annotations.
 
     Returns:
         The tracks in pixels of the frames, and the counts.
+
+    Raises:
+        `OSError`: there are fewer frames than annotations.
     """
     source = open_video(video.frames)
     size, length = (source.height, source.width), len(video.joints)
@@ -90,6 +94,6 @@ def follow_people(model: FgvcModel, processor: FgvcProcessor, video: JhmdbVideo)
         raise OSError(f"{video.frames}: has {source.num_frames} frames, but {length} are annotated.")
     start = video.joints[0].clip(0, (size[1], size[0]))
     queries = np.concatenate([np.zeros((JOINTS, 1)), start], axis=1)
-    tracks = model.track(np.stack(list(source.frames(0, length))), queries, processor=processor)
+    tracks = tracker.track(np.stack(list(source.frames(0, length))), queries)
     found, truth = (rescale_points(p, size, SCORED_SIZE) for p in (tracks.tracks.transpose(1, 0, 2), video.joints))
     return tracks, count_jhmdb(found, truth)

@@ -1,8 +1,7 @@
-"""TAP-Vid point tracks beside the DAVIS frames that they belong to, and the tracking of them.
+"""TAP-Vid: annotated point tracks, and how well a tracker reproduces them.
 
-[`load_tapvid_npz`] reads tracks from one `.npz` file and frames from a folder in the official DAVIS layout. Points are
-in pixels of the stored frames; [`~fgvc_hf.coordinates.rescale_points`] carries them to the raster of a tracker or
-to the 256 x 256 one of the scores.
+[`load_tapvid_npz`] reads tracks from an `.npz` file and frames from a folder in the official DAVIS layout. Points are in pixels of the
+stored frames; they are scored on a raster of 256x256 pixels.
 """
 
 import zipfile
@@ -16,8 +15,8 @@ from PIL import Image
 
 from ..coordinates import rescale_points
 from ..metrics.average_jaccard import RASTER_SIZE, TapVidCounts, count_tapvid, queries_first, queries_strided
-from ..modeling_fgvc import FgvcModel
-from ..processing_fgvc import FgvcProcessor, PointTracks
+from ..tracker import Tracker
+from ..tracking.results import PointTracks
 from .baselines import ChainedTracker
 from .tapvid_pickle import PickledVideo, load_tapvid_pickle
 
@@ -167,15 +166,15 @@ def _read_frame(path: Path) -> np.ndarray:
 
 
 def track_queries(
-    model: FgvcModel | ChainedTracker, processor: FgvcProcessor | None, video: TapVidVideo, query_mode: str = "first"
+    tracker: Tracker | ChainedTracker, video: TapVidVideo | PickledVideo, query_mode: str = "first"
 ) -> tuple[PointTracks, TapVidCounts]:
-    """Track the points of a video, and compare with the truth.
+    """Track the points of a video, and compare them with the annotations.
 
-    All points share one pass over the video, but none is used to help another, as the benchmark demands.
+    The points share one pass over the video, but are tracked independently of each other, as the benchmark demands.
 
     Args:
-        query_mode (`str`, defaults to `"first"`): `"first"`: every point from the first frame that shows it, forward. `"strided"`: every
-            point from every fifth frame that shows it, both ways.
+        query_mode (`str`, defaults to `"first"`): `"first"`: each point is queried on the first frame where it is visible, and
+            tracked forward. `"strided"`: on every fifth frame, if visible there, and tracked in both directions.
 
     Returns:
         The tracks in pixels of the stored frames, and their counts.
@@ -184,6 +183,6 @@ def track_queries(
     height, width = video.size
     queries[:, 1:] = queries[:, 1:].clip(0, (width, height))  # a few annotations lie just outside the frame
     direction = "forward" if query_mode == "first" else "both"
-    tracks = model.track(video.frames, queries, direction, processor=processor)
+    tracks = tracker.track(video.frames, queries, direction=direction)
     truth, found = (rescale_points(p, video.size, RASTER_SIZE) for p in (video.points[index], tracks.tracks))
     return tracks, count_tapvid(queries[:, 0], truth, video.occluded[index], found, tracks.visible, query_mode)

@@ -1,4 +1,4 @@
-"""Interleaved timing: variants take turns, so that a change of the machine's speed meets all of them alike, and ratios of medians are reported."""
+"""Interleaved timing: variants are run in turns, so that changes of the speed of the machine affect all of them; medians are compared."""
 
 import platform
 import statistics

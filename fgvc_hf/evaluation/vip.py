@@ -13,11 +13,10 @@ import numpy as np
 from ..io.masks import read_mask
 from ..io.video import open_video
 from ..metrics.mean_iou import confusion
-from ..modeling_fgvc import FgvcModel
-from ..processing_fgvc import FgvcProcessor
+from ..tracker import Tracker
 
 
-UNKNOWN = 255  # annotated value that does not count
+UNKNOWN = 255  # annotated value that is not scored
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,8 @@ def load_vip(root: str | Path, split: str | None = None) -> list[VipVideo]:
     return videos
 
 
-def label_parts(model: FgvcModel, processor: FgvcProcessor, video: VipVideo) -> tuple[np.ndarray, np.ndarray]:
-    """Carry the part labels of the first frame through a video, and compare.
+def label_parts(tracker: Tracker, video: VipVideo) -> tuple[np.ndarray, np.ndarray]:
+    """Propagate the part labels of the first frame through a video, and compare them with the annotations.
 
     Returns:
         Labels `(T, H, W)`, and the confusion matrix over all frames, the first included.
@@ -73,6 +72,6 @@ def label_parts(model: FgvcModel, processor: FgvcProcessor, video: VipVideo) -> 
     found = np.zeros_like(truth)
     first = np.where(truth[0] == UNKNOWN, 0, truth[0])
     if first.any():
-        for t, ids in model.propagate_masks(source, first, processor=processor):
+        for t, ids in tracker.propagate_masks(source, first):
             found[t] = ids
     return found, confusion(found, truth, ignore=UNKNOWN)

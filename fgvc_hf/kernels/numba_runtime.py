@@ -5,8 +5,11 @@ Sums are reassociated, so that two layouts may give sums that differ in the last
 C-contiguous array, by [`array_of`] or [`bits_of`]: equal input gives equal output.
 """
 
+import ctypes
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -64,7 +67,7 @@ def bits_of(values: torch.Tensor) -> tuple[np.ndarray, np.uint32]:
 
 
 def in_parallel(work: Callable[[int, int], None], count: int) -> None:
-    """Call `work(first, last)` on as many parts of `count` items as torch uses threads, all at once.
+    """Call `work(first, last)` on as many parts of `count` items as torch uses threads, all at once; kernels hold no lock.
 
     Raises:
         What `work` raises first.
@@ -73,6 +76,34 @@ def in_parallel(work: Callable[[int, int], None], count: int) -> None:
     if threads == 1:
         return work(0, count)
     parts = list(pairwise(count * part // threads for part in range(threads + 1)))
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, *zip(*parts, strict=True)))
+    waiting, errors = iter(parts), []  # each thread takes the next part
+
+    def take(_) -> None:
+        for first, last in waiting:
+            try:
+                work(first, last)
+            except BaseException as error:  # it would be lost in a thread that is not Python's
+                errors.append(error)
+
+    if run := openmp_threads():
+        run(take)
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(take, parts))
+    if errors:
+        raise errors[0]
     return None
+
+
+@cache
+def openmp_threads() -> Callable[[Callable], None] | None:
+    """A function that runs another on all threads of torch's OpenMP pool; nothing where torch was built with another library than GNU's.
+
+    Between two operations torch's threads spin for milliseconds on the cores that a pool of our own would need: with one, a frame takes
+    1.2 to 1.9 times as long, and 1.6 to 2.7 times with GNU OpenMP's default GOMP_SPINCOUNT. `GOMP_parallel` is the stable entry point
+    that compilers emit calls to.
+    """
+    if not sys.platform.startswith("linux") or not hasattr(library := ctypes.CDLL(None), "GOMP_parallel"):
+        return None
+    kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+    return lambda function: library.GOMP_parallel(kind(function), None, torch.get_num_threads(), 0)

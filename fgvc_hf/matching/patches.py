@@ -6,12 +6,11 @@ between the cells of the template and those of the patch around that cell.
 
 import math
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Self
 
 import torch
 
-from ..kernels.dispatch import numba_fits
-from ..kernels.patches_torch import TorchPatches, sample_patches
+from ..kernels.patches_torch import correlate_patches, sample_patches
 
 
 Rows = slice | list[int] | torch.Tensor  # some of the points: also indices or a mask
@@ -109,7 +108,7 @@ def window_scores(
         )
     corner = centres.round().long() - search
     weights = weights.expand(n, -1).contiguous()
-    return SearchWindow(*patches_for(features).correlate(features, corner, templates, weights, search), corner)
+    return SearchWindow(*correlate_patches(features, corner, templates, weights, search), corner)
 
 
 def similarity_inside(scores: torch.Tensor, share: torch.Tensor, least_share: float) -> torch.Tensor:
@@ -121,21 +120,11 @@ def similarity_inside(scores: torch.Tensor, share: torch.Tensor, least_share: fl
     return scores / share.clamp_min(least_share)
 
 
-def patches_for(features: torch.Tensor) -> Any:
-    """The implementation of [`TorchPatches`] for features like these: numba's on a CPU where it fits, else torch's."""
-    if not numba_fits(features):
-        return TorchPatches
-    from ..kernels.patches_numba import CompiledPatches
-
-    return CompiledPatches
-
-
 __all__ = [
     "PointRows",
     "SearchWindow",
     "patch_offsets",
     "patch_weights",
-    "patches_for",
     "sample_patches",
     "search_cells",
     "similarity_inside",

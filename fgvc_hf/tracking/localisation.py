@@ -8,6 +8,7 @@ moved in another way than most are weighted down.
 import torch
 
 from ..configuration_fgvc import FgvcConfig
+from ..matching.windows import frame_topk
 
 
 BANDWIDTH = 4.0  # cells; standard deviation of the Gaussian kernel of mean shift over displacements
@@ -29,11 +30,9 @@ def carried(queries: torch.Tensor, features: torch.Tensor, within: torch.Tensor,
     Returns:
         `torch.Tensor` of shape `(N, 2)`, float64: fractional cells (x, y).
     """
-    y, x = within.nonzero().unbind(1)  # (K,)
-    scores = queries.float() @ features[y, x].float().T / config.temperature  # (N, K)
-    best = scores.topk(min(config.propagation_topk, scores.shape[1]), dim=-1)
-    places = torch.stack([x, y], dim=1).double()[best.indices]  # (N, topk, 2)
-    return (best.values.softmax(-1).double()[..., None] * places).sum(1)
+    scores, cells = frame_topk(queries, features, config.propagation_topk, within)  # (N, topk)
+    places = torch.stack([cells % features.shape[1], cells // features.shape[1]], dim=-1).double()  # (N, topk, 2)
+    return ((scores / config.temperature).softmax(-1).double()[..., None] * places).sum(1)
 
 
 def read_box(

@@ -30,6 +30,7 @@ import torch
 from ..configuration_fgvc import EVIDENCE_WEIGHTS, FgvcConfig
 from ..coordinates import cell_to_point, point_to_cell
 from ..kernels.dispatch import limit_for
+from ..kernels.patches_torch import POINTS_AT_ONCE
 from ..matching.patches import PointRows, sample_patches, search_cells, window_scores
 from ..matching.pyramid import FeaturePyramid
 from ..matching.redetection import redetect
@@ -38,9 +39,6 @@ from .evidence import EVIDENCE, judge
 from .results import PointReadout
 from .template_constants import TemplateConstants
 from .template_memory import TemplateMemory
-
-
-POINTS_AT_ONCE = {"cpu": 512, "accelerator": 1024}  # whose scores are held at a time; changes no result
 
 
 @dataclass
@@ -206,13 +204,13 @@ class TemplateTracker:
         self.state.write(rows, after)
 
     def _search_window(self, before: PointState, features: torch.Tensor) -> tuple[int, MotionPrior]:
-        """Radius in cells of the search window, and the motion prior, which is weaker the longer a point was not matched."""
+        """Radius in cells of the search window, and the motion prior, which is weaker the longer a point was not matched.
+
+        `config.motion_prior` is what a shift by the mean side of the frame costs, sqrt(h * w) cells.
+        """
         h, w, _ = features.shape
-        cost = self.config.motion_prior / (
-            h * w
-        )  # of a shift of one cell; the config has it for a mean side of the frame
-        prior = MotionPrior(before.cells, cost / (1 + self.constants.lost_growth * before.lost))
-        return search_cells(h, w, self.config.search_radius), prior
+        cost = self.config.motion_prior / (h * w) / (1 + self.constants.lost_growth * before.lost)  # (n,)
+        return search_cells(h, w, self.config.search_radius), MotionPrior(before.cells, cost)
 
     def _redetect(
         self, pyramid: FeaturePyramid, anchor: torch.Tensor, mean: torch.Tensor, weights: torch.Tensor, match: Match

@@ -80,8 +80,8 @@ def fit_error(evidence: torch.Tensor, visible: torch.Tensor, errors: torch.Tenso
 
 def _fit(evidence: torch.Tensor, loss: Callable[[torch.Tensor], torch.Tensor]) -> list[float]:
     """Slopes and constant of the linear function of the evidence that minimises the loss."""
-    mean, std = evidence.double().mean(dim=0), evidence.double().std(dim=0)
-    std = std.nan_to_num(0.0).clamp_min(1e-6)  # one row has no deviation
+    mean = evidence.double().mean(dim=0)
+    std = evidence.double().std(dim=0, correction=int(len(evidence) > 1)).clamp_min(1e-6)  # one row deviates by 0
     standard = (evidence.double() - mean) / std
     weights = torch.zeros(evidence.shape[1] + 1, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([weights], max_iter=200, line_search_fn="strong_wolfe")

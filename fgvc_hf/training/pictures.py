@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from ..data.augmentation import rgb_to_pixel_values
 from ..data.synthetic_pairs import SyntheticPairs
 from ..io.drawing import draw_flow
+from ..matching.probability_map import probability_map
 from .objectives import cell_grid, sample_cells, target_positions
 from .recipes import Recipe
 from .window_losses import window_argmax, window_average
@@ -72,9 +73,11 @@ def _middle(valid: torch.Tensor) -> tuple[int, int]:
 
 def _window_map(feature: torch.Tensor, keys: torch.Tensor, x: int, y: int, recipe: Recipe) -> torch.Tensor:
     """Probabilities `(2r+1, 2r+1)` over the window of cell (x, y)."""
-    r = recipe.radius
-    scores = F.pad((keys @ feature) / recipe.temperature, (r, r, r, r), value=-torch.inf)
-    return scores[y : y + 2 * r + 1, x : x + 2 * r + 1].flatten().softmax(0).view(2 * r + 1, 2 * r + 1)
+    r, top, left = recipe.radius, max(0, y - recipe.radius), max(0, x - recipe.radius)
+    around = keys[top : y + r + 1, left : x + r + 1]  # of the other cells of the frame the map says nothing
+    query = feature.expand_as(around)
+    log_probs = probability_map(query[None], around[None], r, recipe.temperature)[0, y - top, x - left]
+    return log_probs.exp().view(2 * r + 1, 2 * r + 1)
 
 
 def _target_map(target: torch.Tensor, x: int, y: int, like: torch.Tensor) -> torch.Tensor:

@@ -76,7 +76,7 @@ def window_average(
     Raises:
         `ValueError`: features that do not fit each other, an unknown `outside`, or a back end that does not take them.
     """
-    check_frames(query, [key], dims=4)
+    query, (key,) = check_frames(query, [key], dims=4)
     tiling = Tiling(query, radius, outside)
     if backend_for(query, backend, LOSSES_MEMORY) == "triton":
         from ..kernels.window_losses_triton import fused_window_average  # Triton may be missing
@@ -143,7 +143,7 @@ def window_cross_entropy(
     Raises:
         `ValueError`: features that do not fit each other, or a back end that does not take them or the target.
     """
-    check_frames(query, [key], dims=4)
+    query, (key,) = check_frames(query, [key], dims=4)
     if backend_for(query, backend, LOSSES_MEMORY) == "triton":
         from ..kernels.window_losses_triton import fused_window_cross_entropy  # Triton may be missing
 

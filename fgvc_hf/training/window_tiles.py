@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from ..matching.tiles import TILE
+from ..matching.windows import Window
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,11 @@ class Tiling:
             yield TileRow(top, query_y, query_x, key_y, key_x, allowed, bias)
 
     def _allowed(self, query_y, query_x, key_y, key_x) -> torch.Tensor:
-        near_y = (key_y - query_y[:, None]).abs() <= self.radius  # (128, Ky)
-        near_x = (key_x[:, None] - query_x[..., None]).abs() <= self.radius  # (nx, 128, Kx)
+        dy, dx = key_y - query_y[:, None], key_x[:, None] - query_x[..., None]  # (128, Ky), (nx, 128, Kx)
+        allowed = Window(self.radius, "square").contains(dy[..., None], dx[:, :, None])  # (nx, 128, Ky, Kx)
         if self.outside == "excluded":
-            near_y = near_y & (key_y >= 0) & (key_y < self.h)
-            near_x = near_x & ((key_x >= 0) & (key_x < self.w))[:, None]
-        allowed = near_y[..., None] & near_x[:, :, None]  # (nx, 128, Ky, Kx)
+            on_y, on_x = (key_y >= 0) & (key_y < self.h), (key_x >= 0) & (key_x < self.w)
+            allowed &= on_y[:, None] & on_x[:, None, None]
         allowed |= ((query_y >= self.h) | (query_x >= self.w))[..., None, None]
         return allowed.flatten(2)
 

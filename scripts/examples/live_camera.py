@@ -1,10 +1,10 @@
-"""Follow points in frames as they come: a camera, a stream, or here a file that plays the camera.
+"""Track points in frames as they come: from a camera, a stream, or a file in place of a camera.
 
     python scripts/examples/live_camera.py clip.mp4           a file
     python scripts/examples/live_camera.py /dev/video0        a camera, on Linux
 
-Each frame is passed to `step` once, and gives where everything is on that very frame. Targets are added, corrected and removed between
-frames; nothing is kept of the past but what the targets need, so this may run for days.
+Each frame is passed to `step` once, which returns where the targets are on it. Targets are added and removed between frames. Memory
+and time per frame stay the same however long this runs.
 """
 
 import sys
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import av
 import numpy as np
 
-from fgvc_hf import load
+from fgvc_hf import Tracker
 
 
 def camera(source: str) -> Iterator[np.ndarray]:
@@ -24,23 +24,18 @@ def camera(source: str) -> Iterator[np.ndarray]:
 
 
 def main(source: str) -> None:
-    model, processor = load(preset="fast")
-    session = processor.init_video_session()  # no video: frames come one by one
+    live = Tracker.from_pretrained(preset="fast").stream()
     for t, frame in enumerate(camera(source)):
-        if t == 0:
-            height, width = frame.shape[:2]
-            points = [(width / 3, height / 2), (2 * width / 3, height / 2)]
-            processor.add_inputs_to_inference_session(session, 0, [1, 2], input_points=points)
-        output = model.step(session, frame)
-        if t == 3:  # someone clicks: another point, on the frame that was seen last
-            processor.add_inputs_to_inference_session(session, t, 3, input_points=[(width / 2, height / 3)])
-        if t == 6:  # and wants to hear no more of the first
-            session.remove(1)
-        scale = np.array(session.sizes[0][::-1]) / session.sizes[1][::-1]  # from the model's input to the frame
-        where = {
-            i: (xy.numpy() * scale).round(1).tolist() for i, xy in zip(output.object_ids, output.tracks, strict=True)
-        }
+        height, width = frame.shape[:2]
+        if t == 0:  # before the first frame: two points on it, by ids of your own
+            live.add_points({1: (width / 3, height / 2), 2: (2 * width / 3, height / 2)})
+        result = live.step(frame)
+        where = {i: xy.round(1).tolist() for i, xy in zip(result.ids, result.points, strict=True)}
         print(f"frame {t}: {where}", flush=True)
+        if t == 3:  # someone clicks: another point, on the frame that was seen last
+            live.add_points({3: (width / 2, height / 3)})
+        if t == 6:  # the first point is not needed any more
+            live.remove(1)
 
 
 if __name__ == "__main__":

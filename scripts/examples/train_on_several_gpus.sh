@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train on all GPUs of a machine: one process per GPU, and every batch divided among them.
 #
-#     scripts/examples/train_on_several_gpus.sh MY_CLIPS outputs/joint fgvc-reconstruction
+#     scripts/examples/train_on_several_gpus.sh MY_CLIPS outputs/joint fgvc-joint
 #
 # The result does not depend on the number of processes; statistics of batch normalisation are synchronised. Killed at any moment and started
 # again, training resumes from the last checkpoint. PROCESSES=N sets their number; without a GPU they share the CPU, to try the command out.

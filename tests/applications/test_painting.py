@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fgvc_hf import VideoWriter, load, open_video, paint, render_clip
+from fgvc_hf import Tracker, VideoWriter, open_video, paint, render_clip
 from fgvc_hf.applications.painting import agreement, moving_least_squares, points_on, warp
 from fgvc_hf.cli.main import main
 
@@ -26,9 +26,9 @@ def chequered(height, width, inside):
 
 @pytest.fixture(scope="module")
 def fast():
-    model, processor = load(preset="fast")
-    processor.image_processor.resize_policy = "none"
-    return model, processor
+    tracker = Tracker.from_pretrained(preset="fast")
+    tracker.processor.image_processor.resize_policy = "none"
+    return tracker
 
 
 def moving_clip(frames=6):
@@ -40,7 +40,7 @@ def moving_clip(frames=6):
 def test_the_texture_moves_with_the_scene(fast):
     clip = moving_clip()
     texture = chequered(96, 128, disc(96, 128, 50, 70, 28))
-    painted = list(paint(fast[0], clip, texture, processor=fast[1]))
+    painted = list(paint(fast, clip, texture))
     assert [t for t, _ in painted] == list(range(6))
     for t, frame in painted:
         expected = clip[t].copy()
@@ -57,7 +57,7 @@ def test_what_passes_in_front_hides_it(fast):
     cover = render_clip(num_frames=1, height=96, width=128, num_points=1, num_bodies=0, seed=8).frames[0]
     clip[3:, :, 60:] = cover[:, 60:]
     texture = chequered(96, 128, disc(96, 128, 48, 60, 28))
-    frames = dict(paint(fast[0], clip, texture, processor=fast[1]))
+    frames = dict(paint(fast, clip, texture))
     behind = disc(96, 128, 48, 60, 26) & (np.arange(128) > 76)
     before = disc(96, 128, 48, 60, 26) & (np.arange(128) < 46)
     assert np.abs(frames[5].astype(float) - clip[5])[behind].mean() < 12
@@ -100,7 +100,7 @@ def test_nothing_moves_and_nothing_changes():
 )
 def test_bad_textures(fast, texture, message):
     with pytest.raises(ValueError, match=message):
-        next(paint(fast[0], moving_clip(2), texture, processor=fast[1]))
+        next(paint(fast, moving_clip(2), texture))
 
 
 def test_a_thin_shape_has_points_too():

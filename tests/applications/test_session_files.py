@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 from fgvc_hf import FgvcConfig, FgvcModel, load_session, save_session
 
@@ -24,10 +23,12 @@ def prompt(session, processor):
 
 
 def assert_equal(first, second):
-    assert first.frame_idx == second.frame_idx
-    assert first.object_ids == second.object_ids and first.mask_ids == second.mask_ids
-    for name in ("tracks", "confidence", "mask_maps"):
-        assert torch.equal(getattr(first, name), getattr(second, name)), name
+    assert first.frame_idx == second.frame_idx and first.ids == second.ids
+    for name in ("points", "visible", "confidence", "uncertainty", "outside"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(second, name), err_msg=name)
+    assert (first.masks is None) == (second.masks is None)
+    if first.masks is not None:
+        np.testing.assert_array_equal(first.masks, second.masks)
 
 
 @pytest.mark.parametrize("moment", [0, 1, 4, 8])

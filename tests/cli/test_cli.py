@@ -13,10 +13,9 @@ from fgvc_hf import (
     FgvcImageProcessorPil,
     FgvcModel,
     FgvcProcessor,
+    Tracker,
     bundled_checkpoints,
     default_checkpoint,
-    load,
-    match_heat_map,
 )
 from fgvc_hf.cli.main import main
 from fgvc_hf.io.masks import write_mask
@@ -126,7 +125,7 @@ def test_runs_are_compared_side_by_side(clip, tiny_checkpoint, tmp_path):
         str(alone),
     ]
     written = ["--overlay", str(overlay), "--sheet", str(sheet)]
-    assert main([*arguments, *written, "--compare", "paper", "fgvc-reconstruction"]) == 0
+    assert main([*arguments, *written, "--compare", "paper", "fgvc-coarse"]) == 0
     video = open_video(overlay)
     assert video.num_frames == 4 and video.height > 40 and video.width == 3 * 56 + 2
     with Image.open(sheet) as picture:
@@ -138,6 +137,25 @@ def test_runs_are_compared_side_by_side(clip, tiny_checkpoint, tmp_path):
     assert main(arguments) == 0
     with np.load(alone) as single:
         np.testing.assert_array_equal(tracks, single["tracks"])
+
+
+@pytest.mark.parametrize("preset", [None, "balanced"])
+def test_the_command_tracks_as_the_tracker_does(clip, tiny_checkpoint, tmp_path, preset):
+    output = tmp_path / "tracks.npz"
+    arguments = ["track", clip, "--checkpoint", tiny_checkpoint, "--output", str(output)]
+    arguments += ["--preset", preset] * bool(preset)
+    tracker = Tracker.from_pretrained(tiny_checkpoint, preset)
+    for options, expected in (
+        (["--grid", "3"], tracker.track(clip, grid=3)),
+        (
+            ["--points", "0,20,10;2,30.5,12", "--direction", "both", "--threshold", "0.3"],
+            tracker.track(clip, [(0, 20, 10), (2, 30.5, 12)], direction="both", threshold=0.3),
+        ),
+    ):
+        assert main([*arguments, *options]) == 0
+        with np.load(output) as arrays:
+            for name in arrays.files:
+                np.testing.assert_array_equal(arrays[name], getattr(expected, name), err_msg=name)
 
 
 def test_masks_paint_and_flow_are_drawn(clip, tiny_checkpoint, noise_clip, tmp_path):
@@ -167,8 +185,7 @@ def test_masks_paint_and_flow_are_drawn(clip, tiny_checkpoint, noise_clip, tmp_p
 def test_match_shows_or_writes_the_probability(tiny_checkpoint, noise_clip, tmp_path):
     Image.fromarray(noise_clip[0]).save(tmp_path / "a.png")
     Image.fromarray(noise_clip[2, :, :40]).save(tmp_path / "b.png")  # the content moves by (-2, -2)
-    model, processor = load(default_checkpoint())
-    expected = match_heat_map(model, processor, noise_clip[0], noise_clip[2, :, :40], (20, 18))
+    expected = Tracker.from_pretrained().match(noise_clip[0], noise_clip[2, :, :40], point=(20, 18))
     arguments = ["match", str(tmp_path / "a.png"), str(tmp_path / "b.png"), "--point", "20,18"]
     assert main([*arguments, "--output", str(tmp_path / "heat.npz")]) == 0
     with np.load(tmp_path / "heat.npz") as content:
@@ -257,6 +274,8 @@ def broken_checkpoint(tmp_path):
         ({"output": "no/such/folder/out.csv"}, "the folder no/such/folder does not exist"),
         ({"output": "out.txt"}, "out.txt: the name must end in .csv, .json or .npz"),
         ({"output": None}, "nothing to write"),
+        ({"points": None, "grid": "0"}, "--grid must be 1 or more, got 0"),
+        ({"threshold": "1.5"}, "threshold must be a probability from 0 to 1, got 1.5"),
         ({"overlay": "out.gif"}, "out.gif: the name must end in .mp4"),
         ({"device": "quantum"}, "device quantum is not available here"),
     ],

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModel
 
-from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, load, render_clip
+from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, Tracker, load, render_clip
 from fgvc_hf.encoder.coarse_to_fine import FgvcAttentionLayer, from_windows, rotary_positions, rotate, to_windows
 from fgvc_hf.matching.block_search import best_keys, block_means, refined_reach, refined_topk
 from fgvc_hf.matching.windows import CHUNK_BYTES, window_topk
@@ -240,10 +240,10 @@ def test_points_are_followed_like_with_a_fine_model(clip, method):
         FgvcProcessor(FgvcImageProcessorPil(resize_policy="none")),
     )
     points = [(0, 20, 20), (0, 40.5, 30), (2, 10, 12)]
-    tracks = model.track(clip.frames, points, processor=processor)
+    tracks = Tracker(model, processor).track(clip.frames, points)
     assert tracks.tracks.shape == (3, 5, 2) and np.isfinite(tracks.tracks[:2]).all()
     np.testing.assert_allclose(tracks.tracks[0, 0], (20, 20))
-    alone = model.track(clip.frames, points[:1], processor=processor)
+    alone = Tracker(model, processor).track(clip.frames, points[:1])
     np.testing.assert_array_equal(alone.tracks[0], tracks.tracks[0])  # others change nothing
     live = processor.init_video_session()
     processor.add_inputs_to_inference_session(live, 0, 0, [points[0][1:]])
@@ -257,7 +257,7 @@ def test_the_bundled_checkpoint_follows_points_at_every_size(size):
     clip = render_clip(6, *size, num_points=24, seed=3)
     model, _ = load("fgvc-coarse")
     processor = FgvcProcessor(FgvcImageProcessorPil(resize_policy="none"))
-    found = model.track(clip.frames, clip.queries, processor=processor)
+    found = Tracker(model, processor).track(clip.frames, clip.queries)
     seen = clip.visible & np.isfinite(found.tracks[..., 0])  # from the frame of the query on
     error = np.linalg.norm(found.tracks - clip.tracks, axis=-1)[seen]
     assert len(error) > 100 and np.median(error) < 0.5 and (error < 4).mean() > 0.95
@@ -268,13 +268,15 @@ def test_masks_and_flow_like_with_a_fine_model(model, clip):
     processor = FgvcProcessor(FgvcImageProcessorPil(resize_policy="none"))
     ids = np.zeros((48, 64), np.uint8)
     ids[10:30, 20:40] = 1
-    masks = dict(model.propagate_masks(clip.frames, ids, processor=processor))
+    masks = dict(Tracker(model, processor).propagate_masks(clip.frames, ids))
     assert len(masks) == 5 and all(found.shape == (48, 64) for found in masks.values())
     np.testing.assert_array_equal(masks[0], ids)
-    flow = model.flow(clip.frames[0], clip.frames[1], processor)
+    flow = Tracker(model, processor).flow(clip.frames[0], clip.frames[1])
     assert flow.flow.shape == (48, 64, 2) and np.isfinite(flow.flow).all()
 
 
 def test_flow_of_a_frame_to_itself_is_zero(model, clip):
-    flow = model.flow(clip.frames[0], clip.frames[0], FgvcProcessor(FgvcImageProcessorPil(resize_policy="none")))
+    flow = Tracker(model, FgvcProcessor(FgvcImageProcessorPil(resize_policy="none"))).flow(
+        clip.frames[0], clip.frames[0]
+    )
     assert np.abs(flow.flow).max() < 1.5 and np.abs(flow.flow).mean() < 0.5

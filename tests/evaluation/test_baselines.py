@@ -35,6 +35,23 @@ def test_positions_are_those_of_the_original_video():
     assert found.size == (128, 160)
 
 
+@pytest.mark.parametrize("name", ["dis", "lucas-kanade"])
+def test_backward_and_both_directions(name):
+    frames, queries, truth = shifted_clip()
+    queries[:, 0] += 2
+    truth -= [6, 4]
+    tracker = ChainedTracker(name, None)
+    forward, backward, both = (
+        tracker.track(frames, queries, direction=way) for way in ("forward", "backward", "both")
+    )
+    known = np.arange(6) >= queries[:, :1]
+    assert (np.isnan(forward.tracks[..., 0]) == ~known).all()
+    assert (np.isnan(backward.tracks[..., 0]) == (np.arange(6) > queries[:, :1])).all()
+    np.testing.assert_array_equal(both.tracks, np.where(known[..., None], forward.tracks, backward.tracks))
+    np.testing.assert_array_equal(both.visible, np.where(known, forward.visible, backward.visible))
+    assert np.linalg.norm(both.tracks - truth, axis=-1).mean() < 0.7
+
+
 def test_a_covered_point_is_lost():
     frames, queries, _ = shifted_clip()
     frames = frames.copy()
@@ -46,3 +63,5 @@ def test_a_covered_point_is_lost():
 def test_unknown_baselines():
     with pytest.raises(ValueError, match="baseline must be one of stand-still, lucas-kanade, dis"):
         ChainedTracker("raft")
+    with pytest.raises(ValueError, match="direction must be 'forward', 'backward' or 'both', got 'sideways'"):
+        ChainedTracker("stand-still").track(*shifted_clip()[:2], direction="sideways")

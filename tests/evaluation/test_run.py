@@ -1,5 +1,6 @@
 """Benchmarks on small trees of the official layouts, whole, resumed, and shared out over processes."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -10,16 +11,18 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, render_clip
+from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, Tracker, render_clip
 from fgvc_hf.cli.main import main
 from fgvc_hf.evaluation.badja import JOINTS, follow_joints, load_badja
+from fgvc_hf.evaluation.benchmarks import BENCHMARKS
 from fgvc_hf.evaluation.davis import load_davis, segment
 from fgvc_hf.evaluation.jhmdb import follow_people, load_jhmdb
+from fgvc_hf.evaluation.run import Task, evaluate
 from fgvc_hf.evaluation.vip import label_parts, load_vip
 from fgvc_hf.io.masks import write_mask
 from fgvc_hf.metrics.pck import aggregate_badja
 from fgvc_hf.metrics.region_contour import aggregate
-from fgvc_hf.processing_fgvc import PointTracks
+from fgvc_hf.tracking.results import PointTracks
 
 
 H, W, T = 48, 64, 6
@@ -142,19 +145,15 @@ def test_a_run_writes_counts_metrics_and_settings(data, checkpoint, tmp_path, ca
 def test_an_interrupted_run_is_resumed_to_the_same_result(data, checkpoint, tmp_path, monkeypatch):
     whole, parts = tmp_path / "whole.json", tmp_path / "parts.json"
     assert run("tapvid", data, checkpoint, whole) == 0
-    from fgvc_hf.evaluation import run as module
+    measured, original = [], BENCHMARKS["tapvid"]
 
-    measured = []
-
-    def interrupted(model, processor, video, **options):
+    def interrupted(tracker, video, **options):
         if len(measured) == 2:
             raise KeyboardInterrupt
         measured.append(video.name)
-        return original.measure(model, processor, video)
+        return original.measure(tracker, video, **options)
 
-    original = module.BENCHMARKS["tapvid"]
-    replaced = module.Benchmark(original.load, interrupted, original.metrics, original.headline)
-    monkeypatch.setitem(module.BENCHMARKS, "tapvid", replaced)
+    monkeypatch.setitem(BENCHMARKS, "tapvid", dataclasses.replace(original, measure=interrupted))
     assert run("tapvid", data, checkpoint, parts) == 130
     assert not parts.exists() and measured == ["bear", "camel"]
     measured.clear()
@@ -180,6 +179,22 @@ def test_overlays_of_the_best_and_the_worst_are_kept(data, checkpoint, tmp_path)
     assert kinds == ["best-1", "worst-1", "worst-2"]  # the middle one of three is the second worst
 
 
+def test_the_command_measures_as_the_function_does(data, checkpoint, tmp_path):
+    assert run("davis", data, checkpoint, tmp_path / "r.json", "--split", "one", "--set", "temperature=0.05") == 0
+    result, printed = read(tmp_path / "r.json"), []
+    tracker = Tracker.from_pretrained(checkpoint, temperature=0.05)
+    evaluated = evaluate(tracker, Task("davis", data, "one"), tmp_path / "f.json", {"note": 1}, report=printed.append)
+    assert evaluated == json.loads((tmp_path / "f.json").read_text())
+    assert evaluated["metrics"] == result["metrics"] and evaluated["videos"] == result["videos"]
+    assert evaluated["settings"] == {"benchmark": "davis", "split": "one", "sequences": ["camel"], "note": 1}
+    assert list(result["settings"]) == [
+        *("benchmark", "split", "sequences", "checkpoint", "weights", "dtype", "preset", "input", "config")
+    ]
+    assert len(printed) == 2 and "camel" in printed[0] and "J&F" in printed[1]
+    with pytest.raises(ValueError, match="benchmark must be one of tapvid, davis, boxes, badja, jhmdb, vip, got 'x'"):
+        Task("x", data)
+
+
 def test_splits_and_sequences(data, checkpoint, tmp_path):
     assert run("davis", data, checkpoint, tmp_path / "r.json", "--split", "one") == 0
     assert list(read(tmp_path / "r.json")["videos"]) == ["camel"]
@@ -188,24 +203,24 @@ def test_splits_and_sequences(data, checkpoint, tmp_path):
 
 
 class Still:
-    """A model that predicts that nothing moves: exact scores are known for a scene that does not."""
+    """A tracker that predicts that nothing moves: exact scores are known for a scene without motion."""
 
-    def track(self, frames, queries, processor=None):
+    def track(self, frames, queries):
         tracks = np.repeat(queries[:, None, 1:], len(frames), axis=1)
         seen = np.ones(tracks.shape[:2], bool)
         return PointTracks(
             list(range(len(queries))), queries, tracks, seen, seen.astype(float), seen, seen, frames.shape[1:3]
         )
 
-    def propagate_masks(self, video, masks, processor=None):
+    def propagate_masks(self, video, masks):
         return ((t, masks) for t in range(video.num_frames))
 
 
 def test_standing_still_is_right_where_nothing_moves(data):
-    scores = {video.name: segment(Still(), None, video)[1] for video in load_davis(data)}
+    scores = {video.name: segment(Still(), video)[1] for video in load_davis(data)}
     assert [len(objects) for objects in scores.values()] == [1, 2, 2]
     assert aggregate(scores)["J&F"] == 1
-    counts = {video.name: follow_joints(Still(), None, video)[1] for video in load_badja(data)}
+    counts = {video.name: follow_joints(Still(), video)[1] for video in load_badja(data)}
     scores = aggregate_badja(counts)
     assert scores["fgvc"]["PCK@0.1"] == pytest.approx(3 / 5)  # the joint that is hidden at first is missed later
     assert scores["pips"]["PCK@0.1"] == pytest.approx(1 / 2)
@@ -215,13 +230,13 @@ def test_joints_that_stand_still(data):
     videos = load_jhmdb(data)
     assert [video.name for video in videos] == [f"run-{name}" for name in NAMES]  # not the clip for training
     np.testing.assert_allclose(videos[0].joints[0, [0, -1]], [(9.5, 9.5), (49.5, 39.5)])
-    _, counts = follow_people(Still(), None, videos[0])
+    _, counts = follow_people(Still(), videos[0])
     assert counts.distance.shape == (T - 1, 15) and counts.counted.all()
     np.testing.assert_allclose(counts.distance, 0, atol=1e-6)
 
 
 def test_parts_that_stand_still(data):
-    found, matrix = label_parts(Still(), None, load_vip(data)[0])
+    found, matrix = label_parts(Still(), load_vip(data)[0])
     assert found.shape == (T, H, W)
     assert matrix.sum() == T * (H - 2) * W  # the unknown does not count
     assert matrix.sum() == np.diag(matrix).sum()
@@ -277,7 +292,7 @@ def test_missing_and_damaged_files_are_named(data, tmp_path):
         load_badja(root)
     write_mask(root / "davis/Annotations/480p/bear/00003.png", np.zeros((10, 10), np.uint8))
     with pytest.raises(ValueError, match="is 10x10, but its frame 48x64"):
-        segment(Still(), None, load_davis(root)[0])
+        segment(Still(), load_davis(root)[0])
     (root / "badja/joint_annotations/dog.json").write_text("[{}]")
     with pytest.raises(OSError, match=r"dog.json: is no annotation of BADJA"):
         load_badja(root)

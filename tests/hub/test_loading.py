@@ -42,6 +42,7 @@ for obj_id, (t, x, y) in enumerate(points):
 tracks = np.full((2, len(clip), 2), np.nan, np.float32)
 for result in model.propagate_in_video_iterator(session):
     tracks[result.ids, result.frame_idx] = result.points
+assert np.array_equal(processor.post_process_point_tracking(result, session).tracks[:, -1], tracks[:, -1])  # one result alone
 tracker = pipeline("point-tracking", model=repo, dtype="float32", **trust)
 propagator = pipeline("mask-propagation", model=repo, dtype="float32", **trust)
 found = {"session": tracks, "pipeline": tracker(clip, points=points)["tracks"], "masks": propagator(clip, masks=ids)["masks"]}

@@ -23,6 +23,6 @@ pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"there is no real dat
 )
 def test_known_scores_on_the_dev_sequences(name, size, delta_avg, pooled, jaccard, accuracy):
     tracker = ChainedTracker(name, size)
-    scores = aggregate({video.name: track_queries(tracker, None, video)[1] for video in load_tapvid(DATA)})
+    scores = aggregate({video.name: track_queries(tracker, video)[1] for video in load_tapvid(DATA)})
     found = [scores["tapvid"][metric] for metric in ("delta_avg", "AJ", "OA")] + [scores["pooled"]["delta_avg"]]
     assert [100 * value for value in found] == pytest.approx([delta_avg, jaccard, accuracy, pooled], abs=0.3)

@@ -3,9 +3,8 @@
 from pathlib import Path
 
 import pytest
-import torch
 
-from fgvc_hf import FgvcModel, FgvcProcessor, default_checkpoint, open_video
+from fgvc_hf import Tracker, open_video
 from fgvc_hf.evaluation.tapvid import load_tapvid_npz, track_queries
 from fgvc_hf.metrics.average_jaccard import aggregate
 
@@ -28,9 +27,8 @@ def test_all_annotations_fit_the_frames():
 
 
 def test_two_easy_sequences_are_tracked(videos):
-    model = FgvcModel.from_pretrained(default_checkpoint(), dtype=torch.bfloat16)
-    processor = FgvcProcessor.from_pretrained(default_checkpoint())
-    scores = aggregate({video.name: track_queries(model, processor, video)[1] for video in videos})["tapvid"]
+    tracker = Tracker.from_pretrained(dtype="bfloat16")
+    scores = aggregate({video.name: track_queries(tracker, video)[1] for video in videos})["tapvid"]
     assert scores["delta_avg"] > 0.85
     assert scores["OA"] > 0.95
 

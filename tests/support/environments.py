@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def build_wheel(folder: Path) -> Path:
-    command = [sys.executable, "-m", "build", "--wheel", "--outdir", folder, str(ROOT)]
+    """From a source distribution, as a package index has it; a `build/` that an earlier build left in the source tree plays no part."""
+    command = [sys.executable, "-m", "build", "--outdir", folder, str(ROOT)]
     subprocess.run(command, check=True, capture_output=True)
     (wheel,) = folder.glob("*.whl")
     return wheel

@@ -66,7 +66,7 @@ def test_a_box_grows_and_turns(bundled_model, processor, zoom):
     rotation = scale * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     expected = (corners - 64) @ rotation.T + 64
     assert np.linalg.norm(found[-1] - expected, axis=1).max() < 1.5
-    assert float(outputs[-1].box_confidence) > 0.5
+    assert float(outputs[-1].box_confidence[0]) > 0.5
 
 
 def test_sides_stay_sides(bundled_model, processor, zoom):
@@ -89,7 +89,7 @@ def carrying_model(bundled_model):
 def test_carried_coordinates_move_and_grow_a_box(carrying_model, processor, zoom):
     found, outputs = follow(carrying_model, processor, zoom[:1].repeat(6, axis=0), [44.0, 40.0, 88.0, 84.0])
     np.testing.assert_allclose(found[-1], found[0], atol=2.0)  # a cell
-    assert float(outputs[-1].box_confidence) > 0.7
+    assert float(outputs[-1].box_confidence[0]) > 0.7
     found, _ = follow(carrying_model, processor, zoom, [34.0, 36.0, 94.0, 88.0])
     x, y = found[-1].T
     middle = np.array([64.0, 62.0]) - 64

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fgvc_hf import FgvcConfig, chain_flow, render_clip
+from fgvc_hf import FgvcConfig, Tracker, chain_flow, render_clip
 from fgvc_hf.cli.main import main
 from fgvc_hf.io.flow_files import FLO_TAG, read_flo, save_flow
 from fgvc_hf.metrics.end_point_error import end_point_error
@@ -30,7 +30,7 @@ def test_whole_shifts_are_found_and_what_enters_is_occluded():
 def test_flow_of_a_real_model_at_the_size_of_the_frames(bundled_model, processor):
     texture = render_clip(num_frames=1, height=160, width=200, num_points=1, seed=3).frames[0]
     first, second = texture[20:140, 30:170], texture[26:146, 26:166]  # by (+4, -6)
-    found = bundled_model.flow(first, second, processor)
+    found = Tracker(bundled_model, processor).flow(first, second)
     assert found.flow.shape == (120, 140, 2) and found.occluded.shape == (120, 140)
     truth = np.broadcast_to(np.float32([4, -6]), found.flow.shape)
     both = np.zeros((120, 140), bool)
@@ -42,7 +42,7 @@ def test_flow_of_a_real_model_at_the_size_of_the_frames(bundled_model, processor
 def test_chained_flow_goes_farther_than_one_step_can(bundled_model, processor):
     texture = render_clip(num_frames=1, height=140, width=240, num_points=1, num_bodies=0, seed=3).frames[0]
     clip = [texture[10:106, 80 - 8 * t : 208 - 8 * t] for t in range(8)]  # the content moves by +8 per frame
-    found = dict(chain_flow(bundled_model, clip, frame_idx=1, processor=processor))
+    found = dict(chain_flow(Tracker(bundled_model, processor), clip, frame_idx=1))
     assert list(found) == list(range(1, 8))
     assert not found[1].flow.any() and not found[1].occluded.any()
     reach = bundled_model.config.search_radius * (96 * 128) ** 0.5
@@ -58,7 +58,7 @@ def test_chained_flow_goes_farther_than_one_step_can(bundled_model, processor):
 
 def test_frames_must_be_of_one_size(bundled_model, processor):
     with pytest.raises(ValueError, match="frame must be of size"):
-        bundled_model.flow(np.zeros((40, 50, 3), np.uint8), np.zeros((40, 48, 3), np.uint8), processor)
+        Tracker(bundled_model, processor).flow(np.zeros((40, 50, 3), np.uint8), np.zeros((40, 48, 3), np.uint8))
 
 
 def test_flo_files(tmp_path):

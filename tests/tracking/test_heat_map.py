@@ -5,9 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcProcessor, match_heat_map, render_clip
-from fgvc_hf.applications.heat_map import patch_similarity
-from fgvc_hf.matching.patches import patch_weights, sample_patches, similarity_inside, window_scores
+from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcProcessor, Tracker, render_clip
+from fgvc_hf.matching.patches import patch_weights, sample_patches, window_scores
+from fgvc_hf.tracking.heat_map import patch_similarity
+from fgvc_hf.tracking.template_constants import TemplateConstants
 
 
 @pytest.fixture(scope="module")
@@ -20,17 +21,17 @@ def test_the_peak_is_where_the_point_went(bundled_model, processor, texture, mat
     first, second = texture[20:140, 30:170], texture[26:146, 10:190]  # (x, y) goes to (x + 20, y - 6)
     monkeypatch.setattr(bundled_model.config, "point_matching", matching)
     for x, y in ((70.5, 60.5), (31.0, 90.25), (120.5, 20.5)):
-        probability = match_heat_map(bundled_model, processor, first, Image.fromarray(second), (x, y))
+        probability = Tracker(bundled_model, processor).match(first, Image.fromarray(second), (x, y))
         assert probability.shape == (120, 180) and probability.dtype == np.float32
         assert probability.min() >= 0 and probability.sum() == pytest.approx(1, abs=1e-4)
         row, column = np.unravel_index(probability.argmax(), probability.shape)
         assert abs(column + 0.5 - (x + 20)) <= 1.5 and abs(row + 0.5 - (y - 6)) <= 1.5
 
 
-def test_the_map_has_the_size_of_frame_b_and_the_point_that_of_frame_a(bundled_model, texture):
+def test_the_map_has_the_size_of_frame_1_and_the_point_that_of_frame_0(bundled_model, texture):
     small = FgvcProcessor(FgvcImageProcessorPil(size={"height": 96, "width": 128}))
     double = np.asarray(Image.fromarray(texture).resize((400, 320), Image.Resampling.BICUBIC))
-    probability = match_heat_map(bundled_model, small, texture, double, (120.5, 70.5))
+    probability = Tracker(bundled_model, small).match(texture, double, (120.5, 70.5))
     row, column = np.unravel_index(probability.argmax(), probability.shape)
     assert probability.shape == (320, 400) and abs(column - 241) <= 5 and abs(row - 141) <= 5
 
@@ -40,12 +41,12 @@ def test_similarity_is_that_by_which_points_are_followed():
     features = torch.nn.functional.normalize(noise, dim=-1)
     radius, cells = FgvcConfig().template_radius, torch.tensor([[7.0, 5.0]])
     patch = sample_patches(features, cells, radius)
-    scores, share, corner = window_scores(features, cells, patch, patch_weights(radius), search=15)
-    followed = similarity_inside(scores, share)[0][share[0] > 0].view(12, 15)
+    window = window_scores(features, cells, patch, patch_weights(radius), 15)
+    followed = window.similarity(TemplateConstants().least_share)[0][window.share[0] > 0].view(12, 15)
     torch.testing.assert_close(patch_similarity(features, patch, radius), followed)
 
 
 @pytest.mark.parametrize("point", [(-1, 5), (5, 41), (57, 5), (np.nan, 5), (5,), "here", None, [[5, 5]]])
-def test_points_outside_frame_a_are_refused(tiny_model, processor, noise_clip, point):
-    with pytest.raises(ValueError, match=r"point must be \(x, y\) inside frame A, x in 0..56 and y in 0..40, got"):
-        match_heat_map(tiny_model, processor, noise_clip[0], noise_clip[1], point)
+def test_points_outside_frame_0_are_refused(tiny_model, processor, noise_clip, point):
+    with pytest.raises(ValueError, match=r"point must be \(x, y\) inside frame 0, x in 0..56 and y in 0..40, got"):
+        Tracker(tiny_model, processor).match(noise_clip[0], noise_clip[1], point)

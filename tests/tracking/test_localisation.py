@@ -49,6 +49,12 @@ def test_what_has_vanished_may_be_anywhere():
     assert box_cells(labels, (H, W)).all() and not box_cells(label(3, 4), (H, W)).all()
 
 
+def label_maps(session):
+    """Label maps (masks, h, w) of a session whose masks are from one frame."""
+    (readout,) = session.labels.read_masks()
+    return readout.maps
+
+
 def test_masks_travel_from_box_to_box(tiny_model, processor, noise_clip, tmp_path):
     """Far from the object nothing is labelled, each object is as it would be alone, and a saved session goes on the same."""
     found = {}
@@ -70,14 +76,14 @@ def test_masks_travel_from_box_to_box(tiny_model, processor, noise_clip, tmp_pat
         for frame in noise_clip[:4]:
             output, single = model.step(session, frame), model.step(alone, frame)
         assert output.frame_idx == single.frame_idx == 3
-        found[boxes] = session.labels.read_masks().maps
-        torch.testing.assert_close(found[boxes][1], alone.labels.read_masks().maps[0], atol=1e-6, rtol=0)
+        found[boxes] = label_maps(session)
+        torch.testing.assert_close(found[boxes][1], label_maps(alone)[0], atol=1e-6, rtol=0)
         save_session(session, model, tmp_path / f"{boxes}.safetensors")
         restored = load_session(tmp_path / f"{boxes}.safetensors", model)
         session.remove(1)
         model.step(restored, noise_clip[4])
         model.step(session, noise_clip[4])
-        again, rest = (of.labels.read_masks().maps for of in (restored, session))
+        again, rest = (label_maps(of) for of in (restored, session))
         torch.testing.assert_close(again[1], rest[0], atol=1e-6, rtol=0)
     assert (found[True] > 0).sum() < (found[False] > 0).sum()
     assert found[True].amax((1, 2)).min() > 0

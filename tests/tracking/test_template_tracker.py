@@ -9,14 +9,8 @@ import torch.nn.functional as F
 from feature_fields import shifted, smooth_field, unit_features
 
 from fgvc_hf import FgvcConfig
-from fgvc_hf.matching import patches
 from fgvc_hf.matching.patches import search_cells
 from fgvc_hf.tracking.template_tracker import TemplateTracker
-
-
-@pytest.fixture(params=[False, True], ids=["torch", "numba"])
-def compiled(request, monkeypatch):
-    monkeypatch.setattr(patches, "numba_fits", lambda features: request.param)
 
 
 def started(features, points, **fields):
@@ -27,7 +21,7 @@ def started(features, points, **fields):
 
 
 @pytest.mark.parametrize("velocity", [(0.5, -0.25), (1.3, 0.8), (2.5, -2.0), (0.0, 0.0)])
-def test_motion_by_fractions_of_cells(velocity, compiled):
+def test_motion_by_fractions_of_cells(velocity):
     h = w = 48
     field = smooth_field(120, 120)
     points = torch.tensor([(x, y) for x in (40.5, 50.5) for y in (41.5, 56.0)], dtype=torch.float64)
@@ -68,7 +62,7 @@ def test_a_similarity_is_compared_with_what_is_usual_for_the_point():
     assert 1 - confidence[0] > 10 * (1 - confidence[1])
 
 
-def test_what_covers_a_point_is_not_learnt_and_lowers_the_confidence(compiled):
+def test_what_covers_a_point_is_not_learnt_and_lowers_the_confidence():
     h = w = 40
     world, cover = shifted(smooth_field(100, 100), 0, 0, h, w), shifted(smooth_field(100, 100, seed=9), 0, 0, h, w)
     tracker = started(world, [(40.5, 40.5)])
@@ -86,7 +80,7 @@ def test_what_covers_a_point_is_not_learnt_and_lowers_the_confidence(compiled):
 
 
 @pytest.mark.parametrize("temperature", [TemplateTracker.constants.cell_temperature, 1e9])
-def test_a_thin_thing_is_followed_by_its_own_cells(temperature, monkeypatch, compiled):
+def test_a_thin_thing_is_followed_by_its_own_cells(temperature, monkeypatch):
     """A line of one cell that wanders over a ground at rest: most cells of the patch say that nothing moves."""
     constants = replace(TemplateTracker.constants, cell_temperature=temperature)
     monkeypatch.setattr(TemplateTracker, "constants", constants)
@@ -105,7 +99,7 @@ def test_a_thin_thing_is_followed_by_its_own_cells(temperature, monkeypatch, com
 
 
 @pytest.mark.parametrize("recall", [0.84, 1.1])
-def test_a_point_that_comes_back_elsewhere_is_found_again(recall, compiled):
+def test_a_point_that_comes_back_elsewhere_is_found_again(recall):
     """Covered for three frames, and then far beyond its window."""
     h, w = 60, 90
     world, cover = shifted(smooth_field(120, 150), 0, 0, h, w), shifted(smooth_field(120, 150, seed=9), 0, 0, h, w)

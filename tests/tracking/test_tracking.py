@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, load
+from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, Tracker, load
 from fgvc_hf.data.synthetic import render_clip, translating_texture
 
 
@@ -50,7 +50,7 @@ def stream(model, processor, frames, queries, late: bool):
 @pytest.mark.parametrize("direction", ["forward", "backward", "both"])
 def test_the_query_is_returned_on_its_frame(tiny_model, noise_clip, settings, direction):
     processor = FgvcProcessor(FgvcImageProcessorPil(**settings))
-    result = tiny_model.track(noise_clip, QUERIES, direction, processor)
+    result = Tracker(tiny_model, processor).track(noise_clip, QUERIES, direction=direction)
     for n, (t, x, y) in enumerate(QUERIES.astype(np.float32)):
         assert result.tracks[n, int(t)].tolist() == [x, y]
         assert result.visible[n, int(t)] and result.confidence[n, int(t)] == 1
@@ -58,12 +58,12 @@ def test_the_query_is_returned_on_its_frame(tiny_model, noise_clip, settings, di
 
 
 def test_streaming_equals_offline(tiny_model, processor, noise_clip):
-    offline = tiny_model.track(noise_clip, QUERIES, processor=processor)
+    offline = Tracker(tiny_model, processor).track(noise_clip, QUERIES)
     assert_same(stream(tiny_model, processor, noise_clip, QUERIES, late=False), offline)
 
 
 def test_prompts_on_the_frame_that_has_just_been_seen(tiny_model, processor, noise_clip):
-    offline = tiny_model.track(noise_clip, QUERIES, processor=processor)
+    offline = Tracker(tiny_model, processor).track(noise_clip, QUERIES)
     streamed = stream(tiny_model, processor, noise_clip, QUERIES, late=True)
     for n, t in enumerate(QUERIES[:, 0].astype(int)):
         np.testing.assert_array_equal(streamed.tracks[n, t + 1 :], offline.tracks[n, t + 1 :])
@@ -74,30 +74,32 @@ def test_other_queries_change_nothing(tiny_model, processor, noise_clip, dtype):
     model = FgvcModel(tiny_model.config).eval()
     model.load_state_dict(tiny_model.state_dict())
     model = model.to(dtype)
-    together = model.track(noise_clip, QUERIES, processor=processor)
+    together = Tracker(model, processor).track(noise_clip, QUERIES)
     for n in range(len(QUERIES)):
-        assert_same(model.track(noise_clip, QUERIES[n : n + 1], processor=processor), together, 0, n)
+        assert_same(Tracker(model, processor).track(noise_clip, QUERIES[n : n + 1]), together, 0, n)
     shuffled = [2, 0, 3, 1]
-    assert_same(model.track(noise_clip, QUERIES[shuffled], processor=processor), together, slice(None), shuffled)
+    assert_same(Tracker(model, processor).track(noise_clip, QUERIES[shuffled]), together, slice(None), shuffled)
 
 
 def test_many_queries_change_nothing(tiny_model, processor, noise_clip):
     grid = np.array([(0, x, y) for x in range(3, 56, 4) for y in range(3, 40, 4)], dtype=float)
-    crowd = tiny_model.track(noise_clip, np.concatenate([grid, QUERIES]), processor=processor)
-    assert_same(crowd, tiny_model.track(noise_clip, QUERIES, processor=processor), slice(-4, None))
+    crowd = Tracker(tiny_model, processor).track(noise_clip, np.concatenate([grid, QUERIES]))
+    assert_same(crowd, Tracker(tiny_model, processor).track(noise_clip, QUERIES), slice(-4, None))
 
 
 def test_backward_is_forward_on_the_reversed_clip(tiny_model, processor, noise_clip):
     last = len(noise_clip) - 1
     mirrored = QUERIES * [-1, 1, 1] + [last, 0, 0]
-    backward = tiny_model.track(noise_clip, QUERIES, "backward", processor)
-    forward = tiny_model.track(noise_clip[::-1], mirrored, "forward", processor)
+    backward = Tracker(tiny_model, processor).track(noise_clip, QUERIES, direction="backward")
+    forward = Tracker(tiny_model, processor).track(noise_clip[::-1], mirrored, direction="forward")
     np.testing.assert_array_equal(backward.tracks, forward.tracks[:, ::-1])
 
 
 def test_both_directions_are_the_two_together(tiny_model, processor, noise_clip):
-    both = tiny_model.track(noise_clip, QUERIES, "both", processor)
-    forward, backward = (tiny_model.track(noise_clip, QUERIES, d, processor) for d in ("forward", "backward"))
+    both = Tracker(tiny_model, processor).track(noise_clip, QUERIES, direction="both")
+    forward, backward = (
+        Tracker(tiny_model, processor).track(noise_clip, QUERIES, direction=d) for d in ("forward", "backward")
+    )
     assert not np.isnan(both.tracks).any()
     for n, t in enumerate(QUERIES[:, 0].astype(int)):
         np.testing.assert_array_equal(both.tracks[n, t:], forward.tracks[n, t:])
@@ -113,10 +115,7 @@ def test_features_are_computed_once_per_frame_and_memory_is_bounded(tiny_model, 
         processor.add_inputs_to_inference_session(session, int(t), n, [(x, y)])
     held = []
     for _ in tiny_model.propagate_in_video_iterator(session):
-        group_tensors = [tensor for group in session.groups for tensor in (group.anchor, group.labels, group.support)]
-        if session.templates:
-            group_tensors += [session.templates.anchor, session.templates.recent]
-        held.append(sum(tensor.numel() for tensor in (session.memory.ring, *group_tensors)))
+        held.append(session.memory_bytes)
     hook.remove()
     assert len(calls) == 30
     assert len(set(held[6:])) == 1
@@ -137,9 +136,9 @@ def test_start_and_number_of_frames(tiny_model, processor, noise_clip):
 
 
 def test_iterators_and_one_frame_clips(tiny_model, processor, noise_clip):
-    expected = tiny_model.track(noise_clip, QUERIES, processor=processor)
-    assert_same(tiny_model.track(iter(noise_clip), QUERIES, processor=processor), expected)
-    single = tiny_model.track(noise_clip[:1], QUERIES[:1], "both", processor)
+    expected = Tracker(tiny_model, processor).track(noise_clip, QUERIES)
+    assert_same(Tracker(tiny_model, processor).track(iter(noise_clip), QUERIES), expected)
+    single = Tracker(tiny_model, processor).track(noise_clip[:1], QUERIES[:1], direction="both")
     assert single.tracks.shape == (1, 1, 2) and single.visible.all()
 
 
@@ -153,9 +152,9 @@ def test_a_lost_point_stays_where_it_was_seen(tiny_model, processor, noise_clip,
         outputs.append(output)
         if output.frame_idx == 1:
             with torch.inference_mode():
-                for group in session.groups:
+                for group in session.labels.groups:
                     group.labels.zero_()
-    assert outputs[2].tracks.tolist() == outputs[1].tracks.tolist()
+    assert outputs[2].points.tolist() == outputs[1].points.tolist()
     assert outputs[2].confidence.tolist() == [0]
 
 
@@ -166,7 +165,7 @@ def test_a_translating_texture_is_tracked(bundled_model, processor, velocity):
     frames = [texture[60 - dy * t : 188 - dy * t, 100 - dx * t : 228 - dx * t] for t in range(8)]
     queries = np.array([(0, x, y) for x in range(40, 80, 10) for y in range(40, 90, 10)], dtype=float)
     truth = queries[:, None, 1:] + np.arange(8)[None, :, None] * velocity
-    result = bundled_model.track(frames, queries, processor=processor)
+    result = Tracker(bundled_model, processor).track(frames, queries)
     assert np.linalg.norm(result.tracks - truth, axis=-1)[:, 1:].mean() < 0.3
     assert result.visible.all()
 
@@ -221,7 +220,7 @@ def test_live_frames_must_keep_their_size_and_hold_the_prompts(tiny_model, proce
 )
 def test_bad_arguments_to_track(tiny_model, processor, noise_clip, arguments, message):
     with pytest.raises(ValueError, match=message):
-        tiny_model.track(noise_clip, processor=processor, **arguments)
+        Tracker(tiny_model, processor).track(noise_clip, **arguments)
 
 
 def test_nothing_to_propagate(tiny_model, processor, noise_clip):
@@ -234,7 +233,7 @@ def test_nothing_to_propagate(tiny_model, processor, noise_clip):
 def test_strides_and_windows_are_settings(noise_clip, processor):
     for settings in ({"output_stride": 4}, {"output_stride": 8}, {"propagation_window": "square"}):
         model = FgvcModel(FgvcConfig(hidden_sizes=[8, 16, 32], propagation_radius=4, **settings)).eval()
-        result = model.track(noise_clip[:3], QUERIES[:2], processor=processor)
+        result = Tracker(model, processor).track(noise_clip[:3], QUERIES[:2])
         assert np.isfinite(result.tracks).all()
 
 
@@ -258,10 +257,10 @@ def test_a_removed_target_changes_nothing_for_the_others(tiny_model, processor, 
     processor.add_inputs_to_inference_session(session, 0, others, [points[i] for i in others])
     expected = run(tiny_model, processor, session, noise_clip, {})
     for t, (with_it, without) in enumerate(zip(outputs, expected, strict=True)):
-        assert with_it.object_ids == (list(range(10)) if t < 5 else others)
-        rows = [with_it.object_ids.index(i) for i in others]
-        assert torch.equal(with_it.tracks[rows], without.tracks)
-        assert torch.equal(with_it.confidence[rows], without.confidence)
+        assert with_it.ids == (list(range(10)) if t < 5 else others)
+        rows = [with_it.ids.index(i) for i in others]
+        np.testing.assert_array_equal(with_it.points[rows], without.points)
+        np.testing.assert_array_equal(with_it.confidence[rows], without.confidence)
 
 
 def test_removing_an_unknown_target(processor, noise_clip):
@@ -321,7 +320,7 @@ def test_ways_of_the_compared_methods_follow_what_moves(bundled_model, processor
     frames = [texture[20 - 2 * t : 84 - 2 * t, 30 + 2 * t : 94 + 2 * t] for t in range(5)]
     queries = np.array([(0, x, y) for x in (20, 32, 44) for y in (20, 32, 44)], dtype=float)
     truth = queries[:, None, 1:] + np.arange(5)[None, :, None] * (-2, 2)
-    result = model.track(frames, queries, processor=processor)
+    result = Tracker(model, processor).track(frames, queries)
     assert np.linalg.norm(result.tracks - truth, axis=-1).mean() < 2
 
 
@@ -330,9 +329,9 @@ def test_points_that_leave_the_frame_are_hidden_and_most_of_them_outside():
     world = render_clip(num_frames=1, height=96, width=260, num_points=1, num_bodies=0, seed=3).frames[0]
     frames = np.stack([world[:, 130 - 8 * t : 258 - 8 * t] for t in range(10)])
     queries = np.array([(0, x, y) for x in (80, 88, 96) for y in range(16, 90, 12)])
-    model, processor = load(preset="fast")
-    processor.image_processor.resize_policy = "none"
-    result = model.track(frames, queries, processor=processor)
+    tracker = load(preset="fast")
+    tracker.processor.image_processor.resize_policy = "none"
+    result = tracker.track(frames, queries)
     x = queries[:, 1:2] + 8 * np.arange(10)  # (18, 10)
     assert (~result.visible)[x > 134].mean() >= 0.95
     assert result.outside[x > 134].mean() >= 0.8 and not result.outside[x < 124].any()
@@ -350,9 +349,9 @@ def test_a_point_that_leaves_the_frame_is_outside_and_one_that_is_covered_is_not
         if t >= 4:
             frame[56:88, 20:60] = world[60:92, 150:190]
         frames.append(frame)
-    model, processor = load(preset="fast")
-    processor.image_processor.resize_policy = "none"
-    result = model.track(np.stack(frames), [(0, 104, 24), (0, 40, 72), (0, 20, 24)], processor=processor)
+    tracker = load(preset="fast")
+    tracker.processor.image_processor.resize_policy = "none"
+    result = tracker.track(np.stack(frames), [(0, 104, 24), (0, 40, 72), (0, 20, 24)])
     assert not result.visible[0, 7:].any() and result.outside[0, 7:].all() and not result.outside[0, :4].any()
     assert not result.visible[1, 5:].any() and not result.outside[1].any()
     assert result.visible[2].all() and not result.outside[2].any()
@@ -364,9 +363,9 @@ def test_a_point_that_leaves_the_frame_is_outside_and_one_that_is_covered_is_not
 def test_slow_motion_does_not_jitter_with_the_grid_of_cells(velocity):
     """Steps from frame to frame are off by much less than a cell of two pixels."""
     clip = translating_texture(12, 96, 96, velocity=velocity, seed=1)
-    model, processor = load(preset="fast", dtype="float32")
-    processor.image_processor.resize_policy = "none"
-    result = model.track(clip.frames, clip.queries, processor=processor)
+    tracker = load(preset="fast", dtype="float32")
+    tracker.processor.image_processor.resize_policy = "none"
+    result = tracker.track(clip.frames, clip.queries)
     off = np.diff(result.tracks - clip.tracks, axis=1)
     assert np.sqrt((off**2).sum(axis=-1).mean()) < 0.2
     assert np.linalg.norm(result.tracks - clip.tracks, axis=-1).mean() < 0.25

@@ -264,6 +264,38 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000003"]
 
 
+class NoGradient(torch.autograd.Function):
+    """The same number, with a gradient of NaN: what torch.where hides in forward."""
+
+    @staticmethod
+    def forward(ctx, value):
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * torch.nan
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights_change(tmp_path):
+    training = make(tmp_path)
+    losses, before = training.losses, {}
+
+    def spoilt(*arguments):
+        found = losses(*arguments)
+        if training.step == 4:
+            before.update({name: p.detach().clone() for name, p in training.bare.named_parameters()})
+            found["label"] = NoGradient.apply(found["label"])
+        return found
+
+    training.losses = spoilt
+    with pytest.raises(
+        FloatingPointError, match="update 4: the gradient of the losses is not finite; the last checkpoint"
+    ):
+        training.run()
+    assert before and all(torch.equal(p, before[name]) for name, p in training.bare.named_parameters())
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000003"]
+
+
 def test_a_full_disk_is_a_plain_error_before_and_during_training(tmp_path, monkeypatch):
     full = type("Usage", (), {"free": 1000})
     training = make(tmp_path / "during")

@@ -99,9 +99,7 @@ def localise(positions: torch.Tensor, turns: bool = False, scales: bool = True) 
     angle = centre.new_zeros(batch)
     if turns:
         across = (own[..., 0] * moved[..., 1] - own[..., 1] * moved[..., 0]).sum((1, 2))
-        along = (own * moved).sum((1, 2, 3)) + 1e-6
-        along = along.masked_fill((along == 0) & (across == 0), 1.0)  # atan2 has no gradient at the origin
-        angle = torch.atan2(across, along)
+        angle = torch.atan2(across, (own * moved).sum((1, 2, 3)) + 1e-6)
     scale = torch.ones_like(centre)
     if scales:
         scale = (moved.abs().mean((1, 2)) / own.abs().mean((1, 2))).detach()

@@ -1,0 +1,94 @@
+"""`fgvc-hf flow` and `fgvc-hf match`: dense flow, and the matching probability of one point, between two images."""
+
+import argparse
+from pathlib import Path
+
+from .options import add_model_options, load_tracker
+
+
+def add_flow(commands) -> None:
+    """Add `flow` to a parser's subcommands."""
+    command = commands.add_parser(
+        "flow",
+        help="dense flow between two images",
+        description="Dense flow from one image to another of the same size.",
+    )
+    command.add_argument("images", nargs=2, metavar="IMAGE")
+    command.add_argument(
+        "--output",
+        metavar="FILE",
+        required=True,
+        help="flow as .flo (Middlebury), .npz with occlusions, or .png in colours",
+    )
+    command.add_argument("--overlay", metavar="FILE", help="the first image with arrows drawn over it, as .png")
+    add_model_options(command)
+    command.set_defaults(run=run_flow)
+
+
+def add_match(commands) -> None:
+    """Add `match` to a parser's subcommands."""
+    command = commands.add_parser(
+        "match",
+        help="matching probability of a point in another image",
+        description="The probability of every pixel of an image to show the same as a point of another image, for any two images.",
+    )
+    command.add_argument("images", nargs=2, metavar="IMAGE")
+    command.add_argument("--point", metavar='"x,y"', required=True, help="in pixels of the first image")
+    command.add_argument(
+        "--output",
+        metavar="FILE",
+        required=True,
+        help="heat map beside the first image as .png, or probability as .npz",
+    )
+    add_model_options(command)
+    command.set_defaults(run=run_match)
+
+
+def run_flow(arguments: argparse.Namespace) -> None:
+    """Estimate flow, and write it and its drawing."""
+    from ..io.drawing import draw_arrows
+    from ..io.files import check_writable
+    from ..io.flow_files import check_flow_format, save_flow
+    from ..io.overlays import check_picture_name, write_picture
+    from ..io.video import read_image
+
+    check_writable(check_flow_format(arguments.output))
+    if arguments.overlay:
+        check_picture_name(arguments.overlay)
+    first, second = (read_image(path) for path in arguments.images)
+    found = load_tracker(arguments).flow(first, second)
+    save_flow(found.flow, found.occluded, arguments.output)
+    print(arguments.output)
+    if arguments.overlay:
+        write_picture(draw_arrows(first, found.flow, found.occluded), arguments.overlay)
+        print(arguments.overlay)
+
+
+def run_match(arguments: argparse.Namespace) -> None:
+    """Match a point, and write the probability or its picture."""
+    import numpy as np
+
+    from ..io.drawing import draw_heat_map, draw_tracks, side_by_side
+    from ..io.files import atomic_write, check_writable
+    from ..io.overlays import check_picture_name, write_picture
+    from ..io.video import read_image
+
+    numbers = Path(arguments.output).suffix.lower() == ".npz"
+    check_writable(arguments.output) if numbers else check_picture_name(arguments.output)
+    try:
+        x, y = (float(value) for value in arguments.point.split(","))
+    except ValueError:
+        raise ValueError(f'--point must be "x,y", got "{arguments.point}".') from None
+    first, second = (read_image(path) for path in arguments.images)
+    probability = load_tracker(arguments).match(first, second, point=(x, y))
+    if numbers:
+        with atomic_write(arguments.output) as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(file, allow_pickle=False, point=np.array([x, y]), probability=probability)
+    else:
+        marked = draw_tracks(first, np.array([[[x, y]]]), np.ones((1, 1), bool), 0)
+        labels = [Path(path).name for path in arguments.images]
+        write_picture(side_by_side([marked, draw_heat_map(second, probability)], labels), arguments.output)
+    print(arguments.output)
+
+
+__all__ = ["add_flow", "add_match"]

@@ -1,0 +1,99 @@
+"""`fgvc-hf track`: track points through a video."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from ..io.checkpoints import DEFAULT_CHECKPOINT, PRESETS
+from .options import add_direction_option, add_model_options, add_video_option, load_tracker
+from .outputs import add_drawing_options, check_drawings, write_drawings
+
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def add_track(commands) -> None:
+    """Add the command to a parser's subcommands."""
+    command = commands.add_parser(
+        "track",
+        help="track points through a video",
+        description="Track points through a video. Points are (t, x, y): frame number, and pixels of the video. (0, 0) is the "
+        "outer corner of the first pixel.",
+    )
+    add_video_option(command)
+    prompt = command.add_mutually_exclusive_group(required=True)
+    prompt.add_argument("--points", metavar='"t,x,y;..."', help='points separated by ";"')
+    prompt.add_argument("--points-file", metavar="FILE", help="points as .csv with header t,x,y, or .json, or .npz")
+    prompt.add_argument("--grid", type=int, metavar="N", help="N x N points spread evenly over the first frame")
+    command.add_argument("--output", metavar="FILE", help="tracks as .csv, .json or .npz")
+    add_drawing_options(command, "tracks")
+    command.add_argument(
+        "--compare", nargs="+", default=[], metavar="NAME", help="presets or checkpoints to draw beside it"
+    )
+    command.add_argument("--threshold", type=float, metavar="P", help="confidence from which a point is visible")
+    add_direction_option(command)
+    add_model_options(command)
+    command.set_defaults(run=run_track)
+
+
+def run_track(arguments: argparse.Namespace) -> None:
+    """Track, and write tracks and drawings."""
+    from ..io.files import check_writable
+    from ..io.overlays import drawn_tracks
+    from ..io.tracks import check_format, save_tracks
+    from ..io.video import open_video
+
+    if not (arguments.output or arguments.overlay or arguments.sheet):
+        raise ValueError("nothing to write: give --output FILE, --overlay FILE, --sheet FILE, or several of them.")
+    if arguments.compare and not (arguments.overlay or arguments.sheet):
+        raise ValueError("--compare is drawn: give --overlay FILE, --sheet FILE, or both.")
+    if arguments.output:
+        check_writable(check_format(arguments.output))
+    check_drawings(arguments)
+    video = open_video(arguments.video)
+    points = read_points(arguments, video.height, video.width)
+    name = arguments.preset or arguments.checkpoint or DEFAULT_CHECKPOINT
+    trackers = {name: load_tracker(arguments)}
+    trackers |= {name: load_tracker(compared(arguments, name)) for name in arguments.compare}
+    options = {"direction": arguments.direction, "threshold": arguments.threshold, "progress": True}
+    tracks = {name: tracker.track(video, points, **options) for name, tracker in trackers.items()}
+    if arguments.output:
+        save_tracks(next(iter(tracks.values())), arguments.output)
+        print(arguments.output)
+    for path in write_drawings(video, drawn_tracks(tracks), arguments):
+        print(path)
+
+
+def compared(arguments: argparse.Namespace, name: str) -> argparse.Namespace:
+    """The arguments with another preset, or else with another checkpoint."""
+    change = {"preset": name} if name in PRESETS else {"checkpoint": name}
+    return argparse.Namespace(**vars(arguments) | change)
+
+
+def read_points(arguments: argparse.Namespace, height: int, width: int) -> "np.ndarray":
+    """Points (N, 3), (t, x, y), of `--points`, `--points-file` or `--grid`.
+
+    Raises:
+        `ValueError`, `OSError`: they are malformed, or the file cannot be read.
+    """
+    import numpy as np
+
+    from ..io.tracks import grid_points, read_points_file
+
+    if arguments.points_file:
+        return read_points_file(arguments.points_file)
+    if arguments.points is None:
+        if arguments.grid < 1:
+            raise ValueError(f"--grid must be 1 or more, got {arguments.grid}.")
+        return grid_points(arguments.grid, height, width)
+    prompts = arguments.points.strip("; ").split(";")
+    try:
+        points = [[float(value) for value in prompt.split(",")] for prompt in prompts]
+    except ValueError:
+        points = [[]]
+    if any(len(point) != 3 for point in points):
+        raise ValueError(f'--points must be "t,x,y;t,x,y;...", got "{arguments.points}".')
+    return np.array(points)
+
+
+__all__ = ["add_track"]

@@ -1,0 +1,172 @@
+"""The benchmarks: for each, how it is loaded, measured, averaged and drawn."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..io.drawing import draw_boxes, draw_masks, draw_tracks
+from ..io.video import open_video
+from ..metrics import average_jaccard, box_overlap, mean_iou, pck, region_contour
+from ..tracking.results import PointTracks
+from .badja import BadjaVideo, follow_joints, load_badja
+from .box_following import follow_boxes
+from .davis import DavisVideo, load_davis, segment
+from .jhmdb import JhmdbVideo, follow_people, load_jhmdb
+from .tapvid import load_tapvid, track_queries
+from .vip import VipVideo, label_parts, load_vip
+
+
+Counts = dict[str, Any]  # of one video, as JSON
+Metrics = dict[str, dict[str, float]]  # values in [0, 1] by aggregation and metric
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One benchmark. Every average is derived from the counts of the videos.
+
+    Args:
+        load (callable): (root folder, split or `None`) to videos with a `name`; frames are read when a video is measured.
+        measure (callable): (tracker, video, options by name) to the prediction and its counts.
+        draw (callable): (video, prediction) to the frames with the prediction drawn over them.
+        metrics (callable): Counts by video name to the metrics over all these videos.
+        headline (`tuple[str, str]`): Aggregation and metric that videos are ranked by.
+        parts (callable): Counts of a video to the metrics of each of its parts by name, for the table; empty if it has just one.
+    """
+
+    load: Callable[[Path, str | None], Iterable[Any]]
+    measure: Callable[..., tuple[Any, Counts]]
+    draw: Callable[[Any, Any], Iterable[np.ndarray]]
+    metrics: Callable[[dict[str, Counts]], Metrics]
+    headline: tuple[str, str]
+    parts: Callable[[Counts], Metrics] = lambda counts: {}
+
+    def score(self, counts: Counts) -> float:
+        """The headline metric of one video."""
+        aggregation, metric = self.headline
+        return self.metrics({"": counts})[aggregation][metric]
+
+
+# ---- points -------------------------------------------------------------------------------------------------------
+
+
+def _measure_tapvid(tracker, video, query_mode: str = "first") -> tuple[PointTracks, Counts]:
+    tracks, counts = track_queries(tracker, video, query_mode)
+    return tracks, counts.to_lists()
+
+
+def _tapvid_metrics(videos: dict[str, Counts]) -> Metrics:
+    return average_jaccard.aggregate(
+        {name: average_jaccard.TapVidCounts.from_lists(lists) for name, lists in videos.items()}
+    )
+
+
+def _measure_badja(tracker, video: BadjaVideo) -> tuple[PointTracks, Counts]:
+    tracks, counts = follow_joints(tracker, video)
+    return tracks, counts.to_lists()
+
+
+def _draw_badja(video: BadjaVideo, tracks: PointTracks) -> Iterator[np.ndarray]:
+    first = int(video.numbers.min())
+    return _draw_points(open_video(video.frames).frames(first, first + tracks.tracks.shape[1]), tracks)
+
+
+def _badja_metrics(videos: dict[str, Counts]) -> Metrics:
+    return pck.aggregate_badja({name: pck.BadjaCounts.from_lists(lists) for name, lists in videos.items()})
+
+
+def _measure_jhmdb(tracker, video: JhmdbVideo) -> tuple[PointTracks, Counts]:
+    tracks, counts = follow_people(tracker, video)
+    return tracks, counts.to_lists()
+
+
+def _draw_jhmdb(video: JhmdbVideo, tracks: PointTracks) -> Iterator[np.ndarray]:
+    return _draw_points(open_video(video.frames).frames(0, tracks.tracks.shape[1]), tracks)
+
+
+def _jhmdb_metrics(videos: dict[str, Counts]) -> Metrics:
+    counts = [pck.JhmdbCounts.from_lists(lists) for lists in videos.values()]
+    return {
+        "with_first": pck.aggregate_jhmdb(counts),
+        "without_first": pck.aggregate_jhmdb(counts, first_frame=False),
+    }
+
+
+def _draw_points(frames: Iterable[np.ndarray], tracks: PointTracks) -> Iterator[np.ndarray]:
+    return (draw_tracks(frame, tracks.tracks, tracks.visible, t) for t, frame in enumerate(frames))
+
+
+# ---- masks, parts and boxes -----------------------------------------------------------------------------------------
+
+
+def _load_davis(root: Path, split: str | None) -> list[DavisVideo]:
+    return load_davis(root, split or "val")
+
+
+def _measure_davis(tracker, video: DavisVideo) -> tuple[np.ndarray, Counts]:
+    ids, scores = segment(tracker, video)
+    return ids, {str(obj_id): score.to_lists() for obj_id, score in scores.items()}
+
+
+def _davis_metrics(videos: dict[str, Counts]) -> Metrics:
+    scores = {
+        name: {int(obj_id): region_contour.ObjectScores.from_lists(lists) for obj_id, lists in objects.items()}
+        for name, objects in videos.items()
+    }
+    return {"objects": region_contour.aggregate(scores)}
+
+
+def _davis_objects(objects: Counts) -> Metrics:
+    if len(objects) == 1:
+        return {}
+    return {f"object {obj_id}": _davis_metrics({"": {obj_id: lists}})["objects"] for obj_id, lists in objects.items()}
+
+
+def _measure_vip(tracker, video: VipVideo) -> tuple[np.ndarray, Counts]:
+    labels, matrix = label_parts(tracker, video)
+    return labels, {"confusion": matrix.tolist()}
+
+
+def _vip_metrics(videos: dict[str, Counts]) -> Metrics:
+    matrices = np.array([counts["confusion"] for counts in videos.values()])
+    return {"pixels": mean_iou.mean_iou(matrices.sum(axis=0))}
+
+
+def _draw_ids(video: DavisVideo | VipVideo, found: np.ndarray) -> Iterator[np.ndarray]:
+    return (draw_masks(frame, ids) for frame, ids in zip(open_video(video.frames).frames(), found, strict=True))
+
+
+def _measure_boxes(tracker, video: DavisVideo) -> tuple[dict[int, np.ndarray], Counts]:
+    boxes, overlaps = follow_boxes(tracker, video)
+    return boxes, {str(obj_id): values for obj_id, values in overlaps.items()}
+
+
+def _boxes_metrics(videos: dict[str, Counts]) -> Metrics:
+    return {"objects": box_overlap.aggregate_boxes(videos)}
+
+
+def _draw_boxes(video: DavisVideo, boxes: dict[int, np.ndarray]) -> Iterator[np.ndarray]:
+    sides = np.stack(list(boxes.values()), axis=1)  # (T, objects, 4)
+    frames = open_video(video.frames).frames(0, len(sides))
+    return (draw_boxes(frame, now, list(boxes)) for frame, now in zip(frames, sides, strict=True))
+
+
+BENCHMARKS = {
+    "tapvid": Benchmark(
+        load_tapvid,
+        _measure_tapvid,
+        lambda video, tracks: _draw_points(video.frames, tracks),
+        _tapvid_metrics,
+        ("tapvid", "delta_avg"),
+    ),
+    "davis": Benchmark(_load_davis, _measure_davis, _draw_ids, _davis_metrics, ("objects", "J&F"), _davis_objects),
+    "boxes": Benchmark(_load_davis, _measure_boxes, _draw_boxes, _boxes_metrics, ("objects", "IoU")),
+    "badja": Benchmark(load_badja, _measure_badja, _draw_badja, _badja_metrics, ("pips", "PCK@0.2")),
+    "jhmdb": Benchmark(load_jhmdb, _measure_jhmdb, _draw_jhmdb, _jhmdb_metrics, ("with_first", "PCK@0.1")),
+    "vip": Benchmark(load_vip, _measure_vip, _draw_ids, _vip_metrics, ("pixels", "mIoU")),
+}
+
+
+__all__ = ["BENCHMARKS", "Benchmark"]
