@@ -74,7 +74,7 @@ _MOVED = {
     "memory_fgvc": "tracking.memory",
     "overlays": "io.overlays",
     "patches_fgvc": "matching.patches",
-    "patches_numba": "kernels.patches_torch",
+    "patches_numba": "kernels.patches_numba",
     "presets": "io.checkpoints",
     "process": "kernels.process",
     "propagation_fgvc": "tracking.label_maps",

@@ -8,6 +8,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from .io.video import open_video
 from .modeling_fgvc import FgvcModel
+from .processing_fgvc import FgvcProcessor
 from .tracker import Tracker
 
 
@@ -23,10 +24,14 @@ class _VideoPipeline(Pipeline):
     def postprocess(self, model_outputs: Any, **_) -> Any:
         return model_outputs
 
+    @property
+    def tracker(self) -> Tracker:
+        return Tracker(cast(FgvcModel, self.model), cast(FgvcProcessor, self.processor))
+
     def save_pretrained(self, save_directory, **kwargs: Any) -> None:
         """Save model and processor. The base class saves no processor, and copies this module without the ones it imports."""
         self.model.save_pretrained(save_directory, **kwargs)
-        cast(Any, self.processor).save_pretrained(save_directory, **kwargs)
+        cast(FgvcProcessor, self.processor).save_pretrained(save_directory, **kwargs)
 
     def check_model_type(self, supported_models) -> None:
         # By name: code that a local checkpoint carries is loaded once for each of its classes
@@ -60,7 +65,7 @@ class PointTrackingPipeline(_VideoPipeline):
     def _forward(self, input_tensors: dict[str, Any], **_) -> Any:
         if input_tensors["points"] is None:
             raise ValueError("points is missing: pass an array (N, 3) of (t, x, y).")
-        tracks = Tracker(cast(FgvcModel, self.model), self.processor).track(**input_tensors)
+        tracks = self.tracker.track(**input_tensors)
         names = ("queries", "tracks", "visible", "confidence", "uncertainty", "outside", "size")
         return {name: getattr(tracks, name) for name in names}
 
@@ -84,7 +89,7 @@ class MaskPropagationPipeline(_VideoPipeline):
     def _forward(self, input_tensors: dict[str, Any], **_) -> Any:
         if input_tensors["masks"] is None:
             raise ValueError("masks is missing: pass object ids (H, W) of one frame.")
-        found = dict(Tracker(cast(FgvcModel, self.model), self.processor).propagate_masks(**input_tensors))
+        found = dict(self.tracker.propagate_masks(**input_tensors))
         frames = sorted(found)
         return {"frame_idx": np.array(frames), "masks": np.stack([found[t] for t in frames])}
 

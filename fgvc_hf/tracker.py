@@ -77,7 +77,7 @@ class Tracker:
         try:
             config = FgvcConfig.from_pretrained(path, revision=revision, **(method | config_fields))
             model = FgvcModel.from_pretrained(path, config=config, revision=revision, dtype=precision)
-            processor = FgvcProcessor.from_pretrained(path, revision=revision)
+            processor = FgvcProcessor(FgvcImageProcessorPil.from_pretrained(path, revision=revision))
         except (StrictDataclassError, SafetensorError, RuntimeError) as error:
             raise ValueError(f"{path}: is no checkpoint that can be loaded ({error}).") from None
         if resizing:

@@ -85,7 +85,7 @@ def main() -> None:
     sections: dict[str, Callable[[int], dict]] = SECTIONS | {"coarse": partial(coarse, checkpoint=arguments.coarse)}
     if arguments.plot and "scaling" not in chosen:
         parser.error("--plot draws the curves of the section scaling, which is not among those to run.")
-    results = {"machine": describe_machine()}
+    results: dict = {"machine": describe_machine()}
     for name in chosen:
         print(f"\n{name}", flush=True)
         results[name] = sections[name](arguments.rounds)

@@ -97,7 +97,10 @@ def train(arguments: argparse.Namespace) -> None:
     evaluate = None
     if arguments.evaluate:
         evaluate = tap_vid_score(
-            *arguments.evaluate, arguments.evaluate_sequences, module.processor, precision=precision
+            *arguments.evaluate,
+            sequences=arguments.evaluate_sequences,
+            image_processor=module.processor,
+            precision=precision,
         )
     training = Training(
         module,

@@ -28,7 +28,9 @@ FLOORS = [
     ["cli"],
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
-LONG_FUNCTIONS: dict[str, str] = {}  # "file:function" -> why it is longer than 60 lines
+LONG_FUNCTIONS = {  # "file:function" -> why it is longer than 60 lines
+    "fgvc_hf/kernels/window_losses_triton.py:_gradient_kernel": "27 lines are the arguments of one kernel",
+}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "evaluate_modules" not in path.parts)
 SCRIPTS = sorted((ROOT / "scripts").rglob("*.py"))
 

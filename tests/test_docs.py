@@ -60,7 +60,12 @@ def test_languages_and_blocks_that_are_not_run():
 # ---- code -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("page", [page for page in TEXTS if blocks(page, "python")])
+WITH_PYTHON = [page for page in TEXTS if blocks(page, "python")]
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=[] if page == "README.md" else pytest.mark.slow) for page in WITH_PYTHON]
+)
 def test_python_runs(page, folder_with_clip, evaluate_cache):
     """All blocks of a page in one namespace, as a reader would paste them one after the other."""
     namespace = {}
@@ -68,6 +73,7 @@ def test_python_runs(page, folder_with_clip, evaluate_cache):
         exec(compile(block, page, "exec"), namespace)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", lines("bash"))
 def test_bash_runs(folder_with_clip, line):
     program, *arguments = shlex.split(line)
@@ -90,9 +96,10 @@ def test_shell_line_is_accepted(line, monkeypatch):
         assert os.access(ROOT / words[0], os.X_OK)
         return
     words = words[3:] if words[0] == "torchrun" else words[1:]  # --nproc_per_node N
-    if "fgvc_hf.cli" in words or words[0] == "evaluate":
-        build_parser().parse_args(words[words.index("evaluate") :])
-        return
+    for command in ("evaluate", "track"):  # of fgvc-hf, or of `-m fgvc_hf.cli`
+        if command in words:
+            build_parser().parse_args(words[words.index(command) :])
+            return
     parse = ArgumentParser.parse_args
 
     def parse_only(*arguments):
@@ -105,6 +112,7 @@ def test_shell_line_is_accepted(line, monkeypatch):
         runpy.run_path(str(ROOT / words[0]), run_name="__main__")
 
 
+@pytest.mark.slow
 def test_the_quick_start_runs():
     notebook = nbformat.read(ROOT / "docs" / "quickstart.ipynb", as_version=4)
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": ROOT / "docs"}}).execute()
@@ -156,6 +164,7 @@ def test_every_module_that_moved_is_in_the_migration_guide():
         assert f"| `fgvc_hf.{old}` | `fgvc_hf.{new}` |" in TEXTS["docs/migration.md"]
 
 
+@pytest.mark.slow
 def test_the_site_builds(tmp_path):
     """As `mkdocs build --strict`: a warning is an error."""
     config = load_config(str(ROOT / "mkdocs.yml"), site_dir=str(tmp_path), strict=True)

@@ -28,12 +28,14 @@ def run(name, *arguments, **variables):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_track_points(videos, tmp_path):
     printed = run("track_points.py", videos / "0.mp4", tmp_path / "overlay.mp4")
     assert len(re.findall(r"^point \d: seen on \d of 8 frames, off by about \d+\.\d px$", printed, re.MULTILINE)) == 10
     assert open_video(tmp_path / "overlay.mp4").num_frames == 8
 
 
+@pytest.mark.slow
 def test_propagate_mask(videos, tmp_path):
     ids = np.zeros((64, 96), np.uint8)
     ids[20:44, 30:60] = 2
@@ -43,6 +45,7 @@ def test_propagate_mask(videos, tmp_path):
     assert open_video(tmp_path / "overlay.mp4").num_frames == 8
 
 
+@pytest.mark.slow
 def test_live_camera(videos):
     lines = run("live_camera.py", videos / "0.mp4").splitlines()
     targets = [re.findall(r"(\d): \[", line.partition(": ")[2]) for line in lines]
@@ -50,16 +53,19 @@ def test_live_camera(videos):
     assert lines[0] == "frame 0: {1: [32.0, 32.0], 2: [64.0, 32.0]}"
 
 
+@pytest.mark.slow
 def test_finetune(videos, tmp_path):
     assert run("finetune.py", videos, tmp_path / "mine", 1).strip() == f"{tmp_path / 'mine'}/last"
     assert FgvcModel.from_pretrained(tmp_path / "mine" / "last").config.hidden_size == 256
 
 
+@pytest.mark.slow
 def test_evaluate_your_encoder():
     plain, bundled = re.findall(r"delta_avg (\d+\.\d)", run("evaluate_your_encoder.py", 1))
     assert 0 < float(plain) < float(bundled) <= 100
 
 
+@pytest.mark.slow
 def test_train_on_several_gpus(videos, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("tries the command out where there is no GPU")

@@ -22,7 +22,7 @@ class BackboneEncoder(nn.Module):
     def __init__(self, backbone: nn.Module, stride: int):
         super().__init__()
         for module in backbone.modules():
-            setattr(module, "_is_hf_initialized", True)  # else post_init of FgvcModel would initialise its weights again
+            setattr(module, "_is_hf_initialized", True)  # post_init leaves it as it is
         self.backbone, self.stride = backbone, stride
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:

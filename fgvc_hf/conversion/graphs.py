@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..matching.windows import Window
+from ..matching.row_search import row_topk
 from ..modeling_fgvc import FgvcModel
 from ..tracking.label_maps import LABEL_CUTOFF
 
@@ -48,8 +48,7 @@ class EncoderGraph(nn.Module):
 class PropagationGraph(nn.Module):
     """New label maps of a frame from those of the context frames: a softmax over the top-k keys of all windows jointly.
 
-    One row of the window is matched at a time, with whole rows of keys, and its top-k are kept; the top-k of all rows are then selected from
-    these. Results are those of [`window_topk`] and [`propagate_labels`].
+    Results are those of [`window_topk`] and [`propagate_labels`].
 
     Raises:
         `ValueError`: `config.propagation_family` is not `"joint"`, or `config.first_windowed` is false.
@@ -65,7 +64,7 @@ class PropagationGraph(nn.Module):
                 "propagation can be exported where propagation_family is 'joint' and first_windowed is true, got "
                 f"{config.propagation_family!r} and {config.first_windowed}."
             )
-        self.half_widths = Window(config.propagation_radius, config.propagation_window).half_widths
+        self.window = config.propagation_radius, config.propagation_window
         self.topk, self.temperature = config.propagation_topk, config.temperature
         self.channels = config.hidden_size
 
@@ -79,26 +78,9 @@ class PropagationGraph(nn.Module):
         Returns:
             `torch.Tensor` of shape `(h, w, L)`: Label maps of the new frame.
         """
-        frames, h, w, _ = keys.shape
-        reach = len(self.half_widths) // 2
-        rows, columns, frame = (torch.arange(n, device=query.device) for n in (h, w, frames))
-        padded = F.pad(keys, (0, 0, 0, 0, reach, reach))
-        scores, indices = [], []
-        for d, half in enumerate(self.half_widths):
-            products = query @ padded[:, d : d + h].transpose(2, 3)  # (F, h, w, w)
-            x = columns[:, None] + torch.arange(-half, half + 1, device=query.device)  # (w, B)
-            y = rows + d - reach
-            inside = ((x >= 0) & (x < w)) & ((y >= 0) & (y < h))[:, None, None]  # (h, w, B)
-            window = products.gather(3, x.clamp(0, w - 1).expand(frames, h, -1, -1))
-            window = window.masked_fill(~inside, -torch.inf).permute(1, 2, 0, 3).flatten(2)  # (h, w, F * B)
-            position = (frame[:, None] * h + y[:, None, None, None]) * w + x[:, None]  # (h, w, F, B)
-            best, place = F.pad(window, (0, self.topk), value=-torch.inf).topk(self.topk, dim=-1)
-            scores.append(best)
-            indices.append(F.pad(position.flatten(2), (0, self.topk)).gather(2, place))
-        best, place = torch.cat(scores, dim=2).topk(self.topk, dim=-1)  # (h, w, k)
-        index = torch.cat(indices, dim=2).gather(2, place).masked_fill(best == -torch.inf, 0)
+        best, index = row_topk(query, keys, *self.window, self.topk)  # (h * w, k) each
         weights = torch.softmax(best / self.temperature, dim=-1)
-        new = (weights[..., None] * labels.flatten(0, 2)[index]).sum(dim=2)
+        new = (weights[..., None] * labels.flatten(0, 2)[index]).sum(dim=1).unflatten(0, query.shape[:2])
         return new.masked_fill(new < LABEL_CUTOFF, 0)
 
     def example(self) -> tuple[torch.Tensor, ...]:

@@ -1,7 +1,7 @@
-"""The encoder: ResNet without its strides.
+"""The encoder: ResNet-18 through layer3, with fewer strides.
 
-ResNet-18 through layer3 with torchvision's parameter names; the strides of its stages come from the output stride, so the same
-weights give features at stride 2, 4 or 8. The features are those after the last ReLU.
+Parameters have torchvision's names. The strides of its stages follow from `config.output_stride`, so the same weights give features at
+stride 2, 4 or 8. Features are the output of the last ReLU.
 """
 
 from typing import Any, cast
@@ -15,12 +15,12 @@ from ..configuration_fgvc import BOTTLENECK_EXPANSION, FgvcConfig
 
 
 def _convolution(config: FgvcConfig, inputs: int, outputs: int, size: int, stride: int) -> nn.Conv2d:
-    mode: Any = config.padding_mode  # one of the two that the config accepts
+    mode: Any = config.padding_mode
     return nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False, padding_mode=mode)
 
 
 class FgvcBasicBlock(GradientCheckpointingLayer):
-    """Residual block of ResNet-18: conv-bn-relu-conv-bn, plus the (projected) input, then ReLU."""
+    """Residual block of ResNet-18: Conv-BN-ReLU-Conv-BN, plus the (projected) input, then ReLU."""
 
     expansion = 1
 
@@ -41,7 +41,7 @@ class FgvcBasicBlock(GradientCheckpointingLayer):
 
 
 class FgvcBottleneckBlock(GradientCheckpointingLayer):
-    """Residual block of ResNet-50: 1x1 down to `width`, 3x3 (which has the stride), 1x1 up to four times `width`."""
+    """Bottleneck block of ResNet-50: 1x1 to `width` channels, 3x3 with the stride, 1x1 to four times `width`."""
 
     expansion = BOTTLENECK_EXPANSION
 
@@ -66,7 +66,7 @@ class FgvcBottleneckBlock(GradientCheckpointingLayer):
 
 
 def _shortcut(config: FgvcConfig, inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
-    """The projection of a block's input, where the block changes its shape."""
+    """The projection shortcut of a block that changes the shape of its input, else nothing."""
     if stride == 1 and inputs == outputs:
         return None
     projection = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
@@ -99,7 +99,7 @@ class FgvcEncoder(nn.Module):
             inputs = width * expansion
         self.layer1, self.layer2, self.layer3 = stages[:3]
         self.layer4 = stages[3] if len(stages) == 4 else None
-        self._keep_in_fp32_modules_strict = ["bn3"] if config.bottleneck else []  # beside those of the whole model
+        self._keep_in_fp32_modules_strict = ["bn3"] if config.bottleneck else []  # in addition to those of the model
         self.projection = None
         if config.projection_size:
             size = config.projection_kernel
@@ -120,7 +120,7 @@ class FgvcEncoder(nn.Module):
         return self.project(hidden_states)
 
     def project(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """The features of the last stage as they leave the encoder."""
+        """Output of the last stage to features: the projection and its ReLU, if the configuration has them."""
         if self.projection is None:
             return hidden_states
         hidden_states = self.projection(hidden_states)

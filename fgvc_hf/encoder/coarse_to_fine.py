@@ -1,13 +1,13 @@
-"""Coarse to fine (section 3.2 of the paper): features of stride 8, enhanced by attention, and a learned up-sampling to stride 2.
+"""The coarse-to-fine head (section 3.2 of the paper): features of stride 8, enhanced by self-attention, and learned up-sampling to stride 2.
 
-The paper enhances coarse features, matches them (Eq. 1 with r = 6), and up-samples the map of every query, 13x13, to the fine one, 49x49,
-on a query grid four times as dense, by pixel shuffle or by a convolution with bilinear interpolation. Here the features are
-up-sampled instead, and matched then. It is the same up-sampling in a factored form: with fine features A_i f(q) and A_j f(k) at the
-sub-positions i and j of the coarse cells q and k, a fine score is f(q)' A_i' A_j f(k), a learned function of the coarse pair with a rank
-of `fine_size`; the scores of the coarse map are those of the means of blocks of fine features. Nothing depends on the size of the
-frame or of the window; features belong to one frame, so each is computed once, however many frames it is matched with; and everything that
-follows points and labels takes them as they are. It is also why there is no cross-attention, which would have to be
-computed anew for each frame in memory. What the coarse cells cannot know, the layers before them add: they are up-sampled in the same way.
+The paper matches the coarse features (Eq. 1 with r = 6) and up-samples the map of every query from 13x13 to 49x49, on a query grid four
+times as dense, by pixel shuffle or by bilinear interpolation and a convolution. This head up-samples the features instead, and the fine
+features are matched. It is the same up-sampling in factored form: with fine features A_i f(q) and A_j f(k) at the sub-positions i and j of
+the coarse cells q and k, a fine score is f(q)' A_i' A_j f(k), a learned function of the coarse pair of rank `fine_size`; the coarse scores are
+those of the means of blocks of fine features. Nothing depends on the size of the frame or of the window. Features belong to one frame, so each
+is computed once however many frames it is matched with, and all trackers take them unchanged. For the same reason there is no
+cross-attention, which would have to be computed again for each context frame. Detail that is lost at stride 8 comes from the outputs of the
+stem and of layer1, up-sampled in the same way.
 """
 
 import math
@@ -23,13 +23,13 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from ..configuration_fgvc import BOTTLENECK_EXPANSION, COARSE_STRIDE, FgvcConfig
 
 
-MLP_GROWTH = 2  # of the channels between the two linear maps after an attention
-FACTORS = (1, 2, 4)  # from the cells of the stem, of layer1 and of layer3 to fine ones, along each side
-ROTARY_BASE = 100.0  # the slowest rotation turns by a hundredth of a radian per cell; windows are small
+MLP_GROWTH = 2  # hidden channels of an MLP per input channel
+FACTORS = (1, 2, 4)  # up-sampling factors of the outputs of the stem, of layer1 and of layer3
+ROTARY_BASE = 100.0  # rotary position embedding: the slowest rotation is 0.01 rad per cell
 
 
 def rotary_positions(window: int, channels: int, device=None) -> torch.Tensor:
-    """Angles (window^2, channels / 2) that turn pairs of channels by a cell's row and column, so that products see their difference."""
+    """Angles (window^2, channels / 2) of a 2D rotary position embedding: products of rotated channels depend on offsets alone."""
     frequencies = ROTARY_BASE ** -(torch.arange(channels // 4, device=device) / (channels // 4))
     angles = torch.arange(window, device=device)[:, None] * frequencies  # (window, channels / 4)
     rows = angles[:, None].expand(-1, window, -1)
@@ -38,7 +38,7 @@ def rotary_positions(window: int, channels: int, device=None) -> torch.Tensor:
 
 
 def rotate(values: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
-    """Turn the pairs of channels (c, c + C/2) of values (..., n, C) by angles (n, C / 2)."""
+    """Rotate the pairs of channels (c, c + C/2) of values (..., n, C) by angles (n, C / 2)."""
     a, b = values.float().chunk(2, dim=-1)
     cos, sin = angles.cos(), angles.sin()
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1).to(values.dtype)
@@ -53,7 +53,7 @@ def eager_attention(
     scaling: float,
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention as it is defined, of (N, heads, n, d) each: (N, n, heads, d), and the weights (N, heads, n, n)."""
+    """Scaled dot-product attention of (N, heads, n, d) each: (N, n, heads, d), and the weights (N, heads, n, n)."""
     scores = query @ key.transpose(-1, -2) * scaling
     if attention_mask is not None:
         scores = scores + attention_mask
@@ -88,10 +88,10 @@ class FgvcAttention(nn.Module):
 
 
 class FgvcAttentionLayer(GradientCheckpointingLayer):
-    """Windowed self-attention and a small perceptron, both residual: (N, h, w, C) to the same.
+    """Windowed self-attention and an MLP, both residual and with pre-norm: (N, h, w, C) to the same.
 
-    Cost is linear in the number of cells. Every other layer has its windows shifted by half of their size, so that all cells are
-    connected in the end. What a window holds beyond the border takes no part.
+    Cost is linear in the number of cells. Every other layer has its windows shifted by half of their size (Swin), so that information passes
+    between windows. Cells beyond the border are masked.
     """
 
     def __init__(self, config: FgvcConfig, channels: int, shifted: bool):
@@ -122,7 +122,7 @@ class FgvcAttentionLayer(GradientCheckpointingLayer):
 
 
 def _along(cells: int, length: int, shift: int, device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cells that fill an axis of whole windows, from `shift` places before the first; and which are no copies of those at the border."""
+    """Cells that fill an axis of whole windows from `shift` before the first on, clamped to the map, and which of them are on it."""
     place = torch.arange(length, device=device) - shift
     return place.clamp(0, cells - 1), (place >= 0) & (place < cells)
 
@@ -144,9 +144,9 @@ def from_windows(windows: torch.Tensor, rows: int, columns: int) -> torch.Tensor
 class FgvcCoarseToFineHead(nn.Module):
     """Fine features (N, fine_size, h, w) of stride 2 from what the encoder gives at strides 2, 4 and 8.
 
-    The last of them is enhanced by attention. Each is projected and up-sampled to stride 2, and a convolution mixes their sum. The up-sampling is
-    one of the two that the paper names: `"shuffle"`, a projection for each sub-position of a cell, or `"bilinear"`, one for all, and
-    interpolation between the centres of cells.
+    The last of them is enhanced by attention. Each is projected and up-sampled to stride 2, and a convolution mixes their sum. Up-sampling is
+    one of the two that the paper names: `"shuffle"`, sub-pixel convolution with a projection for each sub-position of a cell, or `"bilinear"`,
+    one projection and interpolation between the centres of cells.
 
     Args:
         config ([`FgvcConfig`]): Size, layers and up-sampling.

@@ -89,9 +89,7 @@ class FusedEncoder:
         self.version = weights_version(encoder)
         self.stem, self.pool = FusedConvolution(encoder.conv1, encoder.bn1), encoder.pool
         layers = [encoder.layer1, encoder.layer2, encoder.layer3, encoder.layer4 or ()]
-        self.first, self.second, self.third, self.fourth = (
-            [FusedBlock(block) for block in layer] for layer in layers
-        )
+        self.first, self.second, self.third, self.fourth = ([FusedBlock(block) for block in layer] for layer in layers)
         self.project = encoder.project
 
     def stages(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -68,6 +68,17 @@ def topk_for(backend: str) -> Any:
     return TorchTopk
 
 
+def patches_for(features: torch.Tensor) -> Any:
+    """Template operations for features like these: [`fgvc_hf.kernels.patches_torch.TorchPatches`], or numba's with the same functions."""
+    if numba_fits(features):
+        from .patches_numba import NumbaPatches
+
+        return NumbaPatches
+    from .patches_torch import TorchPatches
+
+    return TorchPatches
+
+
 def limit_for(features: torch.Tensor, limits: dict[str, int]) -> int:
     """The limit for the device of these features, of one for a CPU and one for accelerators."""
     return limits["cpu" if features.device.type == "cpu" else "accelerator"]
@@ -107,4 +118,13 @@ def _numba_is_there() -> bool:
     return True
 
 
-__all__ = ["BACKENDS", "CHUNK_BYTES", "backend_for", "limit_for", "numba_fits", "topk_for", "triton_fits"]
+__all__ = [
+    "BACKENDS",
+    "CHUNK_BYTES",
+    "backend_for",
+    "limit_for",
+    "numba_fits",
+    "patches_for",
+    "topk_for",
+    "triton_fits",
+]

@@ -61,7 +61,9 @@ def array_of(values: torch.Tensor) -> np.ndarray:
 
 def bits_of(values: torch.Tensor) -> tuple[np.ndarray, np.uint32]:
     """Features as a C-contiguous array of integers, and by how many bits these are shifted to be those of float32."""
-    values = values if values.dtype in BITS else values.float()  # a session may keep its memory in another type than queries
+    values = (
+        values if values.dtype in BITS else values.float()
+    )  # a session may keep its memory in another type than queries
     kind, shift = BITS[values.dtype]
     return array_of(values.contiguous().view(kind)), np.uint32(shift)
 

@@ -1,4 +1,4 @@
-"""Settings of the whole process that our own commands make, and that a program of one's own may make."""
+"""Settings of the whole process: the command line makes them, and other programs may."""
 
 import ctypes
 import os
@@ -6,15 +6,15 @@ import sys
 
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-LARGEST = 2**30  # bytes; what is larger is asked from the system each time, as without this
+LARGEST = 2**30  # bytes; larger blocks are requested from the system each time, as without the setting
 
 
 def keep_freed_memory() -> bool:
-    """Have the C library keep the memory of large tensors instead of giving it back, and asking for it again on the next frame.
+    """Have glibc's malloc keep freed memory of large tensors for the next frame instead of returning it to the system.
 
-    glibc hands out blocks over 32 MiB as fresh pages, which the system fills with zeros one by one: at 480x640 that is up to a third of
-    the encoder's time. The command line, training and the benchmarks call this; a program of one's own may, or be started with
-    `MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=1073741824`, which is the same.
+    glibc serves blocks over 32 MiB with fresh pages, which the kernel zeroes one by one: at 480x640 up to a third of the encoder's time.
+    The command line, training and the benchmarks call this; starting a program with
+    `MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=1073741824` has the same effect.
 
     Returns:
         Whether there is such a setting here: with glibc on Linux.
@@ -28,14 +28,14 @@ def keep_freed_memory() -> bool:
 
 
 def rest_soon() -> bool:
-    """Have torch's threads rest soon after their work, before they wait for more in a busy loop for milliseconds.
+    """Have torch's OpenMP threads sleep soon after their work instead of spinning for milliseconds.
 
-    Other programs then find a processor that is free, and so do decoders and writers of videos: two runs of
-    `scripts/profile_track.py --checkpoint fgvc-coarse --frames 60` side by side on two cores made 8.5 frames/s each, and 1.8 without this.
-    The library of threads reads this when torch is loaded; `GOMP_SPINCOUNT=10000` from the shell is the same, and another value there is kept.
+    That leaves the cores to other programs, and to decoders and encoders of video: two runs of
+    `scripts/profile_track.py --checkpoint fgvc-coarse --frames 60` side by side on two cores reached 8.5 frames/s each, and 1.8 without this.
+    OpenMP reads GOMP_SPINCOUNT when torch is loaded; a value that is set already is kept.
 
     Returns:
-        Whether it is in time: torch has not been imported yet.
+        Whether this was in time: torch has not been imported yet.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     return "torch" not in sys.modules

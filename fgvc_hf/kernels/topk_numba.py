@@ -135,7 +135,14 @@ class NumbaTopk:
         places = torch.zeros(scores.shape, dtype=torch.long)
         own, outputs = bits_of(queries), (scores.numpy(), places.numpy())
         frames = [
-            (*own, *bits_of(key), array_of(corners[:, f]), _outwards(size[0]), size[1], f * key.shape[0] * key.shape[1])
+            (
+                *own,
+                *bits_of(key),
+                array_of(corners[:, f]),
+                _outwards(size[0]),
+                size[1],
+                f * key.shape[0] * key.shape[1],
+            )
             for f, key in enumerate(keys)
         ]
 

@@ -51,10 +51,8 @@ def _running_softmax(scores, maximum, total):
 
 
 @triton.jit
-def _position_scores(positions, query, counts, key_y, key_x, spread, label: tl.constexpr):
-    """Scores (n, m) whose softmax over the keys is the label of the queries: a Gaussian's exponent, or 0 at one cell and -inf elsewhere."""
-    dx = key_x - tl.load(positions + query * 2, mask=counts, other=0.0)
-    dy = key_y - tl.load(positions + query * 2 + 1, mask=counts, other=0.0)
+def _position_scores(dy, dx, spread, label: tl.constexpr):
+    """Scores whose softmax over the keys is the label of a query: a Gaussian's exponent, or 0 at one cell and -inf elsewhere."""
     squared_distance = dy * dy + dx * dx
     if label == "gaussian":
         return -squared_distance * spread
@@ -105,7 +103,7 @@ def _average_kernel(
     tl.store(log_total + first + own, maximum + tl.log(total), mask=own_on_map)
 
 
-@triton.jit  # over 60 lines: 23 of them are arguments
+@triton.jit
 def _cross_entropy_kernel(
     query,  # (B, h, w, C)
     key,
@@ -139,7 +137,8 @@ def _cross_entropy_kernel(
         warped, teacher = warped + first * depth, teacher + first * depth
         held_warped = load_features(warped, own, own_on_map, 0, depth, depth_chunk)
     else:
-        positions = positions + first * 2
+        target_x = tl.load(positions + (first + own) * 2, mask=own_on_map, other=0.0)
+        target_y = tl.load(positions + (first + own) * 2 + 1, mask=own_on_map, other=0.0)
     maximum, total = tl.full((rows * columns,), LEAST, tl.float32), tl.zeros((rows * columns,), tl.float32)
     label_maximum, label_total, mean = maximum, total, total  # mean: of the scores, weighted by the labels
     for start in range(0, (rows + 2 * radius) * (columns + 2 * radius), block):
@@ -152,9 +151,8 @@ def _cross_entropy_kernel(
                 held_warped, warped, own, own_on_map, teacher, cell, on_map, depth, depth_chunk, precision
             )
         else:
-            label_scores = _position_scores(
-                positions, own[:, None], own_on_map[:, None], y[None, :], x[None, :], label_scale, label
-            )
+            dy, dx = y[None, :] - target_y[:, None], x[None, :] - target_x[:, None]
+            label_scores = _position_scores(dy, dx, label_scale, label)
         label_scores = tl.where(near, label_scores, float("-inf"))
         label_maximum, label_total, labels, shrink = _running_softmax(label_scores, label_maximum, label_total)
         mean = mean * shrink + tl.sum(labels * scores, axis=1)
@@ -227,7 +225,9 @@ def _gradient_kernel(
                 held_second, own_second, own, own_on_map, other_second, other, on_map, depth, depth_chunk, precision
             )
         else:
-            second = _position_scores(positions, query, counts, key_y, key_x, second_scale, kind)
+            dx = key_x - tl.load(positions + query * 2, mask=counts, other=0.0)
+            dy = key_y - tl.load(positions + query * 2 + 1, mask=counts, other=0.0)
+            second = _position_scores(dy, dx, second_scale, kind)
         if kind == "average":
             slopes = probabilities * (second - logarithm)
         else:

@@ -1,9 +1,9 @@
-"""3 x 3 convolutions by a quarter of the products (Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016).
+"""Winograd convolution F(4x4, 3x3): a quarter of the products (Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016).
 
-Values of a polynomial's product at some points are products of values; a tile of 4 x 4 outputs takes 36 products for each pair of channels
-in place of 144. The points are 0, infinity, and ±sqrt(1/2) and ±sqrt(2): by those of the paper, 0, ±1 and ±2, bfloat16 errs twice as much.
+A tile of 4 x 4 outputs takes 36 products for each pair of channels instead of 144. The interpolation points are 0, ±sqrt(1/2), ±sqrt(2) and
+infinity: with the paper's 0, ±1, ±2 and infinity, the error in bfloat16 is twice as large.
 
-Transforms are machine code by numba, the products torch's.
+The transforms are JIT kernels, the products torch's batched matrix product.
 """
 
 from itertools import product
@@ -14,14 +14,14 @@ import torch
 from .numba_runtime import bits_of, in_parallel, jit, narrow, widen
 
 
-POINTS = (0.0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5))  # beside infinity
+POINTS = (0.0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5))  # and infinity
 OUTPUTS, TAPS = 4, 3
-STEPS = OUTPUTS + TAPS - 1  # inputs along one side of a tile
-TILE_BYTES = 5 * 2**19  # transformed at a time; they stay in cache
+STEPS = OUTPUTS + TAPS - 1  # inputs along a side of a tile
+TILE_BYTES = 5 * 2**19  # transformed tiles held at a time, so that they stay in the cache
 
 
 def transforms() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Toom and Cook's matrices for outputs (4, 6), inputs (6, 6) and weights (6, 3): y = A ((G g) * (B d)) for each six inputs d."""
+    """The Toom-Cook matrices A (4, 6), B (6, 6) and G (6, 3): outputs y = A ((G g) * (B d)) of six inputs d and three weights g."""
     points = np.array(POINTS)
     powers = np.vander(points, STEPS, increasing=True)  # (5, 6)
     others = [np.delete(points, i) for i in range(len(points))]
@@ -46,7 +46,7 @@ def _mix(factors, values, mixed):
 
 @jit
 def _transform(image, shift, matrix, columns, start, first, last, tiles):
-    """Tiles `first` to `last` (36, tiles, C) of those of an image (h, w, C) from `start` on; zeros lie around it."""
+    """Write the transformed tiles `first` to `last` (36, tiles, C) of an image (h, w, C), counted from its tile `start`; padding is 0."""
     h, w, channels = image.shape
     column, mixed = np.empty((6, channels), np.float32), np.empty(channels, np.float32)
     half = np.empty((6, 6, channels), np.float32)  # transformed along y
@@ -74,7 +74,7 @@ def _transform(image, shift, matrix, columns, start, first, last, tiles):
 
 @jit
 def _restore(tiles, shift, matrix, bias, residual, has_residual, least, columns, start, first, last, image):
-    """Write an image (h, w, C) from tiles `first` to `last` (36, tiles, C), with a bias, a residual (h, w, C) and no less than `least`."""
+    """Write the outputs of tiles `first` to `last` (36, tiles, C) into an image (h, w, C): plus bias and residual (h, w, C), at least `least`."""
     h, w, channels = image.shape
     column, mixed = np.empty((6, channels), np.float32), np.empty(channels, np.float32)
     half, added = np.empty((4, 6, channels), np.float32), np.zeros(channels, np.float32)
@@ -96,7 +96,7 @@ def _restore(tiles, shift, matrix, bias, residual, has_residual, least, columns,
 
 
 class WinogradConvolution:
-    """A convolution by 3 x 3 weights (O, C, 3, 3) that step by 1 over images with zeros around, plus a bias (O,), in whose type it is."""
+    """A convolution with weights (O, C, 3, 3), stride 1 and padding 1, plus a bias (O,); it computes in the type of the bias."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor):
         outputs, inputs, weights = transforms()
@@ -106,7 +106,7 @@ class WinogradConvolution:
         self.weight, self.bias = mixed.flatten(0, 1).to(bias.dtype).contiguous(), bias.float().numpy()
 
     def __call__(self, images: torch.Tensor, residual: torch.Tensor | None = None, relu: bool = True) -> torch.Tensor:
-        """Images (N, C, H, W), in channels-last order best, to (N, O, H, W); then a sum and a ReLU, as asked."""
+        """Images (N, C, H, W), fastest in channels-last order, to (N, O, H, W); with a residual (N, O, H, W) and a ReLU, if asked for."""
         n, _, h, w = images.shape
         _, channels, width = self.weight.shape
         found = images.new_empty((n, h, w, width))

@@ -10,7 +10,8 @@ from typing import Self
 
 import torch
 
-from ..kernels.patches_torch import correlate_patches, sample_patches
+from ..kernels.dispatch import patches_for
+from ..kernels.patches_torch import sample_patches
 
 
 Rows = slice | list[int] | torch.Tensor  # some of the points: also indices or a mask
@@ -108,7 +109,7 @@ def window_scores(
         )
     corner = centres.round().long() - search
     weights = weights.expand(n, -1).contiguous()
-    return SearchWindow(*correlate_patches(features, corner, templates, weights, search), corner)
+    return SearchWindow(*patches_for(features).correlate(features, corner, templates, weights, search), corner)
 
 
 def similarity_inside(scores: torch.Tensor, share: torch.Tensor, least_share: float) -> torch.Tensor:

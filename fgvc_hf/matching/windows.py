@@ -155,7 +155,9 @@ def window_topk(
         from ..kernels.topk_triton import fused_topk
 
         return fused_topk(query, keys, radius, reach, shape == "disc", topk, tiles, TILE)
-    scores = query.new_full((-(-h // TILE[0]) * -(-w // TILE[1]), TILE[0] * TILE[1], topk), -torch.inf, dtype=torch.float32)
+    scores = query.new_full(
+        (-(-h // TILE[0]) * -(-w // TILE[1]), TILE[0] * TILE[1], topk), -torch.inf, dtype=torch.float32
+    )
     indices = torch.zeros(scores.shape, dtype=torch.long, device=query.device)
     _tiled_topk(query, keys, window, topk, tiles, backend, scores, indices)
     return untile(scores, h, w), untile(indices, h, w)

@@ -35,8 +35,7 @@ class TemplateConstants:
             The second candidate is verified at full resolution only where the best one leads by at most this. 0 saves its time, 1
             verifies always.
         fine_radius (`int`, cells):
-            Radius of the window around a candidate that is searched at full resolution. The 7 cells of radius 3 are what the CPU kernel
-            computes at once.
+            Radius of the window around a candidate that is searched at full resolution.
         rival_distance (`int`, cells):
             A maximum farther than this from the match, along x or y, is a rival, and lowers the margin that is evidence of visibility.
         least_share (`float`, share of a template by weight):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..kernels.patches_torch import mean_patches, take_patches
+from ..kernels.dispatch import patches_for
 from ..matching.patches import patch_weights
 
 
@@ -73,7 +73,7 @@ class TemplateMemory:
         """Mean template (n, P, C): the first patch, weighted `anchor_share`, and the trusted patches of some frames back, weighted 1."""
         slots = [(self.count - back) % len(self.recent) for back in frames_back]
         recent = [(self.recent[slot, rows], self.trusted[slot, rows]) for slot in slots]
-        return mean_patches(self.anchor[rows], anchor_share, recent)
+        return patches_for(self.anchor).mean(self.anchor[rows], anchor_share, recent)
 
     def update(
         self,
@@ -95,7 +95,7 @@ class TemplateMemory:
             visible (`torch.Tensor` of shape `(n,)`, bool): Whose EMA of the cells' similarities is updated, at `rate`.
         """
         slot = self.count % len(self.recent)
-        found = take_patches(features, cells, mean, trusted, self.recent[slot, rows])  # (n, P)
+        found = patches_for(features).take(features, cells, mean, trusted, self.recent[slot, rows])  # (n, P)
         self.trusted[slot, rows] = trusted
         self.similarity[rows] = torch.lerp(self.similarity[rows], found, rate * visible[:, None])
 

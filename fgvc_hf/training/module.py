@@ -25,9 +25,7 @@ class TrainingModule(nn.Module):
         processor ([`FgvcImageProcessorPil`]): How the model sees frames; saved beside it.
     """
 
-    frozen: tuple[
-        nn.Module, ...
-    ] = ()  # teachers: a tuple hides them from torch, so that they are neither trained nor saved
+    frozen: tuple[Any, ...] = ()  # teachers; in a tuple torch does not see them, so they are neither trained nor saved
 
     def __init__(self, model: Any, recipe: Any, processor: FgvcImageProcessorPil):
         super().__init__()

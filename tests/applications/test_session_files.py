@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fgvc_hf import FgvcConfig, FgvcModel, load_session, save_session
+from fgvc_hf import FgvcConfig, FgvcModel, Tracker, load_session, save_session
 
 
 @pytest.fixture(params=["labels", "templates"])
@@ -43,6 +43,21 @@ def test_a_restored_session_goes_on_as_if_nothing_had_happened(model, processor,
     for frame in noise_clip[moment:]:
         assert_equal(model.step(restored, frame), model.step(session, frame))
     assert processor.post_process_masks(model.step(restored, noise_clip[0]), restored).shape == (40, 56)
+
+
+def test_a_stream_is_saved_by_its_tracker(model, processor, noise_clip, tmp_path):
+    tracker = Tracker(model, processor)
+    live = tracker.stream()
+    live.add_points({1: (12.3, 20.1), 5: (40.0, 8.5)})
+    for frame in noise_clip[:3]:
+        live.step(frame)
+    save_session(live, tracker, tmp_path / "s.safetensors")
+    restored = load_session(tmp_path / "s.safetensors", tracker)
+    for frame in noise_clip[3:]:
+        assert_equal(model.step(restored, frame), live.step(frame))
+    with pytest.raises(ValueError, match="was started with another model"):
+        save_session(live, FgvcModel(model.config), tmp_path / "other.safetensors")
+    assert not (tmp_path / "other.safetensors").exists()
 
 
 def test_a_session_belongs_to_its_checkpoint(model, processor, noise_clip, tmp_path):

@@ -41,6 +41,7 @@ def test_the_graph_of_propagation_equals_the_package(fields, shape):
     )
 
 
+@pytest.mark.slow
 def test_programs_take_any_size():
     model = model_of(propagation_radius=3)
     with torch.no_grad():
@@ -52,6 +53,7 @@ def test_programs_take_any_size():
         torch.testing.assert_close(found, propagated(*inputs, model.config), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stride", [2, 8])
 def test_onnx_gives_the_same(stride, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")

@@ -18,10 +18,13 @@ from fgvc_hf.demo.examples import EXAMPLES
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None and not os.environ.get("FGVC_REQUIRE_BROWSER_TESTS"),
-    reason="there is no Chromium; apt-get install chromium, or set FGVC_REQUIRE_BROWSER_TESTS=1 to fail instead",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        CHROMIUM is None and not os.environ.get("FGVC_REQUIRE_BROWSER_TESTS"),
+        reason="there is no Chromium; apt-get install chromium, or set FGVC_REQUIRE_BROWSER_TESTS=1 to fail instead",
+    ),
+]
 
 FRAMES, HEIGHT, WIDTH, FPS, VELOCITY = 12, 96, 160, 12, (1.5, 0.5)
 CLICKS = [(40, 30), (100, 20), (70, 61)]

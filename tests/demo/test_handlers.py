@@ -282,6 +282,7 @@ def test_matching_a_frame_with_itself_finds_the_pixel(desk):
     assert heat.shape == crossed.shape == (432, 720, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.key)
 def test_examples_show_with_the_tracks_that_ship(example, shelf):
     desk = on.Desk()
@@ -291,6 +292,7 @@ def test_examples_show_with_the_tracks_that_ship(example, shelf):
     assert shown[15].count('class="row"') == len(example.points) and example.thumbnail.is_file()
 
 
+@pytest.mark.slow
 def test_tracks_that_ship_are_those_of_the_tracker(shelf):
     """If this fails, the tracker or the checkpoint has changed: run `python scripts/demo_examples.py`."""
     example = EXAMPLES[0]

@@ -11,6 +11,9 @@ import pytest
 from fgvc_hf import open_video
 
 
+pytestmark = pytest.mark.slow
+
+
 MEBIBYTE = 1 << 20
 NAN, INFINITE = math.nan, math.inf
 SECRETS = ("Traceback", 'File "', "site-packages", "root:x:0")  # what no answer may hold

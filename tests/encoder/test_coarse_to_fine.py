@@ -8,8 +8,6 @@ from transformers import AutoModel
 
 from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, Tracker, load, render_clip
 from fgvc_hf.encoder.coarse_to_fine import FgvcAttentionLayer, from_windows, rotary_positions, rotate, to_windows
-from fgvc_hf.matching.block_search import best_keys, block_means, refined_reach, refined_topk
-from fgvc_hf.matching.windows import CHUNK_BYTES, window_topk
 
 
 TINY = {"hidden_sizes": [8, 8, 16], "fine_size": 8}
@@ -147,85 +145,13 @@ def test_save_load_and_auto_classes(model, tmp_path):
     assert half(pixel_values).features.dtype == torch.bfloat16 and cosine.mean() > 0.99
 
 
+@pytest.mark.slow
 def test_export_with_any_batch_and_size():
     model = tiny()
     dims = {0: torch.export.Dim("batch"), 2: 8 * torch.export.Dim("h8", min=3), 3: 8 * torch.export.Dim("w8", min=3)}
     exported = torch.export.export(model, (torch.rand(2, 3, 32, 48),), dynamic_shapes={"pixel_values": dims})
     pixel_values = torch.rand(3, 3, 72, 40)
     torch.testing.assert_close(exported.module()(pixel_values).features, model(pixel_values).features)
-
-
-def moved_features(h, w, channels=8, frames=3, dtype=torch.float32):
-    """A frame's features, and those of others in which all has moved by whole cells, with noise."""
-    torch.manual_seed(1)
-    coarse = torch.randn(1, channels, h // 6 + 2, w // 6 + 2)
-    query = F.interpolate(coarse, (h, w), mode="bilinear")[0].movedim(0, -1) + 0.3 * torch.randn(h, w, channels)
-    shifts = [(i, 3 - 2 * i) for i in range(frames)]
-    keys = [query.roll(shift, (0, 1)) + 0.1 * torch.randn_like(query) for shift in shifts]
-    return F.normalize(query, dim=-1).to(dtype), [F.normalize(key, dim=-1).to(dtype) for key in keys], shifts
-
-
-@pytest.mark.parametrize("size", [(20, 28), (19, 30), (9, 6)])
-def test_refined_keys_by_their_definition(size):
-    h, w = size
-    query, keys, _ = moved_features(h, w)
-    scores, indices = refined_topk(query, keys, 8, "square", 5, margin=2)
-    columns = -(-w // 4)
-    for y, x in ((0, 0), (h // 2, w // 2), (h - 1, w - 1)):
-        expected = []
-        for f, key in enumerate(keys):
-            best = window_topk(block_means(query), [block_means(key)], 2, "square", 1)[1][y // 4 * columns + x // 4, 0]
-            top = min(max(0, int(best) // columns * 4 - 2), max(0, h - 8))
-            left = min(max(0, int(best) % columns * 4 - 2), max(0, w - 8))
-            rows, cols = torch.arange(top, min(top + 8, h)), torch.arange(left, min(left + 8, w))
-            products = (key[rows[:, None], cols] @ query[y, x]).flatten()
-            flat = (f * h * w + rows[:, None] * w + cols).flatten()
-            expected += list(zip(products.tolist(), flat.tolist(), strict=True))
-        expected = sorted(expected, reverse=True)[:5]
-        assert indices[y * w + x].tolist() == [flat for _, flat in expected]
-        torch.testing.assert_close(scores[y * w + x], torch.tensor([value for value, _ in expected]))
-
-
-@pytest.mark.parametrize(("margin", "share"), [(2, 0.93), (3, 0.95)])
-def test_refined_keys_are_those_of_the_whole_window_where_all_moves_alike(margin, share):
-    query, keys, _ = moved_features(48, 64)
-    whole = window_topk(query, keys, 15, "disc", 1)[1][:, 0]
-    refined = refined_topk(query, keys, 15, "disc", 1, margin=margin)[1][:, 0]
-    assert (whole == refined).view(48, 64)[16:-16, 16:-16].float().mean() > share
-
-
-def test_a_model_searches_as_its_configuration_says():
-    query, keys, _ = moved_features(20, 28)
-    for settings, search in (
-        ({}, refined_topk),
-        ({"refine_radius": 0}, window_topk),
-        ({"fine_size": 0}, window_topk),
-    ):
-        config = FgvcConfig(**TINY | settings)
-        found, expected = best_keys(query, keys, 8, "disc", config), search(query, keys, 8, "disc", 10)
-        assert all(map(torch.equal, found, expected))
-
-
-def test_refined_keys_are_within_reach():
-    query, keys, _ = moved_features(33, 46, frames=1)
-    for radius, shape in ((15, "disc"), (6, "square")):
-        scores, indices = refined_topk(query, keys, radius, shape, 100)
-        cell = torch.arange(33 * 46)[:, None]
-        offset = torch.maximum((indices // 46 - cell // 46).abs(), (indices % 46 - cell % 46).abs())
-        assert offset[torch.isfinite(scores)].max() <= refined_reach(radius, shape, 3)
-
-
-def test_refined_keys_do_not_depend_on_chunks_or_on_what_is_left_out(monkeypatch):
-    query, keys, _ = moved_features(30, 41, dtype=torch.bfloat16)
-    scores, indices = refined_topk(query, keys, 8, "disc", 5)
-    active = torch.zeros(30, 41, dtype=torch.bool)
-    active[3:9, 20:30] = True
-    some_scores, some_indices = refined_topk(query, keys, 8, "disc", 5, active)
-    chosen = active.flatten()
-    assert torch.equal(some_scores[chosen], scores[chosen]) and torch.equal(some_indices[chosen], indices[chosen])
-    assert (some_scores.view(30, 41, 5)[16:] == -torch.inf).all()
-    monkeypatch.setitem(CHUNK_BYTES, "cpu", 1)
-    assert all(map(torch.equal, refined_topk(query, keys, 8, "disc", 5), (scores, indices)))
 
 
 @pytest.fixture(scope="module")
@@ -255,7 +181,7 @@ def test_points_are_followed_like_with_a_fine_model(clip, method):
 @pytest.mark.parametrize("size", [(256, 256), (480, 854), (720, 1280)])
 def test_the_bundled_checkpoint_follows_points_at_every_size(size):
     clip = render_clip(6, *size, num_points=24, seed=3)
-    model, _ = load("fgvc-coarse")
+    model = load("fgvc-coarse").model
     processor = FgvcProcessor(FgvcImageProcessorPil(resize_policy="none"))
     found = Tracker(model, processor).track(clip.frames, clip.queries)
     seen = clip.visible & np.isfinite(found.tracks[..., 0])  # from the frame of the query on

@@ -1,4 +1,4 @@
-"""The folded encoder equals the encoder, and never lags behind its weights."""
+"""The encoder with fused Conv-BN equals the encoder, and never lags behind its weights."""
 
 import copy
 
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from fgvc_hf import FgvcConfig, FgvcModel
-from fgvc_hf.encoder.fused_encoder import FoldedConvolution, FoldedEncoder
+from fgvc_hf.encoder.fused_encoder import FusedConvolution, FusedEncoder
 from fgvc_hf.io.checkpoints import fast_dtype
 
 
@@ -35,23 +35,23 @@ def model_with_statistics(**fields) -> FgvcModel:
 
 
 @pytest.mark.parametrize("fields", ARCHITECTURES)
-@pytest.mark.parametrize("fuses", [True, False])
-def test_folding_changes_nothing_but_the_last_digits(fields, fuses, monkeypatch):
-    if not fuses:
-        monkeypatch.setattr("fgvc_hf.encoder.fused_encoder._fuses", lambda weight: False)
+@pytest.mark.parametrize("kernels", ["torch", "numba"])
+def test_fusing_changes_nothing_but_the_last_digits(fields, kernels, monkeypatch):
+    monkeypatch.setenv("FGVC_KERNELS", kernels)
+    monkeypatch.setattr("fgvc_hf.encoder.fused_encoder.LEAST_CHANNELS", 16)
     model, pixel_values = model_with_statistics(**fields), torch.randn(2, 3, 40, 56)
     with torch.no_grad():
-        expected, found = model.encoder(pixel_values), FoldedEncoder(model.encoder)(pixel_values)
+        expected, found = model.encoder(pixel_values), FusedEncoder(model.encoder)(pixel_values)
     assert expected.std() > 0
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_a_coarse_to_fine_model_is_folded_as_well():
+def test_a_coarse_to_fine_model_is_fused_as_well():
     model, pixel_values = model_with_statistics(**SMALL, fine_size=8), torch.randn(1, 3, 40, 56)
     with torch.no_grad():
         expected = F.normalize(model(pixel_values).features, dim=1).permute(0, 2, 3, 1)
         found = model.normalized_features(pixel_values)
-    assert model._folded is not None
+    assert model._fused is not None
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
@@ -60,7 +60,7 @@ def test_bfloat16_with_trained_weights(bundled_model):
     pixel_values = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         expected = bundled_model.encoder(pixel_values)
-        found = FoldedEncoder(copy.deepcopy(bundled_model.encoder).to(torch.bfloat16))(pixel_values).float()
+        found = FusedEncoder(copy.deepcopy(bundled_model.encoder).to(torch.bfloat16))(pixel_values).float()
     similarity = F.cosine_similarity(found, expected, dim=1)
     assert similarity.mean() > 0.999 and similarity.min() > 0.99
 
@@ -69,21 +69,21 @@ def test_it_is_used_for_inference_alone():
     model, pixel_values = model_with_statistics(**SMALL), torch.randn(1, 3, 32, 32)
     with torch.no_grad():
         model.normalized_features(pixel_values)
-        assert model._folded is not None
+        assert model._fused is not None
         with torch.autocast("cpu", dtype=torch.bfloat16):
             model.normalized_features(pixel_values)
-            assert model._folded is None
+            assert model._fused is None
     model.normalized_features(pixel_values).sum().backward()
-    assert model._folded is None and model.encoder.conv1.weight.grad.abs().sum() > 0
+    assert model._fused is None and model.encoder.conv1.weight.grad.abs().sum() > 0
     with torch.no_grad():
         model.train().normalized_features(pixel_values)
-        assert model._folded is None
+        assert model._fused is None
         calls, hook = [], model.eval().encoder.layer1.register_forward_hook(lambda *_: calls.append(1))
         model.normalized_features(pixel_values)
-        assert calls == [1] and model._folded is None
+        assert calls == [1] and model._fused is None
         hook.remove()
         model.normalized_features(pixel_values)
-        assert calls == [1] and model._folded is not None
+        assert calls == [1] and model._fused is not None
 
 
 def test_it_follows_every_change_of_the_weights(tmp_path):
@@ -93,7 +93,7 @@ def test_it_follows_every_change_of_the_weights(tmp_path):
         with torch.no_grad():
             expected = F.normalize(model.encoder(pixel_values).permute(0, 2, 3, 1).float(), dim=-1)
             torch.testing.assert_close(model.normalized_features(pixel_values), expected, atol=1e-4, rtol=1e-3)
-            return model._folded
+            return model._fused
 
     first = check()
     assert check() is first
@@ -108,9 +108,9 @@ def test_it_follows_every_change_of_the_weights(tmp_path):
     assert check() is not trained
     model.encoder.bn1.running_mean.add_(0.5)
     check()
-    assert not any("folded" in name for name in model.state_dict())
+    assert not any("fused" in name for name in model.state_dict())
     again = copy.deepcopy(model)
-    assert again._folded is None
+    assert again._fused is None
     model.save_pretrained(tmp_path)
     model = FgvcModel.from_pretrained(tmp_path)
     check()
@@ -118,7 +118,7 @@ def test_it_follows_every_change_of_the_weights(tmp_path):
 
 def test_a_fused_convolution_leaves_its_inputs_alone():
     model = model_with_statistics(**SMALL)
-    convolution = FoldedConvolution(model.encoder.layer1[0].conv1, model.encoder.layer1[0].bn1)
+    convolution = FusedConvolution(model.encoder.layer1[0].conv1, model.encoder.layer1[0].bn1)
     inputs, residual = torch.randn(2, 1, 8, 9, 9)
     before = inputs.clone(), residual.clone()
     with torch.no_grad():

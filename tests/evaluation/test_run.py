@@ -162,6 +162,7 @@ def test_an_interrupted_run_is_resumed_to_the_same_result(data, checkpoint, tmp_
     assert measured == ["dog"] and read(parts) == read(whole)
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_same_result(data, checkpoint, tmp_path):
     assert run("davis", data, checkpoint, tmp_path / "one.json", "--dtype", "float32") == 0
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29677"]

@@ -112,6 +112,7 @@ def check(found, expected):
         np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_repository_loads_without_the_package_and_again_once_saved(python, repository, expected, tmp_path):
     found = load_without_package(python, repository, expected, tmp_path, tmp_path / "first")
     check(found, expected)
@@ -146,11 +147,13 @@ def cache(repository, tmp_path_factory):
     return home
 
 
+@pytest.mark.slow
 def test_the_offline_cache_is_enough_without_the_package(python, cache, expected, tmp_path):
     check(load_without_package(python, REPO, expected, cache, tmp_path / "first"), expected)
     check(load_without_package(python, tmp_path / "first" / "parts", expected, cache, tmp_path / "again"), expected)
 
 
+@pytest.mark.slow
 def test_a_pinned_revision_is_all_of_one_version(python, cache, expected, tmp_path):
     pinned = {"revision": OLD, "code_revision": NEW}
     found = load_without_package(python, REPO, expected, cache, tmp_path / "saved", **pinned)
@@ -159,6 +162,7 @@ def test_a_pinned_revision_is_all_of_one_version(python, cache, expected, tmp_pa
     assert not np.array_equal(found["session"], expected["session"])
 
 
+@pytest.mark.slow
 def test_usage_in_the_card_runs_as_it_stands(python, repository, cache, expected):
     """The first block uses the package, the others work without it."""
     card = (repository / "README.md").read_text(encoding="utf-8")
@@ -198,6 +202,7 @@ def test_what_the_package_saves_names_no_code(repository, tmp_path):
     assert not list(tmp_path.glob("*.py"))
 
 
+@pytest.mark.slow
 def test_the_package_pins_and_works_offline_too(cache, expected):
     clip = expected["folder"] / "clip.mp4"
     options = ["--points", "0,12,20;1,30.5,8", "--checkpoint", REPO, "--dtype", "float32"]

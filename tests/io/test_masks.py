@@ -5,13 +5,13 @@ import pytest
 import torch
 from PIL import Image
 
-from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, open_video, render_clip
+from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, Tracker, open_video, render_clip
 from fgvc_hf import draw_masks as draw_masks_over
 from fgvc_hf.cli.main import main
 from fgvc_hf.io.drawing import point_colours
 from fgvc_hf.io.masks import read_mask, write_mask
 from fgvc_hf.io.video import VideoWriter
-from fgvc_hf.tracking.label_maps import draw_masks, read_masks
+from fgvc_hf.tracking.label_maps import draw_masks, object_ids, read_masks
 
 
 def ellipse(height=40, width=56, y=20, x=20, ry=9, rx=12):
@@ -43,6 +43,16 @@ def test_a_cell_holds_the_share_that_is_covered():
     torch.testing.assert_close(labels[3], torch.tensor([1.0, 1, 0.8, 0, 0, 0, 0, 0]))
 
 
+@pytest.fixture(scope="module")
+def tracker(tiny_model, processor):
+    return Tracker(tiny_model, processor)
+
+
+def label_maps(session):
+    """Label map of each object with a mask on the frame that was seen last, by id."""
+    return {i: one for part in session.labels.read_masks() for i, one in zip(part.ids, part.maps, strict=True)}
+
+
 def moving(noise_clip):
     ids = np.zeros((40, 56), np.uint8)
     ids[ellipse(y=20, x=18, ry=8, rx=8)] = 3
@@ -56,7 +66,7 @@ def test_the_frame_of_the_prompt_is_exact_and_objects_go_on(bundled_model, proce
     ids = np.zeros((96, 112), np.uint8)
     ids[ellipse(96, 112, 60, 45, 20, 20)] = 3
     ids[ellipse(96, 112, 45, 80, 18, 14)] = 1
-    found = dict(bundled_model.propagate_masks(clip, ids, processor=processor))
+    found = dict(Tracker(bundled_model, processor).propagate_masks(clip, ids))
     assert list(found) == list(range(5))
     np.testing.assert_array_equal(found[0], ids)
     assert found[4].dtype == np.int32 and set(np.unique(found[4])) == {0, 1, 3}
@@ -65,14 +75,14 @@ def test_the_frame_of_the_prompt_is_exact_and_objects_go_on(bundled_model, proce
         assert iou(found[4] == obj_id, moved == obj_id) > 0.9
 
 
-def test_both_directions_give_every_frame_once(tiny_model, processor, noise_clip):
+def test_both_directions_give_every_frame_once(tracker, noise_clip):
     clip, ids = moving(noise_clip)
-    both = dict(tiny_model.propagate_masks(clip, ids, 4, "both", processor))
-    forward = dict(tiny_model.propagate_masks(clip, ids, 4, "forward", processor))
-    backward = dict(tiny_model.propagate_masks(clip, ids, 4, "backward", processor))
+    both = dict(tracker.propagate_masks(clip, ids, 4, "both"))
+    forward = dict(tracker.propagate_masks(clip, ids, 4, "forward"))
+    backward = dict(tracker.propagate_masks(clip, ids, 4, "backward"))
     assert sorted(both) == list(range(10))
     assert all((both[t] == {**backward, **forward}[t]).all() for t in range(10))
-    turned = dict(tiny_model.propagate_masks(clip[::-1], ids, 5, "forward", processor))
+    turned = dict(tracker.propagate_masks(clip[::-1], ids, 5, "forward"))
     assert all((backward[9 - t] == turned[t]).all() for t in range(5, 10))
 
 
@@ -85,23 +95,25 @@ def test_points_and_masks_share_a_session_without_influence(tiny_model, processo
             processor.add_inputs_to_inference_session(session, 0, [7, 8], [(20, 20), (30.5, 10)])
         if masks:
             processor.add_inputs_to_inference_session(session, 0, [1, 3], input_masks=[ids == 1, ids == 3])
-        return session, list(tiny_model.propagate_in_video_iterator(session))
+        return session, [(output, label_maps(session)) for output in tiny_model.propagate_in_video_iterator(session)]
 
     session, mixed = outputs(True, True)
     _, points = outputs(True, False)
     _, masks = outputs(False, True)
-    for both, point, mask in zip(mixed, points, masks, strict=True):
-        assert torch.equal(both.tracks, point.tracks) and torch.equal(both.confidence, point.confidence)
-        assert torch.equal(both.mask_maps, mask.mask_maps)
-        assert both.object_ids == [7, 8] and both.mask_ids == [1, 3]
-        assert point.mask_ids == [] and mask.object_ids == []
-    tracks = processor.post_process_point_tracking(mixed, session)
+    for (both, maps), (point, no_maps), (mask, same_maps) in zip(mixed, points, masks, strict=True):
+        np.testing.assert_array_equal(both.points, point.points)
+        np.testing.assert_array_equal(both.confidence, point.confidence)
+        np.testing.assert_array_equal(both.masks, mask.masks)
+        assert all(torch.equal(maps[obj_id], same_maps[obj_id]) for obj_id in (1, 3))
+        assert both.ids == [7, 8] and list(maps) == list(same_maps) == [1, 3]
+        assert point.masks is None and no_maps == {} and mask.ids == []
+    tracks = processor.post_process_point_tracking([output for output, _ in mixed], session)
     assert tracks.object_ids == [7, 8]
 
 
-def test_streaming_equals_offline(tiny_model, processor, noise_clip):
+def test_streaming_equals_offline(tracker, tiny_model, processor, noise_clip):
     clip, ids = moving(noise_clip)
-    offline = dict(tiny_model.propagate_masks(clip, ids, 2, processor=processor))
+    offline = dict(tracker.propagate_masks(clip, ids, 2))
     live = processor.init_video_session()
     for t, frame in enumerate(clip):
         if t == 2:
@@ -135,13 +147,13 @@ def test_bad_masks_leave_the_session_as_it_was(tiny_model, processor, noise_clip
     assert len(list(tiny_model.propagate_in_video_iterator(session))) == 10
 
 
-def test_bad_id_maps(tiny_model, processor, noise_clip):
+def test_bad_id_maps(tracker, noise_clip):
     for masks, message in (
         (np.zeros((40, 56), int), "masks hold no object"),
         (np.ones((40, 56)), "masks must hold integer object ids"),
     ):
         with pytest.raises(ValueError, match=message):
-            next(tiny_model.propagate_masks(noise_clip, masks, processor=processor))
+            next(tracker.propagate_masks(noise_clip, masks))
 
 
 @pytest.fixture
@@ -217,31 +229,23 @@ def test_a_mask_can_be_corrected_and_removed(tiny_model, processor, noise_clip):
     processor.add_inputs_to_inference_session(session, 4, 1, input_masks=right & (np.arange(40) < 20)[:, None])
     alone = processor.init_video_session(noise_clip)
     processor.add_inputs_to_inference_session(alone, 0, 2, input_masks=right)
-    expected = list(tiny_model.propagate_in_video_iterator(alone))
+    expected = [label_maps(alone)[2] for _ in tiny_model.propagate_in_video_iterator(alone)]
     for t, output in enumerate(tiny_model.propagate_in_video_iterator(session)):
-        assert output.mask_ids == ([1, 2] if t < 7 else [2])
-        assert torch.equal(output.mask_maps[-1], expected[t].mask_maps[0])
+        maps = label_maps(session)
+        assert sorted(maps) == ([1, 2] if t < 7 else [2])
+        assert torch.equal(maps[2], expected[t])
+        assert (1 in output.masks) == (t < 7)
         if t == 4:
-            ids = processor.post_process_masks(output, session)
-            np.testing.assert_array_equal(ids == 1, right & (np.arange(40) < 20)[:, None])
+            np.testing.assert_array_equal(output.masks == 1, right & (np.arange(40) < 20)[:, None])
         if t == 6:
             session.remove(1)
 
 
-def test_a_small_object_that_was_blurred_keeps_its_place_and_one_that_is_gone_does_not(
-    processor, noise_clip, bundled_model
-):
-    session = processor.init_video_session(noise_clip)
-    ids = np.zeros((2, 40, 56), bool)
-    ids[0, 4:36, 4:30], ids[1, 20:22, 40:42] = True, True
-    processor.add_inputs_to_inference_session(session, 0, [1, 2], input_masks=ids)
-    output = bundled_model.step(session, noise_clip[0])
-    output = bundled_model.step(session, noise_clip[1])
-    blurred = torch.zeros(2, 20, 28)
+def test_a_small_object_that_was_blurred_keeps_its_place_and_one_that_is_gone_does_not():
+    blurred = torch.zeros(2, 20, 28)  # label maps of stride 2
     blurred[0, 2:18, 2:15], blurred[1, 9:13, 19:23] = 0.9, 0.2
     blurred[1, 10:12, 20:22] = 0.4
-    output.mask_maps = blurred
-    found = processor.post_process_masks(output, session)
+    found = object_ids(blurred, [1, 2], (40, 56), (40, 56), 2)
     assert (found[20:23, 40:43] == 2).all() and (found[:16] != 2).all() and (found[8:32, 8:26] == 1).all()
     blurred[1] *= 0.01
-    assert not (processor.post_process_masks(output, session) == 2).any()
+    assert not (object_ids(blurred, [1, 2], (40, 56), (40, 56), 2) == 2).any()

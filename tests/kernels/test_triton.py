@@ -14,17 +14,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fgvc_hf.kernels import dispatch as selection_fgvc
+from fgvc_hf.kernels import dispatch
 from fgvc_hf.matching.windows import TILE, reference_topk, window_topk
+from fgvc_hf.training import window_losses
 from fgvc_hf.training.objectives import cell_grid, gaussian_loss, reconstruction_loss
-from fgvc_hf.training.window_losses import (
-    LOSSES_MEMORY,
-    DiracTarget,
-    GaussianTarget,
-    SoftTarget,
-    window_average,
-    window_cross_entropy,
-)
+from fgvc_hf.training.window_losses import LOSSES_MEMORY, window_average, window_cross_entropy
+from fgvc_hf.training.window_targets import DiracTarget, GaussianTarget, SoftTarget
 
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -48,6 +43,7 @@ def features(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> 
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE, dtype)
 
 
+@pytest.mark.slow
 @needs_triton
 @pytest.mark.skipif(INTERPRETED or DEVICE == "cuda", reason="the kernels run in this process")
 def test_kernels_in_the_interpreter():
@@ -71,7 +67,7 @@ def test_kernels_in_the_interpreter():
 )
 def test_best_keys_equal_the_reference(dtype, h, w, frames, channels, radius, shape, topk):
     query, *keys = F.normalize(features(frames + 1, h, w, channels), dim=-1).to(dtype)
-    scores, indices = window_topk(query, keys, radius, shape, topk, compiled=True)
+    scores, indices = window_topk(query, keys, radius, shape, topk, backend="triton")
     expected, expected_indices = reference_topk(query, keys, radius, shape, topk)
     torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-6)
     near_tie = (expected[:, :-1] - expected[:, 1:]).abs() < 1e-5  # may come in either order
@@ -82,27 +78,27 @@ def test_best_keys_equal_the_reference(dtype, h, w, frames, channels, radius, sh
 @runs_kernels
 def test_ties_give_different_keys_of_the_right_score():
     query, *keys = torch.randint(-1, 2, (3, 9, 14, 16), generator=torch.Generator().manual_seed(0)).float().to(DEVICE)
-    scores, indices = window_topk(query, keys, 3, "disc", 12, compiled=True)
+    scores, indices = window_topk(query, keys, 3, "disc", 12, backend="triton")
     assert torch.equal(scores, reference_topk(query, keys, 3, "disc", 12)[0])
     products = torch.einsum("qc,qkc->qk", query.flatten(0, 1), torch.stack(keys).flatten(0, 2)[indices])
     found = scores > -torch.inf
     assert torch.equal(products[found], scores[found])
     ordered = indices.where(found, -1 - torch.arange(12, device=DEVICE)).sort(dim=1).values
     assert (ordered[:, 1:] != ordered[:, :-1]).all()
-    assert torch.equal(indices, window_topk(query, keys, 3, "disc", 12, compiled=True)[1])
+    assert torch.equal(indices, window_topk(query, keys, 3, "disc", 12, backend="triton")[1])
 
 
 @runs_kernels
 def test_tiles_without_active_queries_are_skipped():
     query, key = features(2, 11, 21, 16)
     active = torch.zeros(11, 21, dtype=torch.bool, device=DEVICE)
-    expected = window_topk(query, [key], 3, "disc", 5, active, compiled=True)
+    expected = window_topk(query, [key], 3, "disc", 5, active, backend="triton")
     assert (expected[0] == -torch.inf).all() and (expected[1] == 0).all()
     active[9, 20] = True
     tile = torch.zeros_like(active)
     tile[TILE[0] :, TILE[1] :] = True
-    scores, indices = window_topk(query, [key], 3, "disc", 5, active, compiled=True)
-    full_scores, full_indices = window_topk(query, [key], 3, "disc", 5, compiled=True)
+    scores, indices = window_topk(query, [key], 3, "disc", 5, active, backend="triton")
+    full_scores, full_indices = window_topk(query, [key], 3, "disc", 5, backend="triton")
     assert torch.equal(scores, full_scores.where(tile.flatten()[:, None], -torch.inf))
     assert torch.equal(indices, full_indices.where(tile.flatten()[:, None], 0))
 
@@ -115,12 +111,14 @@ SIZES = pytest.mark.parametrize(
 
 
 def assert_same(loss, query: torch.Tensor, key: torch.Tensor) -> None:
-    """Compiled and not, `loss(query, key, compiled)` gives the same values and gradients."""
+    """`loss(query, key, backend)` and its gradients are the same by Triton and by torch."""
     results = []
-    for compiled in (True, False):
-        same = (f if compiled else f.float() for f in (query, key))  # torch would round products of bfloat16
+    for backend in ("triton", "torch"):
+        same = (
+            f if backend == "triton" else f.float() for f in (query, key)
+        )  # torch would round products of bfloat16
         inputs = [f.detach().requires_grad_() for f in same]
-        found = loss(*inputs, compiled)
+        found = loss(*inputs, backend)
         weights = features(*found.shape, seed=9)
         results.append((found.detach(), *torch.autograd.grad((found * weights).sum(), inputs)))
     tolerance = 1e-5 if query.dtype == torch.float32 else 1e-2
@@ -134,7 +132,7 @@ def assert_same(loss, query: torch.Tensor, key: torch.Tensor) -> None:
 def test_average_and_its_gradients(h, w, channels, dtype, outside):
     query, key = features(2, B, h, w, channels, dtype=dtype)
     values = features(B, h, w, 3, seed=1)
-    assert_same(lambda q, k, compiled: window_average(q, k, values, R, SCALE, outside, compiled), query, key)
+    assert_same(lambda q, k, backend: window_average(q, k, values, R, SCALE, outside, backend), query, key)
 
 
 @runs_kernels
@@ -151,30 +149,32 @@ def test_cross_entropy_and_its_gradients(h, w, channels, dtype, label):
         "soft": SoftTarget(warped, teacher, SCALE),
     }[label]
 
-    def loss(query, key, compiled):
-        like = target if compiled or label != "soft" else SoftTarget(warped.float(), teacher.float(), SCALE)
-        return window_cross_entropy(query, key, valid, like, R, SCALE, compiled)
+    def loss(query, key, backend):
+        in_float32 = label == "soft" and backend == "torch"
+        like = SoftTarget(warped.float(), teacher.float(), SCALE) if in_float32 else target
+        return window_cross_entropy(query, key, valid, like, R, SCALE, backend)
 
     assert_same(loss, query, key)
 
 
 @runs_kernels
 def test_losses_of_training_reach_the_kernels(monkeypatch):
-    from fgvc_hf.training import window, window_triton
+    from fgvc_hf.kernels import window_losses_triton
 
     query, key = features(2, B, 4, 6, 130)  # more channels than one program sums the gradient of
     positions, valid = cell_grid(query).expand(B, 4, 6, 2), torch.ones(B, 4, 6, dtype=torch.bool, device=DEVICE)
     colours = features(2, B, 1, 8, 12, seed=1)
 
-    def losses(query, key, compiled):
-        monkeypatch.setattr(window, "triton_fits", lambda *_: compiled)
+    def losses(query, key, backend):
+        monkeypatch.setenv("FGVC_KERNELS", backend)
         label = gaussian_loss(query, key, positions, valid, R, 0.1, 0.7)
         return torch.stack([label, reconstruction_loss(query, key, *colours, R)])
 
-    with monkeypatch.context() as patched:  # they differ in the last bits
-        patched.setattr(window_triton, "_check", lambda features: pytest.fail("reached"))
-        with pytest.raises(pytest.fail.Exception, match="reached"):
-            losses(query, key, True)
+    for name in ("fused_window_average", "fused_window_cross_entropy"):
+        with monkeypatch.context() as patched:
+            patched.setattr(window_losses_triton, name, lambda *_: pytest.fail("reached"))
+            with pytest.raises(pytest.fail.Exception, match="reached"):
+                losses(query, key, "triton")
     assert_same(losses, query, key)
 
 
@@ -182,7 +182,9 @@ def test_losses_of_training_reach_the_kernels(monkeypatch):
 def test_no_valid_query_is_a_loss_of_zero():
     query, key = (f.requires_grad_() for f in features(2, B, 4, 6, 16).unbind())
     target = DiracTarget(cell_grid(query).expand(B, 4, 6, 2))
-    loss = window_cross_entropy(query, key, torch.zeros(B, 4, 6, device=DEVICE) > 0, target, R, SCALE, compiled=True)
+    loss = window_cross_entropy(
+        query, key, torch.zeros(B, 4, 6, device=DEVICE) > 0, target, R, SCALE, backend="triton"
+    )
     assert loss.tolist() == [0, 0]
     assert all((gradient == 0).all() for gradient in torch.autograd.grad(loss.sum(), (query, key)))
 
@@ -190,13 +192,13 @@ def test_no_valid_query_is_a_loss_of_zero():
 @runs_kernels
 def test_unknown_inputs_are_refused():
     query, key = features(2, 4, 6, 16).double()
-    with pytest.raises(ValueError, match="takes float32, bfloat16 or float16"):
-        window_topk(query, [key], 2, "disc", 3, compiled=True)
-    with pytest.raises(ValueError, match="take float32, bfloat16 or float16"):
-        window_average(query[None], key[None], key[None], R, SCALE, compiled=True)
+    with pytest.raises(ValueError, match="backend=triton needs .*, got torch.float64"):
+        window_topk(query, [key], 2, "disc", 3, backend="triton")
+    with pytest.raises(ValueError, match="backend=triton needs .*, got torch.float64"):
+        window_average(query[None], key[None], key[None], R, SCALE, backend="triton")
     valid = torch.ones(1, 4, 6, dtype=torch.bool, device=DEVICE)
     with pytest.raises(ValueError, match="dirac, gaussian and soft targets, got function"):
-        window_cross_entropy(*features(2, 1, 4, 6, 16), valid, lambda *_: valid, R, SCALE, compiled=True)
+        window_cross_entropy(*features(2, 1, 4, 6, 16), valid, lambda *_: valid, R, SCALE, backend="triton")
 
 
 def type_of(value) -> str:
@@ -248,31 +250,33 @@ def compile_only(monkeypatch, tmp_path):
     return replace
 
 
+@pytest.mark.slow
 @compiles_kernels
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("capability", list(SHARED_MEMORY))
 def test_selection_fits_gpus_since_ampere(compile_only, dtype, capability):
-    from fgvc_hf.kernels import topk_triton as selection_triton
+    from fgvc_hf.kernels import topk_triton
 
-    kernel = compile_only(selection_triton, "_topk_kernel", capability)
+    kernel = compile_only(topk_triton, "_topk_kernel", capability)
     for channels in (48, 256, 1024):
         query, key = features(2, 8, 16, channels, dtype=dtype)
-        selection_triton.fused_topk(query, [key], 15, "disc", 10, torch.zeros(1, dtype=torch.long), TILE)
+        topk_triton.fused_topk(query, [key], 15, 14, True, 10, torch.zeros(1, dtype=torch.long), TILE)
     assert len(kernel.shared) == 3 and max(kernel.shared) <= SHARED_MEMORY[capability]
 
 
+@pytest.mark.slow
 @compiles_kernels
 def test_losses_fit_an_h100(monkeypatch, compile_only):
-    from fgvc_hf.training import window_triton
+    from fgvc_hf.kernels import window_losses_triton
 
     names = "_average_kernel", "_cross_entropy_kernel", "_gradient_kernel"
-    kernels = [compile_only(window_triton, name) for name in names]
-    monkeypatch.setattr(window_triton, "_check", lambda features: None)  # they are on a CPU
+    kernels = [compile_only(window_losses_triton, name) for name in names]
+    monkeypatch.setattr(window_losses, "backend_for", lambda *_: "triton")  # which refuses a CPU
     query, key, teacher = (f.requires_grad_() for f in features(3, 1, 8, 16, 256, dtype=torch.bfloat16).unbind())
     valid, teacher = torch.ones(1, 8, 16, dtype=torch.bool, device=DEVICE), teacher.detach()
-    losses = [window_average(query, key, features(1, 8, 16, 1), 24, SCALE, compiled=True)]
+    losses = [window_average(query, key, features(1, 8, 16, 1), 24, SCALE, backend="triton")]
     for target in (GaussianTarget(features(1, 8, 16, 2), 1.0), SoftTarget(teacher, teacher, SCALE)):
-        losses.append(window_cross_entropy(query, key, valid, target, 24, SCALE, compiled=True))
+        losses.append(window_cross_entropy(query, key, valid, target, 24, SCALE, backend="triton"))
     for loss in losses:
         torch.autograd.grad(loss.sum(), (query, key))
     shared = [size for kernel in kernels for size in kernel.shared]
@@ -287,12 +291,12 @@ def test_kernels_are_the_default_on_gpus_that_they_fit(monkeypatch, major, share
     properties = SimpleNamespace(major=major, shared_memory_per_block_optin=shared * 2**10)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
     monkeypatch.setattr(torch.version, "hip", hip)
-    monkeypatch.setattr(selection_fgvc, "find_spec", lambda name: name == "triton")
-    triton_fits = selection_fgvc.triton_fits.__wrapped__  # without its cache
+    monkeypatch.setattr(dispatch, "find_spec", lambda name: name == "triton")
+    triton_fits = dispatch.triton_fits.__wrapped__  # without its cache
     assert triton_fits(torch.device("cuda", 0), LOSSES_MEMORY) == fits
     assert triton_fits(torch.device("cuda", 0)) == (major >= 8 and hip is None)
     assert not triton_fits(torch.device("cpu"))
-    monkeypatch.setattr(selection_fgvc, "find_spec", lambda name: None)
+    monkeypatch.setattr(dispatch, "find_spec", lambda name: None)
     assert not triton_fits(torch.device("cuda", 0))
 
 
@@ -300,16 +304,14 @@ def test_what_triton_needs_is_said(monkeypatch):
     query, key = torch.zeros(2, 1, 4, 6, 16)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     monkeypatch.setitem(sys.modules, "triton", None)  # importing it fails
-    for name in ("selection_triton", "training.window_triton"):
-        monkeypatch.delitem(sys.modules, f"fgvc_hf.{name}", raising=False)
-    with pytest.raises(ValueError, match="needs Triton: pip install triton"):
-        window_topk(query[0], [key[0]], 2, "disc", 3, compiled=True)
-    with pytest.raises(ImportError, match="need Triton: pip install triton"):
-        window_average(query, key, key, R, SCALE, compiled=True)
+    with pytest.raises(ValueError, match="needs Triton installed"):
+        window_topk(query[0], [key[0]], 2, "disc", 3, backend="triton")
+    with pytest.raises(ValueError, match="needs Triton installed"):
+        window_average(query, key, key, R, SCALE, backend="triton")
 
 
 @compiles_kernels
 def test_losses_on_a_cpu_are_refused():
     query, key = torch.zeros(2, 1, 4, 6, 16)
-    with pytest.raises(ValueError, match="need features on a GPU, got cpu"):
-        window_average(query, key, key, R, SCALE, compiled=True)
+    with pytest.raises(ValueError, match="features on a GPU, .*, got torch.float32 on cpu"):
+        window_average(query, key, key, R, SCALE, backend="triton")

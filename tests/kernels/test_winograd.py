@@ -1,4 +1,4 @@
-"""Convolutions by fewer products equal torch's, and are taken where they are faster."""
+"""Convolutions by Winograd's algorithm equal torch's, and are taken where they are faster."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fgvc_hf.encoder import fused_encoder as folded_encoder_fgvc
-from fgvc_hf.encoder.fused_encoder import FoldedConvolution
+from fgvc_hf.encoder import fused_encoder
+from fgvc_hf.encoder.fused_encoder import FusedConvolution
 from fgvc_hf.kernels import winograd_numba
 from fgvc_hf.kernels.winograd_numba import WinogradConvolution, transforms
 
@@ -48,19 +48,18 @@ def test_bfloat16_errs_by_one_in_a_hundred():
 
 
 @torch.no_grad()
-def folded(inputs=128, outputs=128, size=3, dtype=torch.float32, **options):
-    return FoldedConvolution(
+def fused(inputs=128, outputs=128, size=3, dtype=torch.float32, **options):
+    return FusedConvolution(
         nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=False, dtype=dtype, **options),
         nn.BatchNorm2d(outputs),
     )
 
 
-@pytest.mark.skipif(not folded_encoder_fgvc._fuses(torch.zeros(1)), reason="torch was built without oneDNN")
 def test_it_is_taken_where_it_is_faster(monkeypatch):
-    assert folded().winograd is not None
-    assert folded(inputs=64).winograd is None and folded(size=1).winograd is None
-    assert folded(stride=2).winograd is None and folded(padding_mode="reflect").winograd is None
+    assert fused().winograd is not None
+    assert fused(inputs=64).winograd is None and fused(size=1).winograd is None
+    assert fused(stride=2).winograd is None and fused(padding_mode="reflect").winograd is None
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
-    assert folded().winograd is not None and folded(dtype=torch.bfloat16).winograd is None
-    monkeypatch.setattr(folded_encoder_fgvc, "numba_fits", lambda weight: False)
-    assert folded().winograd is None
+    assert fused().winograd is not None and fused(dtype=torch.bfloat16).winograd is None
+    monkeypatch.setattr(fused_encoder, "numba_fits", lambda weight: False)
+    assert fused().winograd is None

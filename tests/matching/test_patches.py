@@ -7,9 +7,14 @@ from feature_fields import unit_features
 from fgvc_hf.matching.patches import patch_offsets, patch_weights, sample_patches, search_cells, window_scores
 
 
+@pytest.fixture(params=["torch", "numba"])
+def kernels(request, monkeypatch):
+    monkeypatch.setenv("FGVC_KERNELS", request.param)
+
+
 @pytest.mark.parametrize("radius", [0, 1, 2])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_scores_equal_the_definition(radius, dtype):
+def test_scores_equal_the_definition(radius, dtype, kernels):
     h, w, search = 17, 23, 4
     features = unit_features(h, w, dtype=dtype)
     centres = torch.tensor([[0.0, 0.0], [11.4, 8.2], [22.0, 16.0]])
@@ -32,7 +37,7 @@ def test_scores_equal_the_definition(radius, dtype):
                 assert float(window.share[n, row, column]) == pytest.approx(part * inside, abs=1e-6)
 
 
-def test_weights_that_all_points_share_give_the_same_bits():
+def test_weights_that_all_points_share_give_the_same_bits(kernels):
     features = unit_features(17, 23)
     centres = torch.tensor([[3.0, 4.0], [11.0, 8.0]])
     templates, weights = sample_patches(features, centres, 3), patch_weights(3)

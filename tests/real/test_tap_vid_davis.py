@@ -11,7 +11,7 @@ from fgvc_hf.metrics.average_jaccard import aggregate
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 SEQUENCES = ("blackswan", "goat")
-pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"there is no real data at {DATA}")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not DATA.is_dir(), reason=f"there is no real data at {DATA}")]
 
 
 @pytest.fixture(scope="module")

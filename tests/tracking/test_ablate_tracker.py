@@ -6,7 +6,9 @@ import pytest
 from training_runs import run
 
 
-@pytest.mark.slow
+pytestmark = pytest.mark.slow
+
+
 def test_the_table_has_a_row_for_each_change(tiny_model, processor, tmp_path):
     for part in (tiny_model, processor):
         part.save_pretrained(tmp_path / "tiny")

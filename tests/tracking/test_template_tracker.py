@@ -13,6 +13,11 @@ from fgvc_hf.matching.patches import search_cells
 from fgvc_hf.tracking.template_tracker import TemplateTracker
 
 
+@pytest.fixture(params=["torch", "numba"])
+def kernels(request, monkeypatch):
+    monkeypatch.setenv("FGVC_KERNELS", request.param)
+
+
 def started(features, points, **fields):
     """A tracker of points (x, y) that are given on a frame, with ids 0, 1 and so on."""
     tracker = TemplateTracker.empty(features, FgvcConfig(point_matching="templates", **fields))
@@ -21,7 +26,7 @@ def started(features, points, **fields):
 
 
 @pytest.mark.parametrize("velocity", [(0.5, -0.25), (1.3, 0.8), (2.5, -2.0), (0.0, 0.0)])
-def test_motion_by_fractions_of_cells(velocity):
+def test_motion_by_fractions_of_cells(velocity, kernels):
     h = w = 48
     field = smooth_field(120, 120)
     points = torch.tensor([(x, y) for x in (40.5, 50.5) for y in (41.5, 56.0)], dtype=torch.float64)
@@ -62,7 +67,7 @@ def test_a_similarity_is_compared_with_what_is_usual_for_the_point():
     assert 1 - confidence[0] > 10 * (1 - confidence[1])
 
 
-def test_what_covers_a_point_is_not_learnt_and_lowers_the_confidence():
+def test_what_covers_a_point_is_not_learnt_and_lowers_the_confidence(kernels):
     h = w = 40
     world, cover = shifted(smooth_field(100, 100), 0, 0, h, w), shifted(smooth_field(100, 100, seed=9), 0, 0, h, w)
     tracker = started(world, [(40.5, 40.5)])
@@ -80,7 +85,7 @@ def test_what_covers_a_point_is_not_learnt_and_lowers_the_confidence():
 
 
 @pytest.mark.parametrize("temperature", [TemplateTracker.constants.cell_temperature, 1e9])
-def test_a_thin_thing_is_followed_by_its_own_cells(temperature, monkeypatch):
+def test_a_thin_thing_is_followed_by_its_own_cells(temperature, monkeypatch, kernels):
     """A line of one cell that wanders over a ground at rest: most cells of the patch say that nothing moves."""
     constants = replace(TemplateTracker.constants, cell_temperature=temperature)
     monkeypatch.setattr(TemplateTracker, "constants", constants)
@@ -99,7 +104,7 @@ def test_a_thin_thing_is_followed_by_its_own_cells(temperature, monkeypatch):
 
 
 @pytest.mark.parametrize("recall", [0.84, 1.1])
-def test_a_point_that_comes_back_elsewhere_is_found_again(recall):
+def test_a_point_that_comes_back_elsewhere_is_found_again(recall, kernels):
     """Covered for three frames, and then far beyond its window."""
     h, w = 60, 90
     world, cover = shifted(smooth_field(120, 150), 0, 0, h, w), shifted(smooth_field(120, 150, seed=9), 0, 0, h, w)

@@ -78,6 +78,7 @@ def log(output):
     return [json.loads(line) for line in (Path(output) / "log.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_it_learns_and_leaves_a_model(tmp_path):
     recipe = replace(TINY, steps=40, adversarial=0.0, label="gaussian")
     make(tmp_path, recipe).run()
@@ -89,6 +90,7 @@ def test_it_learns_and_leaves_a_model(tmp_path):
     assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == ["step-00000039", "step-00000040"]
 
 
+@pytest.mark.slow
 def test_a_student_with_a_head_learns_the_maps_of_its_teacher(tmp_path):
     recipe = replace(TINY, steps=60, **DISTILL)
     training = make(tmp_path, recipe, student=HEAD)
@@ -153,6 +155,7 @@ def test_the_running_mean_of_the_weights_is_what_is_evaluated_and_saved(tmp_path
     assert evaluated == [training.bare.result] and not evaluated[0].training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "student"),
     [
@@ -174,6 +177,7 @@ def test_a_stopped_run_goes_on_exactly(tmp_path, changes, student):
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
+@pytest.mark.slow
 def test_accumulated_parts_equal_the_whole_batch(tmp_path):
     make(tmp_path / "one", recipe := replace(SHARED, steps=3)).run()
     make(tmp_path / "two", recipe, accumulate=2).run()
@@ -207,6 +211,7 @@ def start(output, mode, launcher=(sys.executable,)):
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_killed_three_times_the_weights_are_the_same(tmp_path):
     assert start(tmp_path / "whole", "straight").wait() == 0
     for kill in range(3):
@@ -225,6 +230,7 @@ def test_killed_three_times_the_weights_are_the_same(tmp_path):
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
     one = start(tmp_path / "one", "frozen")
     assert "processes 1" in one.communicate()[0]

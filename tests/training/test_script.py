@@ -9,9 +9,12 @@ import torch
 from PIL import Image
 from training_runs import run, write_tracks
 
-from fgvc_hf import FgvcConfig, FgvcModel, load, save_tracks
+from fgvc_hf import FgvcConfig, FgvcModel, Tracker, save_tracks
 from fgvc_hf.data.shards import StreamedClips, shard_names
 from fgvc_hf.training.ancestors.colour_autoencoder import ColourAutoEncoder, ColourAutoEncoderConfig
+
+
+pytestmark = pytest.mark.slow
 
 
 ROOT = Path(__file__).parents[2]
@@ -63,9 +66,9 @@ def test_every_kind_of_recipe_trains(videos, checkpoint, tmp_path, recipe):
 
 def test_tracks_of_the_videos_are_labels(videos, checkpoint, tmp_path):
     prompts = np.stack(np.meshgrid([0], np.arange(8, 96, 8), np.arange(8, 64, 8)), axis=-1).reshape(-1, 3)
-    model, processor = load(preset="fast")
+    tracker = Tracker.from_pretrained(preset="fast")
     for path in videos.glob("*.mp4"):
-        save_tracks(model.track(path, prompts, processor=processor), tmp_path / f"{path.stem}.npz")
+        save_tracks(tracker.track(path, prompts), tmp_path / f"{path.stem}.npz")
     start = ["--videos", videos, "--tracks", tmp_path, "--start-from", checkpoint]
     done = train("--recipe", "joint-small", *start, "--output", tmp_path / "run")
     assert done.returncode == 0, done.stderr

@@ -155,8 +155,9 @@ class TimeCycleTraining(VideoTraining):
         return {name: loss.mean() for name, loss in losses.items()}
 
     @torch.no_grad()
-    def draw(self, frames: torch.Tensor, labelled, seeds: list[int]) -> dict[str, np.ndarray]:
+    def draw(self, frames: torch.Tensor | None, labelled, seeds: list[int]) -> dict[str, np.ndarray]:
         """One row per clip: the patch on its own frame, and where it is found on the frames before it, the latest first."""
+        assert frames is not None
         images, size = frames.float() / 255, (self.recipe.patch // self.model.config.output_stride,) * 2
         place = choose_patches(images[:, -2:], Random(seeds), self.recipe.patch, self.model.config.output_stride)
         patch = self.encode(crop_image(images[:, -2], place, size, self.model.config.output_stride))

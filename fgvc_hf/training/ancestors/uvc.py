@@ -144,8 +144,9 @@ class UvcTraining(VideoTraining):
         return keep_inside(found, size, frame)
 
     @torch.no_grad()
-    def draw(self, frames: torch.Tensor, labelled, seeds: list[int]) -> dict[str, np.ndarray]:
+    def draw(self, frames: torch.Tensor | None, labelled, seeds: list[int]) -> dict[str, np.ndarray]:
         """One row per pair: the reference with its middle patch outlined, and the target with the patch where it is found."""
+        assert frames is not None
         images, stride = frames.float() / 255, self.model.config.output_stride
         size = (self.recipe.crop // stride, self.recipe.crop // stride)
         middle = Place.at(images.new_full((len(images), 2), (self.recipe.frame / stride - 1) / 2))

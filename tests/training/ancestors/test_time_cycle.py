@@ -19,7 +19,7 @@ from fgvc_hf.training.ancestors.time_cycle import (
     cycle_losses,
     distance,
 )
-from fgvc_hf.training.recipes import parse_recipe
+from fgvc_hf.training.experiment import parse_recipe
 
 
 TINY = TimeCycleRecipe(steps=4, batch_size=2, frame=160, patch=56, learning_rate=1e-3)

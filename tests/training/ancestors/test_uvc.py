@@ -22,8 +22,8 @@ from fgvc_hf.training.ancestors.uvc import (
     transported,
     views,
 )
+from fgvc_hf.training.experiment import parse_recipe
 from fgvc_hf.training.objectives import cell_grid
-from fgvc_hf.training.recipes import parse_recipe
 
 
 TINY = UvcRecipe(steps=30, batch_size=2, frame=96, crop=64, learning_rate=1e-3, temperature=16.0)

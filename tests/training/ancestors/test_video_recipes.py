@@ -123,6 +123,7 @@ def train(recipe, videos, start, output, *options, launcher=(), **changes):
     return run("train.py", *words, launcher=launcher)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["uvc-small", "timecycle-small"])
 def test_several_processes_train_and_the_result_is_a_model(recipe, videos, start, tmp_path):
     launcher = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29643")
@@ -136,6 +137,7 @@ def test_several_processes_train_and_the_result_is_a_model(recipe, videos, start
     )
 
 
+@pytest.mark.slow
 def test_a_colour_auto_encoder_is_trained_for_uvc(videos, start, tmp_path):
     done = train("colours-small", videos, start, tmp_path / "colours", stride=8)
     assert done.returncode == 0, done.stderr
@@ -145,6 +147,7 @@ def test_a_colour_auto_encoder_is_trained_for_uvc(videos, start, tmp_path):
     assert done.returncode == 0 and "an update:" in done.stdout, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "options", "changes", "message"),
     [
@@ -165,6 +168,7 @@ def test_bad_input_is_one_line_before_training(recipe, options, changes, message
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_comparison_makes_a_table_and_repeats_nothing(videos, start, tmp_path):
     tracks = write_tracks(tmp_path)
     words = ["--videos", videos, "--colours", start / "colours", "--evaluate", *tracks, "--output", tmp_path / "runs"]
