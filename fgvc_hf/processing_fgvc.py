@@ -175,10 +175,10 @@ class FgvcProcessor(ProcessorMixin):
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold must be a probability from 0 to 1, got {threshold}.")
         # Not FgvcVideoOutput: from a local folder with its code, transformers loads that class once for the model and once for the processor
-        outputs = [outputs] if isinstance(outputs, ModelOutput) else outputs
-        queries = {obj_id: (prompt.frame_idx, *prompt.point) for obj_id, prompt in session.points.items()}
+        frames: Any = [outputs] if isinstance(outputs, ModelOutput) else outputs
+        queries = {obj_id: (float(prompt.frame_idx), *prompt.point) for obj_id, prompt in session.points.items()}
         num_frames = None if session.video is None else session.video.num_frames
-        return collect_tracks(outputs, queries, num_frames, session.sizes[0], threshold)
+        return collect_tracks(frames, queries, num_frames, session.sizes[0], threshold)
 
 
 def _as_points(input_points, number: int) -> np.ndarray:

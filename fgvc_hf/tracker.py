@@ -164,7 +164,7 @@ class Tracker:
         for number, reverse in enumerate(passes):
             for output in self.model.propagate_in_video_iterator(session, reverse=reverse, show_progress_bar=progress):
                 if number == 0 or output.frame_idx != frame_idx:  # the second pass starts where the first did
-                    yield output.frame_idx, output.masks
+                    yield output.frame_idx, self.processor.post_process_masks(output, session)
 
     @torch.inference_mode()
     def flow(self, frame_0, frame_1) -> FgvcFlowOutput:
@@ -205,12 +205,10 @@ class Tracker:
         Raises:
             `ValueError`: the point is not a finite position inside frame 0.
         """
-        sessions = [self.processor.init_video_session() for _ in range(2)]
-        features = [
-            self.features(session.preprocess(frame, self.model.device))
-            for session, frame in zip(sessions, (frame_0, frame_1), strict=True)
-        ]
-        return match_cells(*features, point, *(session.sizes for session in sessions), self.model.config)
+        first, second = (self.processor.init_video_session() for _ in range(2))
+        features_0 = self.features(first.preprocess(frame_0, self.model.device))  # (h, w, C)
+        features_1 = self.features(second.preprocess(frame_1, self.model.device))
+        return match_cells(features_0, features_1, point, first.sizes, second.sizes, self.model.config)
 
     def stream(self) -> "LiveTracker":
         """Follow targets through frames that come one by one; see [`LiveTracker`]."""

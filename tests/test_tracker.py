@@ -196,6 +196,7 @@ def test_removed_points_stay_readable(tracker, noise_clip):
     )
 
 
+@pytest.mark.slow
 def test_what_a_frame_costs_does_not_grow(tracker, noise_clip, ids):
     """What a session holds, and the size of its results, at frame 10 and at frame 210."""
     live, held = tracker.stream(), []

@@ -1,4 +1,4 @@
-"""Dense flow from one frame to all that follow: neighbouring frames are matched, and their flows chained."""
+"""Dense flow from one frame to all following frames, by chaining the flow between neighbouring frames."""
 
 from collections.abc import Iterator
 
@@ -13,19 +13,19 @@ from ..tracking.results import FgvcFlowOutput
 @torch.inference_mode()
 def chain_flow(tracker: Tracker, video, frame_idx: int = 0) -> Iterator[tuple[int, FgvcFlowOutput]]:
     """
-    Dense flow from a frame of a video to each that follows.
+    Dense flow from a frame of a video to each following frame.
 
-    Motion over the clip may be of any length, between two frames up to `config.search_radius`. Errors of single steps add up: for
-    few points, [`Tracker.track`] is far more precise.
+    Motion between neighbouring frames must stay within `config.search_radius`; the sum over the clip may be larger. Errors of the steps
+    accumulate: for single points [`Tracker.track`] is far more precise.
 
     Args:
-        tracker ([`Tracker`]): Gives the features, each frame's once.
+        tracker ([`Tracker`]): Computes the features, once for each frame.
         video: As of [`Tracker.track`].
         frame_idx (`int`, defaults to 0): The frame that flow starts from.
 
     Yields:
         Number of a frame, from `frame_idx` on, and [`FgvcFlowOutput`] from `frame_idx` to it at the size of the frames. A pixel that was
-        occluded once on the way stays occluded.
+        occluded on any frame in between stays occluded.
 
     Raises:
         `ValueError`, `OSError`: the video cannot be read, or has no such frame.

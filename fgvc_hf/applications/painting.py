@@ -1,7 +1,7 @@
-"""Textures carried along: an image painted onto one frame, and seen in all others as if it were on the scene.
+"""Texture painting: an image painted on one frame is warped into the following frames as if it were part of the scene.
 
-Points on the painted part are followed, and the map from the first frame to another is a moving least squares fit of affine maps between them
-(Schaefer et al., Image deformation using moving least squares, SIGGRAPH 2006) that weighs them by their confidence.
+Points on the painted region are tracked. The warp is a moving least squares fit of affine maps to these points (Schaefer et al., Image
+deformation using moving least squares, SIGGRAPH 2006), weighted by their confidence.
 """
 
 from collections.abc import Iterator
@@ -14,32 +14,36 @@ import torch.nn.functional as F
 from ..tracker import Tracker
 
 
-POINTS = 256  # about as many on the painted part
-NODE = 4  # pixels between the places where maps are fitted; bilinear in between
-AGREEING = 3.0  # pixels, or times the points' distance from each other: residual at which a point counts half
-# Confidence, times agreement, of the points around a place from which the texture begins to show, and at which it shows in full
-SEEN = 0.3, 0.7
-NODES_AT_ONCE = 4096
+POINTS = 256  # approximate number of points on the painted region
+NODE = 4  # pixels between the nodes where affine maps are fitted; the warp is bilinear in between
+AGREEING = (
+    3.0  # pixels: residual at which the weight of a point is halved; the spacing of the points if that is larger
+)
+SEEN = (
+    0.3,
+    0.7,
+)  # mean confidence times agreement of the points nearby at which the texture starts to show, and is opaque
+NODES_AT_ONCE = 4096  # bounds the memory of the distances between nodes and points
 
 
 def paint(
     tracker: Tracker, video, texture: np.ndarray, frame_idx: int = 0, progress: bool = False
 ) -> Iterator[tuple[int, np.ndarray]]:
     """
-    Paint an image onto a frame of a video, and carry it through those that follow.
+    Paint an image on a frame of a video, and carry it through the following frames.
 
     Args:
-        tracker ([`Tracker`]): Follows points; by templates (`config.point_matching`) best.
+        tracker ([`Tracker`]): Tracks the points; template tracking (`config.point_matching="templates"`) is the most accurate.
         video: As of [`Tracker.track`], if it can be read more than once.
-        texture (`numpy.ndarray` of shape `(H, W, 4)`, uint8): RGBA at the size of the video; what is transparent is not painted.
-        frame_idx (`int`, defaults to 0): The frame that it is painted onto.
+        texture (`numpy.ndarray` of shape `(H, W, 4)`, uint8): RGBA at the size of the video; transparent pixels are not painted.
+        frame_idx (`int`, defaults to 0): The frame that it is painted on.
         progress (`bool`, defaults to `False`): Show a progress bar on standard error if it is a terminal.
 
     Yields:
-        Number of a frame, and the frame with the texture, `(H, W, 3)` uint8. What passes in front of the texture hides it.
+        Number of a frame, and the frame with the texture, `(H, W, 3)` uint8. The texture is hidden where its points are occluded.
 
     Raises:
-        `ValueError`, `OSError`: the video cannot be read, or `texture` is of another size or type, or wholly transparent.
+        `ValueError`, `OSError`: the video cannot be read, or `texture` has another size or type, or is wholly transparent.
     """
     session = tracker.processor.init_video_session(video)
     if texture.dtype != np.uint8 or texture.ndim != 3 or texture.shape[2] != 4:
@@ -65,10 +69,10 @@ def paint(
 
 
 def points_on(alpha: np.ndarray) -> tuple[np.ndarray, float]:
-    """Points (N, 2), (x, y), on a grid over what is not transparent, and their distance in pixels.
+    """Points (N, 2), (x, y), on a regular grid over the pixels that are not transparent, and the spacing of the grid in pixels.
 
     Raises:
-        `ValueError`: all is transparent.
+        `ValueError`: every pixel is transparent.
     """
     opaque = alpha > 0
     if not opaque.any():
@@ -86,16 +90,16 @@ def points_on(alpha: np.ndarray) -> tuple[np.ndarray, float]:
 def warp(
     colours: torch.Tensor, source: torch.Tensor, target: torch.Tensor, confidence: torch.Tensor, distance: float
 ) -> torch.Tensor:
-    """An image moved as points are.
+    """Warp an image by the motion of points.
 
     Args:
-        colours (`torch.Tensor` of shape `(4, H, W)`): RGB times alpha, and alpha.
-        source, target (`torch.Tensor` of shape `(N, 2)`): The points in the image, and where they are now, in pixels.
-        confidence (`torch.Tensor` of shape `(N,)`): That they are visible there.
-        distance (`float`): Of neighbouring points, in pixels.
+        colours (`torch.Tensor` of shape `(4, H, W)`): RGB premultiplied by alpha, and alpha.
+        source, target (`torch.Tensor` of shape `(N, 2)`): Positions of the points in the image and in the warped image, in pixels.
+        confidence (`torch.Tensor` of shape `(N,)`): Probability that a point is visible in the warped image.
+        distance (`float`): Spacing of neighbouring points, in pixels.
 
     Returns:
-        `torch.Tensor` of shape `(4, H, W)`: the image as it is now, transparent where points are hidden.
+        `torch.Tensor` of shape `(4, H, W)`: the warped image, transparent where points are occluded.
     """
     height, width = colours.shape[1:]
     agreeing = agreement(source, target, confidence, distance)
@@ -121,19 +125,19 @@ def warp(
 def moving_least_squares(
     places: torch.Tensor, source: torch.Tensor, target: torch.Tensor, weights: torch.Tensor, distance: float
 ) -> torch.Tensor:
-    """Where places (n, 2) are carried by the affine map that fits `source` to `target` (N, 2) best with the weights (n, N) of each."""
+    """Each place (n, 2) mapped by its own affine map: the weighted (n, N) least squares fit of `source` to `target` (N, 2)."""
     total = weights.sum(dim=1, keepdim=True)
     share = (weights / total)[..., None]  # (n, N, 1)
     from_centre, to_centre = (share * source).sum(dim=1), (share * target).sum(dim=1)  # (n, 2)
     a, b = source - from_centre[:, None], target - to_centre[:, None]
-    # Drawn to the identity by as much as a point at half the distance would: few points, or points in a row, fix no affine map
+    # A ridge towards the identity, because few points or collinear ones do not determine an affine map
     ridge = (distance / 2) ** 2 * torch.eye(2, dtype=source.dtype)
     matrix = torch.linalg.solve(a.mT @ (share * a) + ridge, a.mT @ (share * b) + ridge)  # (n, 2, 2)
     return ((places - from_centre)[:, None] @ matrix)[:, 0] + to_centre
 
 
 def agreement(source: torch.Tensor, target: torch.Tensor, confidence: torch.Tensor, distance: float) -> torch.Tensor:
-    """Weights (N,) of points, low where one moves unlike those around it."""
+    """Weights (N,) in [0, 1] of points, low where a point moves differently from its neighbours."""
     near = 1 / (torch.cdist(source, source).square() + distance**2)
     near = near * ~torch.eye(len(source), dtype=torch.bool) * confidence.clamp_min(1e-3)
     if len(source) < 3:
@@ -144,7 +148,7 @@ def agreement(source: torch.Tensor, target: torch.Tensor, confidence: torch.Tens
 
 
 def _grid(y: torch.Tensor, x: torch.Tensor, height: int, width: int, step: int) -> torch.Tensor:
-    """Places for `grid_sample` on nodes that are `step` pixels apart, the first at 0."""
+    """Coordinates for `grid_sample` on nodes that are `step` pixels apart, the first at 0."""
     y, x = (2 * axis / (side - step) - 1 for axis, side in ((y, height), (x, width)))
     return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)[None].float()
 

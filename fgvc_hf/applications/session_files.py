@@ -1,7 +1,7 @@
-"""Sessions on disk: put a video aside and continue with it later, with the same result.
+"""Sessions on disk: save a session, and continue it later with the same result.
 
-A session is one safetensors file: the trackers' state as tensors, and as metadata its prompts, its numbers, how frames are processed, and
-a hash of the model that made it, because features of another model mean nothing to it.
+A session is one safetensors file: the state of the trackers as tensors, and as metadata the prompts, the settings of the image processor
+and a hash of the model, whose features the state consists of.
 """
 
 import copy
@@ -115,7 +115,7 @@ def load_session(path: str | Path, model: FgvcModel | Tracker, video: Any = None
         config = session.bind(model)
         for name, values in metadata["trackers"].items():
             setattr(session, name, _put_together(TRACKERS[name], name, values, tensors, config))
-        if device is not None:  # where remembered frames are kept
+        if device is not None and session.labels is not None:  # the memory device of the session
             session.labels.memory.ring = session.labels.memory.ring.to(device)
             for group in session.labels.groups:
                 group.anchor = group.anchor.to(device)
@@ -156,7 +156,7 @@ def fingerprint(model: FgvcModel, config: FgvcConfig) -> str:
 
 
 def _take_apart(name: str, part: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    """Plain values of a dataclass, and of those in it: tensors go to `tensors` instead; a configuration is left out."""
+    """The values of a nested dataclass as JSON. Tensors go to `tensors` by their path; configurations are left out."""
     if isinstance(part, torch.Tensor):
         tensors[name] = part
         return None

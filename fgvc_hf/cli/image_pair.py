@@ -56,11 +56,11 @@ def run_flow(arguments: argparse.Namespace) -> None:
     if arguments.overlay:
         check_picture_name(arguments.overlay)
     first, second = (read_image(path) for path in arguments.images)
-    found = load_tracker(arguments).flow(first, second)
-    save_flow(found.flow, found.occluded, arguments.output)
+    flow, occluded = load_tracker(arguments).flow(first, second).to_tuple()
+    save_flow(flow, occluded, arguments.output)
     print(arguments.output)
     if arguments.overlay:
-        write_picture(draw_arrows(first, found.flow, found.occluded), arguments.overlay)
+        write_picture(draw_arrows(first, flow, occluded), arguments.overlay)
         print(arguments.overlay)
 
 

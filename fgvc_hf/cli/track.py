@@ -55,8 +55,11 @@ def run_track(arguments: argparse.Namespace) -> None:
     name = arguments.preset or arguments.checkpoint or DEFAULT_CHECKPOINT
     trackers = {name: load_tracker(arguments)}
     trackers |= {name: load_tracker(compared(arguments, name)) for name in arguments.compare}
-    options = {"direction": arguments.direction, "threshold": arguments.threshold, "progress": True}
-    tracks = {name: tracker.track(video, points, **options) for name, tracker in trackers.items()}
+    direction, threshold = arguments.direction, arguments.threshold
+    tracks = {
+        name: tracker.track(video, points, direction=direction, threshold=threshold, progress=True)
+        for name, tracker in trackers.items()
+    }
     if arguments.output:
         save_tracks(next(iter(tracks.values())), arguments.output)
         print(arguments.output)

@@ -1,6 +1,6 @@
-"""What happens to batches of frames on their way into training, on their device: light, noise, Lab, channel dropout.
+"""Augmentation of batches of frames on their device: photometric changes, noise, conversion to Lab, channel dropout.
 
-Frames are `(B, 2, 3, H, W)`. All random numbers come from a [`Random`], which has one stream for each pair of the batch.
+Frames are `(B, 2, 3, H, W)`. All random numbers come from a [`Random`], with one stream for each pair of the batch.
 """
 
 import torch
@@ -17,9 +17,14 @@ def rgb_to_pixel_values(rgb: torch.Tensor, processor=FgvcImageProcessorPil) -> t
 
 
 def change_light(frames: torch.Tensor, random: Random, strength: float = 1.0) -> torch.Tensor:
-    """Frames in [0, 1] under another light: colour and contrast change with the pair, and a little between its frames.
+    """Photometric augmentation of frames `(B, 2, 3, H, W)` in [0, 1].
 
-    Besides, in some pairs a soft shadow or shine lies over each frame, each frame is a little out of focus, or noisy.
+    Colour and contrast change with the pair, and less between its two frames. Some pairs also get uneven brightness, blur or noise.
+
+    Args:
+        frames (`torch.Tensor` of shape `(B, 2, 3, H, W)`): RGB in [0, 1].
+        random ([`Random`]): One stream per pair.
+        strength (`float`): Factor on all changes; 0 for none.
     """
     batch, _, _, height, width = frames.shape
 
@@ -43,11 +48,11 @@ def change_light(frames: torch.Tensor, random: Random, strength: float = 1.0) ->
 
 
 def drop_channel(pixel_values: torch.Tensor, dropped: torch.Tensor) -> torch.Tensor:
-    """The information bottleneck: hide one of the colour channels a and b of each pair, and scale up what is left.
+    """Channel dropout: set one of the colour channels a and b of each pair to 0, and scale the other two by 1.5.
 
     Args:
         pixel_values (`torch.Tensor` of shape `(B, 2, 3, H, W)`): L, a, b.
-        dropped (`torch.Tensor` of shape `(B,)`): The channel that is hidden, 1 or 2; 0 hides nothing.
+        dropped (`torch.Tensor` of shape `(B,)`): The channel that is dropped, 1 or 2; 0 for none.
     """
     channels = torch.arange(3, device=pixel_values.device)
     keep = (channels != dropped[:, None]) | (dropped == 0)[:, None]  # (B, 3)

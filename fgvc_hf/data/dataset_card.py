@@ -1,4 +1,4 @@
-"""The card of a folder of shards: by its header the Hub and `datasets` know what the folder holds."""
+"""The dataset card of a folder of shards. The Hub and `datasets` read features and sizes from its header."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ from ..io.files import atomic_write
 from .shards import CLIP_LENGTH
 
 
-SHARDS = "data-*.parquet"  # as write_shards names them
-UNKNOWN = "unknown"  # the Hub's name for a licence that is not stated
+SHARDS = "data-*.parquet"  # file names of write_shards
+UNKNOWN = "unknown"  # the Hub's identifier of a licence that is not stated
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 ROWS = {
     "clips": f"A row has `name`, and `frames`: the JPEG bytes of 2 to {CLIP_LENGTH} consecutive frames.",
@@ -22,10 +22,10 @@ ROWS = {
 
 
 def write_dataset_card(folder: str | Path, source: str, license: str = UNKNOWN) -> None:
-    """Write the README.md of a folder of shards: features, counts and sizes are read from the shards.
+    """Write the README.md of a folder of shards. Features, counts and sizes are read from the shards.
 
     Args:
-        folder: As [`write_shards`] has filled it.
+        folder: Of shards by [`write_shards`].
         source (`str`): What the rows were made from, in a few words.
         license (`str`, defaults to `"unknown"`): Identifier of the licence of the frames as the Hub has them.
 

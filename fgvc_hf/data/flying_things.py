@@ -33,8 +33,8 @@ class LabelledPair:
 
     Args:
         frames (`torch.Tensor` of shape `(2, 3, H, W)`, uint8): RGB.
-        flow (`torch.Tensor` of shape `(2, H, W, 2)`): (x, y) in pixels, from frame 0 to frame 1 and back.
-        visible (`torch.Tensor` of shape `(2, H, W)`, bool): Whether the end of the flow is in the frame and not covered.
+        flow (`torch.Tensor` of shape `(2, H, W, 2)`): (x, y) in pixels, from frame 0 to frame 1, and from frame 1 to frame 0.
+        visible (`torch.Tensor` of shape `(2, H, W)`, bool): Whether the target of the flow is in the frame and not occluded.
     """
 
     frames: torch.Tensor
@@ -43,7 +43,7 @@ class LabelledPair:
 
 
 def read_pfm(path: str | Path) -> np.ndarray:
-    """A PFM image `(H, W, 3)` or `(H, W)`, float32, the first row on top.
+    """A PFM image `(H, W, 3)` or `(H, W)`, float32, rows from top to bottom.
 
     Raises:
         `OSError`: the file is missing, is no PFM image, or ends too early.
@@ -64,10 +64,10 @@ def read_pfm(path: str | Path) -> np.ndarray:
 
 
 def consistent(flow: torch.Tensor) -> torch.Tensor:
-    """Where two flows `(2, H, W, 2)` lead there and back: visibility `(2, H, W)` for want of a label.
+    """Visibility `(2, H, W)` of two flows `(2, H, W, 2)` by the forward-backward check.
 
-    The forward-backward test: |f + b|^2 < 0.01 (|f|^2 + |b|^2) + 0.5, with b the other flow at the end of f; false where the end is
-    outside the frame.
+    |f + b|^2 < 0.01 (|f|^2 + |b|^2) + 0.5, with b the other flow at the target of f; false if the target is outside the frame (Sundaram et al.,
+    Dense point trajectories by GPU-accelerated large displacement optical flow, ECCV 2010).
     """
     height, width = flow.shape[1:3]
     extent = flow.new_tensor([width, height])
@@ -105,7 +105,7 @@ class FlyingThings3D(Dataset):
         split (`str`): `"TRAIN"` or `"TEST"`.
 
     Raises:
-        `OSError`: the folder has another layout; says what was expected where. On access: a damaged file, named.
+        `OSError`: the folder has another layout; the message says what was expected where. On access: a damaged file, named.
     """
 
     def __init__(self, root: str | Path, split: str = "TRAIN"):
@@ -142,13 +142,13 @@ class FlyingThings3D(Dataset):
 
 
 class LabelledCrops(Dataset):
-    """Random crops of labelled pairs by number, without resizing; flow is cut and not changed, visibility is that of the crop.
+    """Random crops of labelled pairs by number, without resizing. Points whose target is outside the crop are not visible.
 
     Args:
-        pairs (`Dataset` of [`LabelledPair`]): Where the crops are cut from.
+        pairs (`Dataset` of [`LabelledPair`]): Pairs that the crops are cut from.
         size (`int`): Side of the crops in pixels.
         stride (`int`): Flow and visibility are given at the centre of every `stride`-th pixel.
-        seed (`int`): Pair `number` depends on it and on the number alone.
+        seed (`int`): A crop depends on it and on its number alone.
     """
 
     def __init__(self, pairs: Dataset, size: int = 256, stride: int = 2, seed: int = 0):
@@ -170,7 +170,7 @@ class LabelledCrops(Dataset):
         return pair.frames[..., rows, columns].float() / 255, flow, visible
 
     def _readable_pair(self, draw: np.random.Generator) -> LabelledPair:
-        """A pair drawn at random; one that is damaged is reported, and another drawn in its place."""
+        """A random pair; a damaged one is logged, and another is drawn."""
         for _ in range(ATTEMPTS):
             try:
                 return self.pairs[int(draw.integers(len(self.pairs)))]  # ty: ignore[invalid-argument-type]

@@ -1,14 +1,13 @@
-"""Scenes of moving textured layers, a batch at a time, in which the position of everything is known exactly.
+"""Scenes of moving textured layers, in batches, with exact ground truth.
 
-A scene is a stack of [`Layer`]s, the background first. A layer has its own coordinates, in pixels, and three parts that
-are written independently of each other:
+A scene is a stack of [`Layer`]s, the background first. A layer has its own coordinates, in pixels, and three independent parts:
 
 * a shape, a function from layer points to a signed distance in layer pixels, negative inside;
 * a texture, a function from layer points to RGB in [0, 1];
 * a [`Motion`], an invertible map from layer to frame per frame.
 
-A frame is drawn by mapping its pixel centres back into every layer, a correspondence by mapping one layer point forward,
-and visibility is the sign of the shapes above at the point itself: no rounding to pixels, no tolerance.
+A frame is rendered by mapping its pixel centres back into every layer, a correspondence by mapping a layer point forward. Visibility is the
+sign of the shapes above at the point itself, without rounding to pixels and without tolerance.
 
 Points are `(B, N, 2)` for a batch of B scenes. Where a function takes `times`, this is one frame number for all points,
 or one for each: an integer tensor `(B, N)`.
@@ -24,11 +23,11 @@ import torch
 Shape = Callable[[torch.Tensor], torch.Tensor]  # (B, N, 2) -> (B, N)
 Texture = Callable[[torch.Tensor], torch.Tensor]  # (B, N, 2) -> (B, N, 3)
 
-INVERSION_STEPS = 10  # of the fixed point below; with a slope of at most 0.3 the error shrinks to 6e-6 of the bending
+INVERSION_STEPS = 10  # fixed-point iterations; with a slope of at most 0.3 the error shrinks to 6e-6 of the bending
 
 
 class Random:
-    """Seeded numbers for a batch of scenes, drawn on the CPU: a seed gives its scene on every device, in every batch."""
+    """Random numbers for a batch of scenes, one seed each. They are drawn on the CPU, so a seed gives the same scene on every device."""
 
     def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu"):
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -71,15 +70,15 @@ def _project(homography: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Motion:
-    """Where a layer is: a homography per frame, after a smooth bending of the layer in itself.
+    """The motion of a layer: a smooth bending of the layer within itself, then a homography, for each frame.
 
-    A bent point is v with v + sum_w amplitude_w sin(frequency_w . v + phase_w) = u, the layer point. This direction is the
-    one that draws; the other is a fixed point, which exists while the bending has a slope below one.
+    A bent point v of the layer point u solves v + sum_w amplitude_w sin(frequency_w . v + phase_w) = u. Rendering evaluates the left side; the
+    other direction is a fixed-point iteration, which converges while the bending has a slope below one.
 
     Args:
         pose (`torch.Tensor` of shape `(B, T, 3, 3)`): Homography from bent layer points to frame points.
         frequencies (`torch.Tensor` of shape `(B, W, 2)`), phases (`(B, W)`): The W waves; none by default.
-        amplitudes (`torch.Tensor` of shape `(B, T, W, 2)`): How far each bends the layer at each frame, in layer pixels.
+        amplitudes (`torch.Tensor` of shape `(B, T, W, 2)`): Of each wave at each frame, in layer pixels.
     """
 
     pose: torch.Tensor
@@ -118,7 +117,7 @@ class Layer:
     """One opaque textured sheet.
 
     Args:
-        shape: Signed distance of layer points, in layer pixels, negative inside; its zero set is the edge.
+        shape: Signed distance of layer points, in layer pixels, negative inside.
         texture: RGB in [0, 1] of layer points.
         motion ([`Motion`]): From layer to frame coordinates at each frame.
     """
@@ -132,11 +131,11 @@ class Layer:
         return self.shape(self.motion.to_layer(points, times)) * self.motion.scale(times)
 
 
-# Shapes. Their sizes are tensors (B,), one for each scene
+# Shapes. Their sizes are tensors (B,), one per scene
 
 
 def everywhere(points: torch.Tensor) -> torch.Tensor:
-    """The shape of a background: no point is ever near its edge."""
+    """The shape of a background, without an edge."""
     return torch.full_like(points[..., 0], -math.inf)
 
 
@@ -238,10 +237,10 @@ def inside_frame(points: torch.Tensor, height: int, width: int, margin: float = 
 def correspondences(
     layers: Sequence[Layer], points: torch.Tensor, times, target: int, height: int, width: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where what is seen at frame points `(B, N, 2)` of frames `times` is at frame `target`.
+    """Positions at frame `target` of what is visible at frame points `(B, N, 2)` of frames `times`.
 
     Returns:
-        Exact positions `(B, N, 2)`, also where hidden, and whether they are in the frame and covered by no other layer.
+        Exact positions `(B, N, 2)`, also where occluded, and visibility `(B, N)`: in the frame and covered by no other layer.
     """
     owner = top_layer(layers, points, times)
     positions = torch.zeros_like(points)

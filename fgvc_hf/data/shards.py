@@ -1,6 +1,6 @@
 """Training data as Parquet shards: written once, then loaded from a folder or streamed from the Hub with `datasets`.
 
-Two kinds of rows, told apart by their columns:
+There are two kinds of rows, with different columns:
 
 * clips: `name`, and `frames`, the JPEG bytes of up to `CLIP_LENGTH` consecutive frames at reduced size;
 * labelled pairs: `name`, `frames`, the PNG bytes of two frames, and `flow`, the bytes of an NPZ file whose array `flow` is
@@ -27,7 +27,7 @@ from .video_folder import choose_clip, resized_images, scaled_frames, video_sour
 
 logger = logging.getLogger(__name__)
 
-CLIP_LENGTH = 32  # frames in a row: enough for every gap, few enough to stream
+CLIP_LENGTH = 32  # frames per row: enough for every gap, few enough to stream
 ROWS_PER_SHARD = 64
 JPEG_QUALITY = 92
 
@@ -44,9 +44,9 @@ def _decode(data: bytes) -> np.ndarray:
 
 
 def clip_rows(folder: str | Path, short_side: int = 256) -> Iterator[dict]:
-    """Rows of the videos in a folder (files, or folders of images such as YouTube-VOS's `JPEGImages`).
+    """Rows of the videos in a folder: files, or folders of images such as YouTube-VOS's `JPEGImages`.
 
-    Videos that cannot be read or have fewer than two frames are left out, and counted in one logged line.
+    Videos that cannot be read or have fewer than two frames are skipped, and their number is logged.
     """
     skipped = []
     for source in video_sources(folder):
@@ -76,7 +76,15 @@ def labelled_rows(pairs: Iterable[LabelledPair]) -> Iterator[dict]:
 
 
 def write_shards(rows: Iterable[dict], output: str | Path, rows_per_shard: int = ROWS_PER_SHARD) -> list[Path]:
-    """Write rows as `output/data-00000.parquet` and following. Every file is complete or not there.
+    """Write rows as `output/data-00000.parquet` and following. Every file is complete or absent.
+
+    Args:
+        rows: As [`clip_rows`] or [`labelled_rows`] yield them.
+        output: Folder; made if needed.
+        rows_per_shard (`int`): Rows per file.
+
+    Returns:
+        The files.
 
     Raises:
         `ValueError`: there are no rows.
@@ -169,15 +177,14 @@ class ShardedPairs(Dataset):
 
 
 class StreamedClips(IterableDataset):
-    """Pairs of frames by number from shards that are read one after the other and never held.
+    """Pairs of frames by number from shards that are streamed one after the other.
 
-    Pair n comes from the n-th row of the stream, which begins again at its end. Rows are shuffled within `buffer` of them. A shard
-    that cannot be read is reported by its name and left out.
+    Pair n comes from the n-th row of the shuffled stream, which starts again at its end. A shard that cannot be read is logged by name and skipped.
 
     Args:
         shards (list of `str` or `Path`): Parquet files of clips: paths, or URLs that `datasets` opens (`hf://...`).
         size, gap, area, aspect, offsets, seed: As of [`VideoFolder`].
-        buffer (`int`): Rows that are shuffled at a time; that many are held.
+        buffer (`int`): Rows in the shuffle buffer, which are held in memory.
     """
 
     def __init__(
@@ -202,7 +209,7 @@ class StreamedClips(IterableDataset):
         self.numbers: Iterable[int] = itertools.count()
 
     def rows(self) -> Iterator[dict]:
-        """All rows of all shards, again and again."""
+        """The rows of all shards, repeated without end."""
         import datasets
         from datasets.exceptions import DatasetGenerationError
 
@@ -219,7 +226,7 @@ class StreamedClips(IterableDataset):
                 raise OSError(f"{self.shards[0]}: none of the {len(self.shards)} shards can be read.")
 
     def __iter__(self) -> Iterator[tuple[int, torch.Tensor]]:
-        """(n, pair n) for the numbers asked for, which must increase."""
+        """(n, pair n) for the numbers in `numbers`, which must increase."""
         draw, held, rows, at = np.random.default_rng(self.seed), [], self.rows(), -1
         for number in self.numbers:
             while at < number:

@@ -1,8 +1,4 @@
-"""Rendered clips and training pairs in which the position and the visibility of every point are known exactly.
-
-[`render_clip`] and [`translating_texture`] make clips with tracks, [`render_pairs`] batches of two frames with the flow
-between them, on any device. All are stacks of moving layers; see `scene.py`.
-"""
+"""Rendered clips with the exact position and visibility of every point, on any device. Scenes are stacks of moving layers; see `scene.py`."""
 
 import math
 from collections.abc import Sequence
@@ -28,9 +24,9 @@ from .scene import (
 from .textures import body_shading, image_patches, natural_image, raster_texture, sinusoid_texture
 
 
-MIN_SIZE = 32  # pixels; on a smaller frame the bodies would be too thin to hold a query
-EDGE_MARGIN = 3.0  # pixels between a query and the nearest edge, so that its neighbourhood is its own layer
-GRID_MARGIN = 24.0  # pixels that the queries of a translating texture keep from the border
+MIN_SIZE = 32  # pixels; bodies on a smaller frame are too thin to hold a query
+EDGE_MARGIN = 3.0  # pixels from a query to the nearest edge, so that its neighbourhood is on its own layer
+GRID_MARGIN = 24.0  # pixels from the queries of a translating texture to the border
 GRID_STRIDE = 16
 LATE_QUERIES = 0.25  # share of the queries that start after the first frame
 CANDIDATES_PER_POINT = 64
@@ -43,9 +39,9 @@ class SyntheticClip:
 
     Args:
         frames (`numpy.ndarray` of shape `(T, H, W, 3)`, uint8): RGB.
-        queries (`numpy.ndarray` of shape `(N, 3)`, float32): (t, x, y) of each point where it is first asked for.
-        tracks (`numpy.ndarray` of shape `(N, T, 2)`, float32): (x, y) in pixels, also where the point is hidden.
-        visible (`numpy.ndarray` of shape `(N, T)`, bool): in the frame and covered by no other layer.
+        queries (`numpy.ndarray` of shape `(N, 3)`, float32): (t, x, y) of each point.
+        tracks (`numpy.ndarray` of shape `(N, T, 2)`, float32): (x, y) in pixels, also where the point is occluded.
+        visible (`numpy.ndarray` of shape `(N, T)`, bool): In the frame and covered by no other layer.
     """
 
     frames: np.ndarray
@@ -65,7 +61,7 @@ def smooth_wave(num_frames: int, rate: float, random: Random) -> torch.Tensor:
 
 
 def similarity(centre: torch.Tensor, angle: torch.Tensor, shear: torch.Tensor, log_scale: torch.Tensor):
-    """Poses `(..., 3, 3)` that turn, shear and scale the layer, and put its origin at `centre` `(..., 2)`."""
+    """Poses `(..., 3, 3)` that rotate, shear and scale the layer, and put its origin at `centre` `(..., 2)`."""
     cos, sin = log_scale.exp() * angle.cos(), log_scale.exp() * angle.sin()
     zero, one = torch.zeros_like(cos), torch.ones_like(cos)
     x, y = centre.unbind(-1)
@@ -96,7 +92,7 @@ def translation_motion(num_frames: int, velocity: tuple[float, float], device: t
 
 
 def scene_image(size: int, detail: float, saturation: float, random: Random, images: torch.Tensor | None):
-    """A texture `(B, 3, size, size)` cut out of `images`, or made up where there are none."""
+    """A texture `(B, 3, size, size)` cut out of `images`, or procedural if there are none."""
     if images is None:
         return natural_image(size, detail, saturation, random)
     return image_patches(images, size, (0.7, 1.6), random)
@@ -105,7 +101,7 @@ def scene_image(size: int, detail: float, saturation: float, random: Random, ima
 def background_layer(
     num_frames: int, height: int, width: int, random: Random, images: torch.Tensor | None = None
 ) -> Layer:
-    """A slowly panning, turning and zooming background whose texture covers every frame of the clip."""
+    """A slowly panning, rotating and zooming background whose texture covers every frame of the clip."""
     unit = min(height, width) / 256
     centre = torch.tensor([[width / 2, height / 2]], device=random.device).expand(len(random), 2)
     motion = wandering_motion(num_frames, centre, 1.1 * unit, 0.004, 0.003, random)
@@ -129,7 +125,7 @@ def body_layer(
     unit = min(height, width) / 256
     radius = unit * random.uniform(36, 58)
     shape = CLIP_SHAPES[index % len(CLIP_SHAPES)](radius, random)
-    # Multiples of these two constants fill the square evenly however many are taken.
+    # Multiples of these two constants, the R2 sequence, fill the square evenly
     place = 0.2 + 0.6 * ((start + index * start.new_tensor([0.7548777, 0.5698403])) % 1)
     motion = wandering_motion(num_frames, place * place.new_tensor([width, height]), 3 * unit, 0.02, 0.006, random)
     size = 2 * math.ceil(1.6 * float(radius.max()))
@@ -197,7 +193,7 @@ def render_clip(
     device: torch.device | str = "cpu",
     images: torch.Tensor | None = None,
 ) -> SyntheticClip:
-    """Render textured bodies that move over a moving background and hide it and one another.
+    """Render textured bodies that move over a moving background and occlude it and one another.
 
     No point moves by more than about 6 pixels per frame where the shorter side is 256, and in proportion otherwise.
 
@@ -207,7 +203,7 @@ def render_clip(
         num_points (`int`): Points to follow. Three of four are queried at frame 0 and the others at a random frame.
         seed (`int`): The same seed gives the same scene, also on another device.
         device (`torch.device` or `str`): Where to render.
-        images (`torch.Tensor` of shape `(N, 3, H, W)`, uint8, *optional*): Where textures are cut from, instead of made up.
+        images (`torch.Tensor` of shape `(N, 3, H, W)`, uint8, *optional*): Images that textures are cut from; procedural if not given.
 
     Raises:
         ValueError: If a size or a number is below its least value.
@@ -228,7 +224,7 @@ def translating_texture(
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> SyntheticClip:
-    """Render one texture that translates by `velocity`, without any interpolation: sub-pixel steps are exact.
+    """Render one texture that translates by `velocity`. It is evaluated and not interpolated, so sub-pixel steps are exact.
 
     The queries form a regular grid on frame 0, kept where they stay at least 24 pixels inside every frame.
 

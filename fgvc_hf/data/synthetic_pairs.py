@@ -25,7 +25,6 @@ from .textures import image_patches, raster_texture
 
 PAIR_SHAPES = (blob, polygon, strip, ellipse, blob, strip)
 NUM_WAVES = 3  # of the bending of a body
-FRAMES = (0, 1)
 
 
 @dataclass(frozen=True)
@@ -34,9 +33,9 @@ class SyntheticPairs:
 
     Args:
         frames (`torch.Tensor` of shape `(B, 2, 3, H, W)`): RGB in [0, 1].
-        flow (`torch.Tensor` of shape `(B, 2, h, w, 2)`): (x, y) in pixels; `[:, 0]` leads from frame 0 to frame 1, and
-            `[:, 1]` back.
-        visible (`torch.Tensor` of shape `(B, 2, h, w)`, bool): whether the end of the flow is in the frame and not covered.
+        flow (`torch.Tensor` of shape `(B, 2, h, w, 2)`): (x, y) in pixels; `[:, 0]` from frame 0 to frame 1, `[:, 1]` from
+            frame 1 to frame 0.
+        visible (`torch.Tensor` of shape `(B, 2, h, w)`, bool): Whether the target of the flow is in the frame and not occluded.
     """
 
     frames: torch.Tensor
@@ -47,20 +46,21 @@ class SyntheticPairs:
 def pair_motion(
     anchor: torch.Tensor, size: int, reach: float, upright: bool, random: Random, bend: float = 0.0
 ) -> Motion:
-    """Two poses of a layer, and between them a random step: mostly small, at times large.
+    """The motion of a layer between two frames: a random similarity with shear and perspective, more often small than large.
 
     Args:
-        anchor (`torch.Tensor` of shape `(B, 2)`): Where the origin of the layer is in frame 0.
-        size (`int`): Side of the frame; what is in pixels is in proportion to it.
+        anchor (`torch.Tensor` of shape `(B, 2)`): Position of the layer's origin in frame 0.
+        size (`int`): Side of the frame in pixels, which wavelengths and perspective are in proportion to.
         reach (`float`): Largest shift, in pixels.
         upright (`bool`): Whether the layer is upright in frame 0, as a background is.
+        random ([`Random`]): One stream per pair.
         bend (`float`): Largest bending, in pixels.
     """
     turn, tilt = (0.0, 0.0) if upright else (math.pi, 0.25)
     first = similarity(anchor, random.uniform(-turn, turn), random.uniform(-tilt, tilt), random.uniform(-tilt, tilt))
     heading, length = random.uniform(0, 2 * math.pi), reach * random.uniform(0, 1) ** 2
     shift = torch.stack([heading.cos(), heading.sin()], dim=-1) * length[:, None]
-    vigour = random.uniform(0, 1) ** 2  # turns, zooms and shears come together, and rarely in full
+    vigour = random.uniform(0, 1) ** 2  # common factor of rotation, zoom and shear; the square makes large ones rare
     spin, shear, zoom = (vigour * random.uniform(-most, most) for most in (0.5, 0.15, 0.3))
     step = similarity(shift, spin, shear, zoom)
     step[:, 2, :2] = random.uniform(-0.15, 0.15, 2) * vigour[:, None] / size  # perspective
@@ -69,19 +69,20 @@ def pair_motion(
     second = to_anchor @ step @ torch.linalg.inv(to_anchor) @ first
     if not bend:
         return Motion(torch.stack([first, second], dim=1))
-    waves = 3
-    directions = random.uniform(0, 2 * math.pi, waves)
-    wave_numbers = 2 * math.pi / (size * random.uniform(0.25, 0.8, waves))
+    directions = random.uniform(0, 2 * math.pi, NUM_WAVES)
+    wave_numbers = 2 * math.pi / (size * random.uniform(0.25, 0.8, NUM_WAVES))
     frequencies = torch.stack([directions.cos(), directions.sin()], dim=-1) * wave_numbers[..., None]
     # Half of the bodies are rigid; no wave bends by a slope of more than 0.1, so that the bending can be inverted
-    most = (0.1 / wave_numbers).clamp(max=bend / waves) * random.chance(0.5, 1)
-    second_bend = random.uniform(-1, 1, waves, 2) * most[..., None] / math.sqrt(2)
+    most = (0.1 / wave_numbers).clamp(max=bend / NUM_WAVES) * random.chance(0.5, 1)
+    second_bend = random.uniform(-1, 1, NUM_WAVES, 2) * most[..., None] / math.sqrt(2)
     amplitudes = torch.stack([torch.zeros_like(second_bend), second_bend], dim=1)  # (B, 2, W, 2)
-    return Motion(torch.stack([first, second], dim=1), frequencies, random.uniform(0, 2 * math.pi, waves), amplitudes)
+    return Motion(
+        torch.stack([first, second], dim=1), frequencies, random.uniform(0, 2 * math.pi, NUM_WAVES), amplitudes
+    )
 
 
 def pair_body(kind: int, images: torch.Tensor, size: int, reach: float, random: Random) -> Layer:
-    """A body cut out of an image, anywhere in the frame, 8 to 35 % of its side in radius; absent in one of five scenes."""
+    """A body cut out of an image, anywhere in the frame, with a radius of 8 to 35 % of its side; absent in one of five scenes."""
     radius = size * 0.08 * (0.35 / 0.08) ** random.uniform(0, 1)
     outline = PAIR_SHAPES[kind % len(PAIR_SHAPES)](radius, random)
     absent = torch.where(random.chance(0.2, 1), math.inf, 0.0)
@@ -91,7 +92,7 @@ def pair_body(kind: int, images: torch.Tensor, size: int, reach: float, random: 
 
 
 def pair_background(images: torch.Tensor, size: int, reach: float, random: Random) -> Layer:
-    """An image behind everything, still in a quarter of the scenes."""
+    """An image as background; it does not move in a quarter of the scenes."""
     centre = torch.full((len(random), 2), size / 2, device=random.device)
     moving = pair_motion(centre, size, reach, True, random)
     still = random.chance(0.25, 1, 1)
@@ -102,7 +103,7 @@ def pair_background(images: torch.Tensor, size: int, reach: float, random: Rando
 
 
 def _expose(layers: Sequence[Layer], time: int, size: int, shutter: torch.Tensor) -> torch.Tensor:
-    """A frame `(B, 3, size, size)` of a pair with motion blur: the layers move while the shutter `(B,)` is open."""
+    """A frame `(B, 3, size, size)` of a pair with motion blur: the mean of three instants while the shutter `(B,)` is open."""
     sharp = render_frame(layers, time, size, size)
     if not bool(shutter.any()):
         return sharp
@@ -132,14 +133,14 @@ def render_pairs(
 ) -> SyntheticPairs:
     """Render a batch of training pairs: bodies cut out of images that move over another image.
 
-    Bodies are smooth, angular, round and thin; they move by homographies, and half of them bend. A fifth of the pairs is
-    blurred by the motion. Light and colour are left to `augmentation.py`.
+    Bodies are smooth, angular, round or thin; they move by homographies, and half of them bend. A fifth of the pairs has motion blur.
+    `augmentation.py` changes light and colour.
 
     Args:
-        images (`torch.Tensor` of shape `(N, 3, H, W)`, uint8): Where the textures are cut from.
-        seeds (sequence of B `int`): One for each pair: a pair depends on its own seed alone.
+        images (`torch.Tensor` of shape `(N, 3, H, W)`, uint8): Images that textures are cut from.
+        seeds (sequence of B `int`): One per pair, on which alone the pair depends.
         size (`int`): Side of the frames, at least 32.
-        reach (`float`): Largest shift of a body in pixels; the background's is half of it.
+        reach (`float`): Largest shift of a body in pixels; the background moves by at most half of it.
         stride (`int`): Flow is given at the centre of every `stride`-th pixel.
         num_bodies (`int`): Most bodies in a scene.
         device (`torch.device` or `str`): Where to render.

@@ -1,4 +1,4 @@
-"""Textures of the layers of a scene: procedural ones, and patches of images. All for a batch of scenes at a time."""
+"""Textures of the layers of scenes, in batches: procedural ones, and patches of images."""
 
 import math
 
@@ -32,7 +32,7 @@ def texel_centres(size: int, device: torch.device | str) -> torch.Tensor:
 
 
 def palette(values: torch.Tensor, saturation: float, random: Random) -> torch.Tensor:
-    """Colours `(B, 3, ...)` of values `(B, ...)`: one cosine per channel, which runs through a few related hues."""
+    """Colours `(B, 3, ...)` of values `(B, ...)`: one cosine per channel, over a few related hues."""
     shape = (len(values), 3) + (1,) * (values.ndim - 1)
     hue = random.uniform(0, 1, 1) + random.uniform(0.15, 0.4, 3).cumsum(1)
     turns = random.uniform(0.12, 0.3, 3)
@@ -60,7 +60,7 @@ def raster_texture(raster: torch.Tensor, mode: str = "bicubic") -> Texture:
 
 
 def body_shading(shape: Shape, size: int, radius: torch.Tensor) -> torch.Tensor:
-    """Brightness `(B, 1, size, size)` of a body lit from its upper left, painted on it: no point changes colour."""
+    """Brightness `(B, 1, size, size)` of a body lit from its upper left. It moves with the body, so no point changes colour."""
     points = texel_centres(size, radius.device).expand(len(radius), -1, -1)
     rim = (-shape(points) / (0.3 * radius[:, None])).clamp(0, 1)
     light = 1 - 0.22 * (points.sum(-1) / radius[:, None]).clamp(-1.3, 1.3)
@@ -68,7 +68,7 @@ def body_shading(shape: Shape, size: int, radius: torch.Tensor) -> torch.Tensor:
 
 
 def sinusoid_texture(random: Random, waves: int = 40) -> Texture:
-    """A sum of plane waves with periods of 6 to 60 pixels: defined at every real point, hence exact at any shift."""
+    """A sum of plane waves with periods of 6 to 60 pixels. It is defined at every real point, so any shift is exact."""
     periods = 6 * 10 ** random.uniform(0, 1, waves)
     directions = random.uniform(0, 2 * math.pi, waves)
     frequencies = torch.stack([directions.cos(), directions.sin()], dim=1) * (2 * math.pi / periods)[:, None]
@@ -81,15 +81,15 @@ def sinusoid_texture(random: Random, waves: int = 40) -> Texture:
 def image_patches(images: torch.Tensor, size: int, zoom: tuple[float, float], random: Random) -> torch.Tensor:
     """Square patches `(B, 3, size, size)` in [0, 1] cut at random from images `(N, 3, H, W)` of uint8.
 
-    Each is turned, mirrored and scaled at random; `zoom` is the range of texels of the patch per pixel of the image.
-    Where a patch reaches over the edge of its image, it goes on mirrored.
+    Each is rotated, mirrored and scaled at random; `zoom` is the range of texels of the patch per pixel of the image. Images are padded by
+    reflection.
     """
     count, _, height, width = images.shape
     chosen = images[random.integer(0, count).to(images.device)].to(random.device).float() / 255
     log_zoom = random.uniform(math.log(zoom[0]), math.log(zoom[1]))
     angle = random.uniform(-math.pi / 6, math.pi / 6)
     mirror = 1 - 2 * random.chance(0.5).float()
-    centre = random.uniform(-1, 1, 2) * 0.8  # in the units of grid_sample: the image spans -1 to 1
+    centre = random.uniform(-1, 1, 2) * 0.8  # in units of grid_sample: the image spans -1 to 1
     span = size / log_zoom.exp()[:, None]  # image pixels that the patch spans
     across = torch.stack([mirror * angle.cos(), -angle.sin()], dim=-1) * span
     down = torch.stack([mirror * angle.sin(), angle.cos()], dim=-1) * span

@@ -1,7 +1,7 @@
-"""Videos whose tracks are known: labelled pairs for training from real video.
+"""Labelled training pairs from real videos with tracks.
 
-The tracks may be measured, or those of a tracker that sees more than the features alone: templates at a high resolution tell by dozens of
-cells where a point has gone, and training asks each cell to tell it by itself.
+Tracks may be annotations, or the output of a stronger tracker: templates match dozens of cells at a high resolution, and training distils
+that into the feature of every single cell.
 
     VIDEOS/camel.mp4 or VIDEOS/camel/00000.jpg ...      the video
     TRACKS/camel.npz                                     its tracks, as `fgvc-hf track` writes them
@@ -22,18 +22,18 @@ logger = logging.getLogger(__name__)
 
 
 class TrackedVideos(Dataset):
-    """Pairs of frames by number, with the flow of the points that are seen on both; an endless labelled domain.
+    """Pairs of frames by number, with the flow of the points that are visible on both.
 
     Args:
         folder: Videos, searched with its subfolders.
         tracks: Folder of the tracks: an .npz for each video, named as it.
         size, gap, area, aspect, short_side, seed: As of [`VideoFolder`].
-        stride (`int`): Flow is given at the cells of every `stride`-th pixel; each point gives that of the cell nearest to it.
-        least_confidence (`float`), largest_error (`float`): What is asked of a position: its confidence, and its expected error in pixels
-            of the original video.
+        stride (`int`): Pixels per cell of the flow; every point sets the flow of the cell nearest to it.
+        least_confidence (`float`), largest_error (`float`): Positions below this confidence, or above this expected error in pixels of the
+            original video, are not used.
 
     Raises:
-        `OSError`: no video has tracks, or one cannot be read. Videos without tracks are left out, and counted in one logged line.
+        `OSError`: no video has tracks, or one cannot be read. Videos without tracks are skipped, and their number is logged.
         `ValueError`: tracks are malformed, or of another video.
     """
 

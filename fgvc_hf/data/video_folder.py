@@ -1,6 +1,6 @@
 """Unlabelled real video: a folder of clips as pairs of frames for training, decoded with PyAV.
 
-A pair is chosen by a number alone: number n gives the same clip, frames and crop in every process and after every restart.
+Number n gives the same clip, frames and crop in every process and after every restart.
 """
 
 import logging
@@ -67,7 +67,7 @@ def random_crop_box(height: int, width: int, area: tuple[float, float], aspect: 
 
 @dataclass(frozen=True)
 class View:
-    """What is shown of a clip: frames by number, and a box (left, top, right, bottom) of them, resized to a square and perhaps mirrored."""
+    """A part of a clip: numbers of frames, and a box (left, top, right, bottom) that is resized to a square of `size` pixels, mirrored or not."""
 
     numbers: list[int]
     box: tuple[float, float, float, float]
@@ -81,7 +81,7 @@ class View:
         return torch.from_numpy(crop.copy()).permute(2, 0, 1)
 
     def positions(self, points: np.ndarray) -> np.ndarray:
-        """Where points (..., 2) (x, y) of the frames are in the view, in its pixels."""
+        """Positions in the view, in its pixels, of points `(..., 2)` (x, y) of the frames."""
         left, top, right, bottom = self.box
         found = (points - (left, top)) / (right - left, bottom - top) * self.size
         return found * (-1, 1) + (self.size, 0) if self.mirrored else found
@@ -90,10 +90,13 @@ class View:
 def choose_view(
     length: int, frame: tuple[int, int], draw: np.random.Generator, size: int, gap, area, aspect, offsets=()
 ) -> View:
-    """A view of a clip of so many frames, of height and width `frame`, forward or backward in time.
+    """A random view of a clip, forward or backward in time: two frames within the gap, or one at each offset.
 
-    It shows two frames within the gap, or one at each of the offsets; in a clip that ends before the last of these, as many spread over it
-    evenly.
+    Args:
+        length (`int`): Frames of the clip.
+        frame (`tuple[int, int]`): Their (height, width).
+        draw (`numpy.random.Generator`): Of the random choices.
+        size, gap, area, aspect, offsets: As of [`VideoFolder`]. If the clip is shorter than the last offset, frames are spread evenly over it.
 
     Raises:
         `ValueError`: the clip has fewer frames.
@@ -114,28 +117,29 @@ def choose_view(
 def choose_clip(
     clip: Sequence | np.ndarray, decode: Callable, draw: np.random.Generator, size: int, gap, area, aspect, offsets=()
 ) -> torch.Tensor:
-    """A view of a clip that [`choose_view`] draws, uint8 `(T, 3, size, size)`; `decode` gives the frame of an element."""
+    """A random view of a clip, uint8 `(T, 3, size, size)`; see [`choose_view`]. `decode` returns the frame (H, W, 3) of an element of the clip."""
     frame = decode(clip[0]).shape[:2] if len(clip) else (0, 0)
     view = choose_view(len(clip), frame, draw, size, gap, area, aspect, offsets)
     return torch.stack([view.crop(decode(clip[number])) for number in view.numbers])
 
 
 class VideoFolder(Dataset):
-    """Pairs of frames of the videos in a folder, or clips of several, held in memory at reduced size.
+    """Pairs of frames, or clips of several, of the videos in a folder, which are held in memory at reduced size.
 
     Args:
         folder: Searched with its subfolders.
         size (`int`): Side of the crops.
         gap (`tuple[int, int]`): Least and largest number of frames from one frame of a pair to the other.
-        area, aspect: Ranges of the share of the frame that a crop covers, and of its width by height. The defaults are those
-            of the released code, (0.6, 1) and (1.5, 2), in which crops of wide video are squeezed to squares.
-        offsets (`tuple[int, ...]`): Clips of as many frames, so many after the first, instead of pairs within the gap.
-        short_side (`int`): Frames are reduced to this.
-        length (`int`): Number of pairs; which pair has which number depends on `seed` alone.
+        area, aspect (`tuple[float, float]`): Ranges of the share of the frame that a crop covers, and of its width / height. The
+            defaults are those of the released code, which resizes crops of wide video to squares.
+        offsets (`tuple[int, ...]`): Frames of a clip by their offset from its first frame, instead of pairs within the gap.
+        short_side (`int`): The shorter side of frames is reduced to this, in pixels.
+        length (`int`): Number of pairs.
+        seed (`int`): A pair depends on it and on its number alone.
 
     Raises:
-        `OSError`: the folder holds no video that can be read with at least two frames, or as many as there are offsets. Videos that cannot be used are left
-            out, and counted in one logged line.
+        `OSError`: the folder holds no video that can be read with at least two frames, or as many as there are offsets. Other videos are
+            skipped, and their number is logged.
     """
 
     def __init__(
@@ -186,14 +190,14 @@ class VideoFolder(Dataset):
 
 
 def _spread(clips: Sequence[np.ndarray], index: int, count: int) -> np.ndarray:
-    """The `index`-th of `count` frames that take turns over the clips and spread over their length."""
+    """The `index`-th of `count` frames, spread evenly over all clips."""
     clip = clips[index % len(clips)]
     turns = math.ceil(count / len(clips))
     return clip[int((index // len(clips) + 0.5) / turns * len(clip))]
 
 
 def resized_images(images: Sequence[np.ndarray], height: int, width: int) -> torch.Tensor:
-    """Images `(H, W, 3)` of any size as one tensor `(N, 3, height, width)`, cropped to the aspect in their middle."""
+    """Images `(H, W, 3)` of any size, centre-cropped to the aspect and resized: `(N, 3, height, width)`."""
     resized = []
     for image in images:
         picture = Image.fromarray(image)

@@ -63,7 +63,7 @@ class Example:
         if self.file is not None:
             video = VideoFile(self.file)
             return video.frames(0, self.num_frames), video.fps or 30
-        clip = render_clip(num_frames=40, height=216, width=384, num_points=0, seed=self.seed)
+        clip = render_clip(num_frames=40, height=216, width=384, num_points=0, seed=self.seed or 0)
         return iter(clip.frames), RENDERED_FPS
 
     def save_tracks(self, tracks: PointTracks) -> None:

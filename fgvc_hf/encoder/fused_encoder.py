@@ -22,10 +22,10 @@ class FusedConvolution:
     """A convolution and the batch normalisation after it, as one convolution; then, if asked for, a sum and a ReLU."""
 
     def __init__(self, convolution: nn.Conv2d, norm: nn.BatchNorm2d):
-        statistics = norm.running_mean, norm.running_var
-        assert statistics[0] is not None and statistics[1] is not None
+        mean, variance = norm.running_mean, norm.running_var
+        assert mean is not None and variance is not None
         weight, bias = fuse_conv_bn_weights(
-            convolution.weight.float(), None, *statistics, norm.eps, norm.weight.float(), norm.bias.float()
+            convolution.weight.float(), None, mean, variance, norm.eps, norm.weight.float(), norm.bias.float()
         )
         dtype = convolution.weight.dtype
         self.weight = weight.detach().to(dtype).contiguous(memory_format=torch.channels_last)
@@ -57,7 +57,7 @@ class FusedConvolution:
 def winograd_is_faster(weight: torch.Tensor) -> bool:
     """Whether Winograd's algorithm in numba is faster than torch for these weights (O, C, kernel, kernel) at stride 1.
 
-    Whole frames are 1.3 to 3 times as fast with it on CPUs without AMX. With AMX, torch multiplies bfloat16 faster than numba transforms it.
+    Frames with 30 points are 1.3 to 2 times as fast with it on CPUs without AMX (`scripts/benchmark_kernels.py`). With AMX, torch multiplies bfloat16 faster than numba transforms it.
     """
     if tuple(weight.shape[2:]) != (3, 3) or min(weight.shape[:2]) < LEAST_CHANNELS or not numba_fits(weight):
         return False

@@ -143,7 +143,7 @@ def _measure_boxes(tracker, video: DavisVideo) -> tuple[dict[int, np.ndarray], C
     return boxes, {str(obj_id): values for obj_id, values in overlaps.items()}
 
 
-def _boxes_metrics(videos: dict[str, Counts]) -> Metrics:
+def _boxes_metrics(videos: dict[str, Any]) -> Metrics:
     return {"objects": box_overlap.aggregate_boxes(videos)}
 
 

@@ -28,7 +28,7 @@ def follow_boxes(tracker: Tracker, video: DavisVideo) -> tuple[dict[int, np.ndar
     first = [mask_box(truth[0] == obj_id) for obj_id in ids]
     tracker.processor.add_inputs_to_inference_session(session, 0, ids, input_boxes=np.stack(first))
     outputs = tracker.model.propagate_in_video_iterator(session, max_frame_num_to_track=len(truth) - 1)
-    corners = np.stack([output.boxes for output in outputs])  # (T, objects, 4, 2)
+    corners = np.stack([np.asarray(output.boxes) for output in outputs])  # (T, objects, 4, 2)
     found = np.concatenate([corners.min(axis=2), corners.max(axis=2)], axis=-1)  # (T, objects, 4)
     overlaps: dict[int, list[float | None]] = {}
     for column, obj_id in enumerate(ids):

@@ -101,9 +101,9 @@ def in_parallel(work: Callable[[int, int], None], count: int) -> None:
 def openmp_threads() -> Callable[[Callable], None] | None:
     """A function that runs another on all threads of torch's OpenMP pool; nothing where torch was built with another library than GNU's.
 
-    Between two operations torch's threads spin for milliseconds on the cores that a pool of our own would need: with one, a frame takes
-    1.2 to 1.9 times as long, and 1.6 to 2.7 times with GNU OpenMP's default GOMP_SPINCOUNT. `GOMP_parallel` is the stable entry point
-    that compilers emit calls to.
+    Between two operations torch's threads spin for milliseconds on the cores that other threads would need. With a pool of our own a frame with
+    30 points takes 1.3 to 1.8 times as long on CPUs without AMX, and up to 3 times where GOMP_SPINCOUNT is not lowered
+    (`scripts/benchmark_kernels.py`). `GOMP_parallel` is the stable entry point that compilers emit calls to.
     """
     if not sys.platform.startswith("linux") or not hasattr(library := ctypes.CDLL(None), "GOMP_parallel"):
         return None

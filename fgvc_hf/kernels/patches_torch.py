@@ -1,7 +1,7 @@
 """Template matching in torch, for any device and precision: correlation with windows, mean templates, new templates.
 
-[`fgvc_hf.kernels.patches_numba.NumbaPatches`] has the same functions for a CPU: on an Intel CPU with AMX whole frames take 1.05 times as long
-without it at 30 points, and 1.4 times at 500.
+[`fgvc_hf.kernels.patches_numba.NumbaPatches`] has the same functions for a CPU. Without it a frame with 30 points takes up to 1.1 times as
+long, and one with 500 points 1.25 to 1.5 times (`scripts/benchmark_kernels.py`).
 """
 
 import math

@@ -112,7 +112,7 @@ def reference_topk(
     `query_cells` (int64, flat positions) restricts the rows that are computed, so that large maps can be sampled or chunked.
     """
     query, keys = check_frames(query, keys)
-    cells = torch.arange(query.shape[:2].numel(), device=query.device) if query_cells is None else query_cells
+    cells = torch.arange(query[..., 0].numel(), device=query.device) if query_cells is None else query_cells
     scores = masked_scores(query, keys, [Window(radius, shape)] * len(keys), cells)
     return _pad_topk(*scores.topk(min(topk, scores.shape[1]), dim=1), topk)
 

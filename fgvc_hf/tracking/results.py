@@ -6,10 +6,14 @@ pixels of the original video, and [`collect_tracks`] turns the outputs of many f
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from transformers.utils import ModelOutput
+
+
+GIVEN: Any = None  # of fields that always have a value: a ModelOutput needs a default for all but its first
 
 
 @dataclass
@@ -84,19 +88,19 @@ class FgvcVideoOutput(ModelOutput):
         box_confidence (`numpy.ndarray` of shape `(M,)`, float32): Share of the points in each that are seen and agree.
     """
 
-    frame_idx: int | None = None
-    ids: list[int] | None = None
-    queries: np.ndarray | None = None
-    points: np.ndarray | None = None
-    visible: np.ndarray | None = None
-    confidence: np.ndarray | None = None
-    uncertainty: np.ndarray | None = None
-    at_border: np.ndarray | None = None
-    outside: np.ndarray | None = None
+    frame_idx: int = GIVEN
+    ids: list[int] = GIVEN
+    queries: np.ndarray = GIVEN
+    points: np.ndarray = GIVEN
+    visible: np.ndarray = GIVEN
+    confidence: np.ndarray = GIVEN
+    uncertainty: np.ndarray = GIVEN
+    at_border: np.ndarray = GIVEN
+    outside: np.ndarray = GIVEN
     masks: np.ndarray | None = None
-    box_ids: list[int] | None = None
-    boxes: np.ndarray | None = None
-    box_confidence: np.ndarray | None = None
+    box_ids: list[int] = GIVEN
+    boxes: np.ndarray = GIVEN
+    box_confidence: np.ndarray = GIVEN
 
 
 @dataclass
@@ -109,8 +113,8 @@ class FgvcFlowOutput(ModelOutput):
         occluded (`numpy.ndarray` of shape `(H, W)`, bool): Pixels that fail the forward-backward check.
     """
 
-    flow: np.ndarray | None = None
-    occluded: np.ndarray | None = None
+    flow: np.ndarray = GIVEN
+    occluded: np.ndarray = GIVEN
 
 
 @dataclass
@@ -161,7 +165,7 @@ def collect_tracks(
     """
     outputs, queries = list(outputs), dict(queries)
     for output in outputs:
-        for obj_id, query in zip(output.ids or (), output.queries if output.ids else (), strict=True):
+        for obj_id, query in zip(output.ids, output.queries, strict=True):
             queries.setdefault(obj_id, tuple(query))
     if num_frames is None:
         num_frames = 1 + max((output.frame_idx for output in outputs), default=-1)

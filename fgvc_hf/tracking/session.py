@@ -297,13 +297,17 @@ class FgvcInferenceSession:
     def read(self) -> FgvcVideoOutput:
         """The targets on the frame seen last, in pixels of the original video."""
         labels, templates, boxes = self.labels, self.templates, self.boxes
-        assert labels is not None and templates is not None and boxes is not None
+        assert labels is not None and templates is not None and boxes is not None and self.last_frame_idx is not None
         return FgvcVideoOutput(
             frame_idx=self.last_frame_idx,
             **self._read_points([templates.read(), *labels.read_points()]),
             **self._read_boxes(boxes.read()),
             masks=self._read_masks(labels.read_masks()),
         )
+
+    def _prompt_here(self, obj_id: int) -> Target | None:
+        """The prompt of a target on the frame seen last."""
+        return None if self.last_frame_idx is None else self.prompts.get((obj_id, self.last_frame_idx))
 
     def _read_points(self, readouts: list[PointReadout]) -> dict[str, Any]:
         """Points in the order in which they were added."""
@@ -318,7 +322,7 @@ class FgvcInferenceSession:
         )
         points = rescale_points(points, input_size, original_size)
         for i, obj_id in enumerate(ids):
-            if (prompt := self.prompts.get((obj_id, self.last_frame_idx))) is not None:
+            if isinstance(prompt := self._prompt_here(obj_id), PointTarget):
                 points[i] = prompt.point  # exactly
         visible = confidence >= self.config.visibility_threshold
         at_border = self._at_border(expected, input_size)
@@ -348,7 +352,7 @@ class FgvcInferenceSession:
         original_size, input_size = self.sizes
         corners = rescale_points(readout.corners.cpu().numpy()[order], input_size, original_size)
         for i, obj_id in enumerate(ids):
-            if (prompt := self.prompts.get((obj_id, self.last_frame_idx))) is not None:
+            if isinstance(prompt := self._prompt_here(obj_id), BoxTarget):
                 corners[i] = prompt.corners  # exactly
         return {"box_ids": ids, "boxes": corners, "box_confidence": readout.confidence.cpu().numpy()[order]}
 
@@ -364,7 +368,7 @@ class FgvcInferenceSession:
         place = self.config.output_stride, self.config.cell_origin
         result = object_ids(stacked, ids, input_size, original_size, *place)
         for obj_id in ids:  # on the frame of its prompt an object is exactly where that says
-            if (prompt := self.prompts.get((obj_id, self.last_frame_idx))) is not None:
+            if isinstance(prompt := self._prompt_here(obj_id), MaskTarget):
                 result[(result == obj_id) & ~prompt.mask] = 0
                 result[prompt.mask] = obj_id
         return result

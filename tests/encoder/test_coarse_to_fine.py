@@ -178,6 +178,7 @@ def test_points_are_followed_like_with_a_fine_model(clip, method):
     np.testing.assert_array_equal(streamed.tracks[0], tracks.tracks[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(256, 256), (480, 854), (720, 1280)])
 def test_the_bundled_checkpoint_follows_points_at_every_size(size):
     clip = render_clip(6, *size, num_points=24, seed=3)

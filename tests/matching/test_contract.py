@@ -125,7 +125,10 @@ def test_tiles_without_active_queries_are_skipped(backend, dtype):
     tile = torch.zeros_like(active)
     tile[TILE[0] :, TILE[1] :] = True
     scores, indices = window_topk(query, keys, 3, "disc", 5, active, backend)
-    assert torch.equal(scores, everywhere[0].where(tile.flatten()[:, None], -torch.inf))
+    # On a GPU, torch multiplies another number of tiles by another kernel, whose last bit may differ
+    tolerance = 1e-6 if (backend, DEVICE) == ("torch", "cuda") else 0
+    expected = everywhere[0].where(tile.flatten()[:, None], -torch.inf)
+    torch.testing.assert_close(scores, expected, rtol=tolerance, atol=tolerance)
     assert torch.equal(indices, everywhere[1].where(tile.flatten()[:, None], 0))
 
 

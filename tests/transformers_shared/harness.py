@@ -4,6 +4,7 @@ The source distribution of transformers carries them (`tests/test_*.py`). The on
 once, into a folder that git ignores, and its tests are laid out there as the package `tests` that they expect to be.
 """
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -45,18 +46,25 @@ def provide_shared_tests() -> None:
 
 
 def _download() -> None:
-    with tempfile.TemporaryDirectory() as folder:
+    """Laid out in a folder of its own and then moved, for several test processes may do this at once: the first one's stays."""
+    ROOT.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=ROOT.parent) as folder:
         requirement = f"transformers=={transformers.__version__}"
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "transformers"]
         subprocess.run([*pip, "--no-build-isolation", "--dest", folder, requirement], check=True, timeout=300)
         (archive,) = Path(folder).glob("transformers-*.tar.gz")
+        laid_out = Path(folder) / "shared"
         with tarfile.open(archive) as tar:
             for member in tar.getmembers():
                 parts = Path(member.name).parts
                 if len(parts) == 3 and parts[1] == "tests" and parts[2].startswith("test_"):
-                    target = ROOT / "tests" / parts[2]
+                    target = laid_out / "tests" / parts[2]
                     target.parent.mkdir(parents=True, exist_ok=True)
                     target.write_bytes(tar.extractfile(member).read())
-    for name, content in reversed(STUBS.items()):  # tests/__init__.py, which marks the folder as complete, comes last
-        (ROOT / name).parent.mkdir(parents=True, exist_ok=True)
-        (ROOT / name).write_text(content)
+        for name, content in STUBS.items():
+            (laid_out / name).parent.mkdir(parents=True, exist_ok=True)
+            (laid_out / name).write_text(content)
+        with contextlib.suppress(OSError):  # it is there by now
+            laid_out.rename(ROOT)
+    if not (ROOT / "tests" / "__init__.py").is_file():
+        raise OSError(f"{ROOT}: is incomplete; remove it")

@@ -1,7 +1,7 @@
-"""UVC's colour auto-encoder: colours at the resolution of the features, so that an affinity can copy them, and back to pixels.
+"""UVC's colour auto-encoder: it encodes colours at the resolution of the features, where an affinity copies them, and decodes them to pixels.
 
-Frozen while an encoder is trained by [`UvcTraining`]. `scripts/convert.py uvc-colours` converts the published one, and the recipes
-`colours` and `colours-small` train one.
+It is frozen while [`UvcTraining`] trains an encoder. `scripts/convert.py uvc-colours` converts the published one; the recipes `colours` and
+`colours-small` train one.
 """
 
 import json
@@ -19,7 +19,7 @@ from ...data.augmentation import rgb_to_pixel_values
 from .video_training import VideoRecipe, VideoTraining
 
 
-# 8-bit Lab minus 128, over 128
+# (8-bit Lab - 128) / 128
 COLOUR_INPUT: dict[str, Any] = {
     "image_mean": [128 * 100 / 255, 0.0, 0.0],
     "image_std": [128 * 100 / 255, 128.0, 128.0],
@@ -52,7 +52,7 @@ class ColourAutoEncoderConfig(PreTrainedConfig):
 
 class ColourAutoEncoder(PreTrainedModel):
     """
-    Colours (N, 3, H, W) in [-1, 1] to (N, C, H / stride, W / stride) and back: VGG's convolutions, padded by reflection.
+    Encodes colours (N, 3, H, W) in [-1, 1] as (N, C, H / stride, W / stride), and decodes them: VGG's convolutions with reflection padding.
 
     Args:
         config ([`ColourAutoEncoderConfig`]): Its stages. The default is the published one, at stride 8.
@@ -93,7 +93,7 @@ class ColourAutoEncoder(PreTrainedModel):
         return self.decoder(features.movedim(-1, 1))
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Colours `(N, 3, H, W)` as they come back; the sides must be multiples of the stride."""
+        """Reconstructed colours `(N, 3, H, W)`; the sides must be multiples of the stride."""
         return self.decode(self.encode(pixel_values))
 
 
@@ -102,7 +102,7 @@ def _convolution(inputs: int, outputs: int, size: int = 3) -> nn.Conv2d:
 
 
 def colour_loss(found: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-    """Mean absolute difference `(B,)` of colours (B, 3, H, W), a and b ten times as heavy as L."""
+    """Mean absolute difference `(B,)` of colours `(B, 3, H, W)`, with weight 1 on L and 10 on a and b."""
     weights = found.new_tensor(CHANNEL_WEIGHTS)[:, None, None]
     return ((found - true).abs() * weights).mean((1, 2, 3))
 
@@ -111,7 +111,7 @@ def load_colours(folder: str) -> ColourAutoEncoder:
     """The auto-encoder in a folder.
 
     Raises:
-        `OSError`: the folder holds none.
+        `OSError`: the folder has none.
     """
     config = Path(folder) / "config.json"
     kind = json.loads(config.read_text()).get("model_type") if config.is_file() else None
@@ -122,10 +122,10 @@ def load_colours(folder: str) -> ColourAutoEncoder:
 
 @dataclass(frozen=True)
 class ColourRecipe(VideoRecipe):
-    """How a colour auto-encoder is trained; its authors do not say, so this is ours: the loss that it will serve, on single frames.
+    """Hyperparameters of a colour auto-encoder. Its authors give none; we use UVC's colour loss on single frames.
 
     Args:
-        stride (`int`): Pixels per cell, that of the encoder that it will serve: 2, 4 or 8.
+        stride (`int`): Pixels per cell: 2, 4 or 8, as of the encoder that UVC trains with it.
         steps, ...: As of [`VideoRecipe`].
     """
 
@@ -140,7 +140,7 @@ class ColourRecipe(VideoRecipe):
 
     @property
     def widths(self) -> list[int]:
-        """Of the stages."""
+        """Channels of the stages."""
         return [64, 128, 256][: self.stride.bit_length() - 1]
 
     @property

@@ -1,7 +1,7 @@
-"""What UVC and TimeCycle share: the affinity of two frames, a patch localised by it, and the crop there. All is differentiable.
+"""Patch localisation of UVC and TimeCycle: the affinity of two frames, the place of a patch by it, and the crop there. All differentiable.
 
-Positions are (x, y) in cells of a feature map, whose first cell is (0, 0). A patch is a map of its own; its cells lie on the frame's map
-where a [`Place`] puts them.
+Positions are (x, y) in cells of a feature map, whose first cell is (0, 0). A patch is a map of its own; a [`Place`] is the similarity transform
+that puts its cells on the frame's map.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,13 @@ Size = tuple[int, ...]  # rows and columns
 
 @dataclass
 class Place:
-    """Where patches lie on maps: `centre` (B, 2), `scale` (B, 2) along x and y, and the `angle` (B,) that x turns towards y by."""
+    """The places of B patches on maps.
+
+    Args:
+        centre (`torch.Tensor` of shape `(B, 2)`): (x, y) in cells.
+        scale (`torch.Tensor` of shape `(B, 2)`): Cells of the map per cell of the patch, along x and y.
+        angle (`torch.Tensor` of shape `(B,)`): Rotation from x towards y, in radians.
+    """
 
     centre: torch.Tensor
     scale: torch.Tensor
@@ -24,14 +30,14 @@ class Place:
 
     @classmethod
     def at(cls, centre: torch.Tensor, angle: torch.Tensor | None = None) -> "Place":
-        """Patches of the frame's own scale."""
+        """Patches at the scale of the frame."""
         return cls(centre, torch.ones_like(centre), centre.new_zeros(len(centre)) if angle is None else angle)
 
     def positions(self, size: Size, step: int = 1) -> torch.Tensor:
-        """Where `step` samples per cell and axis, the first of each in its centre, of patches of `size` (h, w) lie: `(B, h * step, w * step, 2)`.
+        """Positions `(B, h * step, w * step, 2)` on the map of `step` samples per cell and axis of patches of `size` (h, w).
 
-        A cell is centred on the first of its `step` pixels, so with the stride as `step` these are the patch's pixels; times the stride
-        they are positions on the frame's.
+        The first sample of a cell is at its centre. A cell is centred on the first of its pixels, so with the stride as `step` the samples are
+        the pixels of the patch; times the stride they are positions in pixels of the frame.
         """
         y, x = (
             torch.arange(n * step, device=self.centre.device, dtype=self.centre.dtype) / step - (n - 1) / 2
@@ -43,14 +49,14 @@ class Place:
         return self.centre[:, None, None] + torch.stack([cos * along - sin * down, sin * along + cos * down], dim=-1)
 
     def corners(self, size: Size) -> torch.Tensor:
-        """The corners `(B, 4, 2)` of patches of `size`, one after the other, at the outer edges of their cells."""
+        """The corners `(B, 4, 2)` of patches of `size`, clockwise, at the outer edges of their cells."""
         scale = self.scale * self.scale.new_tensor([size[1], size[0]])
         found = Place(self.centre, scale, self.angle).positions((2, 2)).flatten(1, 2)
         return found[:, [0, 1, 3, 2]]
 
 
 def crop(values: torch.Tensor, place: Place, size: Size) -> torch.Tensor:
-    """The patches (B, h, w, C) of maps (B, H, W, C) at a place: the spatial transformer. 0 outside the maps."""
+    """The patches `(B, h, w, C)` of maps `(B, H, W, C)` at a place, by a spatial transformer; 0 outside the maps."""
     return sample_cells(values, place.positions(size))
 
 
@@ -60,37 +66,43 @@ def crop_image(images: torch.Tensor, place: Place, size: Size, stride: int) -> t
 
 
 def products(reference: torch.Tensor, target: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
-    """The inter-frame affinity `(B, N, M)` before any softmax: of all N cells of the reference with all M of the target (B, h, w, C)."""
+    """The affinity `(B, N, M)` before the softmax: products of all N cells of the reference with all M of the target, both `(B, h, w, C)`."""
     return scale * _product(reference.flatten(1, 2), target.flatten(1, 2).transpose(1, 2))
 
 
 def carry(weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """Values `(B, N, C)` that cells get from others (B, h, w, C), by weights `(B, N, h * w)`."""
+    """Averages `(B, N, C)` of values `(B, h, w, C)`, with weights `(B, N, h * w)`."""
     return _product(weights, values.flatten(1, 2))
 
 
 def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """A product of matrices in float32, whatever else is computed in."""
+    """A matrix product in float32, under autocast too."""
     with torch.autocast(a.device.type, enabled=False):
         return a.float() @ b.float()
 
 
 def transported(affinity: torch.Tensor, grid: torch.Tensor, size: Size | None = None) -> torch.Tensor:
-    """Where the N cells of one map, of `size` (that of the grid if not given), are on another: `(B, h, w, 2)`, by the softmax of the
-    affinity (B, N, M) over the latter's cells, which lie on the grid (H, W, 2)."""
+    """Expected positions `(B, h, w, 2)` of the N cells of one map on another: the softmax of the affinity over the cells of the latter.
+
+    Args:
+        affinity (`torch.Tensor` of shape `(B, N, M)`): Of the cells of both maps.
+        grid (`torch.Tensor` of shape `(H, W, 2)`): Positions of the M cells.
+        size (`tuple[int, int]`, *optional*): Rows and columns of the N cells; those of the grid if not given.
+    """
     positions = carry(affinity.softmax(-1), grid[None].expand(len(affinity), -1, -1, -1))
     return positions.unflatten(1, size or grid.shape[:2])
 
 
 def localise(positions: torch.Tensor, turns: bool = False, scales: bool = True) -> Place:
-    """Where a patch is whose cells were found at `positions` `(B, h, w, 2)` (UVC, Sec. 3.1: the mean, and the mean distance from it).
+    """The place of a patch by the matched positions of its cells (UVC, section 3.1).
 
-    The scale is the mean deviation along each axis over that of the patch's own cells; no gradient goes through it, as in the released
-    code, for a patch could always be matched better by growing. The angle is that of the least-squares rotation.
+    The centre is their mean. The scale is their mean absolute deviation along each axis, divided by that of the patch's own cells; it has no
+    gradient, as in the released code, because a growing patch always lowers the loss. The angle is that of the least-squares rotation.
 
     Args:
-        turns (`bool`): Whether the patch may have turned; TimeCycle's do.
-        scales (`bool`): Whether its size may have changed; UVC's do.
+        positions (`torch.Tensor` of shape `(B, h, w, 2)`): (x, y) in cells of the map.
+        turns (`bool`): Whether to estimate the angle, as TimeCycle does.
+        scales (`bool`): Whether to estimate the scale, as UVC does.
     """
     batch, h, w, _ = positions.shape
     centre = positions.mean((1, 2))
@@ -107,7 +119,7 @@ def localise(positions: torch.Tensor, turns: bool = False, scales: bool = True) 
 
 
 def keep_inside(place: Place, size: Size, frame: Size) -> Place:
-    """Upright patches of `size` (h, w), moved into maps of the size `frame` and not larger than these."""
+    """Patches of `size` (h, w) without rotation, shrunk and moved to lie inside maps of the size `frame`."""
     cells = place.centre.new_tensor([size[1] - 1, size[0] - 1]).clamp_min(1)
     last = place.centre.new_tensor([frame[1] - 1, frame[0] - 1])
     scale = place.scale.minimum(last / cells)

@@ -1,7 +1,7 @@
 """TimeCycle: learning correspondence from the cycle-consistency of time (Wang, Jabri and Efros, CVPR 2019).
 
-A patch of a frame is tracked back through the frames before it and forward again; it should end where it began. The tracker is
-differentiable, so the distance by which it misses teaches the features, through every step of the cycle.
+A patch of a frame is tracked backward through earlier frames and forward again, and should end where it began. The tracker is differentiable:
+the distance between start and end is the loss, and its gradient reaches the features of every step of the cycle.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,27 +20,27 @@ from .patch_localisation import Place, Size, crop, crop_image, localise, product
 from .video_training import VideoRecipe, VideoTraining
 
 
-BASE_FRAMES = 4  # that a cycle may go through
+BASE_FRAMES = 4  # earlier frames, which cycles go through
 GRID = 9  # blocks along a side of the frame whose motion is compared
-CANDIDATES = 10  # places with the most motion that one is drawn from
+CANDIDATES = 10  # a patch is drawn from so many places with the most motion
 TURN = 45.0  # largest rotation of a patch, in degrees
-SAMPLES = 2  # per cell and axis, of the grid that places are compared by
-KERNEL = 4  # of the tracker's convolutions
+SAMPLES = 2  # points per cell and axis by which places are compared
+KERNEL = 4  # side of the convolutions of the localiser
 SCALE = 512**0.5  # on cosines, before the softmax
 
 
 @dataclass(frozen=True)
 class TimeCycleRecipe(VideoRecipe):
-    """How TimeCycle trains.
+    """Hyperparameters of TimeCycle.
 
     Args:
         patch (`int`): Side of the patches in pixels, a third of the frame's.
-        patches (`int`): Patches of each clip. The paper tracks one; more of them share the frames' features.
-        offsets (`tuple[int, ...]`): Frames of a clip that are seen, in order of time: four that cycles go through, the one that the patch is of, and a later
-            one that shows what moves.
-        localiser (`str`): What reads a place off an affinity. `"network"`: two convolutions and a linear layer, which are learnt, as in the
-            paper. `"coordinates"`: the mean and the rotation of the transported coordinates, which needs no learning.
-        similarity (`float`), skip (`float`), long (`float`): Weights of the similarity of the inliers, of skip cycles and of long cycles.
+        patches (`int`): Patches per clip. The paper tracks one; more share the features of the frames.
+        offsets (`tuple[int, ...]`): Frames of a clip, in order of time: four that cycles go through, the patch's own, and a later one by which
+            a moving patch is chosen.
+        localiser (`str`): From an affinity to a place. `"network"`: two convolutions and a linear layer, as in the paper.
+            `"coordinates"`: mean and rotation of the expected positions, without parameters.
+        similarity (`float`), skip (`float`), long (`float`): Weights of the inlier similarity, of skip cycles and of long cycles.
         steps, ...: As of [`VideoRecipe`].
     """
 
@@ -79,7 +79,7 @@ class TimeCycleRecipe(VideoRecipe):
 
 
 class Localiser(nn.Module):
-    """The tracker's network: from where the cells of a patch are likely to be to the place (x, y, rotation) of the patch.
+    """The network that maps the affinity of a patch to its place (x, y, angle).
 
     Args:
         frame, patch (`int`): Cells along a side of the frame's and of the patch's map.
@@ -109,7 +109,7 @@ class Localiser(nn.Module):
         self.frame, self.patch = frame, patch
 
     def forward(self, weights: torch.Tensor) -> Place:
-        """The place of patches whose cells are where the weights `(B, h * w, H * W)` say."""
+        """The places of patches by the softmax of their affinity `(B, h * w, H * W)`."""
         x, y, angle = self.layers(weights.transpose(1, 2).unflatten(2, (self.patch, self.patch))).unbind(1)
         half = (self.frame - 1) / 2
         return Place.at(half * (1 + torch.stack([x, y], dim=1)), angle)
@@ -117,7 +117,7 @@ class Localiser(nn.Module):
 
 @dataclass
 class Tracked:
-    """A patch found on a frame: its features `(B, h, w, C)` there, its place, and the affinity `(B, h * w, H * W)` that showed it."""
+    """A patch localised on a frame: its features `(B, h, w, C)` there, its place, and the affinity `(B, h * w, H * W)`."""
 
     features: torch.Tensor
     place: Place
@@ -131,7 +131,8 @@ class TimeCycleTraining(VideoTraining):
     """TimeCycle's losses.
 
     Args:
-        model ([`FgvcModel`]), recipe ([`TimeCycleRecipe`]): The encoder, and how it is trained.
+        model ([`FgvcModel`]): The encoder that is trained.
+        recipe ([`TimeCycleRecipe`]): Its hyperparameters.
     """
 
     def __init__(self, model: FgvcModel, recipe: TimeCycleRecipe):
@@ -171,7 +172,7 @@ class TimeCycleTraining(VideoTraining):
         return {"real": np.concatenate(rows)}
 
     def track(self, patch: torch.Tensor, frame: torch.Tensor) -> Tracked:
-        """Find patches (B, h, w, C) in frames (B, H, W, C)."""
+        """Localise patches `(B, h, w, C)` on frames `(B, H, W, C)`."""
         size = patch.shape[1:3]
         affinity = products(unit_length(patch), unit_length(frame), SCALE)
         if self.localiser is None:
@@ -184,8 +185,15 @@ class TimeCycleTraining(VideoTraining):
 def cycle_losses(
     track: PatchTracker, patch: torch.Tensor, base: Sequence[torch.Tensor], target: torch.Tensor, place: Place
 ) -> dict[str, torch.Tensor]:
-    """All losses `(B,)` of patches (B, h, w, C) that lie at a place of the target (B, H, W, C), tracked through the frames before it, in
-    order of time. Each is 0 for a tracker that never errs."""
+    """Losses `(B,)` by name: inlier similarity, skip cycles through each earlier frame, and long cycles through the last 1 to 4 of them.
+
+    Args:
+        track: The differentiable tracker.
+        patch (`torch.Tensor` of shape `(B, h, w, C)`): Patches of the target.
+        base (sequence of `torch.Tensor` of shape `(B, H, W, C)`): Earlier frames, in order of time.
+        target (`torch.Tensor` of shape `(B, H, W, C)`): The frame that the patches are of.
+        place ([`Place`]): Their true place on it.
+    """
     size, frame = patch.shape[1:3], target.shape[1:3]
     direct = [track(patch, features) for features in base]
     ends = [track(found.features, target).place for found in direct]
@@ -198,22 +206,21 @@ def cycle_losses(
 
 
 def cycle(track: PatchTracker, patch: torch.Tensor, base: Sequence[torch.Tensor], target: torch.Tensor) -> Place:
-    """Where a patch of the target ends that is tracked back through all of `base`, forward again, and to the target."""
+    """The place on the target of a patch that is tracked backward through all of `base`, forward again, and to the target."""
     for features in [*base[::-1], *base[1:]]:
         patch = track(patch, features).features
     return track(patch, target).place
 
 
 def distance(found: Place, true: Place, size: Size, frame: Size) -> torch.Tensor:
-    """Mean squared distance `(B,)` of points of a patch of `size` cells at two places, in units of half the frame."""
+    """Mean squared distance `(B,)` between the points of a patch of `size` cells at two places, in units of half the frame."""
     half = (found.centre.new_tensor([frame[1], frame[0]]) - 1) / 2
     points = [place.positions(size, SAMPLES) / half for place in (found, true)]
     return (points[0] - points[1]).square().sum(-1).mean((1, 2))
 
 
 def inlier_loss(found: Tracked, frame: Size) -> torch.Tensor:
-    """What is missing `(B,)` of the affinity's mass at the very cells where the place says that the patch is, in the mean over those on
-    the frame: the inliers. 0 where the affinity is certain and agrees."""
+    """1 minus the mean affinity `(B,)` at the positions of the place that lie on the frame, the inliers; 0 for a certain affinity that agrees."""
     positions = found.place.positions(found.features.shape[1:3]).flatten(1, 2)  # (B, N, 2)
     half = (positions.new_tensor([frame[1], frame[0]]) - 1) / 2
     maps = found.affinity.softmax(-1).flatten(0, 1).view(-1, 1, *frame)
@@ -224,9 +231,9 @@ def inlier_loss(found: Tracked, frame: Size) -> torch.Tensor:
 
 
 def choose_patches(pair: torch.Tensor, random: Random, patch: int, stride: int) -> Place:
-    """Places of patches on the first of two frames (B, 2, 3, H, W), turned at random, where much moves from it to the second.
+    """Places of patches on the first of two frames `(B, 2, 3, H, W)` where the second differs most, with random rotations.
 
-    One of the ten of 7x7 places with the largest differences, and up to a twelfth of the range beside it.
+    One of the ten of 7x7 places with the largest differences, shifted by up to a twelfth of the range.
     """
     side = pair.shape[-1]
     motion = F.adaptive_avg_pool2d((pair[:, 0] - pair[:, 1]).abs().sum(1, keepdim=True), GRID)

@@ -1,9 +1,9 @@
 """UVC: joint-task self-supervised learning for temporal correspondence (Li et al., NeurIPS 2019).
 
-One affinity of two frames serves two tasks: it finds a patch of the reference in the target, and copies the patch's colours there. The
-encoder sees lightness alone, so that colours can be matched only through what things are.
+One affinity of two frames serves two tasks: it localises a patch of the reference in the target, and copies the patch's colours there. The
+encoder sees lightness alone, so it cannot match colours directly.
 
-Where the paper and the released training script differ, a field of the recipe chooses, and the paper is the default.
+Where the paper and the released training script differ, a field of the recipe chooses; the paper is the default.
 """
 
 from dataclasses import dataclass
@@ -22,27 +22,28 @@ from .patch_localisation import Place, carry, crop, crop_image, keep_inside, loc
 from .video_training import VideoRecipe, VideoTraining
 
 
-EPOCHS = 30  # parts of a run that the schedule counts in
+EPOCHS = 30  # of the schedule, in every length of run
 TURN = 10.0  # largest rotation of both frames, in degrees
-ZOOM = 1.2  # largest change of their scale, where whole patches are matched
-OUTLIER = 2.5  # loss of a pair from which it does not count
-WINDOW = 8  # cells along a side of the regions that stay together
+ZOOM = 1.2  # largest change of their scale, in the first stage
+OUTLIER = 2.5  # pairs with a larger loss do not count
+WINDOW = 8  # side of the regions of the concentration loss, in cells
 
 
 @dataclass(frozen=True)
 class UvcRecipe(VideoRecipe):
-    """How UVC trains.
+    """Hyperparameters of UVC.
 
     Args:
-        crop (`int`): Side of the reference patch in pixels. First patches of both frames are matched, then patches with whole frames.
-        localise_from (`float`): Share of the run after which patches are looked for in whole frames; 10 of 30 epochs.
-        box (`str`): `"estimated"`: a patch's size in the target comes from the affinity as well, as in the paper; `"fixed"`: it is that in
-            the reference, as in the released training script.
-        temperature (`float`): The products of features are divided by it.
+        crop (`int`): Side of the reference patch in pixels. The first stage matches patches of both frames, the second localises patches in
+            whole frames.
+        localise_from (`float`): Share of the run after which the second stage begins; 10 of 30 epochs.
+        box (`str`): Size of a patch in the target. `"estimated"`: from the affinity, as in the paper; `"fixed"`: as in the reference, as
+            in the released training script.
+        temperature (`float`): Divides the products of features.
         colour_cycle (`float`), concentration (`float`), cycle (`float`): Weights of the regularisation beside colours, whose weight is 1:
             orthogonality in feature space, concentration, and orthogonality in coordinates. The published command sets the last to 0.
-        truncated (`bool`): Whether concentration spares what stays within the extent of its region, as in the paper; the released code
-            does not. A rigid shift costs nothing then.
+        truncated (`bool`): Whether distances within the extent of the region are 0 in the concentration loss, as in the paper but not in
+            the released code. A rigid shift has no loss then.
         steps, ...: As of [`VideoRecipe`].
     """
 
@@ -82,11 +83,11 @@ class UvcRecipe(VideoRecipe):
 
     @property
     def first_localising(self) -> int:
-        """Epoch from which patches are looked for in whole frames."""
+        """First epoch of the second stage."""
         return round(EPOCHS * self.localise_from)
 
     def decay(self, step: int) -> float:
-        """(1 - epoch / 30)^0.9, where epochs are counted anew from the second stage on."""
+        """(1 - epoch / 30)^0.9, with epochs counted from the start of each stage."""
         epoch = self.epoch(step)
         return (1 - (epoch - self.first_localising * (epoch >= self.first_localising)) / EPOCHS) ** 0.9
 
@@ -135,7 +136,7 @@ class UvcTraining(VideoTraining):
         return {name: loss.mean() for name, loss in losses.items()}
 
     def find(self, features: torch.Tensor, target_features: torch.Tensor) -> Place:
-        """Where the reference patches (B, h, w, C) are in the targets (B, H, W, C): region localisation."""
+        """The places of the reference patches `(B, h, w, C)` in the targets `(B, H, W, C)`: region localisation."""
         size, frame = features.shape[1:3], target_features.shape[1:3]
         affinity = products(features, target_features, 1 / self.recipe.temperature)
         found = localise(
@@ -160,7 +161,7 @@ class UvcTraining(VideoTraining):
     def _colours(
         self, affinity: torch.Tensor, reference: torch.Tensor, target: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """Fine-grained matching: the target's colours copied from the reference, and back by the same matrix; losses `(B,)`."""
+        """Fine-grained matching: losses `(B,)` of the target's colours copied from the reference, and of the reverse by the same matrix."""
         (autoencoder,), images = self.frozen, [rgb_to_pixel_values(rgb, _COLOURS) for rgb in (reference, target)]
         with torch.no_grad():
             reference_colours, target_colours = (autoencoder.encode(image).float() for image in images)
@@ -179,10 +180,10 @@ _COLOURS = FgvcImageProcessorPil(**COLOUR_INPUT)
 
 
 def views(frames: torch.Tensor, random: Random, size: int, localising: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Reference and target `(B, 3, h, w)` of pairs (B, 2, 3, H, W), turned alike.
+    """Reference and target `(B, 3, h, w)` of pairs `(B, 2, 3, H, W)`, rotated by a common angle.
 
-    A patch of `size` pixels of each frame, at places of their own and of a common scale; or where the patch is to be localised, one of the
-    first frame and the whole second frame.
+    In the first stage a patch of `size` pixels of each frame, at different places and a common scale; if `localising`, a patch of the first
+    frame and the whole second frame.
     """
     side = frames.shape[-1]
     middle = frames.new_full((len(frames), 2), (side - 1) / 2)
@@ -198,8 +199,12 @@ def views(frames: torch.Tensor, random: Random, size: int, localising: bool) -> 
 
 
 def concentration_loss(positions: torch.Tensor, truncated: bool = True) -> torch.Tensor:
-    """By how much neighbours are torn apart, `(B,)`: squared distances of transported positions (B, h, w, 2) from the mean of their region
-    of 8x8 cells, in units of half the map. Truncated, those within the region's own extent are none (UVC, Eq. 5)."""
+    """Concentration loss `(B,)`: squared distances of the expected positions from the mean of their region of 8x8 cells (UVC, Eq. 5).
+
+    Args:
+        positions (`torch.Tensor` of shape `(B, h, w, 2)`): Expected positions in the other map; distances are in units of half the map.
+        truncated (`bool`): Whether distances within the extent of the region are 0.
+    """
     h, w = (side // WINDOW * WINDOW or side for side in positions.shape[1:3])
     rows, columns = min(WINDOW, h), min(WINDOW, w)
     regions = positions[:, :h, :w].unflatten(1, (-1, rows)).unflatten(3, (-1, columns))  # (B, H, 8, W, 8, 2)
@@ -212,8 +217,14 @@ def concentration_loss(positions: torch.Tensor, truncated: bool = True) -> torch
 
 
 def orthogonality_loss(affinity: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
-    """How far from themselves cells end, `(B,)`, that go to the other patch by the affinity (B, N, N) and back by its transpose: the mean
-    absolute difference of coordinates in units of half the map. 0 for a permutation (UVC, Eq. 7)."""
+    """Orthogonality loss `(B,)` in coordinates: cells go to the other patch by the affinity and return by its transpose (UVC, Eq. 7).
+
+    The mean absolute difference to where they started, in units of half the map; 0 for a permutation.
+
+    Args:
+        affinity (`torch.Tensor` of shape `(B, N, N)`): Before the softmax.
+        grid (`torch.Tensor` of shape `(h, w, 2)`): Positions of the N cells.
+    """
     half = (grid.new_tensor(grid.shape[1::-1]) - 1) / 2
     sources = transported(affinity.transpose(1, 2), grid)  # where the target's cells come from
     returned = carry(affinity.softmax(-1), sources)
