@@ -29,7 +29,7 @@ def main() -> None:
             tracks = tracker.track(path, points, direction=DIRECTION)
             frames = list(VideoFile(path).frames())
         example.save_tracks(tracks)
-        t = 3 * len(frames) // 4
+        t = len(frames) // 4
         drawn = Image.fromarray(draw_tracks(frames[t], tracks.tracks, tracks.visible, t, trail=32))
         drawn.resize((round(THUMBNAIL_HEIGHT * drawn.width / drawn.height), THUMBNAIL_HEIGHT)).save(example.thumbnail)
         seen = dict(

@@ -5,7 +5,6 @@ deformation using moving least squares, SIGGRAPH 2006), weighted by their confid
 """
 
 from collections.abc import Iterator
-from typing import cast
 
 import numpy as np
 import torch
@@ -65,7 +64,7 @@ def paint(
         target, confidence = (torch.from_numpy(part).double() for part in (output.points, output.confidence))
         layer = warp(colours, source, target, confidence, distance)
         painted = layer[:3] + (1 - layer[3:]) * torch.tensor(frame).movedim(-1, 0) / 255
-        yield cast(int, output.frame_idx), (255 * painted).round().clamp(0, 255).byte().movedim(0, -1).numpy()
+        yield output.frame_idx, (255 * painted).round().clamp(0, 255).byte().movedim(0, -1).numpy()
 
 
 def points_on(alpha: np.ndarray) -> tuple[np.ndarray, float]:

@@ -23,7 +23,6 @@ REQUIREMENTS = {
     "numba": "numba installed and features in float32 or bfloat16 on a CPU",
     "triton": "Triton installed (`pip install triton`) and features on a GPU, or on a CPU with TRITON_INTERPRET=1",
 }
-CHUNK_BYTES = {"cpu": 16 * 2**20, "accelerator": 256 * 2**20}  # scores held at a time; on a CPU they stay in its cache
 
 
 def backend_for(features: torch.Tensor, backend: str | None = None, shared_memory: int = 0) -> str:
@@ -45,7 +44,8 @@ def backend_for(features: torch.Tensor, backend: str | None = None, shared_memor
         return "triton" if fits else "torch"
     if asked not in BACKENDS:
         raise ValueError(f"{source} must be one of {', '.join(BACKENDS)}, got {asked!r}.")
-    if not {"torch": True, "numba": _numba_works(features), "triton": _triton_runs(features)}[asked]:
+    works = {"torch": lambda _: True, "numba": _numba_works, "triton": _triton_runs}[asked]
+    if not works(features):
         raise ValueError(
             f"{source}={asked} needs {REQUIREMENTS[asked]}, got {features.dtype} on {features.device.type}; torch is always accepted."
         )
@@ -77,11 +77,6 @@ def patches_for(features: torch.Tensor) -> Any:
     from .patches_torch import TorchPatches
 
     return TorchPatches
-
-
-def limit_for(features: torch.Tensor, limits: dict[str, int]) -> int:
-    """The limit for the device of these features, of one for a CPU and one for accelerators."""
-    return limits["cpu" if features.device.type == "cpu" else "accelerator"]
 
 
 @cache
@@ -120,9 +115,7 @@ def _numba_is_there() -> bool:
 
 __all__ = [
     "BACKENDS",
-    "CHUNK_BYTES",
     "backend_for",
-    "limit_for",
     "numba_fits",
     "patches_for",
     "topk_for",

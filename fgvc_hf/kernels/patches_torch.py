@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
-from .dispatch import limit_for
+from .chunks import limit_for
 
 
 # Windows that are multiplied at once. Always as many, padded with zeros: the last bit of a product depends on the size of the batch,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-from .dispatch import CHUNK_BYTES, limit_for
+from .chunks import CHUNK_BYTES, limit_for
 
 
 class TorchTopk:

@@ -17,7 +17,8 @@ from functools import cached_property
 import torch
 import torch.nn.functional as F
 
-from ..kernels.dispatch import CHUNK_BYTES, backend_for, limit_for, topk_for
+from ..kernels.chunks import CHUNK_BYTES, limit_for
+from ..kernels.dispatch import backend_for, topk_for
 from .tiles import TILE, active_tiles, check_frames, copy_block, exclude_outside, untile
 
 

@@ -29,7 +29,7 @@ import torch
 
 from ..configuration_fgvc import EVIDENCE_WEIGHTS, FgvcConfig
 from ..coordinates import cell_to_point, point_to_cell
-from ..kernels.dispatch import limit_for
+from ..kernels.chunks import limit_for
 from ..kernels.patches_torch import POINTS_AT_ONCE
 from ..matching.patches import PointRows, sample_patches, search_cells, window_scores
 from ..matching.pyramid import FeaturePyramid

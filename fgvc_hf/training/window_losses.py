@@ -7,15 +7,24 @@ Products run in the precision of the features; softmax, sums and gradients are a
 On a GPU, Triton kernels compute the same ([`fgvc_hf.kernels.window_losses_triton`]); `FGVC_KERNELS` or the argument `backend` chooses.
 """
 
+import os
+
 import torch
 
-from ..kernels.dispatch import backend_for
+from ..kernels.dispatch import SWITCH, backend_for
 from ..matching.tiles import TILE, check_frames
 from .window_targets import Target, kernel_label
 from .window_tiles import Tiling, window_scores
 
 
 LOSSES_MEMORY = 227 * 2**10  # bytes of shared memory that the Triton kernels need, as much as an H100 has
+
+
+def _by_triton(features: torch.Tensor, backend: str | None) -> bool:
+    """Whether Triton computes the losses, else torch. On a CPU numba is not imported to find out: it takes 150 MiB and has no such kernels."""
+    if features.device.type == "cpu" and not (backend or os.environ.get(SWITCH)):
+        return False
+    return backend_for(features, backend, LOSSES_MEMORY) == "triton"
 
 
 class _Average(torch.autograd.Function):
@@ -78,7 +87,7 @@ def window_average(
     """
     query, (key,) = check_frames(query, [key], dims=4)
     tiling = Tiling(query, radius, outside)
-    if backend_for(query, backend, LOSSES_MEMORY) == "triton":
+    if _by_triton(query, backend):
         from ..kernels.window_losses_triton import fused_window_average  # Triton may be missing
 
         return fused_window_average(query, key, values, radius, scale, outside == "zero", TILE)
@@ -144,7 +153,7 @@ def window_cross_entropy(
         `ValueError`: features that do not fit each other, or a back end that does not take them or the target.
     """
     query, (key,) = check_frames(query, [key], dims=4)
-    if backend_for(query, backend, LOSSES_MEMORY) == "triton":
+    if _by_triton(query, backend):
         from ..kernels.window_losses_triton import fused_window_cross_entropy  # Triton may be missing
 
         return fused_window_cross_entropy(query, key, valid, kernel_label(target), radius, scale, TILE)

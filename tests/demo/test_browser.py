@@ -114,6 +114,37 @@ def upload(page, path) -> None:
     page.get_by_text(f"{FRAMES} frames of {WIDTH}×{HEIGHT} pixels").wait_for()
 
 
+def paint_and_follow(page) -> None:
+    open_tab(page, "Masks")
+    canvas = page.locator("#painter canvas")
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 0.4 * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.5 * box["height"], steps=5)
+    page.mouse.up()
+    keep(page, "3-painted")
+    page.locator("#follow").click()
+    page.wait_for_selector("#masked video")
+    assert page.locator("#masked-timeline .row svg").count() == 1
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name="↓ Video").and_(page.locator(":visible")).click()
+    assert open_video(waiting.value.path()).num_frames == FRAMES
+    keep(page, "4-masks")
+
+
+def match_a_pixel(page) -> None:
+    open_tab(page, "Matching")
+    page.wait_for_selector("#match-to img")
+    before = page.locator("#match-to img").get_attribute("src")
+    click_pixel(page, "#match-from", 40, 30)
+    page.wait_for_function("before => document.querySelector('#match-to img').src !== before", arg=before)
+    numbers = [float(n) for n in re.findall(r"\d+\.\d+", page.inner_text("#matched"))]
+    assert numbers[0] == pytest.approx(40.5, abs=1) and numbers[1] == pytest.approx(30.5, abs=1)
+    assert numbers[2] == pytest.approx(40.5 + VELOCITY[0] * (FRAMES - 1), abs=4)
+    keep(page, "5-matching")
+
+
 def test_a_user_follows_points_and_objects_and_matches_pixels(page, moving_clip):
     assert "Clips of up to 300 frames" in page.inner_text("body")
     keep(page, "0-empty")
@@ -148,33 +179,8 @@ def test_a_user_follows_points_and_objects_and_matches_pixels(page, moving_clip)
         for start, speed, end in zip((x, y), VELOCITY, (row["x"], row["y"]), strict=True):
             assert float(end) == pytest.approx(float(start) + speed * (FRAMES - 1), abs=2)
 
-    open_tab(page, "Masks")
-    canvas = page.locator("#painter canvas")
-    canvas.scroll_into_view_if_needed()
-    box = canvas.bounding_box()
-    page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 0.4 * box["height"])
-    page.mouse.down()
-    page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.5 * box["height"], steps=5)
-    page.mouse.up()
-    keep(page, "3-painted")
-    page.locator("#follow").click()
-    page.wait_for_selector("#masked video")
-    assert page.locator("#masked-timeline .row svg").count() == 1
-    with page.expect_download() as waiting:
-        page.get_by_role("button", name="↓ Video").and_(page.locator(":visible")).click()
-    assert open_video(waiting.value.path()).num_frames == FRAMES
-    keep(page, "4-masks")
-
-    open_tab(page, "Matching")
-    page.wait_for_selector("#match-to img")
-    before = page.locator("#match-to img").get_attribute("src")
-    click_pixel(page, "#match-from", 40, 30)
-    page.wait_for_function("before => document.querySelector('#match-to img').src !== before", arg=before)
-    numbers = [float(n) for n in re.findall(r"\d+\.\d+", page.inner_text("#matched"))]
-    assert numbers[0] == pytest.approx(40.5, abs=1) and numbers[1] == pytest.approx(30.5, abs=1)
-    assert numbers[2] == pytest.approx(40.5 + VELOCITY[0] * (FRAMES - 1), abs=4)
-    keep(page, "5-matching")
-
+    paint_and_follow(page)
+    match_a_pixel(page)
     open_tab(page, "Dense flow")
     page.locator("#compute").click()
     page.wait_for_selector("#flow-picture img")

@@ -12,10 +12,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from fgvc_hf.kernels import dispatch
-from fgvc_hf.matching.windows import TILE, reference_topk, window_topk
+from fgvc_hf.matching.windows import TILE, window_topk
 from fgvc_hf.training import window_losses
 from fgvc_hf.training.objectives import cell_grid, gaussian_loss, reconstruction_loss
 from fgvc_hf.training.window_losses import LOSSES_MEMORY, window_average, window_cross_entropy
@@ -51,56 +50,6 @@ def test_kernels_in_the_interpreter():
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0 and "passed" in done.stdout, done.stdout + done.stderr
-
-
-@runs_kernels
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(
-    "h, w, frames, channels, radius, shape, topk",
-    [
-        (11, 21, 3, 48, 4, "disc", 10),
-        (11, 21, 1, 64, 3, "square", 10),
-        (9, 14, 2, 64, 2, "disc", 30),  # more than there are keys
-        (1, 1, 1, 4, 1, "disc", 1),
-        (8, 16, 2, 300, 2, "square", 16),  # more channels than are multiplied at a time
-    ],
-)
-def test_best_keys_equal_the_reference(dtype, h, w, frames, channels, radius, shape, topk):
-    query, *keys = F.normalize(features(frames + 1, h, w, channels), dim=-1).to(dtype)
-    scores, indices = window_topk(query, keys, radius, shape, topk, backend="triton")
-    expected, expected_indices = reference_topk(query, keys, radius, shape, topk)
-    torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-6)
-    near_tie = (expected[:, :-1] - expected[:, 1:]).abs() < 1e-5  # may come in either order
-    near_tie = F.pad(near_tie, (1, 0)) | F.pad(near_tie, (0, 1), value=True)
-    assert (indices == expected_indices)[~near_tie | (expected == -torch.inf)].all()
-
-
-@runs_kernels
-def test_ties_give_different_keys_of_the_right_score():
-    query, *keys = torch.randint(-1, 2, (3, 9, 14, 16), generator=torch.Generator().manual_seed(0)).float().to(DEVICE)
-    scores, indices = window_topk(query, keys, 3, "disc", 12, backend="triton")
-    assert torch.equal(scores, reference_topk(query, keys, 3, "disc", 12)[0])
-    products = torch.einsum("qc,qkc->qk", query.flatten(0, 1), torch.stack(keys).flatten(0, 2)[indices])
-    found = scores > -torch.inf
-    assert torch.equal(products[found], scores[found])
-    ordered = indices.where(found, -1 - torch.arange(12, device=DEVICE)).sort(dim=1).values
-    assert (ordered[:, 1:] != ordered[:, :-1]).all()
-    assert torch.equal(indices, window_topk(query, keys, 3, "disc", 12, backend="triton")[1])
-
-
-@runs_kernels
-def test_tiles_without_active_queries_are_skipped():
-    query, key = features(2, 11, 21, 16)
-    active = torch.zeros(11, 21, dtype=torch.bool, device=DEVICE)
-    expected = window_topk(query, [key], 3, "disc", 5, active, backend="triton")
-    assert (expected[0] == -torch.inf).all() and (expected[1] == 0).all()
-    active[9, 20] = True
-    tile = torch.zeros_like(active)
-    tile[TILE[0] :, TILE[1] :] = True
-    scores, indices = window_topk(query, [key], 3, "disc", 5, active, backend="triton")
-    full_scores, full_indices = window_topk(query, [key], 3, "disc", 5, backend="triton")
-    assert torch.equal(scores, full_scores.where(tile.flatten()[:, None], -torch.inf))
-    assert torch.equal(indices, full_indices.where(tile.flatten()[:, None], 0))
 
 
 B, R, SCALE = 2, 2, 0.3

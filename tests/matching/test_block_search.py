@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from fgvc_hf.configuration_fgvc import COARSE_STRIDE, FINE_STRIDE
-from fgvc_hf.kernels.dispatch import CHUNK_BYTES
+from fgvc_hf.kernels.chunks import CHUNK_BYTES
 from fgvc_hf.matching.block_search import (
     BLOCK,
     best_keys,

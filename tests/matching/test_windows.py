@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fgvc_hf.kernels.dispatch import CHUNK_BYTES
+from fgvc_hf.kernels.chunks import CHUNK_BYTES
 from fgvc_hf.matching.tiles import TILE
 from fgvc_hf.matching.windows import Window, frame_topk, merge_topk, reference_topk, repeat_topk, window_topk
 from fgvc_hf.tracking.label_maps import LABEL_CUTOFF, draw_points, label_reach, propagate_labels
