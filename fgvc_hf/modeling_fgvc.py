@@ -7,11 +7,11 @@
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
@@ -24,8 +24,9 @@ from transformers.utils.output_capturing import capture_outputs
 from .configuration_fgvc import FgvcConfig
 from .encoder.backbone import FgvcBasicBlock, FgvcBottleneckBlock, FgvcEncoder
 from .encoder.coarse_to_fine import FgvcAttention, FgvcAttentionLayer, FgvcCoarseToFineHead
-from .encoder.fused_encoder import FusedEncoder, fused_for_inference
+from .encoder.fused_encoder import FusedEncoder, fused_for_inference, modules_of
 from .matching.probability_map import probability_map, window_correlation
+from .matching.pyramid import unit_length
 from .tracking.results import FgvcVideoOutput
 from .tracking.session import FgvcInferenceSession
 
@@ -153,14 +154,25 @@ class FgvcModel(FgvcPreTrainedModel):
         """Features (N, C, h, w) of frames (N, 3, H, W), by the encoder or its fused form."""
         return encoder(frames) if self.head is None else self.head(encoder.stages(frames))
 
-    def normalized_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Features of unit length (unless `config.similarity` is `"dot"`), channels last: (B, 3, H, W) to (B, h, w, C)."""
-        self._fused = fused = fused_for_inference(self, self._fused)
+    def normalized_features(self, pixel_values: torch.Tensor, check_weights: bool = True) -> torch.Tensor:
+        """
+        Features of unit length (unless `config.similarity` is `"dot"`), channels last.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch, 3, H, W)`): Frames as [`FgvcImageProcessorPil`] gives them.
+            check_weights (`bool`, defaults to `True`):
+                Compare every weight with those that the fused encoder of inference was made from (a few milliseconds). Within a video
+                `False` is enough: changes that torch itself counts are seen, writes through `.data` or NumPy are not.
+
+        Returns:
+            `torch.Tensor` of shape `(batch, h, w, C)`.
+        """
+        self._fused = fused = fused_for_inference(self, self._fused, check_weights)
         features = self(pixel_values).features if fused is None else self._encode(fused, pixel_values)
         features = features.permute(0, 2, 3, 1)
         if self.config.similarity == "dot":
             return features
-        return F.normalize(features.float(), dim=-1).to(features.dtype)
+        return unit_length(features.to(torch.float32, copy=True)).to(features.dtype)
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_fused": None}  # a copy makes its own
@@ -227,7 +239,11 @@ class FgvcModel(FgvcPreTrainedModel):
         frame_idx = session.next_frame_idx if frame_idx is None else frame_idx
         pixel_values = session.preprocess(frame, self.device)  # (1, 3, H, W)
         session.bind(self)
-        features = self.normalized_features(pixel_values)[0]  # (h, w, C)
+        with evaluation_mode(self):
+            features = self.normalized_features(pixel_values, check_weights=not session.weights_checked)[
+                0
+            ]  # (h, w, C)
+        session.weights_checked = True
         session.propagate(features, frame_idx)
         return session.read()
 
@@ -262,6 +278,19 @@ class FgvcModel(FgvcPreTrainedModel):
             yield self.step(session, frame, frame_idx)
 
 
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """A context in which no module is in training mode, so that inference changes no running statistics; modes are as before after it."""
+    training = [module for module in modules_of(model) if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 def _returns_to_itself(best: torch.Tensor, best_back: torch.Tensor, radius: int) -> torch.Tensor:
     """Whether following the best match of each cell, (B, h, w) window indices, and that one's own, leads back to it."""
     batch, h, w = best.shape
@@ -280,4 +309,5 @@ __all__ = [
     "FgvcModel",
     "FgvcModelOutput",
     "FgvcPreTrainedModel",
+    "evaluation_mode",
 ]

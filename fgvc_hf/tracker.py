@@ -22,7 +22,7 @@ from .image_processing_pil_fgvc import FgvcImageProcessorPil
 from .io.checkpoints import check_device, check_dtype, check_preset, resolve_checkpoint
 from .io.tracks import grid_points
 from .io.video import open_video
-from .modeling_fgvc import FgvcModel
+from .modeling_fgvc import FgvcModel, evaluation_mode
 from .processing_fgvc import FgvcProcessor
 from .tracking.dense_flow import at_video_size, dense_flow
 from .tracking.heat_map import match_cells
@@ -216,7 +216,8 @@ class Tracker:
 
     def features(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Normalised features (h, w, C) of one frame (1, 3, H, W), as the processor makes it."""
-        return self.model.normalized_features(pixel_values)[0]
+        with evaluation_mode(self.model):
+            return self.model.normalized_features(pixel_values)[0]
 
 
 class LiveTracker:

@@ -27,7 +27,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from fgvc_hf import FgvcImageProcessorPil, FgvcProcessor, load, render_clip
-from fgvc_hf.encoder.fused_encoder import FusedEncoder, weights_version
+from fgvc_hf.encoder.fused_encoder import FusedEncoder, modules_of, weights_version
 from fgvc_hf.kernels.patches_torch import TorchPatches
 from fgvc_hf.kernels.process import keep_freed_memory
 from fgvc_hf.kernels.topk_torch import TorchTopk
@@ -159,9 +159,12 @@ class Inductor:
             if block.downsample is not None:
                 fuse(block.downsample, "0", "1")
         fused = fused.to(memory_format=torch.channels_last)
-        self.version, self.dtype = weights_version(encoder), fused.conv1.weight.dtype
+        self.version, self.dtype = weights_version(modules_of(encoder)), fused.conv1.weight.dtype
         self.compiled_stages = torch.compile(fused.stages, dynamic=False)
         self.compiled_forward = torch.compile(fused.forward, dynamic=False)
+
+    def is_of(self, modules, every_value: bool) -> bool:
+        return self.version == weights_version(modules)
 
     def stages(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
         with torch.no_grad():

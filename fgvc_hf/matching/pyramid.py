@@ -4,11 +4,16 @@ import math
 from functools import cached_property
 
 import torch
-import torch.nn.functional as F
 
 
 BLOCK_SIDE = 4  # cells along a side of the blocks that `mean_blocks` pools
 BLOCK_STRIDE = 2  # cells from one block to the next
+
+
+def unit_length(values: torch.Tensor) -> torch.Tensor:
+    """Float32 values (..., C) of unit length over C, as `torch.nn.functional.normalize`; in place while no gradients are asked for."""
+    norms = torch.linalg.vector_norm(values, dim=-1, keepdim=True).clamp_min(1e-12)
+    return values / norms if torch.is_grad_enabled() else values.div_(norms)
 
 
 class FeaturePyramid:
@@ -38,7 +43,7 @@ def downsample(features: torch.Tensor) -> torch.Tensor:
         sums[: len(odd)] += odd
         sums[1:] += odd[: len(sums) - 1]
         sums = sums.transpose(0, 1)
-    return F.normalize(sums, dim=-1).to(features.dtype).contiguous()
+    return unit_length(sums).to(features.dtype).contiguous()
 
 
 def downsample_patches(patches: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -56,7 +61,7 @@ def downsample_patches(patches: torch.Tensor, weights: torch.Tensor) -> tuple[to
     near = (1 - ((axis / 2).clamp(coarse[0], coarse[-1]) - coarse[:, None]).abs()).clamp_min(0)  # (side, D)
     shares = torch.kron(near, near) * weights[:, None]  # (N, S, P)
     sums = (shares.to(patches.dtype) @ patches).float()  # (N, S, C)
-    return F.normalize(sums, dim=-1).to(patches.dtype), shares.sum(dim=-1)
+    return unit_length(sums).to(patches.dtype), shares.sum(dim=-1)
 
 
 def mean_blocks(features: torch.Tensor) -> torch.Tensor | None:
@@ -70,7 +75,7 @@ def mean_blocks(features: torch.Tensor) -> torch.Tensor | None:
     rows = features[:h:2].float() + features[1:h:2]
     cells = rows[:, :w:2] + rows[:, 1:w:2]  # sums of 2 x 2 cells; 2 x 2 of these are a block
     rows = cells[:-1] + cells[1:]
-    return F.normalize(rows[:, :-1] + rows[:, 1:], dim=-1)
+    return unit_length(rows[:, :-1] + rows[:, 1:])
 
 
-__all__ = ["FeaturePyramid", "downsample", "downsample_patches", "mean_blocks"]
+__all__ = ["FeaturePyramid", "downsample", "downsample_patches", "mean_blocks", "unit_length"]

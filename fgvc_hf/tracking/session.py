@@ -169,6 +169,7 @@ class FgvcInferenceSession:
         self.boxes: BoxTracker | None = None
         self.device = torch.device("cpu")  # of the features
         self.started: set[tuple[int, int]] = set()  # prompts (id, frame) that are being followed
+        self.weights_checked = False  # whether the fused encoder has been compared with the model's weights
         self.last_frame_idx: int | None = None
 
     def reset_inference_session(self) -> None:

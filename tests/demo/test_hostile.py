@@ -146,10 +146,10 @@ def test_clips_of_others_are_not_read_out(visitor):
 
 
 def test_a_refused_upload_leaves_no_file_and_says_why(server):
-    before = files_of(server)
+    before = settled_files_of(server)
     answer = Visitor(server).take(b"PK\x03\x04 a zip, in truth")
     assert error_of(answer).startswith("clip.mp4: is no video that can be read")
-    assert files_of(server) == before
+    assert settled_files_of(server) == before
 
 
 def test_an_upload_beyond_the_limit_is_cut_short(server):
