@@ -1,0 +1,93 @@
+"""Prompts: which are taken, and that a refused one changes nothing."""
+
+import numpy as np
+import pytest
+import torch
+
+from fgvc_hf import Tracker
+
+
+QUERY = (0, 12.3, 20.1)
+
+
+@pytest.mark.parametrize(
+    ("obj_ids", "points"),
+    [
+        ([1, 2], [(10, 20), (30, 5)]),
+        ((1, 2), [[[[10, 20]], [[30, 5]]]]),  # SAM 2: (1, N, 1, 2)
+        (range(1, 3), np.array([(10, 20), (30, 5)], dtype=np.uint8)),
+        (np.array([1, 2]), torch.tensor([(10.0, 20.0), (30.0, 5.0)])),
+        (iter([1, 2]), [[[10, 20], [30, 5]]]),
+    ],
+)
+def test_prompts_of_every_kind_agree(processor, noise_clip, obj_ids, points):
+    session = processor.init_video_session(noise_clip)
+    processor.add_inputs_to_inference_session(session, 0, obj_ids, points)
+    assert {obj_id: target.point for obj_id, target in session.targets.items()} == {1: (10, 20), 2: (30, 5)}
+
+
+@pytest.mark.parametrize("obj_id", [7, np.int64(7)])
+def test_one_prompt_needs_no_list(processor, noise_clip, obj_id):
+    session = processor.init_video_session(noise_clip)
+    processor.add_inputs_to_inference_session(session, 2, obj_id, (56, 40))  # the far corner is still in the frame
+    assert session.obj_ids == [7] and session.targets[7].frame_idx == 2 and session.targets[7].point == (56, 40)
+
+
+@pytest.mark.parametrize(
+    ("frame_idx", "ids", "points", "message"),
+    [
+        (0, [1], [(np.nan, 3)], "input_points must be finite"),
+        (0, [1], [(3, np.inf)], "input_points must be finite"),
+        (0, [1], [(56.01, 3)], "input_points must lie inside the frame, x in 0..56 and y in 0..40"),
+        (0, [1], [(5, 40.01)], "input_points must lie inside the frame"),
+        (0, [1, 2, 3], [(5, 3), (5, 4), (-0.01, 3)], "input_points must lie inside the frame.* for target 3"),
+        (10, [1], [(5, 3)], "frame_idx must be a frame of the video, 0 to 9, got 10"),
+        (-1, [1], [(5, 3)], "frame_idx must be a frame of the video, 0 to 9, got -1"),
+        (2.5, [1], [(5, 3)], "frame_idx"),
+        (np.nan, [1], [(5, 3)], "frame_idx"),
+        (0, [9], [(5, 3)], "obj_ids: target 9 exists already"),
+        (0, [1, 1], [(5, 3), (6, 3)], "obj_ids: target 1 exists already"),
+        (0, [1.5], [(5, 3)], "obj_ids"),
+        (0, [1, 2], [(5, 3)], "input_points must hold an .* of 2 obj_ids"),
+        (0, [1], [(5, 3), (6, 3)], "input_points must hold an .* of 1 obj_ids"),
+        (0, [1], [(5, 3, 2)], "input_points must hold"),
+        (0, [1, 2], [[5], [3], [6], [3]], "input_points must hold"),
+        (0, [1, 2], [(5, 3), (6,)], "input_points"),
+        (0, [], [], "input_points must hold"),
+    ],
+)
+def test_bad_prompts_change_nothing(tiny_model, processor, noise_clip, frame_idx, ids, points, message):
+    session = processor.init_video_session(noise_clip)
+    processor.add_inputs_to_inference_session(session, 0, 0, [(20, 20)])
+    expected = Tracker(tiny_model, processor).track(noise_clip, [(0, 20, 20)])
+    processor.add_inputs_to_inference_session(session, 0, 9, [(20, 30)])
+    with pytest.raises(ValueError, match=message):
+        processor.add_inputs_to_inference_session(session, frame_idx, ids, points)
+    assert session.obj_ids == [0, 9]
+    outputs = list(tiny_model.propagate_in_video_iterator(session, max_frame_num_to_track=2))
+    result = processor.post_process_point_tracking(outputs, session)
+    np.testing.assert_array_equal(result.tracks[0, :3], expected.tracks[0, :3])
+
+
+def test_bad_prompts_mid_stream_change_nothing(tiny_model, processor, noise_clip):
+    session = processor.init_video_session()
+    processor.add_inputs_to_inference_session(session, 0, 0, [QUERY[1:]])
+    outputs = []
+    for frame in noise_clip:
+        outputs.append(tiny_model.step(session, frame))
+        with pytest.raises(ValueError, match="input_points must lie inside the frame"):
+            processor.add_inputs_to_inference_session(session, session.next_frame_idx, [1, 2], [(5, 3), (57, 3)])
+    result = processor.post_process_point_tracking(outputs, session)
+    expected = Tracker(tiny_model, processor).track(noise_clip, [QUERY])
+    np.testing.assert_array_equal(result.tracks, expected.tracks)
+    np.testing.assert_array_equal(result.confidence, expected.confidence)
+
+
+def test_a_frame_that_has_passed_takes_no_prompts(tiny_model, processor, noise_clip):
+    session = processor.init_video_session()
+    for frame in noise_clip[:5]:
+        tiny_model.step(session, frame)
+    with pytest.raises(ValueError, match="frame_idx"):
+        processor.add_inputs_to_inference_session(session, 2, 1, [(5, 3)])
+    processor.add_inputs_to_inference_session(session, 4, 1, [(5, 3)])  # the last one is still there
+    assert tiny_model.step(session, noise_clip[5]).ids == [1]
