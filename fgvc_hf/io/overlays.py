@@ -10,7 +10,7 @@ from tqdm import tqdm
 from ..tracking.results import PointTracks
 from .drawing import contact_sheet, draw_tracks, side_by_side
 from .files import atomic_write, check_writable
-from .video import DEFAULT_FPS, VideoWriter
+from .video import VideoWriter, writing_rate
 
 
 SHEET_FRAMES = 6
@@ -47,7 +47,8 @@ def write_overlay(video, draw: Draw, path: str | Path) -> None:
         draw(t, frame) for t, frame in enumerate(tqdm(video.frames(), desc="drawing", unit=" frames", disable=None))
     )
     first = next(frames)
-    with VideoWriter(path, video.fps or DEFAULT_FPS, *first.shape[:2]) as writer:
+    aspect = getattr(video, "pixel_aspect", 1)
+    with VideoWriter(path, writing_rate(video), *first.shape[:2], aspect) as writer:
         writer.write(first, time=video.time(0))
         for t, drawn in enumerate(frames, start=1):
             writer.write(drawn, time=video.time(t))

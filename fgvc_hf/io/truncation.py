@@ -1,0 +1,263 @@
+"""Whether a file of media was cut off, by the structure of its container alone: the sizes that it states, and its end marks.
+
+Durations and numbers of frames in headers are no evidence: pauses, edit lists and encoders make them differ from what is stored. A file
+without an index or duration, as a browser records it, is whole as long as its last element is.
+"""
+
+import mmap
+import re
+import struct
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+
+Head = Callable[[bytes], int | None]  # the first bytes of an element -> its length; `None`: no element, or the end
+HEAD = 300  # bytes that tell the length of any element; that of an Ogg page has up to 282
+UNKNOWN = (0, 0xFFFFFFFF)  # sizes of a RIFF chunk that is still being written
+
+
+class Incomplete(Exception):
+    """The first bytes of an element are cut off."""
+
+
+def is_cut_off(path: Path, kinds: set[str]) -> bool:
+    """
+    Whether the end of a file is missing, as far as its container tells.
+
+    Args:
+        path: The file, not empty.
+        kinds (`set[str]`): What FFmpeg calls its format. Containers without lengths and end marks, such as raw H.264, tell nothing.
+    """
+    checks: Mapping[str, Callable] = {
+        "mov": _mp4,
+        "matroska": _matroska,
+        "avi": _riff,
+        "webp_pipe": _riff,
+        "gif": _gif,
+        "apng": _png,
+        "png_pipe": _png,
+        "mpegts": _transport_stream,
+        "mpeg": lambda data: _walk(data, _program_stream),
+        "flv": lambda data: _walk(data, _flv),
+        "live_flv": lambda data: _walk(data, _flv),
+        "asf": _asf,
+        "ogg": _ogg,
+        "ivf": lambda data: _walk(data, lambda head: 12 + _u32(head), start=32),
+        "yuv4mpegpipe": _yuv4mpeg,
+        "mjpeg": lambda data: not data[-4096:].rstrip(b"\0\r\n").endswith(b"\xff\xd9"),
+    }
+    check = next((checks[name] for name in checks if name in kinds), None)
+    if check is None:
+        return False
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return check(data)
+
+
+def _walk(data, head: Head, start: int = 0, slack: int = 0) -> bool:
+    """Go from element to element; whether the last one ends more than `slack` bytes after the file."""
+    position = start
+    while position < len(data):
+        try:
+            length = head(data[position : position + HEAD])
+        except (Incomplete, struct.error, IndexError):
+            return True
+        if length is None:
+            return False
+        position += length
+    return position > len(data) + slack
+
+
+def _u32(head: bytes, offset: int = 0, order: str = "<") -> int:
+    return struct.unpack_from(f"{order}I", head, offset)[0]
+
+
+# ---- MP4, Matroska, RIFF, ASF --------------------------------------------------------------------------------------
+
+
+def _mp4(data) -> bool:
+    last = b""
+
+    def box(head: bytes) -> int | None:
+        nonlocal last
+        if len(head) < 8:
+            if head[0] == 0 and any(head):
+                raise Incomplete
+            return None
+        length, kind = struct.unpack_from(">I4s", head)
+        if kind not in b"ftyp styp moov moof mdat free skip wide sidx ssix mfra uuid meta emsg prft udta pnot".split():
+            return None  # programs append data of their own
+        last = kind
+        if length == 0:
+            return None  # up to the end of the file
+        length = struct.unpack_from(">Q", head, 8)[0] if length == 1 else length
+        return length if length >= 8 else None
+
+    return _walk(data, box) or last == b"moof"
+
+
+EBML, SEGMENT, CLUSTER, VOID = 0x1A45DFA3, 0x18538067, 0x1F43B675, 0xEC
+
+
+def _matroska(data) -> bool:
+    within = False  # a segment of unknown size
+
+    def element(head: bytes) -> int | None:
+        nonlocal within
+        if head[0] < 0x10:
+            return None  # no id of four bytes at most
+        id_size = 9 - head[0].bit_length()
+        identity, rest = int.from_bytes(head[:id_size]), head[id_size:]
+        if rest[:1] == b"\0" or not (within or identity in (EBML, SEGMENT, VOID)):
+            return None  # programs append data of their own
+        size_size = 9 - rest[0].bit_length()
+        if len(rest) < size_size:
+            raise Incomplete
+        bits = 7 * size_size
+        size = int.from_bytes(rest[:size_size]) & ((1 << bits) - 1)
+        # Of unknown size while it is written: its elements follow
+        inside = size == (1 << bits) - 1 and identity in (SEGMENT, CLUSTER)
+        within = within or inside
+        return id_size + size_size + (0 if inside else size)
+
+    return _walk(data, element)
+
+
+def _riff(data) -> bool:
+    position = 0
+    while data[position : position + 4] == b"RIFF" and position + 8 <= len(data):
+        size = _u32(data, position + 4)
+        if size in UNKNOWN:
+            return _walk(data, _chunk, slack=1)
+        position += 8 + size + size % 2
+    return position > len(data) + 8  # some programs count the eight bytes of the header in
+
+
+def _chunk(head: bytes) -> int | None:
+    """A chunk of a RIFF file of unknown size; those of lists follow them."""
+    if not head[:4].strip(b"\0"):
+        return None
+    size = _u32(head, 4)
+    if head[:4] == b"RIFF" or (head[:4] == b"LIST" and (size in UNKNOWN or head[8:12] in (b"movi", b"rec "))):
+        if len(head) < 12:
+            raise Incomplete
+        return 12
+    return 8 + size + size % 2
+
+
+def _asf(data) -> bool:
+    def item(head: bytes) -> int | None:
+        length = struct.unpack_from("<Q", head, 16)[0]
+        return length if 24 <= length < 1 << 62 else None
+
+    return _walk(data, item)
+
+
+# ---- GIF, PNG ------------------------------------------------------------------------------------------------------
+
+
+def _gif(data) -> bool:
+    """Whether the trailer is missing."""
+
+    def colours(flags: int) -> int:
+        return 3 << (flags & 7) + 1 if flags & 0x80 else 0
+
+    try:
+        position = 13 + colours(data[10])
+        while (kind := data[position]) != 0x3B:
+            if kind == 0x21:  # an extension
+                position += 2
+            elif kind == 0x2C:  # an image
+                position += 11 + colours(data[position + 9])
+            else:
+                return False  # what decoders skip
+            while size := data[position]:
+                position += 1 + size
+            position += 1
+    except IndexError:
+        return True
+    return False
+
+
+def _png(data) -> bool:
+    ended = False
+
+    def chunk(head: bytes) -> int | None:
+        nonlocal ended
+        if ended:
+            return None
+        ended = head[4:8] == b"IEND"
+        return 12 + _u32(head, 0, ">")
+
+    return _walk(data, chunk, start=8) or not ended
+
+
+# ---- Streams -------------------------------------------------------------------------------------------------------
+
+
+def _transport_stream(data) -> bool:
+    """Whether the last packet is incomplete, of 188 bytes or, with a time or check code, of 192 or 204."""
+    for length in (188, 192, 204):
+        starts = range(min(length, len(data)))
+        if not any(all(data[i] == 0x47 for i in range(s, min(len(data), s + 5 * length), length)) for s in starts):
+            continue
+        after = {188: 0, 192: 0, 204: 16}[length]  # bytes between the end of the 188 and that of the packet
+        for missing in range(length):
+            ends = [len(data) + missing - after - 188 - k * length for k in range(5)]
+            if all(data[i] == 0x47 for i in ends if 0 <= i < len(data)):
+                return missing > 0
+    return False
+
+
+def _program_stream(head: bytes) -> int | None:
+    if head[:3] != b"\0\0\1":
+        return None
+    kind = head[3]
+    if kind == 0xBA:  # a pack, of MPEG-2 or MPEG-1
+        return 14 + (head[13] & 7) if head[4] >> 6 == 1 else 12
+    if kind == 0xB9:
+        return 4
+    return 6 + struct.unpack_from(">H", head, 4)[0] if kind > 0xBA else None
+
+
+def _flv(head: bytes) -> int | None:
+    if head[:3] == b"FLV":
+        return _u32(head, 5, ">") + 4
+    return 15 + int.from_bytes(head[1:4]) if head[0] & 0x1F in (8, 9, 18) else None
+
+
+def _ogg(data) -> bool:
+    """Whether a page is incomplete, or a stream has no last page."""
+    ended: dict[int, bool] = {}
+
+    def page(head: bytes) -> int | None:
+        if head[:4] != b"OggS":
+            if b"OggS".startswith(head[:4]):
+                raise Incomplete
+            return None
+        ended[_u32(head, 14)] = bool(head[5] & 4)
+        return 27 + head[26] + sum(head[27 : 27 + head[26]])
+
+    return _walk(data, page) or not all(ended.values())
+
+
+def _yuv4mpeg(data) -> bool:
+    """Whether the last frame is incomplete."""
+    line = data[: data.find(b"\n")].split()
+    fields = {field[:1]: field[1:].decode(errors="replace") for field in reversed(line[1:])}
+    width, height, layout = int(fields[b"W"]), int(fields[b"H"]), fields.get(b"C", "420")
+    shares = {"420": (2, 2), "411": (4, 1), "422": (2, 1), "444": (1, 1)}
+    across, down = shares.get(layout[:3], (1, 1))
+    samples = width * height
+    if not layout.startswith("mono"):
+        samples += 2 * -(-width // across) * -(-height // down) + width * height * layout.endswith("alpha")
+    size = samples * (2 if re.search(r"(p|mono)\d", layout) else 1)
+
+    def frame(head: bytes) -> int:
+        if b"\n" not in head:
+            raise Incomplete
+        return head.index(b"\n") + 1 + size
+
+    return _walk(data, frame, start=data.find(b"\n") + 1)
+
+
+__all__ = ["is_cut_off"]

@@ -1,0 +1,33 @@
+"""Commands refuse a video that was cut off, or read it up to there with `--allow-truncated`."""
+
+import numpy as np
+import pytest
+
+from fgvc_hf import VideoWriter, open_video
+from fgvc_hf.cli.main import main
+
+
+@pytest.fixture
+def cut_off(noise_clip, tmp_path):
+    path = tmp_path / "cut.mkv"
+    with VideoWriter(path, 12.5, *noise_clip.shape[1:3], 2) as writer:
+        for number in range(12):
+            writer.write(np.roll(noise_clip[number % len(noise_clip)], number, axis=1))
+    path.write_bytes(path.read_bytes()[:-900])
+    return path
+
+
+def test_a_command_refuses_or_warns(cut_off, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    overlay = tmp_path / "out" / "overlay.mp4"
+    arguments = ["track", str(cut_off), "--grid", "2", "--preset", "fast", "--overlay", str(overlay)]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "is cut off after frame" in error and "--allow-truncated" in error
+    assert not overlay.exists()
+    with pytest.warns(UserWarning, match="it is cut off after frame"):
+        assert main([*arguments, "--allow-truncated"]) == 0
+    drawn = open_video(overlay)
+    with pytest.warns(UserWarning):
+        source = open_video(cut_off, allow_truncated=True)
+    assert drawn.num_frames == source.num_frames < 12 and drawn.pixel_aspect == source.pixel_aspect == 2
