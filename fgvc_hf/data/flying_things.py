@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch.utils.data import Dataset
 
+from ..io.image_files import read_image
 from .scene import pixel_centres
 
 
@@ -135,8 +135,7 @@ class FlyingThings3D(Dataset):
         scene, first, second = self.pairs[index]
         frames = []
         for path in (first, second):
-            with Image.open(path) as image:
-                frames.append(np.asarray(image.convert("RGB")))
+            frames.append(read_image(path))
         flow = self._flow(scene, first, second), self._flow(scene, second, first)
         return labelled_pair(frames, flow, f"{scene} {first.stem} to {second.stem}")
 

@@ -22,6 +22,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from ..io.files import atomic_write
 from .flying_things import LabelledPair, labelled_pair
+from .shard_manifest import MANIFEST, begin, finish, shard_files
 from .video_folder import choose_clip, resized_images, scaled_frames, video_sources
 
 
@@ -32,13 +33,15 @@ ROWS_PER_SHARD = 64
 JPEG_QUALITY = 92
 
 
-def _encode(image: np.ndarray, kind: str) -> bytes:
+def encode_image(image: np.ndarray, kind: str, quality: int = JPEG_QUALITY) -> bytes:
+    """An image `(H, W, 3)` as a file of a kind, `"JPEG"` of a quality or `"PNG"`."""
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, kind, **({"quality": JPEG_QUALITY} if kind == "JPEG" else {}))
+    Image.fromarray(image).save(buffer, kind, **({"quality": quality} if kind == "JPEG" else {}))
     return buffer.getvalue()
 
 
-def _decode(data: bytes) -> np.ndarray:
+def decode_image(data: bytes) -> np.ndarray:
+    """The image `(H, W, 3)`, uint8, of a file; an `OSError` if it is damaged."""
     with Image.open(io.BytesIO(data)) as image:
         return np.asarray(image.convert("RGB"))
 
@@ -61,7 +64,7 @@ def clip_rows(folder: str | Path, short_side: int = 256) -> Iterator[dict]:
         for start in range(0, len(frames) - 1, CLIP_LENGTH):
             part = frames[start : start + CLIP_LENGTH]
             if len(part) > 1:
-                yield {"name": f"{source.stem}/{start}", "frames": [_encode(frame, "JPEG") for frame in part]}
+                yield {"name": f"{source.stem}/{start}", "frames": [encode_image(frame, "JPEG") for frame in part]}
     if skipped:
         logger.warning("%s: left out %d videos; the first: %s", folder, len(skipped), skipped[0])
 
@@ -71,66 +74,68 @@ def labelled_rows(pairs: Iterable[LabelledPair]) -> Iterator[dict]:
     for number, pair in enumerate(pairs):
         buffer = io.BytesIO()
         np.savez_compressed(buffer, flow=pair.flow.numpy().astype(np.float16))
-        frames = [_encode(frame, "PNG") for frame in pair.frames.permute(0, 2, 3, 1).numpy()]
+        frames = [encode_image(frame, "PNG") for frame in pair.frames.permute(0, 2, 3, 1).numpy()]
         yield {"name": f"{number:06d}", "frames": frames, "flow": buffer.getvalue()}
 
 
-def write_shards(rows: Iterable[dict], output: str | Path, rows_per_shard: int = ROWS_PER_SHARD) -> list[Path]:
-    """Write rows as `output/data-00000.parquet` and following. Every file is complete or absent.
+def write_shards(
+    rows: Iterable[dict], output: str | Path, rows_per_shard: int = ROWS_PER_SHARD, resume: bool = False
+) -> list[Path]:
+    """Write rows as `output/data-00000.parquet` and following. Every file is complete or absent, and the manifest comes last.
 
     Args:
         rows: As [`clip_rows`] or [`labelled_rows`] yield them.
         output: Folder; made if needed.
         rows_per_shard (`int`): Rows per file.
+        resume (`bool`, defaults to `False`): Continue a run that was ended, with the same rows from the first on. Those that are written
+            already are compared by name and left out.
 
     Returns:
         The files.
 
     Raises:
-        `ValueError`: there are no rows.
-        `OSError`: a file cannot be written, or the folder holds shards already, which would be read with the new ones.
+        `ValueError`: there are no rows, or `rows_per_shard` is below 1.
+        `OSError`: a file cannot be written; or the folder holds shards already, which are not those of a run with these rows.
     """
     import datasets
 
+    if rows_per_shard < 1:
+        raise ValueError(f"rows_per_shard must be at least 1, got {rows_per_shard}.")
     output = Path(output)
-    if next(output.glob("*.parquet"), None):
-        raise FileExistsError(f"{output}: holds shards already; choose another folder, or remove them.")
-    output.mkdir(parents=True, exist_ok=True)
-    written: list[Path] = []
-    batch: list[dict] = []
-
-    def flush() -> None:
+    if resume and (output / MANIFEST).is_file():
+        return shard_files(output)
+    held, written = begin(output, rows_per_shard, resume), {}
+    remaining = iter(rows)
+    while batch := list(itertools.islice(remaining, rows_per_shard)):
         path = output / f"data-{len(written):05d}.parquet"
-        with atomic_write(path) as temporary:
-            datasets.Dataset.from_list(batch).to_parquet(temporary)
-        written.append(path)
-        batch.clear()
-
-    for row in rows:
-        batch.append(row)
-        if len(batch) == rows_per_shard:
-            flush()
-    if batch:
-        flush()
+        if path in held:
+            names = datasets.Dataset.from_parquet(str(path), columns=["name"])["name"]
+            if list(names) != [row["name"] for row in batch]:
+                raise FileExistsError(f"{path}: holds other rows; resume with the same source and settings.")
+        else:
+            with atomic_write(path) as temporary:
+                datasets.Dataset.from_list(batch).to_parquet(temporary)
+        written[path] = len(batch)
     if not written:
         raise ValueError(f"{output}: there is nothing to write.")
-    return written
+    if not set(held) <= set(written):
+        raise FileExistsError(f"{max(held)}: holds rows beyond the last; resume with the same source and settings.")
+    finish(output, written)
+    return list(written)
 
 
 def load_shards(source: str | Path, streaming: bool = False) -> Any:
     """A `datasets` dataset of the shards in a folder, or in a dataset repository of the Hub.
 
     Raises:
-        `OSError`: the folder holds no shards.
+        `OSError`: the folder holds no shards, or is not whole by its manifest.
     """
     import datasets
 
     folder = Path(source)
     if not folder.is_dir():
         return datasets.load_dataset(str(source), split="train", streaming=streaming)
-    files = sorted(str(path) for path in folder.glob("*.parquet"))
-    if not files:
-        raise FileNotFoundError(f"{folder}: holds no shards (*.parquet).")
+    files = [str(path) for path in shard_files(folder)]
     return datasets.load_dataset("parquet", data_files=files, split="train", streaming=streaming)
 
 
@@ -139,7 +144,7 @@ def row_to_labelled_pair(row: dict) -> LabelledPair:
     try:
         with np.load(io.BytesIO(row["flow"]), allow_pickle=False) as archive:
             flow = archive["flow"].astype(np.float32)
-        frames = [_decode(data) for data in row["frames"]]
+        frames = [decode_image(data) for data in row["frames"]]
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise OSError(f"{row.get('name', 'a row')}: is damaged ({error}).") from None
     return labelled_pair(frames, flow, row["name"])
@@ -160,7 +165,7 @@ class ShardedClips(Dataset):
         """Pair or clip `index`, uint8 of shape `(T, 3, size, size)`."""
         draw = np.random.default_rng((self.seed, index))
         row = self.rows[int(draw.integers(len(self.rows)))]
-        return choose_clip(row["frames"], _decode, draw, *self.settings)
+        return choose_clip(row["frames"], decode_image, draw, *self.settings)
 
 
 class ShardedPairs(Dataset):
@@ -236,7 +241,7 @@ class StreamedClips(IterableDataset):
                 at += 1
             yield (
                 number,
-                choose_clip(row["frames"], _decode, np.random.default_rng((self.seed, number)), *self.settings),
+                choose_clip(row["frames"], decode_image, np.random.default_rng((self.seed, number)), *self.settings),
             )
 
 
@@ -244,14 +249,13 @@ def shard_names(source: str | Path) -> list[str]:
     """The shards in a folder, or in a dataset repository of the Hub, in name order.
 
     Raises:
-        `OSError`: there are none.
+        `OSError`: there are none, or the folder is not whole by its manifest.
     """
     if Path(source).is_dir():
-        names = sorted(str(path) for path in Path(source).glob("*.parquet"))
-    else:
-        from huggingface_hub import HfFileSystem
+        return [str(path) for path in shard_files(Path(source))]
+    from huggingface_hub import HfFileSystem
 
-        names = [f"hf://{path}" for path in sorted(HfFileSystem().glob(f"datasets/{source}/**/*.parquet"))]
+    names = [f"hf://{path}" for path in sorted(HfFileSystem().glob(f"datasets/{source}/**/*.parquet"))]
     if not names:
         raise FileNotFoundError(f"{source}: holds no shards (*.parquet).")
     return names
@@ -260,5 +264,5 @@ def shard_names(source: str | Path) -> list[str]:
 def shard_textures(rows: Iterable[dict], count: int, height: int, width: int) -> torch.Tensor:
     """Frames from the first `count` rows, for synthetic pairs: uint8 of shape `(N, 3, height, width)`."""
     chosen = itertools.islice(rows, count)
-    images = [_decode(row["frames"][len(row["frames"]) // 2]) for row in chosen]
+    images = [decode_image(row["frames"][len(row["frames"]) // 2]) for row in chosen]
     return resized_images(images, height, width)

@@ -3,9 +3,10 @@
 Number n gives the same clip, frames and crop in every process and after every restart.
 """
 
+import itertools
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,13 +40,14 @@ def video_sources(folder: str | Path) -> list[Path]:
     return found
 
 
-def scaled_frames(source, short_side: int) -> np.ndarray:
-    """All frames of a video `(T, H, W, 3)`, uint8, the shorter side reduced to `short_side` (never enlarged)."""
+def scaled_frames(source, short_side: int, every: int = 1, most: int | None = None) -> np.ndarray:
+    """Every `every`-th frame of a video, at `most` so many, `(T, H, W, 3)`, uint8, the shorter side reduced to `short_side` (never enlarged)."""
     video = open_video(source)
     scale = min(1.0, short_side / min(video.height, video.width))
     size = round(video.width * scale), round(video.height * scale)
     frames = []
-    for frame in video.frames():
+    stop = most and min((most - 1) * every + 1, video.num_frames)
+    for frame in itertools.islice(video.frames(0, stop), 0, None, every):
         image = Image.fromarray(frame)
         frames.append(np.asarray(image.resize(size, Image.Resampling.BILINEAR) if scale < 1 else image))
     return np.stack(frames)
@@ -123,7 +125,76 @@ def choose_clip(
     return torch.stack([view.crop(decode(clip[number])) for number in view.numbers])
 
 
-class VideoFolder(Dataset):
+class HeldClips(Dataset):
+    """Pairs of frames, or clips of several, of clips that are held in memory.
+
+    Args:
+        clips (list of `numpy.ndarray` of shape `(T, H, W, 3)`, uint8): Each of at least two frames, or of as many as there are offsets.
+        size, gap, area, aspect, offsets, length, seed: As of [`VideoFolder`].
+    """
+
+    def __init__(
+        self,
+        clips: list[np.ndarray],
+        size: int = 256,
+        gap: tuple[int, int] = (1, 5),
+        area: tuple[float, float] = (0.6, 1.0),
+        aspect: tuple[float, float] = (1.5, 2.0),
+        offsets: tuple[int, ...] = (),
+        length: int = 2**40,
+        seed: int = 0,
+    ):
+        self.clips, self.settings = clips, (size, gap, area, aspect, offsets)
+        self.length, self.seed = length, seed
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        """Pair or clip `index`, uint8 of shape `(T, 3, size, size)`; the frames in either order of time."""
+        draw = np.random.default_rng((self.seed, index))
+        clip = self.clips[draw.integers(len(self.clips))]
+        return choose_clip(clip, lambda frame: frame, draw, *self.settings)
+
+    def texture_images(self, count: int, height: int, width: int) -> torch.Tensor:
+        """`count` frames spread over all clips, for synthetic pairs: uint8 of shape `(count, 3, height, width)`."""
+        return resized_images([_spread(self.clips, i, count) for i in range(count)], height, width)
+
+
+def readable_clips(
+    folder: str | Path, short_side: int, least: int = 2, every: int = 1, most: int | None = None
+) -> Iterator[tuple[Path, np.ndarray]]:
+    """The videos in a folder and their frames by [`scaled_frames`]. Others are skipped, and their number is logged.
+
+    Args:
+        folder: Searched with its subfolders.
+        short_side (`int`): The shorter side of frames is reduced to this, in pixels.
+        least (`int`): Videos of fewer frames are skipped.
+        every, most (`int`): Only every `every`-th frame of a video, and at most so many.
+
+    Raises:
+        `OSError`: the folder holds no video that can be read with so many frames.
+    """
+    count, skipped, found = "two" if least == 2 else least, {}, False
+    for source in video_sources(folder):
+        try:
+            frames = scaled_frames(source, short_side, every, most)
+        except OSError as error:
+            skipped[source.name] = str(error)
+            continue
+        if len(frames) < least:
+            skipped[source.name] = f"fewer than {count} frames"
+            continue
+        found = True
+        yield source, frames
+    if skipped:
+        name, reason = next(iter(skipped.items()))
+        logger.warning("%s: left out %d videos, the first is %s (%s).", folder, len(skipped), name, reason)
+    if not found:
+        raise OSError(f"{folder}: holds no video of at least {count} frames that can be read.")
+
+
+class VideoFolder(HeldClips):
     """Pairs of frames, or clips of several, of the videos in a folder, which are held in memory at reduced size.
 
     Args:
@@ -154,39 +225,8 @@ class VideoFolder(Dataset):
         length: int = 2**40,
         seed: int = 0,
     ):
-        self.settings, self.length, self.seed = (size, gap, area, aspect, offsets), length, seed
-        least = max(2, len(offsets))
-        count = "two" if least == 2 else least
-        self.clips: list[np.ndarray] = []
-        skipped = {}
-        for source in video_sources(folder):
-            try:
-                frames = scaled_frames(source, short_side)
-            except OSError as error:
-                skipped[source.name] = str(error)
-                continue
-            if len(frames) < least:
-                skipped[source.name] = f"fewer than {count} frames"
-                continue
-            self.clips.append(frames)
-        if skipped:
-            name, reason = next(iter(skipped.items()))
-            logger.warning("%s: left out %d videos, the first is %s (%s).", folder, len(skipped), name, reason)
-        if not self.clips:
-            raise OSError(f"{folder}: holds no video of at least {count} frames that can be read.")
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        """Pair or clip `index`, uint8 of shape `(T, 3, size, size)`; the frames in either order of time."""
-        draw = np.random.default_rng((self.seed, index))
-        clip = self.clips[draw.integers(len(self.clips))]
-        return choose_clip(clip, lambda frame: frame, draw, *self.settings)
-
-    def texture_images(self, count: int, height: int, width: int) -> torch.Tensor:
-        """`count` frames spread over all clips, for synthetic pairs: uint8 of shape `(count, 3, height, width)`."""
-        return resized_images([_spread(self.clips, i, count) for i in range(count)], height, width)
+        clips = [frames for _, frames in readable_clips(folder, short_side, max(2, len(offsets)))]
+        super().__init__(clips, size, gap, area, aspect, offsets, length, seed)
 
 
 def _spread(clips: Sequence[np.ndarray], index: int, count: int) -> np.ndarray:

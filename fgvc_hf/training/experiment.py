@@ -11,6 +11,7 @@ from accelerate.state import AcceleratorState, GradientState
 from torch.utils.data import Dataset
 
 from ..configuration_fgvc import HEAD_FIELDS, FgvcConfig
+from ..data.clip_pack import PackedVideos
 from ..data.flying_things import FlyingThings3D, LabelledCrops
 from ..data.shards import ShardedClips, ShardedPairs, StreamedClips, load_shards, shard_names, shard_textures
 from ..data.tracked_videos import TrackedVideos
@@ -65,11 +66,11 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, str]:
     return {name: value for name, _, value in (assignment.partition("=") for assignment in assignments)}
 
 
-def fresh_accelerator(precision: str = "no", **options) -> Accelerator:
+def fresh_accelerator(precision: str | None = None, **options) -> Accelerator:
     """An accelerator without the state of those that ran in this process before.
 
     Args:
-        precision (`str`): `"no"`, `"bf16"` or `"fp16"`.
+        precision (`str`, *optional*): `"no"`, `"bf16"` or `"fp16"`; what `accelerate launch` was told if not given, else `"no"`.
         options: Further arguments of `Accelerator`.
 
     Raises:
@@ -159,7 +160,11 @@ def with_head(model: FgvcModel, changes: Mapping[str, str]) -> FgvcModel:
 
 
 def real_domain(
-    recipe: Any, videos: str | Path | None = None, shards: str | None = None, stream: bool = False
+    recipe: Any,
+    videos: str | Path | None = None,
+    shards: str | None = None,
+    stream: bool = False,
+    pack: str | Path | None = None,
 ) -> tuple[Dataset, torch.Tensor | None]:
     """Real pairs or clips, and images for the textures of synthetic pairs where the recipe has these.
 
@@ -168,16 +173,19 @@ def real_domain(
         videos (`str` or `Path`, *optional*): Folder of videos.
         shards (`str`, *optional*): Without `videos`: the same as Parquet shards, a folder or a dataset repository of the Hub.
         stream (`bool`): Read the shards one after the other instead of loading them.
+        pack (`str` or `Path`, *optional*): Without `videos`: the same as one file; see [`fgvc_hf.data.clip_pack`].
 
     Raises:
-        `OSError`: there are no videos or shards, or they cannot be read.
+        `OSError`: there are no videos, pack or shards, or they cannot be read.
+        `ValueError`: the pack is damaged or of another version.
     """
     settings, textures = recipe.clip_settings, None
-    if videos:
-        folder = VideoFolder(videos, *settings, seed=recipe.seed)
-        return folder, folder.texture_images(recipe.textures, *TEXTURE_SIZE) if isinstance(recipe, Recipe) else None
+    if videos or pack:
+        source, kind = (videos, VideoFolder) if videos else (pack, PackedVideos)
+        held = kind(str(source), *settings, seed=recipe.seed)
+        return held, held.texture_images(recipe.textures, *TEXTURE_SIZE) if isinstance(recipe, Recipe) else None
     if shards is None:
-        raise ValueError("a folder of videos or of shards is needed.")
+        raise ValueError("a folder of videos, a pack or a folder of shards is needed.")
     if isinstance(recipe, Recipe):
         textures = shard_textures(load_shards(shards, streaming=True), recipe.textures, *TEXTURE_SIZE)
     if stream:
@@ -186,7 +194,11 @@ def real_domain(
 
 
 def labelled_domain(
-    recipe: Any, videos: Path | None = None, tracks: Path | None = None, flying_things: Path | None = None
+    recipe: Any,
+    videos: Path | None = None,
+    tracks: Path | None = None,
+    flying_things: Path | None = None,
+    stride: int = 2,
 ) -> Dataset | None:
     """Labelled pairs by number, if any are given; without them, synthetic pairs are rendered.
 
@@ -194,6 +206,7 @@ def labelled_domain(
         recipe: One of [`RECIPES`].
         videos, tracks (`Path`, *optional*): Folders of videos and of their tracks, as `fgvc-hf track` writes them.
         flying_things (`Path`, *optional*): Root of FlyingThings3D, or its shards.
+        stride (`int`): Pixels per cell of the labels: `config.output_stride` of the model.
 
     Raises:
         `ValueError`, `OSError`: both are given, the recipe has no use for them, or they cannot be read.
@@ -203,12 +216,12 @@ def labelled_domain(
     if tracks:
         if not (videos and isinstance(recipe, Recipe)):
             raise ValueError("--tracks are of --videos, and for the recipes that learn from labelled pairs.")
-        return TrackedVideos(videos, tracks, *recipe.clip_settings, seed=recipe.seed)
+        return TrackedVideos(videos, tracks, *recipe.clip_settings, stride=stride, seed=recipe.seed)
     if not flying_things:
         return None
     sharded = next(flying_things.glob("*.parquet"), None) is not None
     pairs = ShardedPairs(load_shards(flying_things)) if sharded else FlyingThings3D(flying_things)
-    return LabelledCrops(pairs, recipe.crop, seed=recipe.seed)
+    return LabelledCrops(pairs, recipe.crop, stride, seed=recipe.seed)
 
 
 def tap_vid_score(

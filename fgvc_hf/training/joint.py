@@ -4,7 +4,7 @@ import copy
 
 import numpy as np
 import torch
-from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..configuration_fgvc import FgvcConfig
 from ..data.augmentation import change_light, colour_of, drop_channel, rgb_to_pixel_values
@@ -87,7 +87,7 @@ class JointTraining(TrainingModule):
             self._mean.eval()
         if self.recipe.freeze_batch_norm:
             for module in self.model.modules():
-                if isinstance(module, nn.BatchNorm2d):
+                if isinstance(module, _BatchNorm):  # synchronised between processes as well
                     module.eval()
         return self
 

@@ -26,6 +26,7 @@ from ..data.synthetic_pairs import SyntheticPairs
 from ..processing_fgvc import FgvcProcessor
 from .joint import make_synthetic
 from .module import TrainingModule
+from .pace import Pace
 from .state import check_room, checkpoints, load_checkpoint, save_checkpoint
 
 
@@ -79,8 +80,7 @@ class Training:
         textures (`torch.Tensor` of shape `(N, 3, H, W)`, uint8, *optional*): Images that synthetic pairs are cut from.
         labelled (`Dataset`, *optional*): Labelled crops by number, as [`LabelledCrops`] gives them, instead of rendered pairs.
         evaluate (callable, *optional*): Takes the model, returns scores by name; the first one chooses the best checkpoint.
-        save_every, evaluate_every, picture_every (`int`): Updates between checkpoints, evaluations and pictures; 0 for none of
-            the latter two.
+        save_every, evaluate_every, picture_every (`int`): Updates between checkpoints, evaluations and pictures; 0 for none.
         keep (`int`): Checkpoints kept.
         workers (`int`): Processes that read real pairs.
 
@@ -121,7 +121,7 @@ class Training:
         self.save_every, self.evaluate_every, self.picture_every = save_every, evaluate_every, picture_every
         self.keep, self.workers = keep, workers
         self.real, self.textures, self.labelled = (real if recipe.uses_real else None), textures, labelled
-        self.step, self.best = 0, -math.inf
+        self.step, self.best, self.pace = 0, -math.inf, Pace()
         module.to(accelerator.device)
         for network in module.frozen:
             network.to(accelerator.device)
@@ -132,25 +132,36 @@ class Training:
         self._resume()
         self.module, self.prepared_optimizer = accelerator.prepare(module, self.optimizer)
 
-    def run(self, show_progress_bar: bool = True) -> None:
-        """Train from the last checkpoint to the end.
+    def run(self, show_progress_bar: bool = True, pace: Pace | None = None) -> None:
+        """Train from the last checkpoint to the end, or until a time limit, at which the run is saved to be continued.
+
+        Args:
+            show_progress_bar (`bool`): On standard error, where that is a terminal.
+            pace ([`Pace`], *optional*): The time limit, the time between checkpoints, and the updates between printed lines.
 
         Raises:
+            `ValueError`: the time limit is too short for one update. Nothing has been written.
             `FloatingPointError`: a loss or a gradient is not finite. The weights are not updated by it, and the last checkpoint is kept.
         """
+        self.pace = pace = pace or Pace()
+        if pace.time_limit < math.inf and self.step < self.recipe.steps:
+            pace.check(self.rehearse()["seconds_per_update"])
         self.module.train()
         batches = self._batches()
         hidden = None if show_progress_bar and self.accelerator.is_main_process else True
+        pace.begin()
         with tqdm(
             total=self.recipe.steps, initial=self.step, desc="training", unit=" steps", disable=hidden
         ) as progress:
-            while self.step < self.recipe.steps:
+            while self.step < self.recipe.steps and not self._anywhere(pace.is_over()):
                 start = time.perf_counter()
                 losses = self.update(batches)
                 self.step += 1
                 self._log(losses, time.perf_counter() - start)
                 progress.update()
                 self._milestones()
+        if self.step < self.recipe.steps:
+            self._save_checkpoint()
         self._save_model("last")
 
     def update(self, batches: Iterator[tuple[list[int], torch.Tensor | None]]) -> dict[str, torch.Tensor]:
@@ -168,7 +179,7 @@ class Training:
                 losses = self.losses(*next(batches))
                 total = torch.stack([recipe.weights[name] * value for name, value in losses.items()]).sum()
                 self._check_losses(total, losses)
-                accelerator.backward(total / parts)
+                accelerator.backward(total)  # divides by the parts
             for name, value in losses.items():
                 means[name] = means.get(name, 0.0) + value.detach().float() / parts
         self._check_gradients()
@@ -221,29 +232,39 @@ class Training:
         """Refuse an update by gradients that are not finite; in float16, where they may overflow, the gradient scaler skips it instead."""
         if self.accelerator.scaler is not None:
             return
-        finite = [
-            parameter.grad.isfinite().all() for parameter in self.bare.parameters() if parameter.grad is not None
-        ]
-        if not torch.stack(finite).all():
+        gradients = {name: p.grad for name, p in self.bare.named_parameters() if p.grad is not None}
+        finite = torch.stack(
+            [gradient.isfinite().all() for gradient in gradients.values()]
+        ).tolist()  # one synchronisation
+        wrong = [name for name, good in zip(gradients, finite, strict=True) if not good]
+        if wrong:
+            more = f" and of {len(wrong) - 1} more parameters" if len(wrong) > 1 else ""
             raise FloatingPointError(
-                f"update {self.step}: the gradient of the losses is not finite; the last checkpoint is in {self.output}."
+                f"update {self.step}: the gradient of {wrong[0]}{more} is not finite; the last checkpoint is in {self.output}."
             )
 
     def rehearse(self, updates: int = 3) -> dict[str, float]:
-        """Measure time and memory of an update, without changing anything.
+        """Measure time and memory of an update, of `updates` or of as many as are left, without changing anything.
 
         Returns:
             `seconds_per_update` (median) and `peak_mib` of the device, or of the process on a CPU.
+
+        Raises:
+            `ValueError`: the run is finished.
         """
+        if self.step >= self.recipe.steps:
+            raise ValueError(f"{self.output}: all {self.recipe.steps} updates are done, there is none to measure.")
         self.module.train()
         buffers = {name: value.clone() for name, value in self.bare.named_buffers()}
         batches, times = self._batches(), []
-        for _ in range(updates):
+        for _ in range(min(updates, self.recipe.steps - self.step)):
             start = time.perf_counter()
             for _ in range(self.accelerator.gradient_accumulation_steps):
                 losses = self.losses(*next(batches))
                 self.accelerator.backward(torch.stack(list(losses.values())).sum())
             self.optimizer.zero_grad()
+            if self.accelerator.device.type == "cuda":
+                torch.cuda.synchronize()
             times.append(time.perf_counter() - start)
         for name, value in self.bare.named_buffers():
             value.copy_(buffers[name])
@@ -282,6 +303,16 @@ class Training:
         rate = self.optimizer.param_groups[0]["lr"]
         self._write({"step": self.step, **entry, "learning_rate": rate, "seconds": round(seconds, 3)})
         self.accelerator.log({**entry, "learning_rate": rate}, step=self.step)
+        self.pace.count(seconds)
+        line = self.pace.line(self.step, self.recipe.steps, entry)
+        if line and self.accelerator.is_main_process:
+            print(line, flush=True)
+
+    def _anywhere(self, flag: bool) -> bool:
+        """Whether a flag is set in any process, so that all of them save and stop at the same update."""
+        if self.accelerator.num_processes == 1 or not self.pace.depends_on_time:
+            return flag
+        return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device)))
 
     def _write(self, entry: dict) -> None:
         if self.accelerator.is_main_process:
@@ -296,16 +327,21 @@ class Training:
             self._evaluate()
         if self.picture_every and (over or self.step % self.picture_every == 0):
             self._draw()
-        if over or self.step % self.save_every == 0:
-            state = {
-                "recipe": asdict(self.recipe),
-                "best": self.best if math.isfinite(self.best) else None,
-                "scaler": self.accelerator.scaler and self.accelerator.scaler.state_dict(),  # of fp16
-            }
-            if self.accelerator.is_main_process:
-                folder = self.output / "checkpoints"
-                save_checkpoint(folder, self.step, self.bare, self.optimizer, state, self.keep)
-            self.accelerator.wait_for_everyone()
+        due = self._anywhere(self.pace.is_time_to_save())
+        if over or due or (self.save_every and self.step % self.save_every == 0):
+            self._save_checkpoint()
+
+    def _save_checkpoint(self) -> None:
+        start = time.monotonic()
+        state = {
+            "recipe": asdict(self.recipe),
+            "best": self.best if math.isfinite(self.best) else None,
+            "scaler": self.accelerator.scaler and self.accelerator.scaler.state_dict(),  # of fp16
+        }
+        if self.accelerator.is_main_process:
+            save_checkpoint(self.output / "checkpoints", self.step, self.bare, self.optimizer, state, self.keep)
+        self.accelerator.wait_for_everyone()
+        self.pace.saved(time.monotonic() - start)
 
     def _evaluate(self) -> None:
         if self.accelerator.is_main_process and self.evaluate is not None:

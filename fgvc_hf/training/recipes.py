@@ -6,10 +6,27 @@ The recipes of UVC, TimeCycle and the colour auto-encoder are in `ancestors/`; `
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
 
+EXAMPLES = {  # of values of fields, in messages
+    bool: "true or false",
+    int: "a whole number such as 3",
+    float: "a number such as 0.5",
+    tuple[int, int]: "two whole numbers such as 1,5",
+    tuple[int, ...]: "whole numbers such as 64,128,256",
+    tuple[float, float]: "two numbers such as 0.6,1",
+}
 LAST_RATE = 1e-3  # learning rate at the end of the cosine, as a share of that at the start
+
+
+def check_numbers(recipe: Any) -> None:
+    """Refuse a recipe with a number that is not finite, by a `ValueError`."""
+    for field in fields(recipe):
+        value = getattr(recipe, field.name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise ValueError(f"{field.name} must be finite, got {value}.")
 
 
 @dataclass(frozen=True)
@@ -92,9 +109,25 @@ class Recipe:
         ):
             if getattr(self, name) not in accepted:
                 raise ValueError(f"{name} must be one of {accepted}, got {getattr(self, name)!r}.")
-        for name in ("steps", "batch_size", "radius", "learning_rate", "temperature", "label_sigma", "textures"):
+        check_numbers(self)
+        for name in (
+            "steps",
+            "batch_size",
+            "radius",
+            "learning_rate",
+            "temperature",
+            "label_sigma",
+            "adversarial_step",
+        ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+        for name in ("real", "synthetic", "adversarial", "distillation", "light", "reach"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        if self.synthetic and self.textures <= 0:
+            raise ValueError(f"textures must be positive, got {self.textures}.")
+        if not 0 <= self.synthetic_dropout <= 1:
+            raise ValueError(f"synthetic_dropout must be a share from 0 to 1, got {self.synthetic_dropout}.")
         if not 0 <= self.average < 1:
             raise ValueError(f"average must be at least 0 and below 1, got {self.average}.")
         if self.crop < 32 or self.crop % 8:
@@ -184,22 +217,25 @@ def parse_recipe(name: str, changes: Mapping[str, str], recipes: Mapping[str, An
     if name not in recipes:
         raise ValueError(f"recipe must be one of {', '.join(recipes)}, got {name!r}.")
     recipe = recipes[name]
-    known = {field.name for field in fields(recipe)}
+    known = get_type_hints(type(recipe))
+    known = {field.name: known[field.name] for field in fields(recipe)}
     values = {}
     for field, text in changes.items():
         if field not in known:
             raise ValueError(f"a recipe has no field {field!r}; its fields are {', '.join(sorted(known))}.")
-        values[field] = _parse(field, text, getattr(recipe, field))
+        values[field] = _parse(field, text, known[field])
     return replace(recipe, **values)
 
 
-def _parse(field: str, text: str, example):
-    kind = type(example)
+def _parse(field: str, text: str, kind: Any) -> Any:
+    """A value of a field of the given type. The type is the field's own, so that a weight of 0 may become 0.5."""
     try:
         if kind is bool:
             return {"true": True, "false": False}[text.lower()]
-        if kind is tuple:
-            return tuple(type(of)(part) for of, part in zip(example, text.split(","), strict=True))
+        if get_origin(kind) is tuple:
+            parts, kinds = text.split(","), get_args(kind)
+            kinds = kinds[:1] * len(parts) if kinds[-1] is Ellipsis else kinds
+            return tuple(of(part) for of, part in zip(kinds, parts, strict=True))
         return kind(text)
     except (ValueError, KeyError):
-        raise ValueError(f"{field} must be a {kind.__name__} like {example!r}, got {text!r}.") from None
+        raise ValueError(f"{field} must be {EXAMPLES.get(kind, f'a value of type {kind}')}, got {text!r}.") from None

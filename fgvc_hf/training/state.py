@@ -1,7 +1,8 @@
 """Checkpoints of a training run: complete or absent, and without pickle.
 
 A checkpoint is a folder `step-00001000` with `module.safetensors` (all weights of the training module), `optimizer.safetensors` (Adam's
-moments) and `state.json`. It is written under a temporary name and renamed, so that a run killed at any moment leaves the previous one.
+moments) and `state.json`. Larger tensors than `PART_BYTES` in all are in several files, such as `optimizer-00001-of-00002.safetensors`. It is
+written under a temporary name and renamed, so that a run killed at any moment leaves the previous one.
 """
 
 import json
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 
+PART_BYTES = 15 * 2**20  # of the tensors in one file: uploads are often limited to 16 MiB
 SPARE = 1.2  # free disk space that is asked for before a checkpoint is written, in sizes of a checkpoint
 
 
@@ -32,6 +34,32 @@ def load_moments(module: nn.Module, optimizer: torch.optim.Optimizer, tensors: d
         state = {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
         if state:  # Adam's step counter stays on the CPU
             optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in state.items()}
+
+
+def save_parts(tensors: dict[str, torch.Tensor], folder: Path, name: str) -> None:
+    """Write tensors as `name.safetensors`, or as parts of at most [`PART_BYTES`], unless one tensor is larger."""
+    parts: list[dict[str, torch.Tensor]] = [{}]
+    size = 0
+    for key, value in tensors.items():
+        if parts[-1] and size + value.nbytes > PART_BYTES:
+            parts.append({})
+            size = 0
+        parts[-1][key] = value
+        size += value.nbytes
+    for number, part in enumerate(parts, 1):
+        suffix = f"-{number:05d}-of-{len(parts):05d}" if len(parts) > 1 else ""
+        save_file(part, folder / f"{name}{suffix}.safetensors")
+
+
+def load_parts(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    """The tensors that [`save_parts`] wrote; an `OSError` if a part is missing."""
+    files = sorted(folder.glob(f"{name}*.safetensors"))
+    expected = int(files[0].stem.rpartition("-of-")[2]) if files and "-of-" in files[0].stem else 1
+    if len(files) != expected:
+        raise OSError(
+            f"{folder}: holds {len(files)} of the {expected} files of {name}; the checkpoint is not complete."
+        )
+    return {key: value for file in files for key, value in load_file(file).items()}
 
 
 def check_room(folder: Path, module: nn.Module) -> None:
@@ -65,8 +93,8 @@ def save_checkpoint(
     target, partial = folder / f"step-{step:08d}", folder / f".step-{step:08d}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    save_file(weights, partial / "module.safetensors")
-    save_file(adam, partial / "optimizer.safetensors")
+    save_parts(weights, partial, "module")
+    save_parts(adam, partial, "optimizer")
     (partial / "state.json").write_text(json.dumps({"step": step, **state}, indent=1))
     for file in partial.iterdir():
         with file.open("rb") as written:
@@ -84,7 +112,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
-    """Load weights and moments into module and optimizer, and return `state.json`."""
-    module.load_state_dict(load_file(path / "module.safetensors"))
-    load_moments(module, optimizer, load_file(path / "optimizer.safetensors"))
+    """Load weights and moments into module and optimizer, and return `state.json`; an `OSError` if a file is missing."""
+    module.load_state_dict(load_parts(path, "module"))
+    load_moments(module, optimizer, load_parts(path, "optimizer"))
     return json.loads((path / "state.json").read_text())
