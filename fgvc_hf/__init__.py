@@ -1,13 +1,14 @@
 """FGVC: follow pixels through video.
 
 Public names are imported when they are first used, so that `import fgvc_hf` and the command line's help do not wait for torch.
-The Auto classes of transformers know FGVC as soon as one of its names is used here, and from the start if transformers was
-imported before.
+The Auto classes and pipelines of transformers know FGVC from then on, whichever of the two packages is imported first.
 """
 
 import importlib
 import sys
 from importlib.abc import MetaPathFinder
+
+from .hub.lazy_auto import make_known
 
 
 __version__ = "0.2.0"
@@ -139,5 +140,4 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-if "transformers" in sys.modules:
-    importlib.import_module(".hub.auto", __name__)
+make_known()

@@ -32,7 +32,7 @@ def chain_flow(tracker: Tracker, video, frame_idx: int = 0) -> Iterator[tuple[in
     """
     session, model = tracker.processor.init_video_session(video), tracker.model
     before: torch.Tensor | None = None
-    start = places = occluded = torch.empty(0)
+    start = places = occluded = torch.empty(0, dtype=torch.float32, device=model.device)
     for t, frame in session.ordered_frames(frame_idx, None, reverse=False):
         features = tracker.features(session.preprocess(frame, model.device))  # (h, w, C)
         if before is None:

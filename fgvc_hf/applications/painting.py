@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from ..tracker import Tracker
+from ..tracking.frames import as_frame
 
 
 POINTS = 256  # approximate number of points on the painted region
@@ -63,7 +64,9 @@ def paint(
     for frame, output in zip(frames, outputs, strict=True):
         target, confidence = (torch.from_numpy(part).double() for part in (output.points, output.confidence))
         layer = warp(colours, source, target, confidence, distance)
-        painted = layer[:3] + (1 - layer[3:]) * torch.tensor(frame).movedim(-1, 0) / 255
+        painted = (
+            layer[:3] + (1 - layer[3:]) * torch.tensor(np.ascontiguousarray(as_frame(frame))).movedim(-1, 0) / 255
+        )
         yield output.frame_idx, (255 * painted).round().clamp(0, 255).byte().movedim(0, -1).numpy()
 
 

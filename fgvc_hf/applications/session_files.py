@@ -1,7 +1,8 @@
 """Sessions on disk: save a session, and continue it later with the same result.
 
-A session is one safetensors file: the state of the trackers as tensors, and as metadata the prompts, the settings of the image processor
-and a hash of the model, whose features the state consists of.
+A session is one safetensors file: the state of the trackers as tensors; as metadata the prompts, the settings of the image processor and a
+hash of the model, whose features the state consists of; and a checksum of all of that. A file that was damaged or edited is refused, and so
+is one of an earlier format, for these have no checksum.
 """
 
 import copy
@@ -30,7 +31,7 @@ from ..tracking.session import FgvcInferenceSession
 from ..tracking.template_tracker import TemplateTracker
 
 
-FORMAT = "fgvc-session-5"
+FORMAT = "fgvc-session-6"
 TRACKERS = {"labels": LabelMapTracker, "templates": TemplateTracker, "boxes": BoxTracker}
 
 
@@ -75,7 +76,8 @@ def save_session(session: FgvcInferenceSession | LiveTracker, model: FgvcModel |
     }
     tensors = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
     with atomic_write(path) as temporary:
-        save_file(tensors, temporary, metadata={"session": json.dumps(metadata)})
+        text = json.dumps(metadata)
+        save_file(tensors, temporary, metadata={"session": text, "checksum": _checksum(text, tensors)})
 
 
 def load_session(path: str | Path, model: FgvcModel | Tracker, video: Any = None) -> FgvcInferenceSession:
@@ -87,21 +89,30 @@ def load_session(path: str | Path, model: FgvcModel | Tracker, video: Any = None
 
     Raises:
         `OSError`: there is no such file.
-        `ValueError`: it is no session, or one of another model.
+        `ValueError`: it is no session, is damaged or was edited, has another format, or is of another model or of a video of another size.
     """
     model = _model_of(model)
     metadata, tensors = _read(path, str(model.device))
     if metadata["model"] != fingerprint(model, model.config):
         raise ValueError(f"{path}: is a session of another checkpoint; load the one that it was saved with.")
+    source = None if video is None else open_video(video)
+    size = metadata["original_size"] and tuple(metadata["original_size"])
+    if source is not None and size and size != (source.height, source.width):
+        raise ValueError(f"video is of size {(source.height, source.width)}, but the session of {size}.")
+    return _restore(metadata, tensors, model, source)
+
+
+def _restore(
+    metadata: dict[str, Any], tensors: dict[str, torch.Tensor], model: FgvcModel, video: Any
+) -> FgvcInferenceSession:
+    """The session that was saved, with a frame source or nothing as its video."""
     processor = FgvcImageProcessorPil(**metadata["image_processor"])
     dtype, device, limit = metadata["memory_options"]
     dtype = dtype and getattr(torch, dtype)
-    session = FgvcInferenceSession(processor, None if video is None else open_video(video), dtype, device, limit)
+    session = FgvcInferenceSession(processor, video, dtype, device, limit)
     session.device = model.device
-    size = metadata["original_size"] and tuple(metadata["original_size"])
-    if session.original_size not in (None, size) and size:
-        raise ValueError(f"video is of size {session.original_size}, but the session of {size}.")
-    session.original_size = size or session.original_size
+    size = metadata["original_size"]
+    session.original_size = tuple(size) if size else session.original_size
     for number, (obj_id, frame_idx, point, box) in enumerate(metadata["prompts"]):
         if point is not None:
             session.prompts[obj_id, frame_idx] = PointTarget(frame_idx, tuple(point))
@@ -131,18 +142,36 @@ def _model_of(model: FgvcModel | Tracker) -> FgvcModel:
 
 
 def _read(path: str | Path, device: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Metadata and tensors of a session's file."""
+    """Metadata and tensors of a session's file, once its checksum has been compared."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: there is no such file.")
     try:
-        with safe_open(path, "pt", device=device) as file:
-            metadata = json.loads((file.metadata() or {})["session"])
+        with safe_open(path, "pt") as file:
+            stored = file.metadata() or {}
+            text, checksum = stored["session"], stored.get("checksum")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, ValueError):
-        raise ValueError(f"{path}: is no saved session.") from None
+    except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, RuntimeError):
+        raise ValueError(f"{path}: is no saved session, or is damaged.") from None
+    if checksum is None:
+        raise ValueError(f"{path}: has no checksum, which sessions of the format {FORMAT!r} have; save it anew.")
+    if checksum != _checksum(text, tensors):
+        raise ValueError(f"{path}: is damaged or was edited, its checksum does not fit its content.")
+    metadata = json.loads(text)
     if metadata["format"] != FORMAT:
         raise ValueError(f"{path}: is a session of format {metadata['format']!r}, not {FORMAT!r}.")
-    return metadata, tensors
+    return metadata, {name: tensor.to(device) for name, tensor in tensors.items()}
+
+
+def _checksum(text: str, tensors: dict[str, torch.Tensor]) -> str:
+    """Hash of the metadata and of all tensors: their names, types, shapes and bytes."""
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode() + _bytes(tensor))
+    return digest.hexdigest()
+
+
+def _bytes(tensor: torch.Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
 def fingerprint(model: FgvcModel, config: FgvcConfig) -> str:
@@ -151,7 +180,11 @@ def fingerprint(model: FgvcModel, config: FgvcConfig) -> str:
     settings = {name: getattr(config, name) for name in type(config).__annotations__}
     digest.update(json.dumps([settings, str(model.dtype)], sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode() + tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        if tensor.is_meta:
+            raise ValueError(
+                "model must have its weights in memory to save or load a session, but they are offloaded."
+            )
+        digest.update(name.encode() + _bytes(tensor))
     return digest.hexdigest()
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..io.masks import read_mask
+from ..io.names import check_names
 from ..io.video import open_video
 from ..metrics.region_contour import VOID, ObjectScores, count_davis
 from ..tracker import Tracker
@@ -56,7 +57,7 @@ def load_davis(root: str | Path, split: str = "val") -> list[DavisVideo]:
     root = Path(root)
     root = root / "davis" if (root / "davis").is_dir() else root
     videos = []
-    for name in split_names(root, split):
+    for name in check_names(split_names(root, split), f"{root}, split {split}"):
         frames, annotations = (root / kind / "480p" / name for kind in ("JPEGImages", "Annotations"))
         for folder in (frames, annotations):
             if not folder.is_dir():

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..coordinates import rescale_points
+from ..io.names import check_name
 from ..io.video import open_video
 from ..metrics.pck import JhmdbCounts, count_jhmdb
 from ..tracker import Tracker
@@ -52,7 +53,7 @@ def load_jhmdb(root: str | Path, split: str | None = None) -> list[JhmdbVideo]:
         for line in path.read_text(encoding="utf-8").splitlines() if action else ():
             clip, kind = line.split()
             if kind == "2":
-                videos.append(_load(root, action, Path(clip).stem))
+                videos.append(_load(root, action, check_name(clip.removesuffix(Path(clip).suffix), path)))
     return videos
 
 

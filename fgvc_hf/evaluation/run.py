@@ -9,7 +9,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from ..io.files import atomic_write
+from ..io.names import check_names
 from ..tracker import Tracker
 from .baselines import ChainedTracker
 from .benchmarks import BENCHMARKS, Benchmark
@@ -60,20 +61,25 @@ class Task:
         """What the benchmark's `measure` is given beside the tracker and a video."""
         return {"query_mode": self.query_mode} if self.benchmark == "tapvid" else {}
 
-    def load(self) -> list[Any]:
-        """The videos that are measured; their frames are read when a video is measured.
+    def load(self) -> Iterator[Any]:
+        """Go through all videos of the split, one at a time.
 
         Raises:
-            `OSError`, `ValueError`: the data is of another layout or damaged, or has no such split or video.
+            `OSError`, `ValueError`: the data is of another layout or damaged, or has no such split.
         """
-        videos = list(BENCHMARKS[self.benchmark].load(Path(self.data), self.split))
-        if self.sequences is None:
-            return videos
-        by_name = {video.name: video for video in videos}
-        unknown = sorted(set(self.sequences) - set(by_name))
+        return iter(BENCHMARKS[self.benchmark].load(Path(self.data), self.split))
+
+    def names(self) -> list[str]:
+        """The names of the videos that are measured, found without decoding any.
+
+        Raises:
+            `OSError`, `ValueError`: as of [`~Task.load`], or there is no such video.
+        """
+        found = check_names((video.name for video in self.load()), self.data)  # each names files of its own
+        unknown = sorted(set(self.sequences or ()) - set(found))
         if unknown:
-            raise ValueError(f"there is no sequence {unknown[0]!r}; there are {', '.join(by_name)}.")
-        return [by_name[name] for name in self.sequences]
+            raise ValueError(f"there is no sequence {unknown[0]!r}; there are {', '.join(found)}.")
+        return found if self.sequences is None else list(self.sequences)
 
 
 def evaluate(
@@ -106,20 +112,20 @@ def evaluate(
         `ValueError`, `OSError`: the data is of another layout or damaged, a file cannot be written, or the interrupted run had other
         settings.
     """
-    benchmark, videos, output = BENCHMARKS[task.benchmark], task.load(), Path(output)
-    names = [video.name for video in videos]
+    benchmark, names, output = BENCHMARKS[task.benchmark], task.names(), Path(output)
     stated = {"benchmark": task.benchmark, "split": task.split, "sequences": names, **task.options, **settings}
     process, processes = _processes()
     parts = output.with_name(f"{output.name}.parts")
     if process == 0:
         _prepare(parts, stated, resume)
     _wait(processes)
-    for number, video in list(enumerate(videos, start=1))[process::processes]:
-        if not (file := parts / f"{video.name}.json").is_file():
+    own = dict(list(zip(names, range(1, len(names) + 1), strict=True))[process::processes])
+    for video in task.load():
+        if video.name in own and not (file := parts / f"{video.name}.json").is_file():
             part = _measure(benchmark, tracker, video, task.options, visuals)
             _write_json(part, file)
             score = 100 * benchmark.score(part["counts"])
-            report(f"{number:4d} / {len(videos)}  {video.name:24s} {score:6.1f}  {part['seconds']:.0f} s")
+            report(f"{own[video.name]:4d} / {len(names)}  {video.name:24s} {score:6.1f}  {part['seconds']:.0f} s")
     _wait(processes)
     if process:
         return None

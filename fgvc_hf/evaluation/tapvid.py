@@ -11,9 +11,10 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from ..coordinates import rescale_points
+from ..io.image_files import open_picture, read_image
+from ..io.names import check_names
 from ..metrics.average_jaccard import RASTER_SIZE, TapVidCounts, count_tapvid, queries_first, queries_strided
 from ..tracker import Tracker
 from ..tracking.results import PointTracks
@@ -95,7 +96,7 @@ def load_tapvid_npz(
     """
     archive = _open_npz(Path(npz_path))
     known = [key.removesuffix("/points") for key in archive.files if key.endswith("/points")]
-    names = known if names is None else list(names)
+    names = check_names(known if names is None else names, npz_path)
     unknown = sorted(set(names) - set(known))
     if unknown or not known:
         archive.close()
@@ -151,18 +152,18 @@ def _frame_paths(folder: Path, num_frames: int) -> tuple[Path, ...]:
 def _check_sizes(paths: Iterable[Path], size: tuple[int, int]) -> None:
     """Compare the sizes in the image headers, without decoding, with the annotated (height, width)."""
     for path in paths:
-        with Image.open(path) as image:
-            if (image.height, image.width) != size:
-                found, expected = f"{image.width}x{image.height}", f"{size[1]}x{size[0]}"
-                raise ValueError(f"{path} is {found}, but its points are annotated on {expected} frames.")
+        with open_picture(path) as image:
+            width, height = image.size
+        if (height, width) != size:
+            found, expected = f"{width}x{height}", f"{size[1]}x{size[0]}"
+            raise ValueError(f"{path} is {found}, but its points are annotated on {expected} frames.")
 
 
 def _read_frame(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        try:
-            return np.asarray(image.convert("RGB"))
-        except OSError as error:  # Pillow does not say which file it was
-            raise OSError(f"{path} cannot be decoded: {error}.") from error
+    try:
+        return read_image(path)
+    except OSError as error:
+        raise OSError(f"{path} cannot be decoded: {error}") from None
 
 
 def track_queries(

@@ -7,7 +7,6 @@ A video is a dict of `video`, frames `(T, H, W, 3)` or a list of JPEG bytes, `po
 """
 
 import io
-import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,37 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-
-ARRAY_PARTS = {  # what numpy's arrays and scalars are pickled as, in its versions 1 and 2
-    (f"numpy.{core}.{module}", name)
-    for core in ("core", "_core")
-    for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))
-} | {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
-
-
-class _Reader(pickle.Unpickler):
-    """Dicts, lists, tuples, strings and numbers need no class; of classes, only the parts of arrays are let through."""
-
-    def find_class(self, module: str, name: str):
-        if (module, name) not in ARRAY_PARTS:
-            raise pickle.UnpicklingError(f"it tries to construct {module}.{name}, which is not allowed")
-        return super().find_class(module, name)
-
-
-def read_pickle(path: str | Path):
-    """The arrays, dicts, lists, strings and numbers of a pickle.
-
-    Raises:
-        `OSError`: the file is missing, is damaged, or tries to construct anything else, which is named.
-    """
-    path = Path(path)
-    try:
-        with path.open("rb") as file:
-            return _Reader(file).load()
-    except FileNotFoundError:
-        raise
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
-        raise OSError(f"{path}: cannot be read as a pickle of arrays: {error}.") from None
+from ..io.names import check_names
+from .array_pickle import read_pickle
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,8 +41,11 @@ class PickledVideo:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of the frames."""
-        return self.frames.shape[1], self.frames.shape[2]
+        """(height, width) of the frames, without decoding them."""
+        if isinstance(self.stored, np.ndarray):
+            return self.stored.shape[1], self.stored.shape[2]
+        with Image.open(io.BytesIO(self.stored[0])) as image:
+            return image.height, image.width
 
 
 def load_tapvid_pickle(path: str | Path) -> Iterator[PickledVideo]:
@@ -83,12 +56,29 @@ def load_tapvid_pickle(path: str | Path) -> Iterator[PickledVideo]:
     """
     content = read_pickle(path)
     items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
-    named = [(f"{Path(path).stem}-{key:04d}" if isinstance(key, int) else str(key), value) for key, value in items]
-    for name, value in named:
-        if not isinstance(value, dict) or not {"video", "points", "occluded"} <= set(value):
-            raise OSError(f"{path}: the video {name} lacks video, points or occluded, which files of TAP-Vid have.")
-        video = PickledVideo(name, value["video"], value["points"], np.asarray(value["occluded"], dtype=bool))
-        height, width = video.size
-        yield PickledVideo(name, video.frames, video.points * np.array([width, height]), video.occluded)
-    if not named:
+    pairs = [(f"{Path(path).stem}-{key:04d}" if isinstance(key, int) else key, value) for key, value in items]
+    if not pairs:
         raise OSError(f"{path}: holds no videos.")
+    for name, (_, value) in zip(check_names((name for name, _ in pairs), path), pairs, strict=True):
+        yield _checked_video(path, name, value)
+
+
+def _checked_video(path: str | Path, name: str, value) -> PickledVideo:
+    """The video of an entry, points in pixels."""
+    if not isinstance(value, dict) or not {"video", "points", "occluded"} <= set(value):
+        raise OSError(f"{path}: the video {name} lacks video, points or occluded, which files of TAP-Vid have.")
+    stored, points, occluded = value["video"], np.asarray(value["points"]), np.asarray(value["occluded"])
+    frames = isinstance(stored, np.ndarray) and stored.ndim == 4 and stored.shape[3] == 3 and stored.dtype == np.uint8
+    images = isinstance(stored, list) and all(isinstance(data, bytes) for data in stored)
+    if not (frames or images) or not len(stored):
+        raise OSError(f"{path}: the video {name} is neither frames (T, H, W, 3), uint8, nor a list of JPEG bytes.")
+    numbers = points.dtype.kind in "fiu" and occluded.dtype.kind in "biu"
+    if not numbers or points.shape != (*occluded.shape, 2) or occluded.shape[1:] != (len(stored),):
+        raise OSError(
+            f"{path}: the video {name} has points of shape {points.shape} and occluded of shape {occluded.shape} for {len(stored)} frames."
+        )
+    try:
+        height, width = PickledVideo(name, stored, points, occluded).size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise OSError(f"{path}: the first frame of the video {name} cannot be read ({error}).") from None
+    return PickledVideo(name, stored, points * np.array([width, height]), occluded.astype(bool))

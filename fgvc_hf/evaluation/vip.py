@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..io.masks import read_mask
+from ..io.names import check_names
 from ..io.video import open_video
 from ..metrics.mean_iou import confusion
 from ..tracker import Tracker
@@ -43,7 +44,7 @@ def load_vip(root: str | Path, split: str | None = None) -> list[VipVideo]:
     if split not in lists:
         raise FileNotFoundError(f"{root}/lists: has no split {split!r}; there are {', '.join(lists)}.")
     videos = []
-    for name in lists[split].read_text(encoding="utf-8").split():
+    for name in check_names(lists[split].read_text(encoding="utf-8").split(), lists[split]):
         frames, labels = root / "Images" / name, root / "Annotations" / "Category_ids" / name
         for folder in (frames, labels):
             if not folder.is_dir():

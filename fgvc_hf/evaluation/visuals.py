@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..io.names import check_name
 from ..io.video import VideoWriter
 
 
@@ -13,7 +14,8 @@ FPS = 12  # benchmarks do not say their frame rate
 
 
 def write_visual(folder: Path, name: str, frames: Iterable[np.ndarray]) -> None:
-    """Write `frames` (H, W, 3) as FOLDER/NAME.mp4."""
+    """Write `frames` (H, W, 3) as FOLDER/NAME.mp4; an `OSError` if the name is a path."""
+    check_name(name, folder)
     folder.mkdir(parents=True, exist_ok=True)
     frames = iter(frames)
     first = next(frames)

@@ -99,6 +99,7 @@ def upload_repository(
     create_pr: bool = False,
     commit_message: str | None = None,
     commit_description: str | None = None,
+    space_sdk: str | None = None,
 ) -> str:
     """
     Upload a folder in one commit. The repository is created if it does not exist.
@@ -107,6 +108,7 @@ def upload_repository(
         folder: As [`write_repository`] writes it.
         repo_id (`str`): `user/name`, or a name in one's own account.
         token, private, revision, create_pr, commit_message, commit_description: As of transformers' `push_to_hub`.
+        space_sdk (`str`, *optional*): What a Space runs, such as `"gradio"`; the repository is one of a model if not given.
 
     Returns:
         `str`: URL of the commit, or of the pull request.
@@ -115,17 +117,18 @@ def upload_repository(
         `ValueError`, `OSError`: As of [`check_upload`], or the Hub cannot be reached or refuses.
     """
     check_upload(repo_id, token)
-    api = HfApi(token=token)
+    api, kind = HfApi(token=token), "space" if space_sdk else "model"
     try:
-        name = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        name = api.create_repo(repo_id, private=private, exist_ok=True, repo_type=kind, space_sdk=space_sdk).repo_id
         if revision is not None:
-            api.create_branch(name, branch=revision, exist_ok=True)
+            api.create_branch(name, branch=revision, exist_ok=True, repo_type=kind)
         commit = api.upload_folder(
             repo_id=name,
+            repo_type=kind,
             folder_path=folder,
             revision=revision,
             create_pr=create_pr,
-            commit_message=commit_message or "Upload model",
+            commit_message=commit_message or f"Upload {kind}",
             commit_description=commit_description,
         )
     except (HTTPError, OSError) as error:

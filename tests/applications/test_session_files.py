@@ -1,7 +1,13 @@
 """Sessions on disk."""
 
+import json
+import struct
+
 import numpy as np
 import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from fgvc_hf import FgvcConfig, FgvcModel, Tracker, load_session, save_session
 
@@ -94,3 +100,110 @@ def test_the_video_must_be_of_the_same_size(model, processor, noise_clip, tmp_pa
     with pytest.raises(ValueError, match=r"video is of size \(20, 56\), but the session of \(40, 56\)"):
         load_session(tmp_path / "s.safetensors", model, noise_clip[:, :20])
     assert load_session(tmp_path / "s.safetensors", model, noise_clip).video.num_frames == 10
+
+
+@pytest.fixture
+def saved(model, processor, noise_clip, tmp_path):
+    """A session after three frames, its file, and what it finds on the next frame."""
+    session = processor.init_video_session()
+    prompt(session, processor)
+    processor.add_inputs_to_inference_session(session, 0, [9], input_boxes=[(5, 5, 30, 30)])
+    for frame in noise_clip[:3]:
+        model.step(session, frame)
+    save_session(session, model, tmp_path / "s.safetensors")
+    return tmp_path / "s.safetensors", model.step(session, noise_clip[3])
+
+
+def mutated(data: bytes, draw: np.random.Generator) -> bytes:
+    """Bytes flipped, set, removed, repeated or exchanged, in the header as often as anywhere."""
+    header = 8 + struct.unpack("<Q", data[:8])[0]
+    end = header if draw.random() < 0.5 else len(data)
+    at, length = int(draw.integers(end)), int(draw.integers(1, 40))
+    kind = draw.integers(6)
+    if kind == 0:
+        return data[:at] + bytes([data[at] ^ 1 << int(draw.integers(8))]) + data[at + 1 :]
+    if kind == 1:
+        return data[:at] + draw.bytes(length) + data[at + length :]
+    if kind == 2:
+        return data[:at]
+    if kind == 3:
+        return data[:at] + data[at + length :]
+    if kind == 4:
+        return data[:at] + data[at : at + length] * 2 + data[at + length :]
+    digits = [i for i in range(8, header) if chr(data[i]).isdigit()]  # a number in the header, valid as before
+    at = int(draw.choice(digits))
+    return data[:at] + str(int(draw.integers(10))).encode() + data[at + 1 :]
+
+
+def test_a_damaged_file_is_refused_or_is_the_same_session(model, noise_clip, saved):
+    path, expected = saved
+    data, draw, refused = path.read_bytes(), np.random.default_rng(0), 0
+    for _ in range(200):
+        path.write_bytes(mutated(data, draw))
+        try:
+            restored = load_session(path, model)
+        except (ValueError, OSError) as error:
+            refused += 1
+            assert str(path) in str(error) and str(error).endswith(".") and "\n" not in str(error)
+        else:
+            assert_equal(model.step(restored, noise_clip[3]), expected)
+    assert refused > 150
+
+
+def read_all(path):
+    with safe_open(path, "pt") as file:
+        return file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+@pytest.mark.parametrize(
+    "what", ["a prompt", "a tensor", "one bit", "its name", "its shape", "its type", "a tensor is gone", "one is new"]
+)
+def test_a_file_that_was_edited_is_refused(model, saved, what):
+    """As somebody would who rewrites the file by its library."""
+    path, _ = saved
+    metadata, tensors = read_all(path)
+    name = max(tensors, key=lambda one: tensors[one].numel())
+    if what == "a prompt":
+        content = json.loads(metadata["session"])
+        content["prompts"][0][2][0] += 1
+        metadata["session"] = json.dumps(content)
+    elif what == "a tensor":
+        tensors[name] = torch.zeros_like(tensors[name])
+    elif what == "one bit":
+        tensors[name].view(torch.uint8).view(-1)[0] ^= 1
+    elif what == "its name":
+        tensors[name + "x"] = tensors.pop(name)
+    elif what == "its shape":
+        tensors[name] = tensors[name].flatten()
+    elif what == "its type":
+        tensors[name] = tensors[name].view(torch.int32)
+    elif what == "a tensor is gone":
+        del tensors[name]
+    else:
+        tensors["new"] = torch.ones(1)
+    save_file(tensors, path, metadata=metadata)
+    with pytest.raises(ValueError, match=r"is damaged or was edited, its checksum does not fit its content\.$"):
+        load_session(path, model)
+
+
+def test_a_file_without_a_checksum_is_refused(model, saved):
+    path, _ = saved
+    metadata, tensors = read_all(path)
+    save_file(tensors, path, metadata={"session": metadata["session"]})
+    with pytest.raises(ValueError, match="has no checksum"):
+        load_session(path, model)
+
+
+@pytest.mark.parametrize("change", ["weights", "one weight", "configuration", "precision"])
+def test_a_session_of_other_weights_or_settings_is_refused(model, saved, change):
+    path, _ = saved
+    config = FgvcConfig.from_dict(model.config.to_dict() | ({"temperature": 0.5} if change == "configuration" else {}))
+    other = FgvcModel(config).eval()
+    if change != "weights":
+        other.load_state_dict(model.state_dict())
+    if change == "one weight":
+        with torch.no_grad():
+            next(other.parameters()).view(-1)[0] += 1e-6
+    other = other.bfloat16() if change == "precision" else other
+    with pytest.raises(ValueError, match="of another checkpoint"):
+        load_session(path, other)

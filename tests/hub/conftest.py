@@ -42,9 +42,10 @@ def result(checkpoint, tmp_path_factory, noise_clip):
     arrays = {"points": tracks, "occluded": np.zeros((2, 4), bool), "size": np.array([56, 40])}
     (root / "tapvid_davis_32").mkdir()
     np.savez(root / "tapvid_davis_32" / "dev.npz", **{f"noise/{name}": array for name, array in arrays.items()})
+    output = tmp_path_factory.mktemp("result") / "r.json"
     arguments = ["evaluate", "tapvid", "--data", str(root), "--split", "dev", "--checkpoint", str(checkpoint)]
-    assert main([*arguments, "--dtype", "bfloat16", "--set", "temperature=0.5", "--output", str(root / "r.json")]) == 0
-    return root / "r.json"
+    assert main([*arguments, "--dtype", "bfloat16", "--set", "temperature=0.5", "--output", str(output)]) == 0
+    return output
 
 
 @pytest.fixture(scope="session")

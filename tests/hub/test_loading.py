@@ -224,3 +224,15 @@ assert main(command[:-4] + ["--revision", "v9", "--output", {str(cache)!r} + "/n
     with np.load(cache / "new.npz") as new, np.load(cache / "old.npz") as old:
         np.testing.assert_array_equal(new["tracks"], expected["video"])
         assert not np.array_equal(old["tracks"], new["tracks"])
+
+
+def test_a_subfolder_of_a_folder(checkpoint, tmp_path):
+    import shutil
+
+    shutil.copytree(checkpoint, tmp_path / "models" / "tiny")
+    tracker = Tracker.from_pretrained(
+        tmp_path / "models", subfolder="tiny", device="cpu", dtype="float32", local_files_only=True
+    )
+    assert tracker.processor.image_processor.resize_policy == "none"
+    with pytest.raises(ValueError, match="has no config.json"):
+        Tracker.from_pretrained(tmp_path / "models", subfolder="none")

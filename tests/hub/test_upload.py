@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from hub_server import NEW, REPO
+from hub_server import NEW, OLD, REPO, HubHandler
 from huggingface_hub import ModelCard, constants
 
 from fgvc_hf import FgvcModel, FgvcProcessor, Tracker
@@ -115,3 +115,22 @@ def refused(push, capsys, arguments, message):
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.count("\n") == 1 and captured.err.startswith("error: ")
     assert message in captured.err
+
+
+@pytest.mark.parametrize("load", [Tracker.from_pretrained, FgvcModel.from_pretrained, FgvcProcessor.from_pretrained])
+def test_options_of_the_hub_reach_every_file(hub, load, monkeypatch, tmp_path):
+    """Subfolder, revision, cache and token: the server sees them in each request, and offline nothing is asked for."""
+    asked = []
+    monkeypatch.setattr(
+        HubHandler, "do_HEAD", lambda self: asked.append((self.path, self.headers["Authorization"])) or self.do_GET()
+    )
+    options = {"subfolder": "small", "revision": OLD, "cache_dir": tmp_path, "token": "mine"}
+    with pytest.raises((OSError, ValueError)):
+        load(REPO, **options)
+    assert asked and all(
+        f"{OLD}/small/" in path and token == "Bearer mine" for path, token in asked if "/resolve/" in path
+    )
+    asked.clear()
+    with pytest.raises((OSError, ValueError)):
+        load(REPO, **options, local_files_only=True)
+    assert not asked
