@@ -25,13 +25,7 @@ COARSE_STRIDE = 8  # pixels per cell of the encoder of a coarse-to-fine model
 FINE_STRIDE = 2  # pixels per cell of the features that its head makes
 HEAD_FIELDS = ("fine_size", "num_attention_layers", "num_attention_heads", "attention_window", "upsampling")
 # Keywords of the base class and of from_pretrained that are neither fields nor attributes
-BASE_ARGUMENTS = {
-    "torch_dtype",
-    "attn_implementation",
-    "experts_implementation",
-    "per_layer_config",
-    "tie_word_embeddings",
-}
+BASE_KEYS = {"torch_dtype", "attn_implementation", "experts_implementation", "per_layer_config", "tie_word_embeddings"}
 CODE_REFERENCES = ("auto_map", "custom_pipelines")  # which file of a checkpoint with its own code defines which class
 
 
@@ -335,7 +329,8 @@ class FgvcConfig(PreTrainedConfig):
         """As in the base class, for the content of a `config.json` and keywords that change fields of it.
 
         Fields that other tools have added to the file are kept as attributes without effect, with a warning; keywords must
-        be fields. A `ValueError` if one is not, or changes a field that the weights of a coarse-to-fine head depend on.
+        be fields. A `ValueError` if one is not, or changes a field that the weights of a coarse-to-fine head depend on, or if the
+        file is of another type of model.
         """
         for name in HEAD_FIELDS:
             saved = config_dict.get(name, getattr(cls, name))
@@ -343,11 +338,13 @@ class FgvcConfig(PreTrainedConfig):
                 kind = "coarse-to-fine" if config_dict.get("fine_size") else "fine"
                 checkpoint = f"this checkpoint is of a {kind} model with {saved!r}"
                 raise ValueError(f"{name} is part of the weights: {checkpoint}, got {kwargs[name]!r}.")
+        if (model_type := config_dict.get("model_type", cls.model_type)) != cls.model_type:
+            raise ValueError(f"the configuration is of a model of type {model_type!r}, not {cls.model_type!r}.")
         returned = kwargs.get("return_unused_kwargs", False)  # the caller takes back what is no attribute of a config
         _check_known(name for name in kwargs.keys() - {"return_unused_kwargs"} if hasattr(cls, name) or not returned)
         extra = {name: value for name, value in config_dict.items() if not _is_known(name)}
-        if extra:
-            logger.warning(f"FgvcConfig has no field {', '.join(extra)}: set in the file, but without effect.")
+        if unused := [name for name in extra if name != "quantization_config"]:  # from_pretrained reads that
+            logger.warning(f"FgvcConfig has no field {', '.join(unused)}: set in the file, but without effect.")
         loaded = super().from_dict({name: config_dict[name] for name in config_dict if name not in extra}, **kwargs)
         config = loaded[0] if isinstance(loaded, tuple) else loaded
         for name, value in extra.items():
@@ -386,7 +383,7 @@ FIELDS = {of.name: of.metadata["accepted"] for of in fields(FgvcConfig) if "acce
 
 def _is_known(name: str) -> bool:
     """Whether a keyword means something to [`FgvcConfig`] or to its base class."""
-    known = name in FIELDS or name in BASE_ARGUMENTS or name in CODE_REFERENCES
+    known = name in FIELDS or name in BASE_KEYS or name in CODE_REFERENCES
     return known or name.startswith("_") or hasattr(PreTrainedConfig, name)
 
 

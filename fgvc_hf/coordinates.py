@@ -26,7 +26,21 @@ def rescale_points(points, from_size: tuple[int, int], to_size: tuple[int, int])
     scale = (to_size[1] / from_size[1], to_size[0] / from_size[0])
     if isinstance(points, np.ndarray):
         return points * np.asarray(scale, dtype=np.result_type(points, np.float32))
-    return points * torch.tensor(scale, dtype=torch.result_type(points, 1.0), device=points.device)
+    dtype = points.dtype if points.is_floating_point() else torch.float32
+    return points * torch.tensor(scale, dtype=dtype, device=points.device)
+
+
+WITHOUT_FLOAT64 = ("mps",)  # devices
+
+
+def exact_dtype(device: torch.device) -> torch.dtype:
+    """The type of positions on a device: float64, or float32 on Apple's GPUs, which have no other."""
+    return torch.float32 if device.type in WITHOUT_FLOAT64 else torch.float64
+
+
+def exact(values: torch.Tensor) -> torch.Tensor:
+    """Values in the type of positions on their device."""
+    return values.to(exact_dtype(values.device))
 
 
 ORIGIN = 0.5  # coordinate in pixels of the centre of cell 0 of a convolutional network

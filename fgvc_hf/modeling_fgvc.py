@@ -6,7 +6,8 @@
 * The model knows no videos, processors or uploads; [`fgvc_hf.Tracker`] puts these together.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -25,8 +26,10 @@ from .configuration_fgvc import FgvcConfig
 from .encoder.backbone import FgvcBasicBlock, FgvcBottleneckBlock, FgvcEncoder
 from .encoder.coarse_to_fine import FgvcAttention, FgvcAttentionLayer, FgvcCoarseToFineHead
 from .encoder.fused_encoder import FusedEncoder, fused_for_inference, modules_of
+from .encoder.loading import check_finite, load_complete, one_at_a_time
 from .matching.probability_map import probability_map, window_correlation
 from .matching.pyramid import unit_length
+from .tracking.prompts import whole_number
 from .tracking.results import FgvcVideoOutput
 from .tracking.session import FgvcInferenceSession
 
@@ -85,6 +88,12 @@ class FgvcPreTrainedModel(PreTrainedModel):
     _can_record_outputs = {"hidden_states": [FgvcBasicBlock, FgvcBottleneckBlock], "attentions": FgvcAttention}
     _keep_in_fp32_modules_strict = ["bn1", "bn2", "downsample.1"]  # bfloat16 rounds the running statistics off
 
+    @classmethod
+    @one_at_a_time
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
+        """As in the base class, for one thread at a time, and with all weights from the checkpoint; see [`load_complete`]."""
+        return load_complete(super().from_pretrained, pretrained_model_name_or_path, *model_args, **kwargs)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         """As in the official code: He-normal convolutions, and residual branches that start at zero."""
@@ -123,6 +132,7 @@ class FgvcModel(FgvcPreTrainedModel):
             maps `(N, C, h, w)`; see [`model_from_backbone`].
     """
 
+    @one_at_a_time
     def __init__(self, config: FgvcConfig, encoder: nn.Module | None = None):
         super().__init__(config)
         if (encoder is None) != (config.encoder == "resnet"):
@@ -150,6 +160,14 @@ class FgvcModel(FgvcPreTrainedModel):
         frames = pixel_values.flatten(0, -4).to(self.dtype)
         return FgvcModelOutput(features=self._encode(self.encoder, frames).unflatten(0, leading))
 
+    @property
+    def device(self) -> torch.device:
+        """Where frames are encoded: where the weights are, or where accelerate moves them to for each frame."""
+        hooks = (vars(module).get("_hf_hook") for module in self.modules())
+        places = (getattr(hook, "execution_device", None) for hook in hooks)
+        place = super().device
+        return place if place.type != "meta" else torch.device(next((p for p in places if p is not None), place))
+
     def _encode(self, encoder: Any, frames: torch.Tensor) -> torch.Tensor:
         """Features (N, C, h, w) of frames (N, 3, H, W), by the encoder or its fused form."""
         return encoder(frames) if self.head is None else self.head(encoder.stages(frames))
@@ -163,10 +181,18 @@ class FgvcModel(FgvcPreTrainedModel):
             check_weights (`bool`, defaults to `True`):
                 Compare every weight with those that the fused encoder of inference was made from (a few milliseconds). Within a video
                 `False` is enough: changes that torch itself counts are seen, writes through `.data` or NumPy are not.
+                Without gradients, weights are checked to be finite as well.
+
+        Raises:
+            `ValueError`: there are NaN or infinite weights, or weights without values (on the meta device).
 
         Returns:
             `torch.Tensor` of shape `(batch, h, w, C)`.
         """
+        if self.device.type == "meta":
+            raise ValueError("weights must be in memory, those of this model are on the meta device.")
+        if check_weights and not (torch.is_grad_enabled() or torch.compiler.is_compiling()):
+            check_finite(self)
         self._fused = fused = fused_for_inference(self, self._fused, check_weights)
         features = self(pixel_values).features if fused is None else self._encode(fused, pixel_values)
         features = features.permute(0, 2, 3, 1)
@@ -191,20 +217,22 @@ class FgvcModel(FgvcPreTrainedModel):
 
         Args:
             pixel_values_0, pixel_values_1 (`torch.Tensor` of shape `(batch, 3, H, W)`): The two frames, processed.
-            radius (`int`, *optional*): Window radius r in cells; `config.window_radius` if not given.
-            temperature (`float`, *optional*): `config.temperature` if not given.
+            radius (`int`, *optional*): Window radius r in cells, 0 or more; `config.window_radius` if not given.
+            temperature (`float`, *optional*): Positive; `config.temperature` if not given.
 
         Returns:
             [`FgvcMatchOutput`].
 
         Raises:
-            `ValueError`: the frames differ in shape.
+            `ValueError`: the frames differ in shape, or an argument is outside its range.
         """
         if pixel_values_0.shape != pixel_values_1.shape or pixel_values_0.ndim != 4:
             shapes = f"{tuple(pixel_values_0.shape)} and {tuple(pixel_values_1.shape)}"
             raise ValueError(f"match needs two batches of one shape (batch, 3, height, width), got {shapes}.")
-        radius = radius or self.config.window_radius
-        temperature = temperature or self.config.temperature
+        radius = self.config.window_radius if radius is None else whole_number("radius", radius)
+        temperature = self.config.temperature if temperature is None else temperature
+        if radius < 0 or not 0 < temperature < math.inf:
+            raise ValueError(f"radius must be 0 or more and temperature positive, got {radius} and {temperature}.")
         features_0, features_1 = self.normalized_features(pixel_values_0), self.normalized_features(pixel_values_1)
         log_probs = probability_map(features_0, features_1, radius, temperature)  # (B, h, w, (2r+1)^2)
         probs = log_probs.exp()
@@ -279,7 +307,7 @@ class FgvcModel(FgvcPreTrainedModel):
 
 
 @contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(model: nn.Module) -> Generator[None, None, None]:
     """A context in which no module is in training mode, so that inference changes no running statistics; modes are as before after it."""
     training = [module for module in modules_of(model) if module.training]
     for module in training:

@@ -10,38 +10,46 @@ read-out of label maps stay with the caller:
 import copy
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..configuration_fgvc import COARSE_STRIDE
 from ..matching.row_search import row_topk
 from ..modeling_fgvc import FgvcModel
 from ..tracking.label_maps import LABEL_CUTOFF
 
 
 OPSET = 18
+LEAST_SIDE = 16  # pixels of a frame
+FLOAT32: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
 
 
 class EncoderGraph(nn.Module):
-    """Normalised features `(h, w, C)` of one frame `(1, 3, H, W)`; not normalised if `config.similarity` is `"dot"`."""
+    """Normalised features `(h, w, C)` of one frame `(1, 3, H, W)`; not normalised if `config.similarity` is `"dot"`.
+
+    Those of a coarse-to-fine model are the fine ones; its frames are at least one window of attention high and wide.
+    """
 
     inputs, outputs = ("pixel_values",), ("features",)
 
     def __init__(self, model: FgvcModel):
         super().__init__()
-        self.encoder = copy.deepcopy(model.encoder).to("cpu", torch.float32)
+        self.model = copy.deepcopy(model).to("cpu", torch.float32).eval()
         self.unit = model.config.similarity == "cosine"
+        self.least = LEAST_SIDE if model.head is None else max(LEAST_SIDE, COARSE_STRIDE * model.head.least)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        features = self.encoder(pixel_values)[0].permute(1, 2, 0)
+        features = self.model(pixel_values).features[0].permute(1, 2, 0)
         return F.normalize(features, dim=-1) if self.unit else features
 
     def example(self) -> tuple[torch.Tensor, ...]:
-        return (torch.rand(1, 3, 48, 64),)
+        return (torch.rand(1, 3, self.least + 8, self.least + 16, **FLOAT32),)
 
     def dynamic_shapes(self) -> tuple:
-        height, width = torch.export.Dim("height", min=16), torch.export.Dim("width", min=16)
+        height, width = (torch.export.Dim(name, min=self.least) for name in ("height", "width"))
         return ({2: height, 3: width},)
 
 
@@ -84,8 +92,8 @@ class PropagationGraph(nn.Module):
         return new.masked_fill(new < LABEL_CUTOFF, 0)
 
     def example(self) -> tuple[torch.Tensor, ...]:
-        query, keys = torch.rand(24, 32, self.channels), torch.rand(3, 24, 32, self.channels)
-        return F.normalize(query, dim=-1), F.normalize(keys, dim=-1), torch.rand(3, 24, 32, 2)
+        query, keys = (torch.rand(*n, 24, 32, self.channels, **FLOAT32) for n in ((), (3,)))
+        return F.normalize(query, dim=-1), F.normalize(keys, dim=-1), torch.rand(3, 24, 32, 2, **FLOAT32)
 
     def dynamic_shapes(self) -> tuple:
         h, w, frames, labels = (torch.export.Dim(name, min=2) for name in ("h", "w", "frames", "labels"))
@@ -96,10 +104,19 @@ GRAPHS = {"encoder": EncoderGraph, "propagation": PropagationGraph}
 
 
 def export_program(graph: EncoderGraph | PropagationGraph) -> torch.export.ExportedProgram:
-    """Export a graph as a program that `torch.export.save` writes and AOTInductor compiles."""
+    """Export a graph as a program that `torch.export.save` writes and AOTInductor compiles.
+
+    Raises:
+        `ValueError`: the encoder cannot be exported for frames of any size: those of others, and heads with attention.
+    """
     graph.eval()
-    with torch.no_grad():
-        return torch.export.export(graph, graph.example(), dynamic_shapes=graph.dynamic_shapes())
+    try:
+        with torch.no_grad():
+            return torch.export.export(graph, graph.example(), dynamic_shapes=graph.dynamic_shapes())
+    except RuntimeError as error:
+        raise ValueError(
+            "the graph cannot be exported for frames of any size: torch.export finds sizes that it depends on."
+        ) from error
 
 
 def export_onnx(graph: EncoderGraph | PropagationGraph, path: str | Path) -> Path:

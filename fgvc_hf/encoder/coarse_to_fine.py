@@ -30,7 +30,8 @@ ROTARY_BASE = 100.0  # rotary position embedding: the slowest rotation is 0.01 r
 
 def rotary_positions(window: int, channels: int, device=None) -> torch.Tensor:
     """Angles (window^2, channels / 2) of a 2D rotary position embedding: products of rotated channels depend on offsets alone."""
-    frequencies = ROTARY_BASE ** -(torch.arange(channels // 4, device=device) / (channels // 4))
+    axis = torch.arange(channels // 4, dtype=torch.float32, device=device)
+    frequencies = ROTARY_BASE ** -(axis / (channels // 4))
     angles = torch.arange(window, device=device)[:, None] * frequencies  # (window, channels / 4)
     rows = angles[:, None].expand(-1, window, -1)
     columns = angles[None].expand(window, -1, -1)
@@ -141,6 +142,16 @@ def from_windows(windows: torch.Tensor, rows: int, columns: int) -> torch.Tensor
     return split.reshape(-1, rows * size, columns * size, channels)
 
 
+def _crop(values: torch.Tensor, h: int, w: int) -> torch.Tensor:
+    """The first h rows and w columns of values (..., H, W)."""
+    if not torch.compiler.is_compiling():
+        return values[..., :h, :w]
+    rows, columns = (
+        torch.arange(n, device=values.device) for n in (h, w)
+    )  # an index exports for any size, a slice does not
+    return values.index_select(-2, rows).index_select(-1, columns)
+
+
 class FgvcCoarseToFineHead(nn.Module):
     """Fine features (N, fine_size, h, w) of stride 2 from what the encoder gives at strides 2, 4 and 8.
 
@@ -190,7 +201,7 @@ class FgvcCoarseToFineHead(nn.Module):
         enhanced = self.norm(cells).permute(0, 3, 1, 2)
         h, w = details[0].shape[-2:]
         projected = [p(values) for p, values in zip(self.projections, (*details, enhanced), strict=True)]
-        first, *others = (self._upsample(p, factor)[..., :h, :w] for p, factor in zip(projected, FACTORS, strict=True))
+        first, *others = (_crop(self._upsample(p, factor), h, w) for p, factor in zip(projected, FACTORS, strict=True))
         return self.mix(F.relu(sum(others, first)))
 
     def _upsample(self, values: torch.Tensor, factor: int) -> torch.Tensor:

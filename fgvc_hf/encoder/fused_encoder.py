@@ -95,32 +95,35 @@ class FusedEncoder:
             raise ValueError("the encoder has modules of other kinds than FgvcEncoder makes; run it as it is.")
         modules = modules_of(encoder)
         self.version, self.copies = weights_version(modules), [tensor.clone() for tensor in _tensors(modules)]
-        self.stem, self.pool = FusedConvolution(encoder.conv1, encoder.bn1), encoder.pool
+        self.settings = _settings(modules)
+        self.encoder, self.stem = encoder, FusedConvolution(encoder.conv1, encoder.bn1)
         layers = [encoder.layer1, encoder.layer2, encoder.layer3, encoder.layer4 or ()]
         self.first, self.second, self.third, self.fourth = ([FusedBlock(block) for block in layer] for layer in layers)
-        self.project = encoder.project
 
     def stages(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Outputs (N, C, h, w) of the stem before pooling, of layer1 and of layer3."""
         pixel_values = pixel_values.to(self.stem.bias.dtype).contiguous(memory_format=torch.channels_last)
         stem = self.stem(pixel_values)
-        first = _through(self.first, self.pool(stem))
+        first = _through(self.first, self.encoder.pool(stem))
         return stem, first, _through(self.second + self.third, first)
 
     def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        return self.project(_through(self.fourth, self.stages(pixel_values)[-1]))
+        return self.encoder.project(_through(self.fourth, self.stages(pixel_values)[-1]))
 
     def is_of(self, modules: list[nn.Module], every_value: bool) -> bool:
-        """Whether the weights of these modules are still those that this was made from.
+        """Whether the weights and the settings of these modules are still those that this was made from.
 
         Args:
             modules (list of `nn.Module`): Those of the encoder, see [`modules_of`].
             every_value (`bool`):
-                Compare all values, so that writes through `.data` and NumPy views are seen; else what torch itself counts as a change.
+                Compare all values and settings (stride, epsilon, ...), so that writes through `.data` and NumPy views are seen; else
+                what torch itself counts as a change.
         """
         if self.version != weights_version(modules):
             return False
-        return not every_value or all(map(torch.equal, self.copies, _tensors(modules)))
+        if not every_value:
+            return True
+        return self.settings == _settings(modules) and all(map(torch.equal, self.copies, _tensors(modules)))
 
 
 def _through(blocks: list[FusedBlock], hidden_states: torch.Tensor) -> torch.Tensor:
@@ -143,6 +146,12 @@ def _tensors(modules: list[nn.Module]) -> list[torch.Tensor]:
     return [tensor for part in parts for tensor in part.values() if tensor is not None]
 
 
+def _settings(modules: list[nn.Module]) -> list[dict[str, Any]]:
+    """What else a convolution and a normalisation compute by: stride, padding, epsilon, ..."""
+    kinds = (int, float, str, tuple, type(None))
+    return [{name: of for name, of in vars(module).items() if isinstance(of, kinds)} for module in modules]
+
+
 def weights_version(modules: list[nn.Module]) -> list[tuple]:
     """A value that changes whenever weights are trained, loaded, moved, converted or replaced."""
     return [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in _tensors(modules)]
@@ -156,7 +165,7 @@ def can_be_fused(encoder: nn.Module) -> bool:
     """
     if not _is_a(encoder, FgvcEncoder):
         return False
-    layers = [encoder.layer1, encoder.layer2, encoder.layer3, encoder.layer4]
+    layers: list[Any] = [encoder.layer1, encoder.layer2, encoder.layer3, encoder.layer4]
     if not all(layer is None or _is_a(layer, nn.Sequential) for layer in layers):
         return False
     blocks = [block for layer in layers if layer is not None for block in layer]
@@ -165,7 +174,7 @@ def can_be_fused(encoder: nn.Module) -> bool:
     shortcuts = [block.downsample for block in blocks if block.downsample is not None]
     if not all(_is_a(shortcut, nn.Sequential) and len(shortcut) == 2 for shortcut in shortcuts):
         return False
-    pairs = [(encoder.conv1, encoder.bn1), *shortcuts]
+    pairs: list[Any] = [(encoder.conv1, encoder.bn1), *shortcuts]
     for block in blocks:
         pairs += [
             (getattr(block, f"conv{i}"), getattr(block, f"bn{i}")) for i in (1, 2, 3) if hasattr(block, f"conv{i}")

@@ -1,6 +1,7 @@
 """Where checkpoints are, and the presets that they run with. torch is imported when there is work for it."""
 
 import json
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,8 @@ def default_checkpoint() -> str:
     return bundled[DEFAULT_CHECKPOINT]
 
 
-def resolve_checkpoint(name: str | Path | None) -> str:
-    """Path or Hub id of a checkpoint. Folders are checked, so that the error is a plain one.
+def resolve_checkpoint(name: str | Path | None, subfolder: str | None = None) -> str:
+    """Path or Hub id of a checkpoint. Folders, or the subfolder of one, are checked, so that the error is a plain one.
 
     Raises:
         `ValueError`: what is named is no checkpoint.
@@ -50,6 +51,7 @@ def resolve_checkpoint(name: str | Path | None) -> str:
             return name  # a Hub id
         names = ", ".join(bundled_checkpoints())
         raise ValueError(f"{name}: is no checkpoint; accepted are {names}, a folder, or a Hub id such as user/name.")
+    folder = folder / (subfolder or "")
     config = folder / "config.json"
     if not config.is_file():
         raise ValueError(f"{name}: is no checkpoint, it has no config.json.")
@@ -87,8 +89,8 @@ def check_device(device):
 
     try:
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError, TypeError):
+        torch.empty(0, device=place).cpu()
+    except (RuntimeError, AssertionError, TypeError):  # also of "meta", which holds no values
         raise ValueError(f"device {device} is not available here; cpu always is.") from None
     return place
 
@@ -115,11 +117,26 @@ def check_dtype(dtype, device):
 
 
 def fast_dtype(device):
-    """bfloat16 where the device has fast products for it, otherwise float32."""
+    """bfloat16 where the device has fast products for it, otherwise float32.
+
+    A GPU says so itself. A CPU has them with AVX512-BF16 or AMX (Intel since Cooper Lake and Sapphire Rapids, AMD since Zen 4) or with the BF16
+    extension of ARMv8.6. Other CPUs with AVX-512 compute in bfloat16 as well, by conversion: three times as slow as in float32.
+    """
     import torch
 
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     if device.type == "cpu":
-        return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+        return torch.bfloat16 if cpu_multiplies_bfloat16() else torch.float32
     return torch.float32
+
+
+def cpu_multiplies_bfloat16() -> bool:
+    """Whether this CPU has instructions for products of bfloat16, and torch the library that uses them (oneDNN, unless it is switched off)."""
+    import torch
+
+    if not (torch.backends.mkldnn.enabled and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+        return False
+    if platform.machine().lower() not in ("x86_64", "amd64"):  # on ARM, torch asks for the instructions themselves
+        return True
+    return torch.cpu._is_avx512_bf16_supported()  # CPUs with AMX have these too

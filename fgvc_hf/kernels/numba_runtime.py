@@ -6,6 +6,7 @@ C-contiguous array, by [`array_of`] or [`bits_of`]: equal input gives equal outp
 """
 
 import ctypes
+import os
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,8 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+
+from .process import has_home
 
 
 try:  # transformers demands every import of code from the Hub that is outside a try
@@ -29,8 +32,9 @@ FAST_MATH = {"nnan", "nsz", "reassoc", "contract"}  # sums in any order; infinit
 
 def jit(function: Callable) -> Callable:
     """The function compiled by numba, without Python's lock, and kept on disk where there is a folder for it."""
+    beside = os.access(os.path.dirname(os.path.abspath(__file__)), os.W_OK)  # numba asks for the home folder second
     try:
-        return njit(nogil=True, cache=True, fastmath=FAST_MATH)(function)
+        return njit(nogil=True, cache=beside or has_home(), fastmath=FAST_MATH)(function)
     except RuntimeError:  # numba finds no folder that it may write to
         return njit(nogil=True, fastmath=FAST_MATH)(function)
 

@@ -5,6 +5,7 @@ Arithmetic is in float32, of features in float32 or bfloat16.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -146,7 +147,8 @@ class NumbaPatches:
     @staticmethod
     def correlate(features, corner, templates, weights, search: int) -> tuple[torch.Tensor, torch.Tensor]:
         n, d = len(templates), 2 * search + 1
-        scores, share = torch.empty(n, d, -(-d // AT_ONCE) * AT_ONCE), torch.empty(n, d, d)
+        of: Any = {"dtype": torch.float32, "device": "cpu"}
+        scores, share = torch.empty((n, d, -(-d // AT_ONCE) * AT_ONCE), **of), torch.empty((n, d, d), **of)
         inputs = *bits_of(features), array_of(corner), *bits_of(templates), array_of(weights)
         side, outputs = math.isqrt(templates.shape[1]), (scores.numpy(), share.numpy())
         in_parallel(lambda first, last: _correlate(*inputs, side, first, last, *outputs), n)
@@ -154,7 +156,7 @@ class NumbaPatches:
 
     @staticmethod
     def mean(anchor, share: float, recent) -> torch.Tensor:
-        mean = torch.empty(anchor.shape, dtype=anchor.dtype)
+        mean = torch.empty(anchor.shape, dtype=anchor.dtype, device="cpu")
         patches = tuple(bits_of(of)[0] for of, _ in recent)
         trusted = np.stack([of.numpy() for _, of in recent])
         inputs, output = (*bits_of(anchor), share, patches, trusted), bits_of(mean)[0]
@@ -163,8 +165,8 @@ class NumbaPatches:
 
     @staticmethod
     def take(features, cells, mean, trusted, patches) -> torch.Tensor:
-        similarity = torch.empty(mean.shape[:2])
-        found = patches if patches.is_contiguous() else torch.empty(patches.shape, dtype=patches.dtype)
+        similarity = torch.empty(mean.shape[:2], dtype=torch.float32, device="cpu")
+        found = patches if patches.is_contiguous() else torch.empty(patches.shape, dtype=patches.dtype, device="cpu")
         inputs = *bits_of(features), array_of(cells), math.isqrt(mean.shape[1]), *bits_of(mean), array_of(trusted)
         outputs = *bits_of(found), similarity.numpy()
         in_parallel(lambda first, last: _take(*inputs, first, last, *outputs), len(cells))

@@ -64,10 +64,10 @@ class TorchPatches:
         inside = (y_inside[:, :, None] & x_inside[:, None]).flatten(1)[:, None].float()  # (N, 1, b*b)
         index = (y.clamp(0, h - 1)[:, :, None] * w + x.clamp(0, w - 1)[:, None]).flatten(1)  # (N, b*b)
         at_once = limit_for(features, WINDOWS_AT_ONCE)
-        weighted = torch.empty((n + -n % at_once, p, c), device=features.device)
+        weighted = torch.empty((n + -n % at_once, p, c), dtype=torch.float32, device=features.device)
         torch.mul(templates, weights[..., None], out=weighted[:n])
         weighted[n:] = 0
-        scores = torch.zeros((n, d * b), device=features.device)
+        scores = torch.zeros((n, d * b), dtype=torch.float32, device=features.device)
         length = (d - 1) * b + d  # from the first cell of a window to its last, in rows of b
         # Buffers are reused: allocating them costs more than the arithmetic
         flat = features.reshape(h * w, c)

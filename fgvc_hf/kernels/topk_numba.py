@@ -111,8 +111,8 @@ class NumbaTopk:
     @staticmethod
     def select(products: torch.Tensor, half_widths: Sequence[int], topk: int) -> tuple[torch.Tensor, torch.Tensor]:
         n, rows, columns, *_ = products.shape
-        values = torch.empty(n, rows * columns, topk)
-        places = torch.empty(values.shape, dtype=torch.long)
+        values = torch.empty((n, rows * columns, topk), dtype=torch.float32, device="cpu")
+        places = torch.empty(values.shape, dtype=torch.long, device="cpu")
         inputs, outputs = (
             (*bits_of(products), np.array(half_widths), _outwards(len(half_widths))),
             (values.numpy(), places.numpy()),
@@ -122,7 +122,7 @@ class NumbaTopk:
 
     @staticmethod
     def score(queries: torch.Tensor, keys: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        scores = torch.empty(places.shape)
+        scores = torch.empty(places.shape, dtype=torch.float32, device="cpu")
         inputs = (*bits_of(queries), *bits_of(keys), array_of(places))
         output = scores.numpy()
         in_parallel(lambda first, last: _score(*inputs, first, last, output), places.shape[0] * places.shape[1])
@@ -131,8 +131,8 @@ class NumbaTopk:
     @staticmethod
     def refine(queries, keys, corners, size: tuple[int, int], topk: int) -> tuple[torch.Tensor, torch.Tensor]:
         n, per_block, _ = queries.shape
-        scores = torch.full((n, per_block, topk), -torch.inf)
-        places = torch.zeros(scores.shape, dtype=torch.long)
+        scores = torch.full((n, per_block, topk), -torch.inf, dtype=torch.float32, device="cpu")
+        places = torch.zeros(scores.shape, dtype=torch.long, device="cpu")
         own, outputs = bits_of(queries), (scores.numpy(), places.numpy())
         frames = [
             (

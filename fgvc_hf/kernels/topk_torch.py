@@ -79,7 +79,7 @@ class TorchTopk:
         n, per_block, channels = queries.shape
         h, w, _ = keys[0].shape
         y, x = (corners[..., axis, None] + torch.arange(size[axis], device=corners.device) for axis in (0, 1))
-        scores = torch.full((n, per_block, topk), -torch.inf, device=queries.device)
+        scores = torch.full((n, per_block, topk), -torch.inf, dtype=torch.float32, device=queries.device)
         indices = torch.zeros(scores.shape, dtype=torch.long, device=queries.device)
         limit = limit_for(queries, CHUNK_BYTES)
         chunk = max(1, limit // (4 * channels * len(keys) * size[0] * size[1]))

@@ -56,8 +56,8 @@ def downsample_patches(patches: torch.Tensor, weights: torch.Tensor) -> tuple[to
         Patches (N, S, C), of unit length, and weights (N, S).
     """
     radius = (math.isqrt(patches.shape[1]) - 1) // 2
-    axis = torch.arange(-radius, radius + 1, device=patches.device)
-    coarse = torch.arange(-(radius // 2), radius // 2 + 1, device=patches.device)
+    axis = torch.arange(-radius, radius + 1, dtype=torch.float32, device=patches.device)
+    coarse = torch.arange(-(radius // 2), radius // 2 + 1, dtype=torch.float32, device=patches.device)
     near = (1 - ((axis / 2).clamp(coarse[0], coarse[-1]) - coarse[:, None]).abs()).clamp_min(0)  # (side, D)
     shares = torch.kron(near, near) * weights[:, None]  # (N, S, P)
     sums = (shares.to(patches.dtype) @ patches).float()  # (N, S, C)
@@ -72,7 +72,7 @@ def mean_blocks(features: torch.Tensor) -> torch.Tensor | None:
     if min(features.shape[:2]) < BLOCK_SIDE:
         return None
     h, w = (side // 2 * 2 for side in features.shape[:2])
-    rows = features[:h:2].float() + features[1:h:2]
+    rows = features[:h:2].float() + features[1:h:2].float()
     cells = rows[:, :w:2] + rows[:, 1:w:2]  # sums of 2 x 2 cells; 2 x 2 of these are a block
     rows = cells[:-1] + cells[1:]
     return unit_length(rows[:, :-1] + rows[:, 1:])

@@ -72,7 +72,7 @@ def best_blocks(blocks: torch.Tensor, patches: torch.Tensor, radius: int) -> tor
     missing = -len(queries) % QUERIES_AT_ONCE
     parts = F.pad(queries, (0, 0, 0, missing)).split(QUERIES_AT_ONCE)
     best = torch.cat([(part @ blocks.flatten(0, 1).T).argmax(dim=1) for part in parts])[: len(queries)]
-    return torch.stack([best % columns, best // columns], dim=1) * float(BLOCK_STRIDE) + (BLOCK_SIDE - 1) / 2
+    return torch.stack([best % columns, best // columns], dim=1).float() * BLOCK_STRIDE + (BLOCK_SIDE - 1) / 2
 
 
 __all__ = ["best_blocks", "redetect"]

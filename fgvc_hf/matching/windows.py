@@ -68,7 +68,7 @@ class Window:
     @cached_property
     def half_widths(self) -> tuple[int, ...]:
         """Largest |dx| of each row dy = -reach..reach."""
-        return tuple(((self.mask().sum(dim=1) - 1) // 2).tolist())
+        return tuple(((self.mask("cpu").sum(dim=1) - 1) // 2).tolist())
 
     def mask(self, device: torch.device | str | None = None) -> torch.Tensor:
         """Boolean (D, D) map, D = 2 * reach + 1, of the offsets that belong to the window."""

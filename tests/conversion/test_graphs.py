@@ -1,11 +1,15 @@
 """Exported graphs give what the package gives, at sizes that they were not made at."""
 
+import copy
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from fgvc_hf import FgvcConfig, FgvcModel
+from fgvc_hf import FgvcConfig, FgvcModel, bundled_checkpoints, model_from_backbone
 from fgvc_hf.conversion.graphs import EncoderGraph, PropagationGraph, export_onnx, export_program
 from fgvc_hf.matching.windows import window_topk
 from fgvc_hf.tracking.label_maps import propagate_labels
@@ -76,6 +80,65 @@ def test_onnx_gives_the_same(stride, tmp_path):
         inputs = step_inputs(*shape)
         expected = propagated(*inputs, model.config).numpy()
         np.testing.assert_allclose(run(propagation, *inputs), expected, atol=1e-4)
+
+
+def exported(model, folder):
+    """The encoder of a model as functions of pixel values: by torch.export, and by onnxruntime where it is installed."""
+    program = export_program(EncoderGraph(model)).module()
+    yield lambda pixel_values: program(pixel_values).detach().numpy()
+    if all(find_spec(name) for name in ("onnxruntime", "onnxscript")):
+        import onnxruntime
+
+        path = export_onnx(EncoderGraph(model), folder / "encoder.onnx")
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        yield lambda pixel_values: session.run(None, {"pixel_values": pixel_values.numpy()})[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", [*bundled_checkpoints(), "bilinear", "no attention", "dot"])
+def test_every_encoder_is_exported_whole(name, dtype, tmp_path):
+    """With its head, in float32 whatever type the model is in, at sizes that are no multiples of anything."""
+    if name in bundled_checkpoints():
+        model = FgvcModel.from_pretrained(bundled_checkpoints()[name])
+    else:
+        heads = {"bilinear": {"upsampling": "bilinear"}, "no attention": {}}
+        model = model_of(**({"fine_size": 8} | heads[name] if name in heads else {"similarity": "dot"}))
+    model = model.to(dtype)
+    reference, frames = copy.deepcopy(model).float(), [(64, 96), (72, 65), (131, 70), (128, 192)]
+    for run in exported(model, tmp_path):
+        for height, width in frames:
+            pixel_values = torch.randn(1, 3, height, width)
+            with torch.no_grad():
+                expected = reference.normalized_features(pixel_values)[0].numpy()
+            np.testing.assert_allclose(run(pixel_values), expected, atol=1e-4, rtol=1e-3)
+    assert next(model.parameters()).dtype == dtype
+
+
+@pytest.mark.slow
+def test_heads_with_attention_are_exported_or_refused(tmp_path):
+    check_or_refused(
+        model_of(fine_size=8, num_attention_layers=2, attention_window=4, num_attention_heads=2), tmp_path
+    )
+
+
+@pytest.mark.slow
+def test_networks_of_others_are_exported_or_refused(tmp_path):
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU())
+    check_or_refused(model_from_backbone(network, stride=2, patches=False), tmp_path)
+
+
+def check_or_refused(model, tmp_path):
+    try:
+        runs = list(exported(model, tmp_path))
+    except ValueError as error:
+        assert "cannot be exported for frames of any size" in str(error) and "\n" not in str(error)
+        return
+    for run in runs:
+        pixel_values = torch.randn(1, 3, 63, 97)
+        with torch.no_grad():
+            expected = model.normalized_features(pixel_values)[0].numpy()
+        np.testing.assert_allclose(run(pixel_values), expected, atol=1e-4)
 
 
 def test_other_ways_to_propagate_are_refused():

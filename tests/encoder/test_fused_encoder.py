@@ -1,10 +1,13 @@
 """The encoder with fused Conv-BN equals the encoder, and never lags behind its weights."""
 
 import copy
+import pickle
+import threading
 
 import pytest
 import torch
 import torch.nn.functional as F
+import torch.nn.utils.prune
 
 from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, Tracker
 from fgvc_hf.encoder.backbone import FgvcBasicBlock
@@ -334,3 +337,144 @@ def test_tracking_changes_no_state_of_a_model_in_training_mode():
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert {name: module.training for name, module in model.named_modules()} == modes
     assert (found.tracks == expected.tracks).all()
+
+
+def another_epsilon(model):
+    model.encoder.bn1.eps = 0.5
+
+
+def other_strides(model):
+    block = model.encoder.layer3[0]
+    block.conv1.stride = block.downsample[0].stride = (2, 2)
+
+
+def another_pool(model):
+    model.encoder.pool = torch.nn.MaxPool2d(3, 1, 1)
+
+
+def fewer_blocks(model):
+    model.encoder.layer2 = model.encoder.layer2[:1]
+
+
+def exchanged_modules(model):
+    block = model.encoder.layer2[1]
+    block.conv1, block.conv2 = block.conv2, block.conv1
+
+
+def replaced_parameters(model):
+    model.encoder.conv1.weight = torch.nn.Parameter(-model.encoder.conv1.weight.detach())
+
+
+def pruned(model):
+    torch.nn.utils.prune.l1_unstructured(model.encoder.conv1, "weight", 0.7)
+
+
+def a_compiled_block(model):
+    model.encoder.layer1[0].conv1.weight.data.neg_()
+    model.encoder.layer1[0].compile(backend="eager")
+
+
+def a_compiled_encoder(model):
+    model.encoder.conv1.weight.data.neg_()
+    model.encoder = torch.compile(model.encoder, backend="eager")
+
+
+def parallel_layers(model):
+    model.encoder.layer1[0].conv1.weight.data.neg_()
+    model.encoder.layer1 = torch.nn.DataParallel(model.encoder.layer1)
+
+
+def another_class(model):
+    block = model.encoder.layer1[0]
+    block.__class__ = type("Skipped", (type(block),), {"forward": lambda self, inputs: inputs})
+
+
+def a_head_of_others(model):
+    if model.head is None:
+        model.encoder.project = lambda features: features.roll(1, dims=-1)
+    else:
+        model.head.mix.register_forward_hook(lambda module, inputs, output: output.roll(1, dims=-1))
+
+
+CHANGES = [
+    another_epsilon,
+    other_strides,
+    another_pool,
+    fewer_blocks,
+    exchanged_modules,
+    replaced_parameters,
+    pruned,
+    a_compiled_block,
+    a_compiled_encoder,
+    parallel_layers,
+    another_class,
+    a_head_of_others,
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+@pytest.mark.parametrize("fields", [SMALL, SMALL | {"fine_size": 8}], ids=["fine", "coarse-to-fine"])
+def test_modules_changed_after_the_first_use(change, fields):
+    if change is other_strides and "fine_size" in fields:
+        pytest.skip("the head takes stride 8")
+    model, pixel_values = model_with_statistics(**fields), torch.randn(1, 3, 32, 48)
+    with torch.no_grad():
+        before = model.normalized_features(pixel_values)
+    change(model)
+    assert equals_its_modules(model, pixel_values)
+    with torch.no_grad():
+        found = model.normalized_features(pixel_values)
+    assert found.shape != before.shape or (found - before).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_copies_and_models_that_share_an_encoder(copied):
+    pixel_values = torch.randn(1, 3, 32, 48)
+    first = model_with_statistics(**SMALL)
+    assert equals_its_modules(first, pixel_values)
+    second = copied(first)
+    second.encoder.bn1.bias.data.add_(1)
+    assert equals_its_modules(second, pixel_values) and equals_its_modules(first, pixel_values)
+    third = model_with_statistics(**SMALL)
+    third.encoder = first.encoder
+    assert equals_its_modules(third, pixel_values)
+    first.encoder.conv1.weight.data.neg_()
+    assert equals_its_modules(third, pixel_values) and equals_its_modules(first, pixel_values)
+
+
+def test_weights_lent_for_one_call():
+    """torch.func.functional_call exchanges the weights for the time of a call."""
+    model, pixel_values = model_with_statistics(**SMALL), torch.randn(1, 3, 32, 48)
+    assert equals_its_modules(model, pixel_values)
+    weights = {f"model.{name}": 2 * t - 0.1 for name, t in model.state_dict().items() if t.is_floating_point()}
+
+    class Normalized(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, pixel_values):
+            assert equals_its_modules(self.model, pixel_values)
+            return self.model.normalized_features(pixel_values)
+
+    with torch.no_grad():
+        own = model.normalized_features(pixel_values)
+        lent = torch.func.functional_call(Normalized(), weights, (pixel_values,))
+        assert torch.equal(model.normalized_features(pixel_values), own) and (lent - own).abs().max() > 0.01
+
+
+def test_two_threads_share_a_model():
+    model, frames = model_with_statistics(**SMALL, point_matching="templates"), torch.randint(0, 255, (4, 64, 96, 3))
+    tracker = Tracker(model, FgvcProcessor(FgvcImageProcessorPil(resize_policy="none")))
+    frames, found = frames.to(torch.uint8).numpy(), {}
+    expected = tracker.track(frames, [(0, 20, 20)]).tracks
+
+    def work(number):
+        found[number] = [tracker.track(frames, [(0, 20, 20)]).tracks for _ in range(3)]
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 2 and all((tracks == expected).all() for each in found.values() for tracks in each)
