@@ -2,13 +2,17 @@
 
 import numpy as np
 import torch
+from PIL import Image
 from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import ImageInput, PILImageResampling, SizeDict
 from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import TensorType
 
+from .tracking.frames import host_array, rgb_of
 
+
+CHANNELS = (1, 3, 4)  # what transformers takes for an axis of channels
 RESIZE_POLICIES = ("stretch", "short_side", "none")
 # Linear sRGB to CIE XYZ, D65 white point (IEC 61966-2-1); rows X, Y, Z, which sum to the white point
 RGB_TO_XYZ = np.array(
@@ -109,13 +113,39 @@ class FgvcImageProcessorPil(PilBackend):
         Process one image or a list of images.
 
         Args:
-            images: PIL images, or arrays or tensors of shape (H, W, 3) or (3, H, W), values 0 to 255.
+            images: PIL images, or arrays or tensors of shape (H, W, 3) or (3, H, W), values 0 to 255; in general, `rescale_factor` maps
+                them to [0, 1], so that floats in [0, 1] need `rescale_factor=1.0`. Pillow's images of 16 bits and of floats become 8 bits by
+                the rule of [`as_frame`]; transparency is composited onto white, as transformers does.
+            input_data_format (`str`, *optional*): `"channels_first"` or `"channels_last"`. If not given, an array whose last axis has 3
+                entries is `(H, W, 3)`; another is told from its shape, and refused where both the first and the last axis have 1, 3 or 4.
             device (`str` or `torch.device`, *optional*): Where colours are converted and tensors returned; the CPU if not given.
 
         Returns:
             `BatchFeature` with `pixel_values` of shape `(num_images, 3, H, W)`, float32.
+
+        Raises:
+            `ValueError`: values or channels are not as above, or an image is empty.
         """
         return super().preprocess(images, **kwargs)
+
+    def process_image(self, image, do_convert_rgb=None, input_data_format=None, **kwargs) -> np.ndarray:
+        """One image as (3, H, W), after a check that neither its layout nor its range has to be guessed."""
+        if isinstance(image, Image.Image):
+            if image.mode.startswith(("I", "F")):
+                image, input_data_format = rgb_of(image, "images"), "channels_last"
+        else:
+            array = host_array(image)
+            if array is None or array.dtype.kind not in "iuf" or array.ndim not in (2, 3) or not array.size:
+                raise ValueError(
+                    f"images must be PIL images or arrays of numbers, (H, W, 3) or (3, H, W), got {_described(image)}."
+                )
+            if input_data_format is None and array.ndim == 3:
+                input_data_format = _layout(array.shape)
+            _check_values(array, **kwargs)
+            image = array
+        return super().process_image(
+            image, do_convert_rgb=do_convert_rgb, input_data_format=input_data_format, **kwargs
+        )
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) in pixels of the model's input for a frame of the given size."""
@@ -160,6 +190,40 @@ class FgvcImageProcessorPil(PilBackend):
             values = convert_colours(values, do_convert_lab, lightness_only, do_normalize, image_mean, image_std)
             processed.append(values if return_tensors == "pt" else values.cpu().numpy())
         return BatchFeature(data={"pixel_values": processed}, tensor_type=return_tensors)
+
+
+def _layout(shape: tuple[int, ...]) -> str | None:
+    """The layout of an image; `None` for one that transformers tells without a guess."""
+    if shape[2] == 3:
+        return "channels_last"
+    if shape[0] in CHANNELS and shape[2] in CHANNELS:
+        raise ValueError(f"input_data_format must be given: channels of {shape} may be first or last.")
+    return None
+
+
+def _described(image) -> str:
+    shape = f" of shape {tuple(image.shape)}" if hasattr(image, "shape") else ""
+    return f"{getattr(image, 'dtype', type(image).__name__)}{shape}"
+
+
+def _check_values(
+    image: np.ndarray, do_rescale: bool = False, rescale_factor: float = 1, do_resize: bool = False, **_
+) -> None:
+    """A `ValueError` if `rescale_factor` does not map the values to [0, 1], or would make them black."""
+    if not do_rescale or (image.dtype == np.uint8 and 255 * rescale_factor < 1.001):
+        return
+    low, high = image.min(), image.max()
+    if not (low >= 0 and high * rescale_factor < 1.001):
+        raise ValueError(
+            f"images must have values that rescale_factor, {rescale_factor:.3g}, maps to [0, 1], got {low} to {high}."
+        )
+    if image.dtype.kind == "f" and rescale_factor < 0.5:
+        if 0 < high <= 1:
+            raise ValueError(
+                f"images are floats from {low} to {high}: pass rescale_factor=1.0 for values in [0, 1], or uint8."
+            )
+        if do_resize and (image != np.round(image)).any():
+            raise ValueError("images must be whole numbers from 0 to 255 where they are resized: round them.")
 
 
 def _resized(height: int, width: int, policy: str, size: SizeDict, divisor: int) -> tuple[int, int]:

@@ -10,7 +10,8 @@ from transformers.image_utils import ImageInput
 from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, ProcessorMixin, Unpack
 from transformers.utils import ModelOutput
 
-from .tracking.results import FgvcVideoOutput, PointTracks, collect_tracks
+from .tracking.prompts import binary_masks, whole_number
+from .tracking.results import FgvcVideoOutput, PointTracks, TrackTable
 from .tracking.session import FgvcInferenceSession
 
 
@@ -108,27 +109,25 @@ class FgvcProcessor(ProcessorMixin):
             outside the frame, a mask is empty or of another size, a box has no area, or the frame is not in the video. Nothing
             is added then.
         """
-        ids: list = list(obj_ids) if isinstance(obj_ids, Iterable) else [obj_ids]
-        for name, number in (("frame_idx", frame_idx), *(("obj_ids", obj_id) for obj_id in ids)):
-            if not (np.isfinite(number) and number == int(number)):
-                raise ValueError(f"{name} must be a whole number, got {number}.")
+        ids: list = list(obj_ids) if isinstance(obj_ids, Iterable) and not isinstance(obj_ids, str) else [obj_ids]
+        frame_idx, ids = whole_number("frame_idx", frame_idx), [whole_number("obj_ids", obj_id) for obj_id in ids]
         if sum(prompt is not None for prompt in (input_points, input_masks, input_boxes)) != 1:
             raise ValueError("exactly one of input_points, input_masks and input_boxes must be given.")
         add: Any
         if input_points is not None:
             add, prompts = inference_session.add_point, _as_points(input_points, len(ids))
         elif input_masks is not None:
-            add, prompts = inference_session.add_mask, _as_masks(input_masks, len(ids))
+            add, prompts = inference_session.add_mask, binary_masks(input_masks, len(ids))
         else:
             add, prompts = inference_session.add_box, _as_boxes(input_boxes, len(ids))
         added = []
         try:
             for obj_id, prompt in zip(ids, prompts, strict=True):
-                add(int(obj_id), int(frame_idx), prompt)
-                added.append(int(obj_id))
+                add(obj_id, frame_idx, prompt)
+                added.append(obj_id)
         except ValueError:
             for obj_id in added:
-                del inference_session.prompts[obj_id, int(frame_idx)]
+                del inference_session.prompts[obj_id, frame_idx]
             raise
 
     def post_process_masks(self, output: FgvcVideoOutput, inference_session: FgvcInferenceSession) -> np.ndarray:
@@ -158,7 +157,7 @@ class FgvcProcessor(ProcessorMixin):
         are among them, after those that are there.
 
         Args:
-            outputs ([`FgvcVideoOutput`] or an iterable of them): Frames in any order.
+            outputs ([`FgvcVideoOutput`] or an iterable of them): Frames in any order. Of an iterator, no frame is kept beyond its points.
             inference_session ([`FgvcInferenceSession`]): The session that they come from.
             threshold (`float`, *optional*): Confidence from which a point counts as visible, in [0, 1];
                 `config.visibility_threshold` of the session's model if not given.
@@ -169,16 +168,18 @@ class FgvcProcessor(ProcessorMixin):
         Raises:
             `ValueError`: the threshold is outside [0, 1], or the session has seen no frame.
         """
-        session = inference_session
-        if threshold is None:
-            threshold = session.config.visibility_threshold if session.config is not None else 0.5
-        if not 0 <= threshold <= 1:
+        session, table = inference_session, TrackTable()
+        if threshold is not None and not 0 <= threshold <= 1:
             raise ValueError(f"threshold must be a probability from 0 to 1, got {threshold}.")
         # Not FgvcVideoOutput: from a local folder with its code, transformers loads that class once for the model and once for the processor
         frames: Any = [outputs] if isinstance(outputs, ModelOutput) else outputs
+        for output in frames:
+            table.add(output)
+        if threshold is None:
+            threshold = session.config.visibility_threshold if session.config is not None else 0.5
         queries = {obj_id: (float(prompt.frame_idx), *prompt.point) for obj_id, prompt in session.points.items()}
         num_frames = None if session.video is None else session.video.num_frames
-        return collect_tracks(frames, queries, num_frames, session.sizes[0], threshold)
+        return table.tracks(queries, num_frames, session.sizes[0], threshold)
 
 
 def _as_points(input_points, number: int) -> np.ndarray:
@@ -204,17 +205,6 @@ def _as_boxes(input_boxes, number: int) -> np.ndarray:
             f"input_boxes must hold (x0, y0, x1, y1) or corners for each of {number} obj_ids, got {boxes.shape}."
         )
     return boxes.reshape(shape)
-
-
-def _as_masks(input_masks, number: int) -> np.ndarray:
-    """(N, H, W) bool of masks."""
-    masks = np.asarray(input_masks)
-    masks = masks[None] if masks.ndim == 2 else masks
-    if masks.ndim != 3 or len(masks) != number or not np.isin(masks, (0, 1)).all():
-        raise ValueError(
-            f"input_masks must hold a mask (H, W) of 0 and 1 for each of {number} obj_ids, got {masks.dtype} of {masks.shape}."
-        )
-    return masks.astype(bool)
 
 
 __all__ = ["FgvcProcessor"]

@@ -26,9 +26,11 @@ from .modeling_fgvc import FgvcModel, evaluation_mode
 from .processing_fgvc import FgvcProcessor
 from .tracking.dense_flow import at_video_size, dense_flow
 from .tracking.heat_map import match_cells
+from .tracking.prompts import masks_of_ids
 from .tracking.results import FgvcFlowOutput, FgvcVideoOutput, PointTracks
 
 
+HUB_OPTIONS = ("subfolder", "cache_dir", "token", "local_files_only", "force_download")
 DIRECTIONS = {"forward": (False,), "backward": (True,), "both": (False, True)}  # whether each pass is in reverse
 
 
@@ -65,19 +67,21 @@ class Tracker:
             dtype (`torch.dtype` or `str`, *optional*): `torch.bfloat16`, `"bfloat16"`, `"auto"`, ... as in transformers; bfloat16
                 where the device multiplies it fast, else float32, if not given.
             revision (`str`, *optional*): Branch, tag or commit of a Hub id, for model and processor alike; its main branch if not given.
-            config_fields: Fields of [`FgvcConfig`] to change.
+            config_fields: Fields of [`FgvcConfig`] to change. `subfolder`, `cache_dir`, `token`, `local_files_only` and `force_download` are
+                no fields, and are as of transformers' `from_pretrained`.
 
         Raises:
             `ValueError`: an unknown preset, device or dtype, what is named is no checkpoint, or a field is not accepted.
             `OSError`: the Hub cannot be reached, or has no such repository.
         """
         resizing, method = check_preset(preset)
-        path, place = resolve_checkpoint(checkpoint), check_device(device)
-        precision, revision = check_dtype(dtype, place), revision or "main"
+        source: dict[str, Any] = {name: config_fields.pop(name) for name in HUB_OPTIONS if name in config_fields}
+        path, place = resolve_checkpoint(checkpoint, source.get("subfolder")), check_device(device)
+        precision, source["revision"] = check_dtype(dtype, place), revision or "main"
         try:
-            config = FgvcConfig.from_pretrained(path, revision=revision, **(method | config_fields))
-            model = FgvcModel.from_pretrained(path, config=config, revision=revision, dtype=precision)
-            processor = FgvcProcessor(FgvcImageProcessorPil.from_pretrained(path, revision=revision))
+            config = FgvcConfig.from_pretrained(path, **source, **(method | config_fields))
+            model = FgvcModel.from_pretrained(path, config=config, dtype=precision, **source)
+            processor = FgvcProcessor(FgvcImageProcessorPil.from_pretrained(path, **source))
         except (StrictDataclassError, SafetensorError, RuntimeError) as error:
             raise ValueError(f"{path}: is no checkpoint that can be loaded ({error}).") from None
         if resizing:
@@ -126,15 +130,18 @@ class Tracker:
         session = self.processor.init_video_session(video)
         for obj_id, (t, x, y) in zip(ids, points, strict=True):
             self.processor.add_inputs_to_inference_session(session, int(t), obj_id, [(x, y)])
-        outputs = []
-        for reverse in passes:
-            outputs += self.model.propagate_in_video_iterator(session, reverse=reverse, show_progress_bar=progress)
-        length = 1 + max((output.frame_idx for output in outputs), default=-1)
+        outputs = (
+            output
+            for reverse in passes
+            for output in self.model.propagate_in_video_iterator(session, reverse=reverse, show_progress_bar=progress)
+        )
+        tracks = self.processor.post_process_point_tracking(outputs, session, threshold)
+        length = tracks.tracks.shape[1]
         if points[:, 0].max() >= length:  # an iterator ends when it ends; other sources were checked before
             raise ValueError(
                 f"frame_idx must be a frame of the video, 0 to {length - 1}, got {points[:, 0].max():.0f}."
             )
-        return self.processor.post_process_point_tracking(outputs, session, threshold)
+        return tracks
 
     def propagate_masks(
         self, video, masks: np.ndarray, frame_idx: int = 0, direction: str = "forward", progress: bool = False
@@ -155,7 +162,7 @@ class Tracker:
         Raises:
             `ValueError`, `OSError`: the video cannot be read, or `masks` is of another size or holds no object.
         """
-        passes, (ids, separate) = _passes(direction), _separate_masks(masks)
+        passes, (ids, separate) = _passes(direction), masks_of_ids(masks)
         session = self.processor.init_video_session(_one_video(video))
         self.processor.add_inputs_to_inference_session(session, frame_idx, ids, input_masks=separate)
         return self._carry_masks(session, passes, frame_idx, progress)
@@ -273,7 +280,7 @@ class LiveTracker:
         Raises:
             `ValueError`: as of [`~LiveTracker.add_points`], or `masks` is of another size or holds no object.
         """
-        ids, separate = _separate_masks(masks)
+        ids, separate = masks_of_ids(masks)
         self._add(ids, input_masks=separate)
 
     def _add(self, ids: list[int], **prompts) -> None:
@@ -343,17 +350,6 @@ def _as_queries(points) -> tuple[list[int], np.ndarray]:
     if not (np.isfinite(queries[:, 0]) & (queries[:, 0] == np.round(queries[:, 0]))).all():
         raise ValueError("points must have whole frame numbers t in (t, x, y).")
     return list(range(len(queries))) if ids is None else ids, queries
-
-
-def _separate_masks(masks) -> tuple[list[int], np.ndarray]:
-    """Ids of the objects, and their masks (N, H, W), bool, of object ids (H, W)."""
-    masks = np.asarray(masks)
-    if masks.ndim != 2 or masks.dtype.kind not in "iub":
-        raise ValueError(f"masks must hold integer object ids (H, W), got {masks.dtype} of {masks.shape}.")
-    ids = [int(i) for i in np.unique(masks) if i != 0]
-    if not ids:
-        raise ValueError("masks hold no object: all ids are 0.")
-    return ids, np.stack([masks == i for i in ids])
 
 
 __all__ = ["LiveTracker", "Tracker", "load"]

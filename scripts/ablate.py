@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 import torch
 
-from fgvc_hf.io.files import atomic_write
+from fgvc_hf.io.files import atomic_write, check_outputs
+from fgvc_hf.kernels.process import clean_end
 from fgvc_hf.training.experiment import (
     fresh_accelerator,
     load_model,
@@ -64,6 +65,7 @@ HEAD = {
 TABLES = {"losses": ("joint-small", {"adversarial": "0"}, LOSSES), "head": ("distill-small", {}, HEAD)}
 
 
+@clean_end()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--of", choices=TABLES, default="losses", help="what is varied")
@@ -83,6 +85,9 @@ def main() -> None:
         sys.exit(f"error: there is no variant {unknown[0]!r}; there are {', '.join(variants)}.")
     rows = {}
     try:
+        check_outputs(
+            [arguments.output], [arguments.videos, arguments.teacher, arguments.start_from, *arguments.evaluate]
+        )
         if arguments.start_from:
             rows["before training"] = score_of(arguments)(load_model(arguments.start_from).eval())
         rows |= {name: run(name, variants[name], arguments) for name in arguments.only or variants}

@@ -22,7 +22,8 @@ from fgvc_hf import Tracker, render_clip
 from fgvc_hf.coordinates import rescale_points
 from fgvc_hf.evaluation.tapvid import load_tapvid
 from fgvc_hf.io.checkpoints import PRESETS
-from fgvc_hf.io.files import atomic_write
+from fgvc_hf.io.files import atomic_write, check_outputs
+from fgvc_hf.kernels.process import clean_end
 from fgvc_hf.metrics.average_jaccard import RASTER_SIZE, aggregate, count_tapvid, queries_first
 from fgvc_hf.tracking.template_constants import TemplateConstants
 from fgvc_hf.tracking.template_tracker import TemplateTracker
@@ -59,6 +60,7 @@ class Clip(NamedTuple):
     occluded: np.ndarray
 
 
+@clean_end()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", help="name, folder or Hub id; the default one if not given")
@@ -72,6 +74,7 @@ def main() -> None:
     if arguments.clips < 2 and not (arguments.clips == 0 and arguments.data):
         parser.error("--clips must be 2 or more, for standard errors; or 0 with --data")
     try:
+        check_outputs([arguments.output], [arguments.checkpoint, arguments.data])
         table = ablate(arguments)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

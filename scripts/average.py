@@ -15,6 +15,8 @@ import torch
 from fgvc_hf import FgvcImageProcessorPil, FgvcProcessor
 from fgvc_hf.data.augmentation import rgb_to_pixel_values
 from fgvc_hf.data.video_folder import VideoFolder
+from fgvc_hf.io.files import check_outputs
+from fgvc_hf.kernels.process import clean_end
 from fgvc_hf.training.averaging import average_weights, estimate_batch_norm
 from fgvc_hf.training.experiment import load_model
 
@@ -23,6 +25,7 @@ BATCH = 4
 CROP, GAP, AREA, ASPECT = 256, (1, 6), (0.5, 1.0), (1.0, 1.8)  # crops close to whole frames, as a tracker sees them
 
 
+@clean_end()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT=SHARE")
@@ -38,6 +41,7 @@ def main() -> None:
 
 def average(arguments: argparse.Namespace) -> None:
     names, shares = zip(*(parse(text) for text in arguments.checkpoints), strict=True)
+    check_outputs([arguments.output], [*names, arguments.videos])
     videos = VideoFolder(arguments.videos, CROP, GAP, AREA, ASPECT)
     model = average_weights([load_model(name).eval() for name in names], shares)
     estimate_batch_norm(model, crops(videos, arguments.frames))

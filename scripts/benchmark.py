@@ -24,7 +24,7 @@ from functools import partial
 from itertools import count, pairwise
 from pathlib import Path
 
-from fgvc_hf.kernels.process import keep_freed_memory, rest_soon
+from fgvc_hf.kernels.process import clean_end, keep_freed_memory, rest_soon
 
 
 rest_soon()  # before torch is loaded, as the command line does
@@ -44,6 +44,7 @@ from fgvc_hf.evaluation.timing import (
     time_interleaved,
     write_looped_video,
 )
+from fgvc_hf.io.files import check_outputs
 from fgvc_hf.matching.probability_map import window_correlation
 from fgvc_hf.matching.windows import reference_topk, window_topk
 from fgvc_hf.modeling_fgvc import FgvcEncoder
@@ -57,6 +58,7 @@ MEMORY_FRAMES = 6
 LABELS = 5
 
 
+@clean_end()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -79,6 +81,10 @@ def main() -> None:
     if arguments.dense_memory_of:
         print(json.dumps(dense_memory(arguments.dense_memory_of)))
         return
+    try:
+        check_outputs([arguments.output, arguments.plot], [arguments.coarse])
+    except ValueError as error:
+        parser.error(str(error))
     chosen = arguments.only or ["encoder", "correlation", "propagation", "tracking"]
     if "coarse" in chosen and not arguments.coarse:
         parser.error("the section coarse needs --coarse CHECKPOINT")

@@ -29,6 +29,7 @@ from fgvc_hf.data.scene import Random
 from fgvc_hf.data.textures import natural_image
 from fgvc_hf.evaluation.timing import time_interleaved
 from fgvc_hf.kernels.dispatch import SWITCH
+from fgvc_hf.kernels.process import clean_end
 from fgvc_hf.matching.windows import reference_topk, window_topk
 from fgvc_hf.tracking.label_maps import propagate_labels
 from fgvc_hf.training.joint import JointTraining, make_synthetic
@@ -46,6 +47,7 @@ CELLS, RADIUS, CHANNELS = 128, 24, 256  # of the losses
 TOLERANCE = 1e-3  # between cosines of 16-bit features that are summed in float32
 
 
+@clean_end()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda")

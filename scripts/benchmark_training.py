@@ -22,6 +22,7 @@ from fgvc_hf import FgvcModel, default_checkpoint
 from fgvc_hf.data.scene import Random
 from fgvc_hf.data.textures import natural_image
 from fgvc_hf.evaluation.timing import describe_machine, process_memory_mib, time_interleaved
+from fgvc_hf.kernels.process import clean_end
 from fgvc_hf.training.joint import JointTraining, make_synthetic
 from fgvc_hf.training.objectives import cell_grid
 from fgvc_hf.training.recipes import RECIPES
@@ -33,6 +34,7 @@ SIDE, CHANNELS, RADIUS = 128, 256, 24
 LOSSES = ("reconstruction", "label")
 
 
+@clean_end()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3, help="turns that every variant gets")

@@ -27,6 +27,7 @@ from fgvc_hf.data.synthetic import SyntheticClip
 from fgvc_hf.data.video_folder import VideoFolder
 from fgvc_hf.evaluation.tapvid import load_tapvid_npz, track_queries
 from fgvc_hf.io.checkpoints import PRESETS
+from fgvc_hf.kernels.process import clean_end
 from fgvc_hf.metrics.average_jaccard import queries_first
 from fgvc_hf.tracking.evidence import EVIDENCE, expected_error, visibility
 from fgvc_hf.tracking.template_constants import TemplateConstants
@@ -40,6 +41,7 @@ OCCLUDED_POINTS = 85  # in each of these, two thirds of all evidence: elsewhere 
 HELD_OUT = 4  # one clip in so many
 
 
+@clean_end()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path, help="folder; its config.json is written")

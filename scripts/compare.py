@@ -16,7 +16,8 @@ import torch
 
 from fgvc_hf import FgvcConfig, FgvcModel
 from fgvc_hf.conversion.official import POOLED, RESNET_18
-from fgvc_hf.io.files import atomic_write
+from fgvc_hf.io.files import atomic_write, check_outputs
+from fgvc_hf.kernels.process import clean_end
 from fgvc_hf.training.experiment import (
     fresh_accelerator,
     load_model,
@@ -37,6 +38,7 @@ VARIANTS = {
 }
 
 
+@clean_end()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--videos", type=Path, required=True)
@@ -50,6 +52,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=tuple(VARIANTS), help="names of variants")
     arguments = parser.parse_args()
     try:
+        check_outputs([arguments.output], [arguments.videos, arguments.colours, *arguments.evaluate])
         rows = {name: run(name, arguments) for name in arguments.only or VARIANTS}
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(f"error: {error}")

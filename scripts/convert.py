@@ -12,12 +12,14 @@ import sys
 from pathlib import Path
 
 from fgvc_hf.conversion.official import SOURCES, convert
+from fgvc_hf.kernels.process import clean_end
 from fgvc_hf.training.ancestors.published_colours import convert_colours
 
 
 COLOURS = "uvc-colours"
 
 
+@clean_end()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("method", choices=(*SOURCES, COLOURS))

@@ -10,11 +10,13 @@ import numpy as np
 from PIL import Image
 
 from fgvc_hf import Tracker, VideoWriter, contact_sheet, draw_tracks, render_clip, save_tracks
+from fgvc_hf.kernels.process import clean_end
 
 
 FPS = 12
 
 
+@clean_end()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("outputs/demo"), help="folder to write to")
@@ -37,7 +39,7 @@ def main() -> None:
     print(f"error where visible: median {np.median(error[shown]):.2f} px, mean {error[shown].mean():.2f} px")
     print("within 1, 2, 4, 8, 16 px: " + ", ".join(f"{share:.0%}" for share in inside))
     print(
-        f"reported visible: {result.visible[shown].mean():.0%} where it is, {result.visible[hidden].mean():.0%} where not"
+        f"predicted visible: {result.visible[shown].mean():.0%} of visible points, {result.visible[hidden].mean():.0%} of hidden ones"
     )
 
     save_tracks(result, arguments.output / "tracks.csv")

@@ -14,8 +14,11 @@ import torch
 from fgvc_hf import Tracker
 from fgvc_hf.cli.options import parse_setting
 from fgvc_hf.conversion.graphs import GRAPHS, export_onnx, export_program
+from fgvc_hf.io.files import check_outputs
+from fgvc_hf.kernels.process import clean_end
 
 
+@clean_end()
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -28,6 +31,7 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     try:
+        check_outputs([arguments.output], [arguments.checkpoint])
         settings = dict(parse_setting(assignment) for assignment in arguments.set)
         model = Tracker.from_pretrained(arguments.checkpoint, device="cpu", dtype="float32", **settings).model
         graphs = {name: graph(model) for name, graph in GRAPHS.items()}

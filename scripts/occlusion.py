@@ -23,12 +23,14 @@ from fgvc_hf.data.occlusion_clips import (
 )
 from fgvc_hf.data.video_folder import VideoFolder
 from fgvc_hf.io.checkpoints import PRESETS
+from fgvc_hf.kernels.process import clean_end
 from fgvc_hf.training.experiment import TEXTURE_SIZE
 
 
 FOUND = 4.0  # pixels: a point within it of the truth is found again
 
 
+@clean_end()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint")

@@ -12,7 +12,7 @@ import time
 
 started = time.perf_counter()
 
-from fgvc_hf.kernels.process import keep_freed_memory, rest_soon
+from fgvc_hf.kernels.process import clean_end, keep_freed_memory, rest_soon
 
 
 rest_soon()  # before torch is loaded, as the command line does
@@ -32,6 +32,7 @@ import torch
 from fgvc_hf import FgvcModel, Tracker, VideoWriter, open_video, render_clip
 from fgvc_hf.io import overlays
 from fgvc_hf.io.checkpoints import PRESETS
+from fgvc_hf.io.files import check_outputs
 from fgvc_hf.tracking.session import FgvcInferenceSession
 
 
@@ -95,6 +96,7 @@ class WatchedFrames:
             yield frame
 
 
+@clean_end()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("video", nargs="?", type=Path, help="a video file; default: a rendered clip")
@@ -107,6 +109,10 @@ def main() -> None:
     parser.add_argument("--preset", choices=tuple(PRESETS), default="fast")
     parser.add_argument("--output", type=Path, help="JSON file for the results")
     arguments = parser.parse_args()
+    try:
+        check_outputs([arguments.output], [arguments.video, arguments.checkpoint])
+    except ValueError as error:
+        parser.error(str(error))
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         results = profile(arguments.video or rendered(arguments, Path(folder)), arguments, Path(folder))

@@ -20,9 +20,11 @@ from transformers.utils import logging
 from fgvc_hf import Tracker, model_card
 from fgvc_hf.hub.repository import check_upload, upload_repository, write_repository
 from fgvc_hf.io.checkpoints import resolve_checkpoint
-from fgvc_hf.io.files import atomic_folder
+from fgvc_hf.io.files import atomic_folder, check_outputs
+from fgvc_hf.kernels.process import clean_end
 
 
+@clean_end()
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder, or name of a bundled checkpoint")
@@ -41,6 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     logging.disable_progress_bar()
     try:
+        check_outputs([arguments.dry_run], [arguments.checkpoint, *arguments.results])
         print(push(arguments))
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

@@ -19,10 +19,12 @@ from fgvc_hf.data.augmentation import change_light
 from fgvc_hf.data.scene import Random, pixel_centres
 from fgvc_hf.data.synthetic_pairs import render_pairs
 from fgvc_hf.data.video_folder import VideoFolder
-from fgvc_hf.io.files import atomic_write
+from fgvc_hf.io.files import atomic_write, check_outputs
+from fgvc_hf.kernels.process import clean_end
 from fgvc_hf.training.experiment import TEXTURE_SIZE
 
 
+@clean_end()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--videos", type=Path, required=True, help="folder of videos that the textures are cut from")
@@ -32,6 +34,7 @@ def main() -> None:
     parser.add_argument("--light", action="store_true", help="with the changes of light and colour of training")
     arguments = parser.parse_args()
     try:
+        check_outputs([arguments.output], [arguments.videos])
         images = VideoFolder(arguments.videos).texture_images(64, *TEXTURE_SIZE)
         pairs = render_pairs(images, range(arguments.count), arguments.size, arguments.size / 6, stride=1)
         shown = change_light(pairs.frames, Random(range(arguments.count))) if arguments.light else pairs.frames

@@ -15,10 +15,12 @@ from fgvc_hf import FgvcImageProcessorPil, FgvcModel, FgvcProcessor
 from fgvc_hf.hub.measured_results import measured_results
 from fgvc_hf.hub.model_card import card_with_results
 from fgvc_hf.io.checkpoints import PRESETS
-from fgvc_hf.io.files import atomic_write
+from fgvc_hf.io.files import atomic_write, check_outputs
+from fgvc_hf.kernels.process import clean_end
 from fgvc_hf.training.training_card import draw_curves, read_log, training_card
 
 
+@clean_end()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
@@ -31,6 +33,7 @@ def main() -> None:
     parser.add_argument("--score", action="append", default=[], metavar="STEP=VALUE", help="delta_avg in per cent")
     arguments = parser.parse_args()
     try:
+        check_outputs([arguments.output], [arguments.run, arguments.text, *arguments.results])
         write(arguments)
     except (ValueError, OSError, KeyError) as error:
         sys.exit(f"error: {error}")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..io.checkpoints import default_checkpoint
 from .options import add_model_options, load_tracker, parse_setting
+from .outputs import check_files
 
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     from ..evaluation.run import Task, evaluate
     from ..io.files import check_writable
 
+    check_files(arguments, ["output", "save_visuals"], ["data"])
     check_writable(arguments.output)
     tracker, settings = load_baseline(arguments) if arguments.baseline else load_checkpoint(arguments)
     evaluate(

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from .options import add_model_options, load_tracker
+from .outputs import check_files
 
 
 def add_flow(commands) -> None:
@@ -49,9 +50,10 @@ def run_flow(arguments: argparse.Namespace) -> None:
     from ..io.drawing import draw_arrows
     from ..io.files import check_writable
     from ..io.flow_files import check_flow_format, save_flow
+    from ..io.image_files import read_image
     from ..io.overlays import check_picture_name, write_picture
-    from ..io.video import read_image
 
+    check_files(arguments, ["output", "overlay"], ["images"])
     check_writable(check_flow_format(arguments.output))
     if arguments.overlay:
         check_picture_name(arguments.overlay)
@@ -70,9 +72,10 @@ def run_match(arguments: argparse.Namespace) -> None:
 
     from ..io.drawing import draw_heat_map, draw_tracks, side_by_side
     from ..io.files import atomic_write, check_writable
+    from ..io.image_files import read_image
     from ..io.overlays import check_picture_name, write_picture
-    from ..io.video import read_image
 
+    check_files(arguments, ["output"], ["images"])
     numbers = Path(arguments.output).suffix.lower() == ".npz"
     check_writable(arguments.output) if numbers else check_picture_name(arguments.output)
     try:

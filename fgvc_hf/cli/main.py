@@ -8,7 +8,7 @@ import argparse
 import sys
 
 from .. import __version__
-from ..kernels.process import keep_freed_memory, rest_soon
+from ..kernels.process import clean_end, give_home, keep_freed_memory, rest_soon
 from .evaluate import add_evaluate
 from .image_pair import add_flow, add_match
 from .info import add_info
@@ -29,12 +29,18 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command. A user error is one line on standard error and exit status 2, without a traceback."""
+    """
+    Run a command. A user error is one line on standard error and exit status 2, without a traceback.
+
+    Ctrl-C ends with status 130, SIGTERM with 143 and SIGHUP with 129; temporary files are removed, and what is finished stays.
+    """
     arguments = build_parser().parse_args(argv)
     keep_freed_memory()
     rest_soon()
+    give_home()
     try:
-        arguments.run(arguments)
+        with clean_end():
+            arguments.run(arguments)
     except (ValueError, OSError, ImportError) as error:
         print(f"fgvc-hf: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

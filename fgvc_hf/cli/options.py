@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 def add_video_option(command: argparse.ArgumentParser) -> None:
     """The video, of commands that read one."""
     command.add_argument("video", metavar="VIDEO", help="a video file, or a folder of frames in name order")
+    command.add_argument(
+        "--allow-truncated",
+        action="store_true",
+        help="read a file that was cut off up to there, with a warning, instead of refusing it",
+    )
 
 
 def add_direction_option(command: argparse.ArgumentParser) -> None:
@@ -39,7 +44,7 @@ def add_model_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
-        help="precision of the features; default: bfloat16 where the device multiplies it fast",
+        help="precision of the features; default: bfloat16 if the device has native bfloat16 matrix products",
     )
 
 

@@ -1,12 +1,35 @@
 """Files that commands write. Names are checked before there is any work, so that a run does not fail at its end."""
 
 import argparse
+from collections.abc import Iterable
 
 
 def add_drawing_options(command: argparse.ArgumentParser, drawn: str) -> None:
     """`--overlay` and `--sheet`, of commands that draw something over a video."""
     command.add_argument("--overlay", metavar="FILE", help=f"the video with the {drawn} drawn over it, as .mp4")
     command.add_argument("--sheet", metavar="FILE", help=f"six frames with the {drawn} drawn over them, as .png")
+
+
+def check_files(arguments: argparse.Namespace, written: Iterable[str], read: Iterable[str]) -> None:
+    """Check that no file that a command writes is one that it reads, or another that it writes.
+
+    Args:
+        arguments (`argparse.Namespace`): Of a command with [`add_model_options`], whose checkpoints are read as well.
+        written, read (iterable of `str`): Names of arguments that hold paths, lists of them, or nothing.
+
+    Raises:
+        `ValueError`: one is.
+    """
+    from ..io.checkpoints import bundled_checkpoints
+    from ..io.files import check_outputs
+
+    def paths(names: Iterable[str]) -> list[str]:
+        values = [getattr(arguments, name, None) for name in names]
+        return [path for value in values for path in (value if isinstance(value, list) else [value]) if path]
+
+    bundled = bundled_checkpoints()
+    inputs = paths([*read, "checkpoint", "compare"])
+    check_outputs(paths(written), [bundled.get(path, path) for path in inputs])
 
 
 def check_drawings(arguments: argparse.Namespace) -> None:
@@ -42,4 +65,4 @@ def write_drawings(video, draw, arguments: argparse.Namespace) -> list[str]:
     return written
 
 
-__all__ = ["add_drawing_options", "check_drawings", "write_drawings"]
+__all__ = ["add_drawing_options", "check_drawings", "check_files", "write_drawings"]

@@ -4,6 +4,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from .options import add_model_options, add_video_option, load_tracker
+from .outputs import check_files
 
 
 if TYPE_CHECKING:
@@ -38,16 +39,18 @@ def run_paint(arguments: argparse.Namespace) -> None:
     from ..io.drawing import contact_sheet
     from ..io.files import check_writable
     from ..io.overlays import check_picture_name, sheet_frames, write_picture
-    from ..io.video import DEFAULT_FPS, VideoWriter, check_video_name, open_video
+    from ..io.video import VideoWriter, check_video_name, open_video, writing_rate
 
+    check_files(arguments, ["output", "sheet"], ["video", "texture"])
     if arguments.sheet:
         check_picture_name(arguments.sheet)
     check_writable(check_video_name(arguments.output))
-    video, texture = open_video(arguments.video), read_texture(arguments.texture)
+    video, texture = open_video(arguments.video, arguments.allow_truncated), read_texture(arguments.texture)
     frames = paint(load_tracker(arguments), video, texture, arguments.frame, progress=True)
     first = next(frames)  # raises what is wrong with the arguments, before there is a file
     chosen, kept = sheet_frames(arguments.frame, video.num_frames), []
-    with VideoWriter(arguments.output, video.fps or DEFAULT_FPS, video.height, video.width) as writer:
+    aspect = getattr(video, "pixel_aspect", 1)
+    with VideoWriter(arguments.output, writing_rate(video), video.height, video.width, aspect) as writer:
         for t, frame in chain([first], frames):
             writer.write(frame, time=video.time(t))
             if arguments.sheet and t in chosen:
@@ -62,16 +65,18 @@ def read_texture(path: str) -> "np.ndarray":
     """An image as RGBA (H, W, 4), uint8.
 
     Raises:
-        `OSError`: there is no such file.
-        `ValueError`: it is no image.
+        `OSError`: it cannot be read, or has values that cannot become 8 bits.
     """
     import numpy as np
-    from PIL import Image, UnidentifiedImageError
+    from PIL import ImageOps
 
-    try:
-        return np.asarray(Image.open(path).convert("RGBA"))
-    except UnidentifiedImageError:
-        raise ValueError(f"{path}: is no image.") from None
+    from ..io.image_files import load_picture, read_image
+
+    picture = load_picture(path)
+    if not picture.has_transparency_data:
+        colours = read_image(path)
+        return np.concatenate([colours, np.full_like(colours[..., :1], 255)], axis=-1)
+    return np.asarray(ImageOps.exif_transpose(picture).convert("RGBA"))
 
 
 __all__ = ["add_paint"]

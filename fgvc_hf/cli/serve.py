@@ -24,9 +24,12 @@ def run_demo(arguments: argparse.Namespace) -> None:
         raise ImportError('the demo needs Gradio: pip install "fgvc-hf[demo]"')
     if arguments.port is not None and not 0 < arguments.port < 65536:
         raise ValueError(f"--port must be from 1 to 65535, got {arguments.port}.")
-    from ..demo.app import launch
+    from ..demo.stopping import ends_on_signals
 
-    launch(port=arguments.port, share=arguments.share == "yes")
+    with ends_on_signals():  # from now on; the imports take seconds
+        from ..demo.app import launch
+
+        launch(port=arguments.port, share=arguments.share == "yes")
 
 
 __all__ = ["add_demo"]

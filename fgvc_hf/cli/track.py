@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from ..io.checkpoints import DEFAULT_CHECKPOINT, PRESETS
 from .options import add_direction_option, add_model_options, add_video_option, load_tracker
-from .outputs import add_drawing_options, check_drawings, write_drawings
+from .outputs import add_drawing_options, check_drawings, check_files, write_drawings
 
 
 if TYPE_CHECKING:
@@ -47,10 +47,11 @@ def run_track(arguments: argparse.Namespace) -> None:
         raise ValueError("nothing to write: give --output FILE, --overlay FILE, --sheet FILE, or several of them.")
     if arguments.compare and not (arguments.overlay or arguments.sheet):
         raise ValueError("--compare is drawn: give --overlay FILE, --sheet FILE, or both.")
+    check_files(arguments, ["output", "overlay", "sheet"], ["video", "points_file"])
     if arguments.output:
         check_writable(check_format(arguments.output))
     check_drawings(arguments)
-    video = open_video(arguments.video)
+    video = open_video(arguments.video, arguments.allow_truncated)
     points = read_points(arguments, video.height, video.width)
     name = arguments.preset or arguments.checkpoint or DEFAULT_CHECKPOINT
     trackers = {name: load_tracker(arguments)}

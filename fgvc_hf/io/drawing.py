@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ..tracking.frames import as_frame
+
 
 SUPERSAMPLING = 2  # lines are drawn at this scale and averaged down: antialiasing
 FADES = 4  # opacity levels of a trail
@@ -54,6 +56,7 @@ def draw_tracks(
     Returns:
         `numpy.ndarray` of shape `(H, W, 3)`, uint8.
     """
+    frame = as_frame(frame)
     unit = line_width(*frame.shape[:2])
     layer, draw = _layer(*frame.shape[:2])
     colours = point_colours(range(len(tracks)) if ids is None else ids).tolist()
@@ -122,11 +125,18 @@ def draw_flow(flow: np.ndarray, largest: float | None = None) -> np.ndarray:
         `numpy.ndarray` of shape `(H, W, 3)`, uint8 RGB.
     """
     length = np.linalg.norm(flow, axis=-1)
-    largest = max(float(length.max()), 1e-6) if largest is None else largest
+    largest = _scale(largest, max(float(length.max()), 1e-6))
     hue = np.arctan2(flow[..., 1], flow[..., 0]) / (2 * np.pi) % 1
     saturation = np.clip(length / largest, 0, 1)
     hsv = np.stack([hue * 255, saturation * 255, np.full_like(hue, 255)], axis=-1).astype(np.uint8)
     return np.asarray(Image.fromarray(hsv, "HSV").convert("RGB"))
+
+
+def _scale(largest: float | None, otherwise: float) -> float:
+    """The value that a scale of colours ends at, checked to be positive."""
+    if largest is not None and not largest > 0:
+        raise ValueError(f"largest must be positive, got {largest}.")
+    return otherwise if largest is None else largest
 
 
 def draw_arrows(
@@ -146,8 +156,12 @@ def draw_arrows(
     Returns:
         `numpy.ndarray` of shape `(H, W, 3)`, uint8.
     """
+    frame = as_frame(frame)
     height, width = frame.shape[:2]
-    spacing, unit = spacing or max(8, min(height, width) // 16), line_width(height, width)
+    spacing = max(8, min(height, width) // 16) if spacing is None else spacing
+    if spacing < 1:
+        raise ValueError(f"spacing must be 1 pixel or more, got {spacing}.")
+    unit = line_width(height, width)
     colours = draw_flow(flow)
     layer, draw = _layer(height, width)
     for y in range(spacing // 2, height, spacing):
@@ -188,7 +202,10 @@ def draw_masks(frame: np.ndarray, ids: np.ndarray, opacity: float = 0.45) -> np.
     Returns:
         `numpy.ndarray` of shape `(H, W, 3)`, uint8.
     """
-    drawn = frame.astype(np.float32)
+    drawn = as_frame(frame).astype(np.float32)
+    ids = np.asarray(ids)
+    if ids.shape != drawn.shape[:2]:
+        raise ValueError(f"ids must be of the frame's size {drawn.shape[:2]}, got {ids.shape}.")
     edge = np.zeros(ids.shape, bool)
     edge[:, 1:] |= ids[:, 1:] != ids[:, :-1]
     edge[1:] |= ids[1:] != ids[:-1]
@@ -216,9 +233,10 @@ def draw_heat_map(frame: np.ndarray, probability: np.ndarray, largest: float | N
     Raises:
         `ValueError`: frame and map differ in size.
     """
+    frame = as_frame(frame)
     if probability.shape != frame.shape[:2]:
         raise ValueError(f"probability must be of the frame's size {frame.shape[:2]}, got {probability.shape}.")
-    largest = max(float(probability.max()), 1e-12) if largest is None else largest
+    largest = _scale(largest, max(float(probability.max()), 1e-12))
     heat = np.clip(probability / largest, 0, 1)
     stops = np.linspace(0, 1, len(HEAT))
     colours = np.stack([np.interp(heat, stops, channel) for channel in HEAT.T], axis=-1)  # (H, W, 3)
@@ -243,6 +261,7 @@ def side_by_side(frames: Sequence[np.ndarray], labels: Sequence[str]) -> np.ndar
     """
     if not frames or len(frames) != len(labels):
         raise ValueError(f"frames and labels must be as many, and one at least, got {len(frames)} and {len(labels)}.")
+    frames = [as_frame(frame) for frame in frames]
     height = frames[0].shape[0]
     strip, gap = max(14, round(height / 14)), max(1, round(height / 240))
     font = ImageFont.load_default(size=0.7 * strip)
@@ -271,6 +290,7 @@ def draw_boxes(frame: np.ndarray, boxes: np.ndarray, ids=None) -> np.ndarray:
     Returns:
         `numpy.ndarray` of shape `(H, W, 3)`, uint8.
     """
+    frame = as_frame(frame)
     image = Image.fromarray(frame)
     draw = ImageDraw.Draw(image)
     width = max(2, round(min(frame.shape[:2]) / 160))
@@ -292,6 +312,7 @@ def contact_sheet(frames: Sequence[np.ndarray], columns: int = 3, width: int = 7
     Returns:
         `numpy.ndarray` of shape `(H', W', 3)`, uint8.
     """
+    frames = [as_frame(frame) for frame in frames]
     scale = width / columns / frames[0].shape[1]
     size = round(frames[0].shape[1] * scale), round(frames[0].shape[0] * scale)
     cells = [np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR)) for frame in frames]

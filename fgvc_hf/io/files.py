@@ -1,31 +1,97 @@
-"""Atomic writing: a file or folder appears complete, or not at all."""
+"""Writing: where may be written, and files and folders that appear complete, or not at all."""
 
 import os
+import re
 import shutil
+import unicodedata
 import uuid
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 
 
-def check_writable(path: str | Path) -> Path:
+def local_path(path: str | os.PathLike) -> Path:
+    """A path on this machine.
+
+    Raises:
+        `ValueError`: it is a URL, is empty, or has a null character.
+    """
+    text = os.fspath(path)
+    if isinstance(path, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
+        raise ValueError(f"{text}: is a URL; only files on this machine are read and written, so download it first.")
+    if not text or "\0" in os.fsdecode(text):
+        raise ValueError(f"a path must be the name of a file or folder, got {text!r}.")
+    return Path(os.fsdecode(text))
+
+
+def check_writable(path: str | os.PathLike) -> Path:
     """The path, checked to be writable, so that a long computation does not end in an error.
 
     Raises:
-        `OSError`: its folder does not exist or is not writable, or the path is a folder.
+        `OSError`: its folder does not exist or is not writable, or the path is a folder or a device.
+        `ValueError`: it is a URL.
     """
-    path = Path(path)
+    path = local_path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: cannot be written, the folder {path.parent} does not exist.")
     if path.is_dir():
         raise IsADirectoryError(f"{path}: cannot be written, it is a folder.")
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path}: cannot be written, it is not an ordinary file.")
     if not os.access(path.parent, os.W_OK):
         raise PermissionError(f"{path}: cannot be written, the folder {path.parent} is not writable.")
     return path
 
 
+def check_outputs(outputs: Iterable[str | os.PathLike | None], inputs: Iterable[str | os.PathLike | None]) -> None:
+    """
+    Check, before there is any work, that no output overwrites an input or another output.
+
+    Two paths are the same place if they lead to one file or folder, by links too, or if they differ in case only: many file systems
+    ignore it.
+
+    Args:
+        outputs (iterable of paths): Files and folders that will be written; `None` is skipped.
+        inputs (iterable of paths): Files and folders that will be read; `None` and what does not exist, such as a Hub id, is skipped.
+
+    Raises:
+        `ValueError`: an output is an input or another output, or lies in a folder that is one.
+    """
+    written = [local_path(path) for path in outputs if path is not None]
+    read = [Path(path) for path in inputs if path is not None and os.path.exists(path)]
+    for number, output in enumerate(written):
+        for other in written[:number]:
+            if same_place(output, other):
+                raise ValueError(f"{output}: is written twice; give each output a name of its own.")
+            if lies_in(output, other) or lies_in(other, output):
+                raise ValueError(
+                    f"{output}: and {other} are outputs, one within the other; give them separate places."
+                )
+        for source in read:
+            if same_place(output, source):
+                raise ValueError(f"{output}: is an input, which would be overwritten; give the output another name.")
+            if source.is_dir() and lies_in(output, source):
+                raise ValueError(f"{output}: lies in {source}, which is an input; write to another folder.")
+
+
+def same_place(a: Path, b: Path) -> bool:
+    """Whether two paths lead to one file or folder, or would on a file system that ignores case."""
+    if a.exists() and b.exists() and os.path.samefile(a, b):
+        return True
+    return _folded(a) == _folded(b)
+
+
+def lies_in(path: Path, folder: Path) -> bool:
+    """Whether a path is below a folder, at any depth."""
+    return any(same_place(parent, folder) for parent in Path(os.path.realpath(path)).parents)
+
+
+def _folded(path: Path) -> str:
+    return unicodedata.normalize("NFC", os.path.realpath(path)).casefold()
+
+
 @contextmanager
-def atomic_write(path: str | Path) -> Generator[Path]:
+def atomic_write(path: str | os.PathLike) -> Generator[Path]:
     """
     A context manager: a temporary file beside `path` replaces it on success, and is deleted on an error.
 
@@ -48,6 +114,41 @@ def atomic_write(path: str | Path) -> Generator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_new_folder(path: str | os.PathLike) -> Path:
+    """The path of a folder that does not exist or is empty.
+
+    Raises:
+        `OSError`: it exists and is not an empty folder, or the folder around it does not exist.
+    """
+    path = local_path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise FileExistsError(f"{path}: exists already; give a new or an empty folder.")
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"{path}: cannot be written, the folder {path.parent} does not exist.")
+    return path
+
+
+@contextmanager
+def growing_folder(path: str | os.PathLike) -> Generator[Path]:
+    """
+    A context manager: a new folder for files that are of use one by one. On an error, those finished stay; an empty folder does not.
+
+    Yields:
+        The folder.
+
+    Raises:
+        `OSError`: as of [`check_new_folder`].
+    """
+    path = check_new_folder(path)
+    existed = path.exists()
+    path.mkdir(exist_ok=True)
+    try:
+        yield path
+    finally:
+        if not existed and not any(path.iterdir()):
+            path.rmdir()
+
+
 @contextmanager
 def atomic_folder(path: str | os.PathLike) -> Generator[Path]:
     """
@@ -59,11 +160,7 @@ def atomic_folder(path: str | os.PathLike) -> Generator[Path]:
     Raises:
         `OSError`: `path` exists and is not an empty folder, or cannot be created.
     """
-    path = Path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise FileExistsError(f"{path}: exists already; give a new or an empty folder.")
-    if not path.absolute().parent.is_dir():
-        raise FileNotFoundError(f"{path}: cannot be written, the folder {path.parent} does not exist.")
+    path = check_new_folder(path)
     temporary = path.absolute().with_name(f".{uuid.uuid4().hex}")
     try:
         temporary.mkdir()

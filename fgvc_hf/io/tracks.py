@@ -7,32 +7,24 @@
 | NPZ    | `queries` (N, 3)                | the arrays below                                                                   |
 
 Arrays: `queries` (N, 3) as (t, x, y), `tracks` (N, T, 2) as (x, y), `visible`, `confidence`, `uncertainty` and `outside` (N, T), `size`
-(height, width). On frames on which a point was not tracked, its position and uncertainty are NaN in NPZ, null in JSON, empty in CSV.
+(height, width), `object_ids` (N,). On frames on which a point was not tracked, its position and uncertainty are NaN in NPZ, null in JSON, empty in CSV.
 """
 
 import csv
+import io
 import json
-import zipfile
-import zlib
+import os
 from pathlib import Path
 
 import numpy as np
 
 from ..tracking.results import PointTracks
-from .files import atomic_write
+from .array_files import read_npz
+from .files import atomic_write, local_path
 
 
-UNREADABLE_NPZ = (  # what NumPy and zipfile raise on a damaged file, or on one of another format
-    AttributeError,
-    EOFError,
-    KeyError,
-    NotImplementedError,
-    OSError,
-    TypeError,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+MAX_TEXT = 64 * 2**20  # bytes of a file of prompts
+LARGEST = 1e9  # frame number and position, beyond any video
 FORMATS = (".csv", ".json", ".npz")
 ARRAYS = ("queries", "tracks", "visible", "confidence", "uncertainty", "outside")
 
@@ -62,13 +54,19 @@ def read_points_file(path: str | Path) -> np.ndarray:
     Raises:
         `OSError`, `ValueError`: the file is missing or malformed; a CSV error names the line.
     """
-    path = check_format(path)
+    path = check_format(local_path(path))
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such points file.")
     reader = {".csv": _read_csv, ".json": _read_json, ".npz": _read_npz}[path.suffix.lower()]
     points = reader(path)
     if points.ndim != 2 or points.shape[1] != 3 or not len(points):
         raise ValueError(f"{path}: holds no points; it must hold (t, x, y) for one point or more.")
+    wrong = ~(np.abs(points) < LARGEST).all(axis=1) | (points[:, 0] < 0) | (points[:, 0] != np.floor(points[:, 0]))
+    if wrong.any():
+        t, x, y = points[wrong.argmax()]
+        raise ValueError(
+            f"{path}: point {wrong.argmax()} must be a frame number t of 0 or more and a finite position, got ({t:g}, {x:g}, {y:g})."
+        )
     return points
 
 
@@ -95,47 +93,74 @@ def grid_points(grid: int | tuple[int, int], height: int, width: int) -> np.ndar
     return np.stack([np.zeros(x.size), x / columns * width, y / rows * height], axis=1)
 
 
+def _read_text(path: Path) -> str:
+    """The text of a file in UTF-8, with a byte order mark or without one.
+
+    Raises:
+        `ValueError`: it is of another encoding, or larger than any file of prompts.
+    """
+    kind = path.suffix[1:].upper()
+    if path.stat().st_size > MAX_TEXT:
+        raise ValueError(f"{path}: is larger than {MAX_TEXT >> 20} MiB, the limit for points.")
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: is not a {kind} text file in UTF-8.") from None
+    if "\0" in text:
+        raise ValueError(f"{path}: is not a {kind} text file in UTF-8.")
+    return text
+
+
 def _read_csv(path: Path) -> np.ndarray:
     points = []
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.reader(file)
-        try:
-            header = [cell.strip().lower() for cell in next(rows, [])]
-            if header != ["t", "x", "y"]:
-                raise ValueError(f"{path}, line 1: the header must be t,x,y, found {','.join(header) or 'nothing'}.")
-            for row in rows:
-                if not row:
-                    continue
-                try:
-                    t, x, y = (float(cell) for cell in row)
-                except ValueError:
-                    line, found = rows.line_num, ",".join(row)
-                    raise ValueError(f"{path}, line {line}: expected three numbers t,x,y, found {found}.") from None
-                points.append((t, x, y))
-        except (UnicodeDecodeError, csv.Error):
-            raise ValueError(f"{path}: is not a CSV text file.") from None
+    rows = csv.reader(io.StringIO(_read_text(path), newline=""))
+    try:
+        header = [cell.strip().lower() for cell in next(rows, [])]
+        if header != ["t", "x", "y"]:
+            raise ValueError(f"{path}, line 1: the header must be t,x,y, found {_cut(','.join(header)) or 'nothing'}.")
+        for row in rows:
+            if not any(cell.strip() for cell in row):
+                continue
+            try:
+                t, x, y = (float(cell) for cell in row)
+            except ValueError:
+                line, found = rows.line_num, _cut(",".join(row))
+                raise ValueError(f"{path}, line {line}: expected three numbers t,x,y, found {found}.") from None
+            points.append((t, x, y))
+    except csv.Error:
+        raise ValueError(f"{path}: is not a CSV text file.") from None
     return np.array(points, dtype=np.float64).reshape(-1, 3)
 
 
+def _cut(text: str) -> str:
+    """Text that a message can hold."""
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
 def _read_json(path: Path) -> np.ndarray:
+    wanted = f'{path}: must hold {{"queries": [[t, x, y], ...]}} with numbers.'
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        queries = json.loads(_read_text(path))["queries"]
+        numbers = all(type(value) in (int, float) for point in queries for value in point)
+        points = np.array(queries, dtype=np.float64)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}, line {error.lineno}: is not valid JSON ({error.msg}).") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: is not a JSON text file.") from None
-    try:
-        return np.array(content["queries"], dtype=np.float64)
-    except (KeyError, TypeError, ValueError):
-        raise ValueError(f'{path}: must hold {{"queries": [[t, x, y], ...]}}.') from None
+    except (KeyError, TypeError, OverflowError, RecursionError):
+        raise ValueError(wanted) from None
+    except ValueError as error:
+        raise error if str(error).startswith(str(path)) else ValueError(wanted) from None
+    if not numbers:
+        raise ValueError(wanted)
+    return points
 
 
 def _read_npz(path: Path) -> np.ndarray:
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            return np.asarray(content["queries"], dtype=np.float64)
-    except UNREADABLE_NPZ:
-        raise ValueError(f"{path}: must be an NPZ file with an array queries (N, 3) of (t, x, y).") from None
+    contents = "an NPZ file with an array queries (N, 3) of (t, x, y)"
+    queries = read_npz(path, ("queries",), contents)["queries"]
+    if queries.dtype.kind not in "iuf":
+        raise ValueError(f"{path}: must be {contents}, got {queries.dtype}.")
+    return queries.astype(np.float64)
 
 
 def save_tracks(tracks: PointTracks, path: str | Path) -> None:
@@ -151,7 +176,10 @@ def save_tracks(tracks: PointTracks, path: str | Path) -> None:
         `OSError`: the file cannot be written.
     """
     path = check_format(path)
-    arrays = {name: getattr(tracks, name) for name in ARRAYS} | {"size": np.array(tracks.size, dtype=np.int64)}
+    arrays = {name: getattr(tracks, name) for name in ARRAYS} | {
+        "size": np.array(tracks.size, dtype=np.int64),
+        "object_ids": np.array(tracks.object_ids, dtype=np.int64),
+    }
     with atomic_write(path) as temporary:
         if path.suffix.lower() == ".npz":
             with open(temporary, "wb") as file:  # given a name, NumPy would append .npz to "x.NPZ"
@@ -165,9 +193,9 @@ def save_tracks(tracks: PointTracks, path: str | Path) -> None:
             _write_csv(tracks, temporary)
 
 
-def read_tracks(path: str | Path) -> PointTracks:
+def read_tracks(path: str | os.PathLike) -> PointTracks:
     """
-    Read tracks from an NPZ file of [`save_tracks`]. The file has no ids, so points are numbered from 0.
+    Read tracks from an NPZ file of [`save_tracks`]. Points of a file without ids, of version 0.2 or before, are numbered from 0.
 
     Returns:
         [`PointTracks`] in pixels of the original video.
@@ -175,19 +203,22 @@ def read_tracks(path: str | Path) -> PointTracks:
     Raises:
         `OSError`, `ValueError`: the file is missing or malformed.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: there is no such file of tracks.")
+    contents = f"an NPZ file with the arrays {', '.join(ARRAYS)} and size"
     try:
-        with np.load(path, allow_pickle=False) as content:
-            arrays = {name: content[name] for name in ARRAYS}
-            height, width = content["size"].tolist()
-        points, frames, _ = arrays["tracks"].shape
-    except UNREADABLE_NPZ:
-        raise ValueError(f"{path}: must be an NPZ file with the arrays {', '.join(ARRAYS)} and size.") from None
-    for name in ("visible", "confidence", "uncertainty", "outside"):
-        if arrays[name].shape != (points, frames):
-            raise ValueError(f"{path}: {name} must have the shape {(points, frames)}, got {arrays[name].shape}.")
-    return PointTracks(object_ids=list(range(points)), size=(height, width), **arrays)
+        arrays = read_npz(path, (*ARRAYS, "size"), contents, optional=("object_ids",))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: there is no such file of tracks.") from None
+    number, length = arrays["tracks"].shape[:2] if arrays["tracks"].ndim == 3 else (0, 0)
+    ids = arrays.pop("object_ids", np.arange(number))
+    shapes = {"tracks": (number, length, 2), "queries": (number, 3), "size": (2,), "object_ids": (number,)}
+    for name, array in (arrays | {"object_ids": ids}).items():
+        shape = shapes.get(name, (number, length))
+        if array.shape != shape or array.dtype.kind not in "biuf":
+            raise ValueError(f"{path}: {name} must be numbers of shape {shape}, got {array.dtype} of {array.shape}.")
+    if ids.dtype.kind not in "iu" or len(set(ids.tolist())) != number:
+        raise ValueError(f"{path}: object_ids must be integers, each once.")
+    height, width = arrays.pop("size").tolist()
+    return PointTracks(object_ids=ids.tolist(), size=(height, width), **arrays)
 
 
 def _write_csv(tracks: PointTracks, path) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from ..configuration_fgvc import FgvcConfig
-from ..coordinates import cell_to_point
+from ..coordinates import cell_to_point, exact, exact_dtype
 from .localisation import BANDWIDTH, INERTIA, carried, read_box
 from .results import BoxReadout
 from .template_tracker import TemplateTracker
@@ -55,7 +55,7 @@ class BoxTracker:
     @classmethod
     def empty(cls, features: torch.Tensor, config: FgvcConfig) -> "BoxTracker":
         """A tracker without boxes. Patches are kept with the channels, the dtype and the device of these features (h, w, C)."""
-        corners = features.new_zeros((0, 4, 2), dtype=torch.float64)
+        corners = features.new_zeros((0, 4, 2), dtype=exact_dtype(features.device))
         grid, confidence = corners.new_zeros((0, GRID**2, 2)), corners.new_zeros(0, dtype=torch.float32)
         return cls(config, [], [], corners, corners, grid, confidence, TemplateTracker.empty(features, config))
 
@@ -112,7 +112,7 @@ class BoxTracker:
     def _fit(self, box: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Corners (4, 2) and confidence () of a box, by the motion of its points."""
         rows, first = slice(box * GRID**2, (box + 1) * GRID**2), self.first[box]
-        points, visible = self.templates.state.points[rows], self.templates.state.confidence[rows].double()
+        points, visible = self.templates.state.points[rows], exact(self.templates.state.confidence[rows])
         tolerance = TOLERANCE * (first[2] - first[0]).norm()
         transform, weights = fit_similarity(self.grid[box], points, visible, tolerance, self.turns[box])
         confidence = weights.mean().float()
@@ -144,7 +144,8 @@ class BoxTracker:
         middle = corners.mean(dim=0)
         reach = SEARCH * (corners - middle).abs().amax(dim=0).clamp_min(BANDWIDTH * stride)  # (2,) pixels
         x, y = (
-            (cell_to_point(torch.arange(n, device=features.device), stride, origin) - centre).abs() <= side
+            (cell_to_point(torch.arange(n, dtype=centre.dtype, device=centre.device), stride, origin) - centre).abs()
+            <= side
             for n, centre, side in zip((features.shape[1], features.shape[0]), middle, reach, strict=True)
         )
         return y[:, None] & x

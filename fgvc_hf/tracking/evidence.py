@@ -63,7 +63,7 @@ def visibility(evidence: torch.Tensor, weights: Sequence[float]) -> torch.Tensor
         evidence (`torch.Tensor` of shape `(N, E)`): The frame's and its averages.
         weights (sequence of E + 1 `float`): `config.visibility_weights`, with the constant last.
     """
-    parameters = torch.tensor(weights, device=evidence.device)
+    parameters = torch.tensor(weights, dtype=evidence.dtype, device=evidence.device)
     return torch.sigmoid((evidence * parameters[:-1]).sum(dim=1) + parameters[-1])
 
 
@@ -74,7 +74,7 @@ def expected_error(evidence: torch.Tensor, weights: Sequence[float]) -> torch.Te
         evidence (`torch.Tensor` of shape `(N, E)`): The frame's and its averages.
         weights (sequence of E + 1 `float`): `config.error_weights`, with the constant last.
     """
-    parameters = torch.tensor(weights, device=evidence.device)
+    parameters = torch.tensor(weights, dtype=evidence.dtype, device=evidence.device)
     return torch.exp((evidence * parameters[:-1]).sum(dim=1) + parameters[-1])
 
 

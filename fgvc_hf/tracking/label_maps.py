@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from ..configuration_fgvc import FgvcConfig
-from ..coordinates import ORIGIN, cell_to_point, point_to_cell
+from ..coordinates import ORIGIN, cell_to_point, exact, point_to_cell
 from ..matching.windows import Window, masked_scores
 
 
@@ -40,8 +40,8 @@ def draw_points(
     Returns:
         `torch.Tensor` of shape `(h*w, labels)`, float32, at most 1.
     """
-    y = cell_to_point(torch.arange(size[0], device=points.device), stride, origin)
-    x = cell_to_point(torch.arange(size[1], device=points.device), stride, origin)
+    axes = (torch.arange(n, dtype=torch.float32, device=points.device) for n in size)
+    y, x = (cell_to_point(axis, stride, origin) for axis in axes)
     dy = (y[:, None] - points[:, 1]) / sigma  # (h, labels)
     dx = (x[:, None] - points[:, 0]) / sigma
     labels = torch.exp(-(dy**2)[:, None] / 2) * torch.exp(-(dx**2)[None] / 2)  # (h, w, labels)
@@ -62,7 +62,7 @@ def draw_masks(
     Returns:
         `torch.Tensor` of shape `(h*w, labels)`, float32, in [0, 1].
     """
-    inside = (torch.arange(MASK_SAMPLES, device=masks.device) + 0.5) / MASK_SAMPLES - 0.5
+    inside = (torch.arange(MASK_SAMPLES, dtype=torch.float32, device=masks.device) + 0.5) / MASK_SAMPLES - 0.5
     indices = []
     for cells, side, length in zip(size, input_size, masks.shape[1:], strict=True):
         cell = torch.arange(cells, device=masks.device)[:, None] + inside
@@ -82,7 +82,7 @@ def read_masks(
     """Label maps `(labels, h, w)` at the pixels `(labels, H, W)` of the original video: bilinear between the centres of cells."""
     axes = []
     for cells, side, length in zip(labels.shape[1:], input_size, output_size, strict=True):
-        pixel = (torch.arange(length, device=labels.device) + 0.5) * (side / length)
+        pixel = (torch.arange(length, dtype=torch.float32, device=labels.device) + 0.5) * (side / length)
         axes.append(point_to_cell(pixel, stride, origin) / max(cells - 1, 1) * 2 - 1)  # in the units of grid_sample
     grid = torch.stack(torch.meshgrid(axes[1], axes[0], indexing="xy"), dim=-1)[None]
     return F.grid_sample(labels[None], grid, padding_mode="border", align_corners=True)[0]
@@ -246,14 +246,12 @@ def label_uncertainty(
     Returns:
         `torch.Tensor` of shape `(labels,)`, float32.
     """
-    y, x = (cell_to_point(torch.arange(n, device=labels.device).double(), stride, origin) for n in size)
+    y, x = (cell_to_point(exact(torch.arange(n, device=labels.device)), stride, origin) for n in size)
     found, side = [], float(max(size) * stride)
-    for column in labels.T.reshape(
-        -1, *size
-    ).double():  # one by one: together, the last bit would depend on the others
+    for column in exact(labels.T.reshape(-1, *size)):  # one by one: together, the last bit would depend on the others
         total = column.sum()
         if total <= 0:
-            found.append(torch.full((), side, dtype=torch.float64, device=labels.device))
+            found.append(y.new_full((), side))
             continue
         down, across = column.sum(dim=1) / total, column.sum(dim=0) / total
         variance = (down * y**2).sum() - (down * y).sum() ** 2 + (across * x**2).sum() - (across * x).sum() ** 2
@@ -282,10 +280,9 @@ def _centre_of_peak(
     disc = near[:, None] ** 2 + near**2 <= reach**2
     index = rows.clamp(0, size[0] - 1)[:, :, None] * size[1] + columns.clamp(0, size[1] - 1)[:, None, :]
     patch = labels.T.gather(1, index.flatten(1)).view_as(index)  # (labels, D, D)
-    weights = (
-        (patch - peak[:, None, None] / 2).clamp_min(0) * (inside_y[:, :, None] & inside_x[:, None, :] & disc)
-    ).double()
-    total = weights.sum(dim=(1, 2)).clamp_min(torch.finfo(torch.float64).tiny)
+    near_peak = inside_y[:, :, None] & inside_x[:, None, :] & disc
+    weights = exact((patch - peak[:, None, None] / 2).clamp_min(0) * near_peak)
+    total = weights.sum(dim=(1, 2)).clamp_min(torch.finfo(weights.dtype).tiny)
     row = (weights.sum(dim=2) * rows).sum(dim=1) / total
     column = (weights.sum(dim=1) * columns).sum(dim=1) / total
     return cell_to_point(torch.stack([column, row], dim=1), stride, origin)
@@ -296,7 +293,7 @@ def _mean_of_largest_pixels(labels: torch.Tensor, size: tuple[int, int], input_s
     maps = labels.T.reshape(-1, 1, 1, *size)  # one by one: together, the last bit would depend on the others
     upsampled = [F.interpolate(m, size=input_size, mode="bilinear", align_corners=False).flatten() for m in maps]
     values = torch.stack(upsampled)
-    top = values.double().topk(min(LEGACY_PIXELS, values.shape[1]), dim=1)
-    weights = top.values / top.values.sum(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+    top = exact(values).topk(min(LEGACY_PIXELS, values.shape[1]), dim=1)
+    weights = top.values / top.values.sum(dim=1, keepdim=True).clamp_min(torch.finfo(top.values.dtype).tiny)
     x, y = top.indices % input_size[1], top.indices // input_size[1]
     return torch.stack([(weights * x).sum(dim=1), (weights * y).sum(dim=1)], dim=1) + 0.5

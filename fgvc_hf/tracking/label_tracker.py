@@ -159,17 +159,22 @@ class LabelMapTracker:
             drawn.append(draw_masks(masks.to(device), size, input_size, stride, config.cell_origin))
         first = torch.cat(drawn, dim=1)
         slots = 1 + len(self.memory) + bool(config.kept_frame)
-        labels = torch.zeros((slots, *first.shape), device=device)
+        labels = torch.zeros((slots, *first.shape), dtype=torch.float32, device=device)
         labels[0] = first
         support, n = (labels > 0).any(dim=-1), len(points)
-        ones, zeros = torch.ones(n, device=device), torch.zeros(n, device=device)
+        ones, zeros = labels.new_ones(n), labels.new_zeros(n)
         anchor = self.memory.last.clone()
         self.groups.append(
             TargetGroup(point_ids, mask_ids, anchor, labels, support, points, ones, zeros, first[:, n:])
         )
 
     def step(self, features: torch.Tensor, input_size: tuple[int, int]) -> None:
-        """Carry all targets over to a frame with features (h, w, C), and remember it."""
+        """Carry all targets over to a frame with features (h, w, C), and remember it.
+
+        Raises:
+            `ValueError`: the features are of another shape than those before.
+        """
+        self.memory.check(features)
         if self.groups:
             for group, labels in zip(self.groups, self._propagate(features), strict=True):
                 self._read_points(group, labels, input_size)
@@ -216,12 +221,12 @@ class LabelMapTracker:
             for group in self.groups:
                 group.resize(before, frames, moves)
 
-    def frames_that_fit(self, limit: int | None, new_labels: int, others: int) -> int:
+    def frames_that_fit(self, limit: int | None, new_groups: list[int], others: int) -> int:
         """Previous frames that can be remembered within a bound.
 
         Args:
             limit (`int`, *optional*): Bytes that everything may take.
-            new_labels (`int`): Label maps of a group to come; 0 if none comes.
+            new_groups (`list[int]`): Label maps of each group to come.
             others (`int`): Bytes of everything beside label maps and features.
 
         Returns:
@@ -231,9 +236,7 @@ class LabelMapTracker:
             `ValueError`: not even one fits.
         """
         features, config = self.memory.ring[0], self.config
-        counts = [len(group.point_ids) + len(group.mask_ids) for group in self.groups] + [new_labels] * bool(
-            new_labels
-        )
+        counts = [len(group.point_ids) + len(group.mask_ids) for group in self.groups] + new_groups
         maps = features[..., 0].numel() * sum(
             4 * count + 1 for count in counts
         )  # of a frame: float32, and the support

@@ -8,6 +8,7 @@ moved in another way than most are weighted down.
 import torch
 
 from ..configuration_fgvc import FgvcConfig
+from ..coordinates import exact
 from ..matching.windows import frame_topk
 
 
@@ -31,8 +32,8 @@ def carried(queries: torch.Tensor, features: torch.Tensor, within: torch.Tensor,
         `torch.Tensor` of shape `(N, 2)`, float64: fractional cells (x, y).
     """
     scores, cells = frame_topk(queries, features, config.propagation_topk, within)  # (N, topk)
-    places = torch.stack([cells % features.shape[1], cells // features.shape[1]], dim=-1).double()  # (N, topk, 2)
-    return ((scores / config.temperature).softmax(-1).double()[..., None] * places).sum(1)
+    places = exact(torch.stack([cells % features.shape[1], cells // features.shape[1]], dim=-1))  # (N, topk, 2)
+    return (exact((scores / config.temperature).softmax(-1))[..., None] * places).sum(1)
 
 
 def read_box(
@@ -66,7 +67,7 @@ def read_box(
 def cells_of(labels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Cells (N, 2), (x, y), float64, of an object with label map (h*w,): labels of at least 0.5, or half the peak of a faint object."""
     y, x = (labels >= min(LEAST_LABEL, LEAST_LABEL * float(labels.max()))).view(size).nonzero().unbind(1)
-    return torch.stack([x, y], dim=1).double() if labels.max() > 0 else labels.new_zeros((0, 2)).double()
+    return exact(torch.stack([x, y], dim=1) if labels.max() > 0 else labels.new_zeros((0, 2)))
 
 
 def in_box(centre: torch.Tensor, half: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

@@ -43,6 +43,14 @@ class FrameMemory:
         """Features (h, w, C) of the last frame."""
         return self.ring[(self.count - 1) % len(self.ring)]
 
+    def check(self, features: torch.Tensor) -> None:
+        """A `ValueError` if features are not of the shape (h, w, C) of those before: the model has been given another encoder."""
+        first, shape = tuple(self.ring.shape[1:]), tuple(features.shape)
+        if first != shape:
+            raise ValueError(
+                f"features must be of shape {first} as on the frames before, got {shape}: make a new session."
+            )
+
     def add(self, features: torch.Tensor) -> None:
         """Remember the features (h, w, C) of a frame in place of the oldest."""
         self.ring[self.next_slot] = features

@@ -1,8 +1,14 @@
 """What is followed through a video: prompts."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+from .frames import host_array
+
+
+MAX_MASKS = 255  # objects with a mask in one session: they fit into 8-bit images
 
 
 @dataclass
@@ -28,6 +34,82 @@ class BoxTarget:
     frame_idx: int
     corners: np.ndarray
     turns: bool  # given by its corners, not by its sides: it may turn
+
+
+def whole_number(name: str, number: Any) -> int:
+    """A frame number or an id as an `int`; a `ValueError` if it is none, or needs more than 64 bits."""
+    try:
+        if isinstance(number, str | bytes) or number != int(number):
+            raise ValueError
+    except (ValueError, TypeError, OverflowError):
+        raise ValueError(f"{name} must be a whole number, got {number!r}.") from None
+    if not -(2**63) <= int(number) < 2**63:
+        raise ValueError(f"{name} must be a whole number of 64 bits, got one of {len(str(abs(int(number))))} digits.")
+    return int(number)
+
+
+def masks_of_ids(masks: Any) -> tuple[list[int], np.ndarray]:
+    """
+    Objects of a map of ids.
+
+    Args:
+        masks (array, tensor or PIL image of shape `(H, W)`, integer or bool): Object ids, 0 for the background.
+
+    Returns:
+        Ids in ascending order, and the mask of each, `(N, H, W)`, bool.
+
+    Raises:
+        `ValueError`: it has another shape or type, a negative id, an id beyond int32, or no object.
+    """
+    ids = host_array(masks)
+    if ids is None or ids.ndim != 2 or ids.dtype.kind not in "iub":
+        problem = "rows or masks of unequal size" if ids is None else f"{ids.dtype} of {ids.shape}"
+        raise ValueError(f"masks must hold integer object ids (H, W), got {problem}{_to_ids(ids)}.")
+    present = [int(i) for i in np.unique(ids)]
+    if present and not (present[0] >= 0 and present[-1] < 2**31):
+        raise ValueError(f"masks must hold ids from 0 to {2**31 - 1}, got {present[0]} to {present[-1]}.")
+    present = [i for i in present if i]
+    if not present:
+        raise ValueError("masks hold no object: all ids are 0.")
+    if len(present) > MAX_MASKS:  # before there is a mask for each
+        raise ValueError(f"masks hold {len(present)} objects, a session holds at most {MAX_MASKS}.")
+    return present, np.stack([ids == i for i in present])
+
+
+def _to_ids(array: np.ndarray | None) -> str:
+    """How masks of another form become a map of ids."""
+    if array is not None and array.ndim == 3 and array.shape[0] > 1:
+        return ": one mask per object is given by its processor's add_inputs_to_inference_session"
+    if array is not None and array.ndim == 2 and array.dtype.kind == "f":
+        return ": ids become integers by masks.astype(np.int32)"
+    return ""
+
+
+def binary_masks(masks: Any, number: int) -> np.ndarray:
+    """
+    Masks of a number of objects.
+
+    Args:
+        masks (array, tensor or list of shape `(number, H, W)`, or `(H, W)` for one): 0 and 1, of any type.
+
+    Returns:
+        `numpy.ndarray` of shape `(number, H, W)`, bool.
+
+    Raises:
+        `ValueError`: it has another shape, or other values.
+    """
+    wanted = f"input_masks must hold a mask (H, W) of 0 and 1 for each of {number} obj_ids"
+    if isinstance(masks, list | tuple):
+        masks = [np.asarray(host_array(mask)) for mask in masks]
+        if len({mask.shape for mask in masks}) > 1:
+            raise ValueError(f"{wanted}, got masks of unequal size.")
+    array = host_array(masks)
+    if array is None or array.dtype.kind not in "biuf":
+        raise ValueError(f"{wanted}, got {type(masks).__name__}.")
+    array = array[None] if array.ndim == 2 else array
+    if array.ndim != 3 or len(array) != number or not ((array == 0) | (array == 1)).all():
+        raise ValueError(f"{wanted}, got {array.dtype} of {array.shape}.")
+    return array.astype(bool)
 
 
 Target = PointTarget | MaskTarget | BoxTarget

@@ -1,10 +1,9 @@
 """Results: where targets are on one frame, and tracks over a whole video.
 
 Trackers read their state out in pixels of the model's input, as readouts. A session turns these into an [`FgvcVideoOutput`] in
-pixels of the original video, and [`collect_tracks`] turns the outputs of many frames into [`PointTracks`].
+pixels of the original video, and a [`TrackTable`] turns the outputs of many frames into [`PointTracks`].
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,42 +144,83 @@ class PointTracks:
     size: tuple[int, int]
 
 
-def collect_tracks(
-    outputs: Iterable[FgvcVideoOutput],
-    queries: dict[int, tuple[float, float, float]],
-    num_frames: int | None,
-    size: tuple[int, int],
-    threshold: float,
-) -> PointTracks:
+class TrackTable:
     """
-    Tracks from the outputs of single frames, in any order.
+    Tracks that grow with the outputs of single frames, in any order: 17 bytes for each point and frame, so that a long video does not
+    need an output object for every frame.
+    """
 
-    Args:
-        outputs (iterable of [`FgvcVideoOutput`]): Frames.
-        queries (`dict[int, tuple]`): Id and first prompt (t, x, y) of the points that a session has now. Points that are only in
-            the outputs, because they were removed since, come after these.
-        num_frames (`int`, *optional*): Length of the video; up to the last frame of the outputs if not given.
-        size (`tuple[int, int]`): (height, width) of the video.
-        threshold (`float`): Confidence from which a point counts as visible.
-    """
-    outputs, queries = list(outputs), dict(queries)
-    for output in outputs:
+    def __init__(self):
+        self._rows: dict[int, int] = {}  # by id
+        self._queries: dict[int, tuple[float, float, float]] = {}
+        self._length = 0  # frames up to the last one added
+        self._values = np.empty(
+            (4, 0, 0), dtype=np.float32
+        )  # x, y, confidence and uncertainty of each point and frame
+        self._at_border = np.empty((0, 0), dtype=bool)
+
+    def add(self, output: FgvcVideoOutput) -> None:
+        """Keep the points of a frame."""
         for obj_id, query in zip(output.ids, output.queries, strict=True):
-            queries.setdefault(obj_id, tuple(query))
-    if num_frames is None:
-        num_frames = 1 + max((output.frame_idx for output in outputs), default=-1)
-    row = {obj_id: i for i, obj_id in enumerate(queries)}
-    tracks = np.full((len(row), num_frames, 2), np.nan, dtype=np.float32)
-    confidence = np.zeros((len(row), num_frames), dtype=np.float32)
-    uncertainty = np.full_like(confidence, np.nan)
-    at_border = np.zeros(confidence.shape, dtype=bool)
-    for output in outputs:
-        rows, t = [row[obj_id] for obj_id in output.ids], output.frame_idx
-        tracks[rows, t], confidence[rows, t] = output.points, output.confidence
-        uncertainty[rows, t], at_border[rows, t] = output.uncertainty, output.at_border
-    visible = (confidence >= threshold) & ~np.isnan(tracks[..., 0])
-    prompts = np.array(list(queries.values()), dtype=np.float32).reshape(-1, 3)
-    return PointTracks(list(row), prompts, tracks, visible, confidence, uncertainty, at_border & ~visible, size)
+            self._rows.setdefault(obj_id, len(self._rows))
+            self._queries.setdefault(obj_id, tuple(query))
+        self._length = max(self._length, output.frame_idx + 1)
+        self._grow(len(self._rows), self._length)
+        rows, t = [self._rows[obj_id] for obj_id in output.ids], output.frame_idx
+        self._values[:2, rows, t] = output.points.T
+        self._values[2, rows, t], self._values[3, rows, t] = output.confidence, output.uncertainty
+        self._at_border[rows, t] = output.at_border
+
+    def _grow(self, rows: int, frames: int) -> None:
+        """Make room, by a half more at a time."""
+        before = self._at_border.shape
+        if rows <= before[0] and frames <= before[1]:
+            return
+        wanted = tuple(
+            old if new <= old else max(new, old + old // 2) for old, new in zip(before, (rows, frames), strict=True)
+        )
+        values, at_border = np.full((4, *wanted), np.nan, dtype=np.float32), np.zeros(wanted, dtype=bool)
+        values[2] = 0
+        values[:, : before[0], : before[1]], at_border[: before[0], : before[1]] = self._values, self._at_border
+        self._values, self._at_border = values, at_border
+
+    def tracks(
+        self,
+        queries: dict[int, tuple[float, float, float]],
+        num_frames: int | None,
+        size: tuple[int, int],
+        threshold: float,
+    ) -> PointTracks:
+        """
+        The tracks over a video.
+
+        Args:
+            queries (`dict[int, tuple]`): Id and first prompt (t, x, y) of the points that a session has now. Points that were only in
+                the outputs, because they were removed since, come after these.
+            num_frames (`int`, *optional*): Length of the video; up to the last frame that was added if not given.
+            size (`tuple[int, int]`): (height, width) of the video.
+            threshold (`float`): Confidence from which a point counts as visible.
+        """
+        queries = queries | {obj_id: query for obj_id, query in self._queries.items() if obj_id not in queries}
+        length = self._length if num_frames is None else num_frames
+        for obj_id in queries:
+            self._rows.setdefault(obj_id, len(self._rows))
+        self._grow(len(self._rows), length)
+        rows = [self._rows[obj_id] for obj_id in queries]
+        x, y, confidence, uncertainty = (values[rows, :length] for values in self._values)
+        visible = (confidence >= threshold) & ~np.isnan(x)
+        outside = self._at_border[rows, :length] & ~visible
+        prompts = np.array(list(queries.values()), dtype=np.float32).reshape(-1, 3)
+        tracks = np.stack([x, y], axis=-1)
+        return PointTracks(list(queries), prompts, tracks, visible, confidence, uncertainty, outside, size)
 
 
-__all__ = ["BoxReadout", "FgvcFlowOutput", "FgvcVideoOutput", "MaskReadout", "PointReadout", "PointTracks"]
+__all__ = [
+    "BoxReadout",
+    "FgvcFlowOutput",
+    "FgvcVideoOutput",
+    "MaskReadout",
+    "PointReadout",
+    "PointTracks",
+    "TrackTable",
+]

@@ -9,19 +9,20 @@ import numpy as np
 import torch
 
 from ..configuration_fgvc import FgvcConfig
-from ..coordinates import rescale_points
+from ..coordinates import exact_dtype, rescale_points
 from .box_tracker import BoxTracker
+from .frames import as_frame
 from .label_maps import object_ids
 from .label_tracker import LabelMapTracker
 from .memory import FrameMemory
-from .prompts import BoxTarget, MaskTarget, PointTarget, Target, check_fits
+from .memory_bound import frames_that_fit
+from .prompts import MAX_MASKS, BoxTarget, MaskTarget, PointTarget, Target, check_fits
 from .results import BoxReadout, FgvcVideoOutput, MaskReadout, PointReadout
 from .template_tracker import TemplateTracker
 from .video_order import OrderedFrames, ordered_frames
 
 
 BORDER = 0.02  # of the mean side of the frame: a point last seen as close to the border has left the frame
-MAX_MASKS = 255  # objects with a mask in one session: they fit into 8-bit images
 
 
 class FgvcInferenceSession:
@@ -108,6 +109,12 @@ class FgvcInferenceSession:
         if self.original_size is not None:
             check_fits(obj_id, prompt, self.original_size)
         self.prompts[obj_id, prompt.frame_idx] = prompt
+        if self.labels is not None and self.max_memory_bytes is not None:
+            try:
+                self._frames_that_fit(self._due())  # before the first frame it is not known, and is checked there
+            except ValueError:
+                del self.prompts[obj_id, prompt.frame_idx]
+                raise
 
     def remove(self, obj_id: int) -> None:
         """Stop following a target, and forget its prompts. The others go on as if it had never been there.
@@ -185,14 +192,20 @@ class FgvcInferenceSession:
         return 0 if self.last_frame_idx is None else self.last_frame_idx + 1
 
     def preprocess(self, frame, device: torch.device | None = None) -> torch.Tensor:
-        """The model's input (1, 3, H, W), on a device, of a frame (H, W, 3) or PIL image."""
-        size = (frame.height, frame.width) if hasattr(frame, "height") else tuple(np.shape(frame)[:2])
+        """The model's input (1, 3, H, W), on a device, of a frame.
+
+        Raises:
+            `ValueError`: it is no frame by the rule of [`as_frame`], or of another size than those before.
+        """
+        frame = as_frame(frame)
+        size = frame.shape[0], frame.shape[1]
         if self.original_size is None:
             for (obj_id, _), prompt in self.prompts.items():
                 check_fits(obj_id, prompt, size)
         elif size != self.original_size:
             raise ValueError(f"frame must be of size {self.original_size} as those before, got {size}.")
-        pixel_values = self.image_processor(frame, return_tensors="pt", device=device).pixel_values
+        layout = {"input_data_format": "channels_last", "return_tensors": "pt"}
+        pixel_values = self.image_processor(frame, device=device, **layout).pixel_values
         self.original_size = size
         return pixel_values
 
@@ -240,6 +253,11 @@ class FgvcInferenceSession:
         assert self.config is not None
         if self.labels is None:
             self._make_trackers(features, self.config)
+            try:
+                self._frames_that_fit(self._due())
+            except ValueError:
+                self.reset_tracking_data()
+                raise
         self._start_targets()  # prompted since on the frame before
         self.device = features.device
         for tracker in self.trackers:
@@ -253,37 +271,41 @@ class FgvcInferenceSession:
         patches = features.to(self.memory_dtype or features.dtype)
         self.templates, self.boxes = TemplateTracker.empty(patches, config), BoxTracker.empty(patches, config)
 
+    def _due(self, frame_idx: int | None = None) -> dict[tuple[int, int], Target]:
+        """The prompts that are not followed yet, on any frame or on one."""
+        return {k: p for k, p in self.prompts.items() if k not in self.started and frame_idx in (None, k[1])}
+
+    def _frames_that_fit(self, due: dict[tuple[int, int], Target]) -> int:
+        """Previous frames that can be remembered once prompts are followed; a `ValueError` if not even one fits."""
+        assert self.labels is not None and self.templates is not None and self.boxes is not None
+        return frames_that_fit(self.max_memory_bytes, due, self.labels, self.templates, self.boxes)
+
     def _start_targets(self) -> None:
         """Start the targets that are prompted on the frame seen last; those that were followed already start anew."""
-        due = [key for key in self.prompts if key[1] == self.last_frame_idx and key not in self.started]
-        if not due:
+        if self.last_frame_idx is None or not (due := self._due(self.last_frame_idx)):
             return
         labels, templates, boxes, config = self.labels, self.templates, self.boxes, self.config
         assert labels is not None and templates is not None and boxes is not None and config is not None
-        new = {obj_id: self.prompts[obj_id, frame_idx] for obj_id, frame_idx in due}
+        new = {obj_id: prompt for (obj_id, _), prompt in due.items()}
         points = {i: t.point for i, t in new.items() if isinstance(t, PointTarget)}
         masks = {i: torch.from_numpy(t.mask) for i, t in new.items() if isinstance(t, MaskTarget)}
         new_boxes = {i: t for i, t in new.items() if isinstance(t, BoxTarget)}
-        by_templates = config.point_matching == "templates"
-        number = len(masks) + (0 if by_templates else len(points))
         last = labels.memory.last  # (h, w, C)
-        others = templates.nbytes + templates.bytes_of(len(points) if by_templates else 0)
-        others += boxes.nbytes + boxes.bytes_of(len(new_boxes))
-        frames = labels.frames_that_fit(self.max_memory_bytes, number, others)
+        frames = self._frames_that_fit(due)
         self.started |= set(due)
         for tracker in self.trackers:
             tracker.drop(set(new))
         features = last.to(self.device, copy=True)
-        where = torch.tensor(list(points.values()), dtype=torch.float64).view(-1, 2)
-        where = rescale_points(where, *self.sizes).to(self.device)
-        if points and by_templates:
+        where = torch.tensor(list(points.values()), dtype=torch.float64, device="cpu").view(-1, 2)
+        where = rescale_points(where, *self.sizes).to(self.device, exact_dtype(self.device))
+        if points and config.point_matching == "templates":
             templates.start(list(points), where, features)
             points, where = {}, where[:0]
         if new_boxes:
             corners = torch.from_numpy(np.stack([box.corners for box in new_boxes.values()]))
-            corners = rescale_points(corners, *self.sizes).to(self.device)
+            corners = rescale_points(corners, *self.sizes).to(self.device, exact_dtype(self.device))
             boxes.start(list(new_boxes), corners, [box.turns for box in new_boxes.values()], features)
-        if number:
+        if points or masks:
             stacked = torch.stack(list(masks.values())) if masks else None
             labels.resize(frames)
             labels.start(list(points), where, list(masks), stacked, self.sizes[1], self.device)

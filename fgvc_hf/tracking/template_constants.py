@@ -42,7 +42,7 @@ class TemplateConstants:
             Similarities are divided by the share of the template inside the frame, but by no less than this: a match at the border is
             found, and one by a few cells is not trusted.
         anchor_radius (`int`, cells):
-            Cells around the best match of the mean template within which the first patch has half the say. This removes drift.
+            Cells around the best match of the mean template within which the first patch counts one half. This removes drift.
         recall_radius (`int`, cells):
             Radius of the window around the best block of the frame that is searched at full resolution in re-detection.
         recall_gain (`float`, similarity):

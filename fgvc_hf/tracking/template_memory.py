@@ -97,7 +97,7 @@ class TemplateMemory:
         slot = self.count % len(self.recent)
         found = patches_for(features).take(features, cells, mean, trusted, self.recent[slot, rows])  # (n, P)
         self.trusted[slot, rows] = trusted
-        self.similarity[rows] = torch.lerp(self.similarity[rows], found, rate * visible[:, None])
+        self.similarity[rows] = torch.lerp(self.similarity[rows], found, rate * visible[:, None].to(found.dtype))
 
 
 __all__ = ["TemplateMemory"]

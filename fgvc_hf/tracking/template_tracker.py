@@ -10,7 +10,7 @@ features around it, and its search window moves with it. One step, for every poi
 3. Coarse search. The mean template is correlated with a window around the last position at half resolution (the next pyramid level);
    a quadratic motion prior is subtracted, and the two best places are candidates.
 4. Verification. The candidates are compared at full resolution, the second only where the first does not lead by far.
-5. Refinement. Within two cells, the first patch has half the say, because recent patches are a little off and those errors add up;
+5. Refinement. Within two cells, the first patch counts one half, because recent patches are a little off and those errors add up;
    a parabola gives the fraction of a cell.
 6. Re-detection. A point that resembles its first patch too little is looked for in the whole frame, by pooled blocks of cells.
 7. Evidence. The scores and the margin over the next best place, with their fast and slow EMAs, give the probability that the point is
@@ -28,7 +28,7 @@ from typing import ClassVar
 import torch
 
 from ..configuration_fgvc import EVIDENCE_WEIGHTS, FgvcConfig
-from ..coordinates import cell_to_point, point_to_cell
+from ..coordinates import cell_to_point, exact, exact_dtype, point_to_cell
 from ..kernels.chunks import limit_for
 from ..kernels.patches_torch import POINTS_AT_ONCE
 from ..matching.patches import PointRows, sample_patches, search_cells, window_scores
@@ -108,7 +108,7 @@ class TemplateTracker:
         """A tracker without points. Patches are kept with the channels, the dtype and the device of these features (h, w, C)."""
         patch = features.new_zeros((0, (2 * config.template_radius + 1) ** 2, features.shape[-1]))
         memory = TemplateMemory.of(patch, max(cls.constants.frames_back))
-        points = features.new_zeros((0, 2), dtype=torch.float64)
+        points = features.new_zeros((0, 2), dtype=exact_dtype(features.device))
         return cls(config, [], memory, PointState.first(points, points.float()))
 
     def start(self, ids: list[int], points: torch.Tensor, features: torch.Tensor) -> None:
@@ -233,12 +233,12 @@ class TemplateTracker:
 
     def _inside(self, cells: torch.Tensor, input_size: tuple[int, int]) -> torch.Tensor:
         """Positions (n, 2) in pixels, float64, of cells (n, 2), kept inside the frame."""
-        points = cell_to_point(cells.double(), self.config.output_stride, self.config.cell_origin)
+        points = cell_to_point(exact(cells), self.config.output_stride, self.config.cell_origin)
         return points.clamp_min(0).minimum(points.new_tensor((input_size[1], input_size[0])))
 
     def _ahead(self, before: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
         """Positions (n, 2) in pixels, float64, on the next frame of what moved from cells `before` to `cells` (n, 2), at constant velocity."""
-        return cell_to_point(2 * cells.double() - before, self.config.output_stride, self.config.cell_origin)
+        return cell_to_point(2 * exact(cells) - before, self.config.output_stride, self.config.cell_origin)
 
 
 __all__ = ["PointState", "TemplateTracker"]

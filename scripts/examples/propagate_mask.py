@@ -11,9 +11,11 @@ import sys
 import numpy as np
 
 from fgvc_hf import Tracker, VideoWriter, draw_masks, open_video, read_mask
+from fgvc_hf.io.files import check_outputs
 
 
 def main(source: str, mask: str, target: str) -> None:
+    check_outputs([target], [source, mask])
     video, ids = open_video(source), read_mask(mask)
     # Masks are propagated as label maps. Stride 4 takes less than half the time of stride 2; docs/numbers.md says what it costs
     tracker = Tracker.from_pretrained(output_stride=4, propagation_radius=10)

@@ -9,9 +9,11 @@ frames: the positions of each point, whether it is visible, the confidence of th
 import sys
 
 from fgvc_hf import Tracker, VideoWriter, draw_tracks, open_video
+from fgvc_hf.io.files import check_outputs
 
 
 def main(source: str, target: str) -> None:
+    check_outputs([target], [source])
     video = open_video(source)  # a file or a folder of images; frames are read when they are needed
     tracker = Tracker.from_pretrained(
         preset="balanced"

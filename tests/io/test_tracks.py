@@ -148,7 +148,7 @@ def test_npz_holds_the_tracks(tmp_path, tracks):
     save_tracks(tracks, tmp_path / "out.npz")
     with np.load(tmp_path / "out.npz", allow_pickle=False) as content:
         names = {"queries", "tracks", "visible", "confidence", "uncertainty", "outside"}
-        assert set(content) == {*names, "size"}
+        assert set(content) == {*names, "size", "object_ids"}
         for name in names:
             np.testing.assert_array_equal(content[name], getattr(tracks, name))
             assert content[name].dtype == getattr(tracks, name).dtype

@@ -166,13 +166,43 @@ def test_a_bound_that_nothing_fits_into_is_refused_and_the_session_goes_on(tiny_
     )  # one previous frame instead of three
     processor.add_inputs_to_inference_session(session, 0, [1], input_masks=mask)
     tiny_model.step(session, noise_clip[0])
-    processor.add_inputs_to_inference_session(session, 1, [2], input_masks=other)
+    held = session.memory_bytes
+    for frame_idx, ids, new in ((0, [2], other), (1, [2], other), (5, [2, 3], np.concatenate([other, mask]))):
+        with pytest.raises(ValueError, match="max_memory_bytes must be at least"):
+            processor.add_inputs_to_inference_session(session, frame_idx, ids, input_masks=new)
+        assert session.obj_ids == [1] and session.memory_bytes == held
     with pytest.raises(ValueError, match="max_memory_bytes must be at least"):
-        tiny_model.step(session, noise_clip[1])
-    session.remove(2)
-    assert np.unique(tiny_model.step(session, noise_clip[2]).masks).tolist() == [0, 1]
+        processor.add_inputs_to_inference_session(session, 1, list(range(4, 24)), input_boxes=[(5, 5, 20, 20)] * 20)
+    assert session.obj_ids == [1]
+    assert np.unique(tiny_model.step(session, noise_clip[1]).masks).tolist() == [0, 1]
     with pytest.raises(ValueError, match="max_memory_bytes must be positive"):
         processor.init_video_session(max_memory_bytes=0)
+
+
+def test_prompts_before_the_first_frame_are_refused_on_it_and_the_session_is_as_before(
+    tiny_model, processor, noise_clip
+):
+    mask, other = masks((5, 5, 25, 25), (10, 30, 30, 50))[:, None]
+    _, _, held = maps_of(tiny_model, processor, noise_clip[:3], {0: {1: {"input_masks": mask}}})
+    limit = held[-1] - 2 * 20 * 28 * (4 * 32 + 4 + 1)  # one previous frame instead of three
+    session = processor.init_video_session(max_memory_bytes=limit)
+    processor.add_inputs_to_inference_session(session, 0, [1], input_masks=mask)
+    processor.add_inputs_to_inference_session(
+        session, 3, [2], input_masks=other
+    )  # found on the first frame, not on the fourth
+    for _ in range(2):
+        with pytest.raises(ValueError, match="max_memory_bytes must be at least"):
+            tiny_model.step(session, noise_clip[0])
+        assert session.last_frame_idx is None and session.memory_bytes == 0 and session.obj_ids == [1, 2]
+    session.remove(2)
+    assert np.unique(tiny_model.step(session, noise_clip[0]).masks).tolist() == [0, 1]
+    live = processor.init_video_session(max_memory_bytes=limit)
+    tiny_model.step(live, noise_clip[0])  # without targets
+    processor.add_inputs_to_inference_session(live, 0, [1], input_masks=mask)
+    with pytest.raises(ValueError, match="max_memory_bytes must be at least"):
+        processor.add_inputs_to_inference_session(live, 0, [2], input_masks=other)
+        processor.add_inputs_to_inference_session(live, 1, [3], input_masks=other)
+    assert tiny_model.step(live, noise_clip[1]).masks.any()
 
 
 def test_remembered_features_may_be_of_lower_precision(tiny_model, processor, noise_clip, tmp_path):

@@ -1,0 +1,79 @@
+"""Arrays in NPZ files, read in memory that the file itself bounds: what a header claims is compared with what is there."""
+
+import math
+import os
+import zipfile
+import zlib
+
+import numpy as np
+from numpy.lib import format as npy
+
+from .files import local_path
+
+
+MAX_BYTES = 2**31  # of the arrays of one file, unpacked
+HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+DAMAGED = (  # what NumPy and zipfile raise on a damaged file, or on one of another format
+    AttributeError,
+    EOFError,
+    KeyError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+def read_npz(
+    path: str | os.PathLike, names: tuple[str, ...], contents: str, optional: tuple[str, ...] = ()
+) -> dict[str, np.ndarray]:
+    """
+    Read arrays of numbers, bools or text.
+
+    Args:
+        path: An NPZ file.
+        names, optional (`tuple[str, ...]`): Arrays that must be there, and those that are read if they are.
+        contents (`str`): What the file must be, for the message.
+
+    Raises:
+        `FileNotFoundError`: there is no such file.
+        `ValueError`: it is no NPZ file, is damaged, lacks an array, holds pickled objects, or claims more than it holds or 2 GiB.
+    """
+    path = local_path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such file.")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            there = set(archive.namelist())
+            wanted = [name for name in (*names, *optional) if name in names or f"{name}.npy" in there]
+            if sum(archive.getinfo(f"{name}.npy").file_size for name in wanted) > MAX_BYTES:
+                raise ValueError(f"its arrays take more than {MAX_BYTES} bytes")
+            return {name: _read_array(archive, f"{name}.npy") for name in wanted}
+    except DAMAGED as error:
+        # Of KeyError the text is "There is no item named 'queries.npy' in the archive"
+        raise ValueError(
+            f"{path}: must be {contents} ({str(error).strip(chr(39) + chr(34)) or type(error).__name__})."
+        ) from None
+
+
+def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    held = archive.getinfo(name).file_size
+    with archive.open(name) as file:
+        version = npy.read_magic(file)
+        if version not in HEADERS:
+            raise ValueError(f"{name} has an unknown version {version}")
+        shape, _, dtype = HEADERS[version](file)
+        if dtype.hasobject:
+            raise ValueError(f"{name} holds pickled objects, which are not read")
+        if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != held - file.tell():
+            raise ValueError(f"{name} claims the shape {shape}, which is not what it holds")
+    with archive.open(name) as file:
+        return npy.read_array(file, allow_pickle=False)
+
+
+__all__ = ["read_npz"]

@@ -1,0 +1,145 @@
+"""Pictures of every kind: 8 bits by a stated rule or one sentence."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fgvc_hf import open_video
+from fgvc_hf.cli.main import main
+from fgvc_hf.io.image_files import read_image
+from fgvc_hf.io.masks import read_mask
+
+
+GREY = (np.arange(48 * 64).reshape(48, 64) % 251).astype(np.uint8)
+RGB = np.stack([GREY, GREY[::-1], GREY[:, ::-1]], axis=-1)
+
+
+def three(grey):
+    return np.stack([grey] * 3, axis=-1)
+
+
+PICTURES = {
+    "wide.png": (Image.fromarray(GREY.astype(np.uint16) * 257), three(GREY), 0),
+    "wide.tif": (Image.fromarray(GREY.astype(np.uint16) * 257 + 100), three(GREY), 0),
+    "float.tif": (Image.fromarray((GREY / 255).astype("f4")), three(GREY), 0),
+    "bits.png": (Image.fromarray(GREY > 99), three(np.where(GREY > 99, 255, 0)), 0),
+    "palette.png": (
+        Image.fromarray(RGB).quantize(16),
+        np.asarray(Image.fromarray(RGB).quantize(16).convert("RGB")),
+        0,
+    ),
+    "alpha.png": (Image.fromarray(np.dstack([RGB, GREY])), RGB, 0),
+    "la.png": (Image.merge("LA", [Image.fromarray(GREY), Image.fromarray(GREY)]), three(GREY), 0),
+    "cmyk.tif": (Image.fromarray(RGB).convert("CMYK"), RGB, 1),
+    "rgb.webp": (Image.fromarray(RGB), RGB, 0),
+    "rgb.BMP": (Image.fromarray(RGB), RGB, 0),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_pictures_keep_their_levels(tmp_path, name):
+    image, expected, tolerance = PICTURES[name]
+    image.save(tmp_path / name, **({"lossless": True} if name.endswith("webp") else {}))
+    frame = read_image(tmp_path / name)
+    assert frame.dtype == np.uint8 and frame.shape == (48, 64, 3)
+    assert np.abs(frame.astype(int) - expected).max() <= tolerance
+    for source in (tmp_path, tmp_path / name):  # in a folder, and as a video of one frame
+        np.testing.assert_array_equal(next(open_video(source).frames()), frame)
+
+
+def test_orientation_is_applied_and_profiles_are_ignored(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(RGB).save(tmp_path / "a.png", exif=exif, icc_profile=b"no profile")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), np.rot90(RGB, -1))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (GREY.astype("f4"), r"must lie in \[0, 1\]"),
+        (np.full((4, 4), np.nan, "f4"), r"must lie in \[0, 1\]"),
+        (GREY.astype(np.int32), "whose white is not known"),
+    ],
+)
+def test_values_without_a_scale_are_refused(tmp_path, values, message):
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    for read in (lambda: read_image(tmp_path / "a.tif"), lambda: open_video(tmp_path)):
+        with pytest.raises(OSError, match=f"a.tif.*{message}"):
+            read()
+
+
+def test_the_pages_of_a_stack_are_frames_and_no_picture(tmp_path):
+    pages = [Image.fromarray(GREY.astype(np.uint16) * 257 // (t + 1)) for t in range(3)]
+    path = tmp_path / "stack.tif"
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    with pytest.raises(OSError, match="holds 3 pages, a picture has one"):
+        read_image(path)
+    video = open_video(path)
+    assert video.num_frames == 3
+    forward = list(video.frames())
+    for t, frame in enumerate(forward):
+        assert np.abs(frame[..., 0].astype(int) - GREY / (t + 1)).max() <= 1
+    np.testing.assert_array_equal(list(video.frames(1, 3, reverse=True)), forward[:0:-1])
+    for image in pages:
+        image.save(tmp_path / "one.tif")
+    with pytest.raises(OSError, match="holds 3 pages"):
+        list(open_video(tmp_path).frames())
+
+
+def test_folders_are_in_natural_order_without_what_is_hidden(tmp_path):
+    for number, name in enumerate(["Img1.png", "img2.PNG", "IMG3.png", "img10.png"]):
+        Image.fromarray(np.full((8, 9, 3), number, np.uint8)).save(tmp_path / name)
+    (tmp_path / "._img1.png").write_bytes(b"resource fork")
+    (tmp_path / ".hidden.jpg").write_bytes(b"")
+    (tmp_path / "sub.png").mkdir()
+    (tmp_path / "sub").mkdir()
+    Image.fromarray(RGB).save(tmp_path / "sub" / "other.png")
+    (tmp_path / "notes.txt").write_text("no image")
+    assert [int(frame[0, 0, 0]) for frame in open_video(tmp_path).frames()] == [0, 1, 2, 3]
+
+
+def test_folders_that_are_no_video_are_one_sentence(tmp_path):
+    (tmp_path / "._0.jpg").write_bytes(b"resource fork")
+    with pytest.raises(OSError, match="holds no images .*; hidden files and sub-folders are not looked at"):
+        open_video(tmp_path)
+    Image.fromarray(RGB).save(tmp_path / "0.png")
+    Image.fromarray(RGB[:20]).save(tmp_path / "1.png")
+    with pytest.raises(OSError, match="1.png: is 20x64, but those before are 48x64"):
+        list(open_video(tmp_path).frames())
+
+
+@pytest.mark.parametrize(
+    "pixels", [(9500, 9500), (14000, 14000)]
+)  # from where Pillow warns, and from where it refuses
+def test_bombs_are_one_sentence(tmp_path, monkeypatch, capsys, pixels):
+    monkeypatch.chdir(tmp_path)
+    Image.new("1", pixels).save("bomb.png")
+    Image.fromarray(RGB).save("fine.png")
+    for read in (read_image, read_mask, open_video):
+        with pytest.raises(OSError, match="bomb.png: cannot be read as an image, it has more than 89478485 pixels"):
+            read("bomb.png")
+    for command in (
+        ["flow", "bomb.png", "fine.png", "--output", "o.flo"],
+        ["paint", "fine.png", "--texture", "bomb.png", "--output", "o.mp4"],
+        ["propagate", "fine.png", "--mask", "bomb.png", "--output", "o"],
+    ):
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and "the limit" in error
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\x89PNG\r\n\x1a\n cut off", b"II*\0\x08\0\0\0\xff\xff"])
+def test_damaged_files_are_one_sentence(tmp_path, content):
+    path = tmp_path / "a.png"
+    path.write_bytes(content)
+    for read in (read_image, read_mask):
+        with pytest.raises(OSError, match="a.png: cannot be read as an image"):
+            read(path)
+
+
+@pytest.mark.parametrize("url", ["https://example.org/a.png", "s3://bucket/a.png", "file:///a.png"])
+def test_a_url_is_named_as_it_was_given(url):
+    for read in (read_image, read_mask, open_video):
+        with pytest.raises(ValueError, match=f"^{url}: is a URL"):
+            read(url)

@@ -1,0 +1,142 @@
+"""Files of points from anyone: read, or refused in one sentence and in bounded memory."""
+
+import io
+import json
+import tracemalloc
+import zipfile
+
+import numpy as np
+import pytest
+
+from fgvc_hf import PointTracks, read_points_file, read_tracks, save_tracks
+
+
+POINTS = np.array([[0, 5, 6.5], [2, 7, 8]])
+JSON = json.dumps({"queries": POINTS.tolist()})
+CSV = "t,x,y\n0,5,6.5\n2,7,8\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("p.csv", CSV.encode("utf-8-sig")),
+        ("p.csv", CSV.replace("\n", "\r\n").encode()),
+        ("p.csv", CSV.replace("\n", "\r\n").encode("utf-8-sig")),
+        ("p.csv", (CSV + "\n , , \n").replace(",", " , ").encode()),
+        ("p.json", JSON.encode("utf-8-sig")),
+        ("p.json", JSON.replace(" ", "\r\n").encode()),
+    ],
+)
+def test_byte_order_marks_and_line_ends(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    np.testing.assert_array_equal(read_points_file(tmp_path / name), POINTS)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("p.csv", CSV.encode("utf-16"), "CSV text file in UTF-8"),
+        ("p.csv", CSV.encode("utf-16-le"), "CSV text file in UTF-8"),
+        ("p.json", JSON.encode("utf-16"), "JSON text file in UTF-8"),
+        ("p.json", JSON.encode("utf-32-be"), "JSON text file in UTF-8"),
+        ("p.csv", b"t,x,y\n0,nan,5\n", "point 0 must be"),
+        ("p.csv", b"t,x,y\n0,5,5\n0,1e300,5\n", "point 1 must be"),
+        ("p.csv", b"t,x,y\n-1,5,5\n", "point 0 must be"),
+        ("p.csv", b"t,x,y\n0.5,5,5\n", "point 0 must be"),
+        ("p.csv", b"t,x,y\n1e300,5,5\n", "point 0 must be"),
+        ("p.csv", b"t,x,y\n" + b"9" * 5000 + b",5,x\n", r"line 2: .*\.\.\."),
+        ("p.json", b'{"queries": [[0, NaN, 5]]}', "point 0 must be"),
+        ("p.json", b'{"queries": [[0, Infinity, 5]]}', "point 0 must be"),
+        ("p.json", b'{"queries": [[0, "5", 5]]}', "with numbers"),
+        ("p.json", b'{"queries": [[true, 5, 5]]}', "with numbers"),
+        ("p.json", b'{"queries": [[0, null, 5]]}', "with numbers"),
+        ("p.json", b'{"queries": [[0, 5, 1' + b"0" * 400 + b"]]}", "with numbers"),
+        ("p.json", b'{"queries": [[0, 5, 1' + b"0" * 9000 + b"]]}", "with numbers"),
+        ("p.json", b'{"queries": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "with numbers"),
+        ("p.json", b'{"queries": "text"}', "with numbers"),
+        ("p.json", b'{"queries": 5}', "with numbers"),
+        ("p.json", b"null", "with numbers"),
+    ],
+)
+def test_points_that_are_none_are_one_short_sentence(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name}.*{message}") as caught:
+        read_points_file(tmp_path / name)
+    assert len(str(caught.value)) < 400 and "\n" not in str(caught.value)
+
+
+def npz(path, **headers):
+    """An NPZ file of arrays whose headers claim a shape and hold 16 bytes."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, (shape, dtype) in headers.items():
+            file = io.BytesIO()
+            np.lib.format.write_array_header_2_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
+            archive.writestr(f"{name}.npy", file.getvalue() + b"\0" * 16)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "message"),
+    [
+        ((10**12, 3), "<f8", "not what it holds"),
+        ((10**30, 3), "<f8", "not what it holds"),
+        ((2**62, 4), "<f8", "not what it holds"),
+        ((3, 3), "<f8", "not what it holds"),
+        ((-1, 3), "<f8", "not what it holds"),
+        ((2,), "|O", "pickled objects"),
+        ((1, 1), "<U4", "got <U4"),
+    ],
+)
+def test_headers_that_claim_more_than_there_is(tmp_path, shape, dtype, message):
+    npz(tmp_path / "p.npz", queries=(shape, dtype), tracks=(shape, dtype))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=f"p.npz: must be an NPZ file.*{message}"):
+        read_points_file(tmp_path / "p.npz")
+    with pytest.raises(ValueError, match="p.npz: must be an NPZ file with the arrays"):
+        read_tracks(tmp_path / "p.npz")
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()
+
+
+def test_arrays_that_unpack_to_gigabytes_are_not_unpacked(tmp_path):
+    with (
+        zipfile.ZipFile(tmp_path / "p.npz", "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("queries.npy", "w", force_zip64=True) as file,
+    ):
+        rows = 2**31 // 24 + 1
+        np.lib.format.write_array_header_2_0(file, {"descr": "<f8", "fortran_order": False, "shape": (rows, 3)})
+        for _ in range(24 * rows // 2**24 + 1):
+            file.write(b"\0" * 2**24)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="more than 2147483648 bytes"):
+        read_points_file(tmp_path / "p.npz")
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()
+
+
+def tracks(ids):
+    n = len(ids)
+    flat = np.zeros((n, 4), np.float32)
+    return PointTracks(
+        ids, np.zeros((n, 3), np.float32), np.zeros((n, 4, 2), np.float32), flat > 1, flat, flat, flat > 1, (20, 30)
+    )
+
+
+def test_ids_are_kept(tmp_path):
+    saved = tracks([30, -2, 2**60])
+    save_tracks(saved, tmp_path / "t.npz")
+    assert read_tracks(tmp_path / "t.npz").object_ids == [30, -2, 2**60]
+    save_tracks(saved, tmp_path / "t.json")
+    assert json.loads((tmp_path / "t.json").read_text())["object_ids"] == [30, -2, 2**60]
+
+
+def test_files_without_ids_and_with_wrong_ones(tmp_path):
+    save_tracks(tracks([7, 8]), tmp_path / "t.npz")
+    with np.load(tmp_path / "t.npz") as content:
+        arrays = dict(content)
+    del arrays["object_ids"]
+    np.savez(tmp_path / "old.npz", **arrays)
+    assert read_tracks(tmp_path / "old.npz").object_ids == [0, 1]
+    for ids in (np.array([1, 1]), np.array([0.5, 1.5]), np.array([1, 2, 3])):
+        np.savez(tmp_path / "bad.npz", **arrays, object_ids=ids)
+        with pytest.raises(ValueError, match="bad.npz: object_ids must be"):
+            read_tracks(tmp_path / "bad.npz")
