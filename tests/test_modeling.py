@@ -123,3 +123,22 @@ def test_match_finds_a_shift_of_whole_cells(bundled_model, frames):
 def test_match_of_different_shapes(bundled_model, frames):
     with pytest.raises(ValueError, match="match needs two batches of one shape"):
         bundled_model.match(frames[:1], frames)
+
+
+@pytest.mark.parametrize("radius", [0, 1])
+def test_a_radius_of_0_is_a_window_of_one_cell(tiny_model, radius):
+    values = torch.randn(1, 3, 32, 40)
+    found = tiny_model.match(values, values, radius=radius)
+    assert found.log_probs.shape[-1] == (2 * radius + 1) ** 2
+    if radius == 0:
+        assert not found.flow.any() and not found.entropy.any() and not found.occluded.any()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"radius": -1}, {"radius": 1.5}, {"temperature": 0}, {"temperature": -1.0}, {"temperature": float("nan")}],
+)
+def test_a_radius_or_temperature_that_is_none(tiny_model, wrong):
+    values = torch.randn(1, 3, 32, 40)
+    with pytest.raises(ValueError, match="radius"):
+        tiny_model.match(values, values, **wrong)

@@ -246,7 +246,7 @@ def test_a_session_can_be_propagated_again_and_reset(tiny_model, processor, nois
     assert len(list(tiny_model.propagate_in_video_iterator(session))) == 10
 
 
-@pytest.mark.parametrize("bad", [np.zeros((30, 20), np.uint8), np.zeros((30, 20, 7), np.uint8)])
+@pytest.mark.parametrize("bad", [np.zeros((30, 20)), np.zeros((30, 20, 7), np.uint8)])
 def test_a_first_frame_that_is_none_leaves_the_session_usable(tiny_model, processor, noise_clip, bad):
     session = processor.init_video_session()
     with pytest.raises(ValueError):
