@@ -1,63 +1,160 @@
 """The demo's events and its server. `fgvc-hf demo` and the Space start the same one with [`launch`]."""
 
 import contextlib
+import inspect
+import json
+import logging
 import os
+import secrets
 import shutil
-import signal
 import sys
 import tempfile
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import gradio.mcp
+import gradio.routes
+from gradio import processing_utils
 
 from . import handlers as on
 from . import page
-from .clips import Shelf
+from .endpoints import Endpoints
 from .examples import EXAMPLES
+from .gate import Gate
+from .house import RESULT_BYTES, House
+from .jobs import LOOKING, OPENING, WORKING, Lane
 from .limits import MAX_MEGABYTES, PRESETS
+from .stopping import BEFORE_EXIT, Stopping, ends_on_signals
 from .work import loaded
 
 
-HOUR = 3600
-KEPT_RESULTS = 300, HOUR // 2  # seconds between two clean-ups of what Gradio copied, and that it is kept
-MAX_WAITING = 40  # calls in the queue; more are turned away
-MAX_SESSIONS = 200
-# Queues of the server: how many calls of a kind run at once
-LOOKING: dict[str, Any] = {
-    "concurrency_id": "looking",
-    "concurrency_limit": 4,
-    "show_progress": "hidden",
-    "api_visibility": "private",
-}
-OPENING: dict[str, Any] = {"concurrency_id": "opening", "concurrency_limit": 2, "api_visibility": "private"}
-WORKING: dict[str, Any] = {"concurrency_id": "working", "concurrency_limit": 1, "api_visibility": "private"}
+KEPT_RESULTS = 300, 1800  # seconds between two clean-ups of what Gradio copied, and that it is kept
+MAX_SESSIONS = 300  # of which Gradio remembers what their page shows; desks are in the house
+CALLS = (
+    400  # that Gradio has in hand at once; they wait for their turn in our lanes, so it must be more than these hold
+)
+SWEEP_SECONDS = 60
+# Arguments come as they are sent: the handlers check them, and say what is wrong
+OUTER: dict[str, Any] = {"api_visibility": "public", "concurrency_limit": None, "preprocess": False}
+INNER: dict[str, Any] = {**OUTER, "api_visibility": "private"}
+LOOK: dict[str, Any] = {**INNER, "show_progress": "hidden"}
 
 
-def build_app(shelf: Shelf) -> gr.Blocks:
-    """The page, with clips kept on the shelf."""
+class Events:
+    """
+    Handlers as Gradio calls them: in the place of its desk, a handler gets the request, which tells whose desk it is.
+
+    Args:
+        house ([`House`]): All desks and jobs.
+    """
+
+    def __init__(self, house: House):
+        self.house = house
+
+    def look(self, handler: Callable) -> Callable:
+        return self._event(LOOKING, handler)
+
+    def open(self, handler: Callable) -> Callable:
+        return self._event(OPENING, handler, RESULT_BYTES)
+
+    def work(self, handler: Callable) -> Callable:
+        return self._event(WORKING, handler, RESULT_BYTES)
+
+    async def cancel(self, request: gr.Request) -> None:
+        """Stop the work of a session, that which waits as well."""
+        self.house.jobs.cancel(request.session_hash or "", "Cancelled.", WORKING)
+
+    def _event(self, lane: Lane, handler: Callable, room: int = 0) -> Callable:
+        def with_room(*arguments):
+            if room:
+                on.plain(self.house.make_room)(room)
+            return handler(*arguments)
+
+        async def event(request: gr.Request, *arguments):
+            desk = self.house.desk(request.session_hash or "")
+            bars = [a for a in arguments if isinstance(a, gr.Progress)]
+
+            def waiting(before: int) -> None:
+                for bar in bars:
+                    bar(0, desc=f"waiting; {before} before you" if before else "starting")
+
+            try:
+                return await self.house.jobs.run(lane, desk.session, with_room, desk, *arguments, waiting=waiting)
+            except Exception as error:
+                return on.answer_to(error, handler, (desk,))
+            finally:
+                self.house.desk(desk.session)  # it was in use until now
+
+        signature = inspect.signature(handler)
+        request = inspect.Parameter("request", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=gr.Request)
+        own = {
+            "__name__": getattr(handler, "__name__", ""),
+            "__signature__": signature.replace(parameters=[request, *list(signature.parameters.values())[1:]]),
+            "__annotations__": {**handler.__annotations__, "request": gr.Request},
+        }
+        for name, value in own.items():
+            setattr(event, name, value)
+        return event
+
+
+def build_app(house: House) -> gr.Blocks:
+    """The page, and the endpoints."""
     with gr.Blocks(
         title="FGVC: follow pixels through video", analytics_enabled=False, delete_cache=KEPT_RESULTS
     ) as app:
-        desk = gr.State(on.Desk(), time_to_live=HOUR, delete_callback=on.Desk.clear)
+        events = Events(house)
         clip = page.clip_part()
         points, masks = page.points_tab(), page.masks_tab()
         matching, flow = page.matching_tab(), page.flow_tab()
         page.how_tab()
-        connect_clips(app, on.Intake(shelf), desk, clip, points, masks, matching, flow)
-        connect_frames(desk, points, masks, matching, flow)
-        connect_points(desk, clip, points)
-        connect_masks(desk, clip, masks)
-        connect_pairs(desk, clip, matching, flow)
-        gr.on([points.stop.click, masks.stop.click], on.cancel, desk, None, **LOOKING)
-    return app.queue(max_size=MAX_WAITING, api_open=False)
+        connect_doors(Endpoints(house), page.doors())
+        connect_clips(events, on.Intake(house), clip, points, masks, matching, flow)
+        connect_frames(events, points, masks, matching, flow)
+        connect_points(events, clip, points)
+        connect_masks(events, clip, masks)
+        connect_pairs(events, clip, matching, flow)
+        app.unload(
+            lambda: None
+        )  # pages hold a connection only where something waits for its end; it is the gate that does
+        gr.on([points.stop.click, masks.stop.click], events.cancel, None, None, **LOOK)
+    one_sentence(app)
+    return app.queue(max_size=10 * CALLS, api_open=False)
+
+
+def connect_doors(endpoints: Endpoints, doors: page.Doors) -> None:
+    """What programs call, in the order of the arguments."""
+    settings = [doors.preset, doors.direction]
+    track, propagate, flow = doors.knock
+    track.click(
+        endpoints.track,
+        [doors.video, doors.points, *settings],
+        [doors.numbers, doors.files[0]],
+        api_name="track",
+        **OUTER,
+    )
+    propagate.click(
+        endpoints.propagate,
+        [doors.video, doors.mask, doors.frame, *settings],
+        [doors.numbers, *doors.files],
+        api_name="propagate",
+        **OUTER,
+    )
+    flow.click(
+        endpoints.flow,
+        [doors.video, doors.frame, doors.to_frame, doors.preset],
+        doors.files,
+        api_name="flow",
+        **OUTER,
+    )
 
 
 def connect_clips(
-    app: gr.Blocks,
+    events: Events,
     intake: on.Intake,
-    desk: gr.State,
     clip: page.ClipPart,
     points: page.PointsTab,
     masks: page.MasksTab,
@@ -70,20 +167,20 @@ def connect_clips(
         shown += [pair.frame_a, pair.frame_b, pair.picture_a, pair.picture_b]
     results = [points.video, points.timeline, points.code, *points.files]
     others = [masks.video, masks.timeline, *masks.files, matching.sentence, flow.picture, *flow.files]
-    # The session is an output, because Gradio counts its time to live from when it was last written
     opened: dict[str, Any] = {
-        "outputs": [*shown, *results, *others, desk],
+        "outputs": [*shown, *results, *others],
         "show_progress_on": points.picture,
-        **OPENING,
+        **INNER,
     }
-    arrived = gr.on([clip.upload.upload, clip.upload.stop_recording], intake.upload, [clip.upload, desk], **opened)
-    arrived.then(lambda: None, None, clip.upload, **LOOKING)
-    clip.examples.select(intake.example, desk, **opened)
-    app.unload(intake.leave)
+    arrived = gr.on(
+        [clip.upload.upload, clip.upload.stop_recording], events.open(intake.upload), clip.upload, **opened
+    )
+    arrived.then(lambda: None, None, clip.upload, **LOOK)
+    clip.examples.select(events.open(intake.example), None, **opened)
 
 
 def connect_frames(
-    desk: gr.State,
+    events: Events,
     points: page.PointsTab,
     masks: page.MasksTab,
     matching: page.MatchingTab,
@@ -98,71 +195,117 @@ def connect_frames(
         (flow.frame_a, on.show_plain, flow.picture_a),
         (flow.frame_b, on.show_plain, flow.picture_b),
     ):
-        slider.input(handler, [desk, slider], output, trigger_mode="always_last", **LOOKING)
+        slider.input(events.look(handler), slider, output, trigger_mode="always_last", **LOOK)
 
 
-def connect_points(desk: gr.State, clip: page.ClipPart, tab: page.PointsTab) -> None:
+def connect_points(events: Events, clip: page.ClipPart, tab: page.PointsTab) -> None:
     """Points are placed, and followed."""
     drawn = [tab.picture, tab.legend]
-    tab.picture.select(on.add_point, [desk, tab.frame, tab.name], [*drawn, tab.name], **LOOKING)
-    tab.grid.click(on.add_grid, [desk, tab.frame, tab.side], drawn, **LOOKING)
-    tab.undo.click(on.undo_point, [desk, tab.frame], drawn, **LOOKING)
-    tab.clear.click(on.clear_points, [desk, tab.frame], drawn, **LOOKING)
+    tab.picture.select(events.look(on.add_point), [tab.frame, tab.name], [*drawn, tab.name], **LOOK)
+    tab.grid.click(events.look(on.add_grid), [tab.frame, tab.side], drawn, **LOOK)
+    tab.undo.click(events.look(on.undo_point), tab.frame, drawn, **LOOK)
+    tab.clear.click(events.look(on.clear_points), tab.frame, drawn, **LOOK)
     tab.start.click(
-        on.track,
-        [desk, clip.preset, clip.direction],
+        events.work(on.track),
+        [clip.preset, clip.direction],
         [tab.video, tab.timeline, tab.code, *tab.files],
         show_progress_on=tab.video,
-        **WORKING,
+        **INNER,
     )
 
 
-def connect_masks(desk: gr.State, clip: page.ClipPart, tab: page.MasksTab) -> None:
+def connect_masks(events: Events, clip: page.ClipPart, tab: page.MasksTab) -> None:
     """Painted objects are followed."""
     tab.start.click(
-        on.follow,
-        [desk, tab.frame, tab.painter, clip.preset, clip.direction],
+        events.work(on.follow),
+        [tab.frame, tab.painter, clip.preset, clip.direction],
         [tab.video, tab.timeline, *tab.files],
         show_progress_on=tab.video,
-        **WORKING,
+        **INNER,
     )
 
 
-def connect_pairs(desk: gr.State, clip: page.ClipPart, matching: page.MatchingTab, flow: page.FlowTab) -> None:
+def connect_pairs(events: Events, clip: page.ClipPart, matching: page.MatchingTab, flow: page.FlowTab) -> None:
     """Two frames are matched."""
     matching.picture_a.select(
-        on.match,
-        [desk, matching.frame_a, matching.frame_b, clip.preset],
+        events.work(on.match),
+        [matching.frame_a, matching.frame_b, clip.preset],
         [matching.picture_a, matching.picture_b, matching.sentence],
         show_progress_on=matching.picture_b,
-        **WORKING,
+        **INNER,
     )
     flow.start.click(
-        on.flow,
-        [desk, flow.frame_a, flow.frame_b, clip.preset],
+        events.work(on.flow),
+        [flow.frame_a, flow.frame_b, clip.preset],
         [flow.picture, *flow.files],
         show_progress_on=flow.picture,
-        **WORKING,
+        **INNER,
     )
 
 
-def prepare_examples(shelf: Shelf) -> None:
-    """Make the clips of all examples, so that the first to ask does not wait."""
+def prepare(house: House) -> None:
+    """Make the clips of all examples, so that the first to ask does not wait; then put away what nobody uses, as long as the server is up."""
     for example in EXAMPLES:
         # The server may have stopped meanwhile; any other reason shows when the example is asked for
         with contextlib.suppress(OSError):
-            on.prepared(shelf, example)
+            on.prepared(house.shelf, example)
+    while house.folder.exists():
+        house.sweep()
+        time.sleep(SWEEP_SECONDS)
+
+
+def fetch_only_uploads(house: House) -> None:
+    """Gradio would fetch any address that stands in the place of a file, of any size. Now it takes those of files that were uploaded here."""
+
+    async def fetch(url: str, cache_dir: str) -> str:
+        try:
+            return str(house.uploaded("A file", {"path": url}))
+        except ValueError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+
+    setattr(processing_utils, "async_ssrf_protected_download", fetch)
+
+
+def one_sentence(app: gr.Blocks) -> None:
+    """Arguments that Gradio cannot make out, before any handler sees them, are refused with a sentence as well."""
+    read = app.preprocess_data
+
+    async def told(*arguments, **keywords):
+        try:
+            return await read(*arguments, **keywords)
+        except gr.Error:
+            raise
+        except Exception:
+            raise gr.Error(
+                "An argument is missing or is not of the accepted kind; a file must be one that was uploaded to this server.",
+                print_exception=False,
+            ) from None
+
+    app.preprocess_data = told
+
+
+def speak_json(server: gradio.mcp.GradioMCPServer) -> None:
+    """MCP clients get every result by itself, and dictionaries as JSON."""
+    told = server.postprocess_output_data
+
+    def each(data, root_url: str):
+        flat = [one for part in data for one in (part if isinstance(part, list | tuple) else [part])]
+        texts = [json.dumps(one) if isinstance(one, dict) and "path" not in one else one for one in flat]
+        return told(texts, root_url)
+
+    server.postprocess_output_data = each
 
 
 def launch(port: int | None = None, host: str = "127.0.0.1", share: bool = False, block: bool = True):
     """
-    Start the demo.
+    Start the demo, with its endpoints for programs and for MCP clients.
 
     Args:
         port (`int`, *optional*): A free one from 7860 on if not given.
         host (`str`, defaults to `"127.0.0.1"`): `"0.0.0.0"` lets other machines in, as a Space must.
         share (`bool`, defaults to `False`): Ask Gradio for a public address.
-        block (`bool`, defaults to `True`): Serve until interrupted, and remove all files then. Otherwise return at once.
+        block (`bool`, defaults to `True`): Serve until the process is interrupted or asked to end; all files are removed then, and it exits
+            with status 0. Otherwise return at once.
 
     Returns:
         The Gradio app, and a function that stops it and removes its files.
@@ -170,37 +313,50 @@ def launch(port: int | None = None, host: str = "127.0.0.1", share: bool = False
     Raises:
         `OSError`: the port is taken.
     """
-    folder = Path(tempfile.mkdtemp(prefix="fgvc-demo-"))
-    clips = folder / "clips"
-    clips.mkdir()
-    os.environ["GRADIO_TEMP_DIR"] = str(folder / "gradio")
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    if "spaces" in sys.modules:  # ZeroGPU wants models placed before the first call
-        for preset in PRESETS:
-            loaded(preset)
-    shelf = Shelf(clips)
-    app = build_app(shelf)
-
-    def stop() -> None:
-        app.close()
-        shutil.rmtree(folder, ignore_errors=True)
-
-    try:
-        serve(app, port, host, share)
-    except BaseException:
-        stop()
-        raise
-    threading.Thread(target=prepare_examples, args=[shelf], daemon=True).start()
-    if block:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that files are removed then as well
+    stopping = Stopping()
+    BEFORE_EXIT.add(stopping.run)
+    with ends_on_signals() if block else contextlib.nullcontext():
+        house = open_house(stopping)
+        if "spaces" in sys.modules:  # ZeroGPU wants models placed before the first call
+            for preset in PRESETS:
+                loaded(preset)
         try:
-            app.block_thread()
-        finally:
-            stop()
-    return app, stop
+            app = build_app(house)
+            house.keep()
+            stopping.add(lambda: shut(app))
+            serve(app, house, port, host, share)
+        except BaseException:
+            stopping.run()
+            raise
+        threading.Thread(target=prepare, args=[house], daemon=True).start()
+        while block and app.is_running:
+            time.sleep(1)
+    return app, stopping.run
 
 
-def serve(app: gr.Blocks, port: int | None, host: str, share: bool) -> None:
+def open_house(stopping: Stopping) -> House:
+    """A house in a temporary folder, which is removed in the end, and to which Gradio keeps as well."""
+    folder = Path(tempfile.gettempdir(), f"fgvc-demo-{secrets.token_hex(6)}")
+    stopping.add(lambda: shutil.rmtree(folder, ignore_errors=True))
+    folder.mkdir(mode=0o700)
+    house = House(folder)
+    stopping.add(house.close)
+    os.environ["GRADIO_TEMP_DIR"] = str(house.cache)
+    gradio.mcp.DEFAULT_TEMP_DIR = gradio.routes.DEFAULT_TEMP_DIR = str(house.cache)  # which were read at import
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    fetch_only_uploads(house)
+    return house
+
+
+def shut(app: gr.Blocks) -> None:
+    """Stop the server; connections that are still open are cut."""
+    if app.is_running and app.server is not None:
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # what is cut is no error
+        app.server.force_exit = True
+        app.close(verbose=False)
+
+
+def serve(app: gr.Blocks, house: House, port: int | None, host: str, share: bool) -> None:
     """Start Gradio's server, which goes on in threads of its own."""
     app.launch(
         server_name=host,
@@ -210,11 +366,14 @@ def serve(app: gr.Blocks, port: int | None, host: str, share: bool) -> None:
         show_error=False,
         max_file_size=f"{MAX_MEGABYTES}mb",
         state_session_capacity=MAX_SESSIONS,
-        max_threads=16,
+        max_threads=CALLS,
         footer_links=[],
         enable_monitoring=False,
         ssr_mode=False,
-        mcp_server=False,
+        mcp_server=True,
+        app_kwargs={"middleware": [(Gate, (), {"house": house})]},
         theme=gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         css=page.source("style.css"),
     )
+    if app.mcp_server_obj is not None:
+        speak_json(app.mcp_server_obj)

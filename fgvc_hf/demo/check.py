@@ -4,12 +4,15 @@ A decoder that crashes, hangs or runs out of memory on a crafted file ends the s
 were decoded to their end within the limits. `python -m fgvc_hf.demo.check FILE` prints one line of JSON: `{}`, or `{"error": ...}`.
 """
 
+import contextlib
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from ..io.video import VideoFile
+from .jobs import checkpoint
 from .limits import MAX_FRAMES, MAX_MEGABYTES, check_length, check_size
 
 
@@ -18,6 +21,10 @@ MAX_CPU_SECONDS = 60
 MAX_WALL_SECONDS = 90
 # Containers that hold a clip themselves, and are no lists of other files or addresses
 CONTAINERS = "mov,matroska,avi,mpegts,mpeg,flv,ogg,gif,asf"
+
+
+class Unchecked(ValueError):
+    """The check did not come to an end: it crashed, was stopped, or took too long."""
 
 
 def check_clip(path: Path, name: str) -> None:
@@ -35,17 +42,28 @@ def check_clip(path: Path, name: str) -> None:
         raise ValueError(f"{name}: is larger than {MAX_MEGABYTES} MB.")
     report = run_check([sys.executable, "-m", "fgvc_hf.demo.check", str(path)])
     if report is None:
-        raise ValueError(f"{name}: cannot be read within the limits of this demo; the file may be damaged.")
+        raise Unchecked(f"{name}: cannot be read within the limits of this demo; the file may be damaged.")
     if "error" in report:
         raise ValueError(report["error"].replace(str(path), name))
 
 
 def run_check(command: list[str]) -> dict | None:
-    """What the process printed; `None` if it crashed, was stopped or printed no answer."""
+    """What the process printed; `None` if it crashed, took too long or printed no answer. It ends with the job that started it."""
+    end = time.monotonic() + MAX_WALL_SECONDS
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        try:
+            printed = None
+            while printed is None and time.monotonic() < end:
+                checkpoint()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    printed, _ = process.communicate(timeout=0.2)
+        finally:
+            process.kill()
     try:
-        done = subprocess.run(command, capture_output=True, timeout=MAX_WALL_SECONDS, stdin=subprocess.DEVNULL)
-        report = json.loads(done.stdout) if done.returncode == 0 else None
-    except (subprocess.TimeoutExpired, ValueError):
+        report = json.loads(printed or "") if process.returncode == 0 else None
+    except ValueError:
         return None
     return report if isinstance(report, dict) else None
 

@@ -1,44 +1,37 @@
-"""The clips of all sessions: copied from an upload once they are checked, and kept for a limited time."""
+"""The clips of all sessions: taken over from an upload once they are checked, each in a folder of its own with its results."""
 
 import contextlib
+import os
 import shutil
 import tempfile
-import threading
-import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ..io.video import VideoFile
-from .check import check_clip
-from .limits import MAX_SECONDS_OF_WORK
+from .check import Unchecked, check_clip
+from .jobs import checkpoint
 
 
-MAX_CLIPS = 24
-
-
-class Cancelled(Exception):
-    """The user asked to stop."""
+KEPT_VERDICTS = 1000
+PUT_AWAY = "This clip was put away, because it had not been used for a while; please upload it again."
 
 
 @dataclass
 class Clip:
     """
-    A clip of one session, in a folder of its own that holds its results as well.
+    A clip, in a folder of its own that holds its results as well.
 
     Args:
         video (`VideoFile`): The clip.
         name (`str`): File name as the user knows it.
-        session (`str`, *optional*): Whose it is.
-        cancelled (`bool`): Whether work on it is to stop.
     """
 
     video: VideoFile
     name: str
-    session: str | None = None
-    cancelled: bool = field(default=False, compare=False)
 
     @property
     def num_frames(self) -> int:
@@ -56,7 +49,7 @@ class Clip:
             `ValueError`: the clip has been put away meanwhile.
         """
         if not self.video.path.is_file():
-            raise ValueError("This clip was put away to make room for others; please upload it again.")
+            raise ValueError(PUT_AWAY)
         return next(self.video.frames(t, t + 1))
 
     def results(self, kind: str) -> Path:
@@ -67,66 +60,100 @@ class Clip:
         return folder
 
     def discard(self) -> None:
-        """Remove the clip and its results; work on it stops."""
-        self.cancelled = True
+        """Remove the clip and its results."""
         shutil.rmtree(self.video.path.parent, ignore_errors=True)
 
 
 class Shelf:
-    """A folder of at most `capacity` clips: the oldest is removed for the newest. Removed when the server stops."""
+    """
+    The folder of all clips. A file that was uploaded is held at once, by a link, and opened when it has been checked.
 
-    def __init__(self, folder: Path, capacity: int = MAX_CLIPS):
-        self.folder, self.capacity = folder, capacity
-        self._clips: list[Clip] = []
-        self.lock = threading.Lock()
+    Uploads lie at a path that is made of their content, so what was said of a file holds for all who send the same.
+    """
 
-    def take(self, upload: Path, session: str | None = None) -> Clip:
-        """
-        A checked copy of an uploaded file. Gradio keeps the upload for a while, because other sessions may have sent the same file; a
-        refused upload is removed at once.
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._verdicts: OrderedDict[Path, str | None] = OrderedDict()
+
+    def hold(self, path: Path) -> Path:
+        """A link to a file, or a copy, in a folder of its own under a name that is the server's.
 
         Raises:
-            `ValueError`: the file is not there any more, or what [`check_clip`] says.
+            `ValueError`: the file is not there any more.
         """
-        if not upload.is_file():
-            raise ValueError(f"{upload.name}: is not there any more; please upload it again.")
+        suffix = "".join(c for c in path.suffix[1:9] if c.isascii() and c.isalnum())
+        own = Path(tempfile.mkdtemp(dir=self.folder)) / f"clip.{suffix}"
         try:
-            check_clip(upload, upload.name)
-        except ValueError:
+            link_or_copy(path, own)
+        except FileNotFoundError:
+            own.parent.rmdir()
+            raise ValueError(f"{path.name}: is not there any more; please upload it again.") from None
+        return own
+
+    def open(self, own: Path, upload: Path) -> Clip:
+        """
+        The clip of an upload that is held, checked. A refused upload is removed.
+
+        Raises:
+            `ValueError`: what [`check_clip`] says.
+        """
+        try:
+            problem = self._verdict(own, upload)
+        except BaseException:
+            self.drop(own)
+            raise
+        if problem is not None:
+            self.drop(own)
             upload.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # the folder that was made for it, unless there is something else in it
                 upload.parent.rmdir()
-            raise
-        return self.copy(upload, upload.name, session)
+            raise ValueError(problem)
+        return Clip(VideoFile(own), upload.name)
 
-    def copy(self, path: Path, name: str, session: str | None = None) -> Clip:
-        """A copy of a clip that needs no check, such as an example."""
-        own = self._place(path.suffix)
-        shutil.copyfile(path, own)
-        return self._put(Clip(VideoFile(own), name, session))
+    def take(self, upload: Path) -> Clip:
+        """Hold an upload and open it; errors as of both."""
+        if self._verdicts.get(upload) is not None and not upload.exists():
+            raise ValueError(self._verdicts[upload])
+        return self.open(self.hold(upload), upload)
 
-    def cancel(self, session: str | None) -> None:
-        """Stop work on the clips of a session."""
-        with self.lock:
-            for clip in self._clips:
-                clip.cancelled |= clip.session == session
+    def copy(self, path: Path, name: str) -> Clip:
+        """A clip that needs no check, such as an example."""
+        return Clip(VideoFile(self.hold(path)), name)
 
-    def _place(self, suffix: str) -> Path:
-        """Where a clip goes: its name is the server's, whatever the user's is."""
-        return Path(tempfile.mkdtemp(dir=self.folder)) / f"clip{suffix[:8]}"
+    def drop(self, own: Path) -> None:
+        """Remove what is held, if it is."""
+        shutil.rmtree(own.parent, ignore_errors=True)
 
-    def _put(self, clip: Clip) -> Clip:
-        with self.lock:
-            self._clips = [kept for kept in self._clips if kept.video.path.is_file()]
-            while len(self._clips) >= self.capacity:
-                self._clips.pop(0).discard()
-            self._clips.append(clip)
-        return clip
+    def _verdict(self, own: Path, upload: Path) -> str | None:
+        """What is wrong with an upload, found out once; but a check that came to no end is made again."""
+        if upload not in self._verdicts:
+            try:
+                check_clip(own, upload.name)
+                problem = None
+            except Unchecked:
+                raise
+            except ValueError as error:
+                problem = str(error)
+            self._verdicts[upload] = problem
+            while len(self._verdicts) > KEPT_VERDICTS:
+                self._verdicts.popitem(last=False)
+            return problem
+        return self._verdicts[upload]
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """A hard link, which takes no room; a copy where the file system has none."""
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 class WatchedVideo:
     """
-    A clip as a frame source for the tracker, which reports progress and can be cancelled.
+    A clip as a frame source for the tracker: it reports progress, and every frame is a checkpoint.
 
     Args:
         clip ([`Clip`]): The clip, open as any frame source.
@@ -134,25 +161,18 @@ class WatchedVideo:
         report (callable): Called with the share that has been read, in [0, 1].
 
     Raises:
-        [`Cancelled`]: while frames are read, after the clip was cancelled.
-        `ValueError`: while frames are read, when the work has taken longer than the demo grants.
+        as [`checkpoint`], while frames are read.
     """
 
     def __init__(self, clip: Clip, expected: int, report: Callable[[float], None]):
         self._clip, self._expected, self._report, self._read = clip, max(expected, 1), report, 0
-        self._end = time.monotonic() + MAX_SECONDS_OF_WORK
         video = clip.video
         self.name, self.fps, self.num_frames, self.time = video.name, video.fps, video.num_frames, video.time
-        self.height, self.width = clip.size
+        self.height, self.width, self.pixel_aspect = *clip.size, video.pixel_aspect
 
     def frames(self, start: int = 0, stop: int | None = None, reverse: bool = False) -> Iterator[np.ndarray]:
         for frame in self._clip.video.frames(start, stop, reverse):
-            if self._clip.cancelled:
-                raise Cancelled
-            if time.monotonic() > self._end:
-                raise ValueError(
-                    "This took longer than the demo grants; please try a shorter clip or a faster preset."
-                )
+            checkpoint()
             yield frame
             self._read += 1
             self._report(min(1.0, self._read / self._expected))

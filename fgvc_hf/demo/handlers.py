@@ -5,17 +5,19 @@ A wrong argument is a `gr.Error` of one sentence. An unexpected error is logged,
 
 import functools
 import logging
+import os
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import gradio as gr
 
 from . import limits, views
-from .clips import Cancelled, Clip, Shelf
+from .clips import Clip, Shelf
 from .examples import DIRECTION, EXAMPLES, PRESET, Example
+from .house import Desk, House
+from .jobs import Cancelled
 from .limits import DIRECTIONS, MAX_GRID, MAX_POINTS, PRESETS, Point
 from .work import Followed, deliver, flow_between, follow_masks, match_of, rasterize, track_points
 
@@ -29,32 +31,6 @@ PREPARING = threading.Lock()  # one example at a time
 GPU_SECONDS = 120  # that a call may hold a ZeroGPU
 
 
-@dataclass
-class Desk:
-    """What a session works on: its clip, and the points on it."""
-
-    clip: Clip | None = None
-    points: list[Point] = field(default_factory=list)
-
-    def the_clip(self) -> Clip:
-        if self.clip is None:
-            raise ValueError("There is no clip yet: upload or record one, or take an example.")
-        return self.clip
-
-    def frame_number(self, value) -> int:
-        return limits.whole_number("The frame", value, 0, self.the_clip().num_frames - 1)
-
-    def clicked(self, event: gr.SelectData) -> tuple[float, float]:
-        """The place (x, y) in the clip."""
-        height, width = self.the_clip().size
-        return limits.clicked(event.index, height, width, views.zoom_of(width))
-
-    def clear(self) -> None:
-        if self.clip is not None:
-            self.clip.discard()
-        self.clip, self.points = None, []
-
-
 def plain(handler: Callable) -> Callable:
     """The handler, with its errors as sentences for the page."""
 
@@ -62,28 +38,33 @@ def plain(handler: Callable) -> Callable:
     def checked(*arguments, **keywords):
         try:
             return handler(*arguments, **keywords)
-        except Cancelled:
-            gr.Info("Cancelled.", duration=3)
-            return gr.skip()
-        except (ValueError, OSError) as error:
-            raise gr.Error(sentence(error, arguments), print_exception=False) from None
-        except gr.Error:
-            raise
-        except Exception:
-            logging.getLogger(__name__).exception("%s failed", handler)
-            raise gr.Error(
-                "Something went wrong on the server, and was logged there.", print_exception=False
-            ) from None
+        except Exception as error:
+            return answer_to(error, handler, arguments)
 
     return checked
+
+
+def answer_to(error: Exception, handler: Callable, arguments: tuple):
+    """What the page gets in the place of a result: nothing new after a cancellation, otherwise a `gr.Error` of one sentence."""
+    if isinstance(error, gr.Error):
+        raise error
+    if isinstance(error, Cancelled):
+        gr.Info(str(error), duration=3)
+        return gr.skip()
+    # An error of the system names paths of the server; those of the package are sentences
+    if isinstance(error, ValueError) or (isinstance(error, OSError) and error.errno is None):
+        raise gr.Error(sentence(error, arguments), print_exception=False) from None
+    logging.getLogger(__name__).error("%s failed", handler, exc_info=error)
+    raise gr.Error("Something went wrong on the server, and was logged there.", print_exception=False) from None
 
 
 def sentence(error: Exception, arguments: tuple) -> str:
     """The message of an error, with the name of the clip in the place of its path on the server."""
     text = " ".join(str(error).split())
     for argument in arguments:
-        if isinstance(argument, Desk) and argument.clip is not None:
-            text = text.replace(str(argument.clip.video.path), argument.clip.name)
+        clip = argument.clip if isinstance(argument, Desk) else argument
+        if isinstance(clip, Clip):
+            text = text.replace(str(clip.video.path), clip.name)
     return text
 
 
@@ -100,35 +81,29 @@ class Intake:
     """The handlers that open a clip.
 
     Args:
-        shelf ([`Shelf`]): Keeps the clips of all sessions.
+        house ([`House`]): Keeps the clips of all sessions.
     """
 
-    def __init__(self, shelf: Shelf):
-        self.shelf = shelf
+    def __init__(self, house: House):
+        self.house = house
 
     @plain
-    def upload(self, path: str | None, desk: Desk, request: gr.Request):
+    def upload(self, desk: Desk, file: dict | None):
         """Take over what was uploaded or recorded; where it is refused, the clip before stays."""
-        if path is None:
+        if file is None:
             raise ValueError("There is no clip yet: upload or record one, or take an example.")
-        clip = self.shelf.take(Path(path), request.session_hash)
-        desk.clear()
-        desk.clip = clip
-        return *showing(desk), *NO_POINTS, *NO_OTHERS, desk
+        clip = self.house.shelf.take(self.house.uploaded("The clip", file))
+        self.house.place(desk, clip, [])
+        return *showing(desk), *NO_POINTS, *NO_OTHERS
 
     @plain
-    def example(self, desk: Desk, event: gr.SelectData, request: gr.Request):
+    def example(self, desk: Desk, event: gr.SelectData):
         """Take an example with its tracks, which ship with the package."""
         example = EXAMPLES[limits.whole_number("The example", event.index, 0, len(EXAMPLES) - 1)]
-        clip = self.shelf.copy(prepared(self.shelf, example), f"{example.key}.mp4", request.session_hash)
-        desk.clear()
-        desk.clip, desk.points = clip, list(example.points)
+        clip = self.house.shelf.copy(prepared(self.house.shelf, example), f"{example.key}.mp4")
+        self.house.place(desk, clip, list(example.points))
         followed = deliver(clip, example.tracks(), lambda share, what: None)
-        return *showing(desk), *points_result(desk, followed, PRESET, DIRECTION), *NO_OTHERS, desk
-
-    def leave(self, request: gr.Request) -> None:
-        """The page was closed: its work is cancelled, because other sessions may be waiting."""
-        self.shelf.cancel(request.session_hash)
+        return *showing(desk), *points_result(clip, desk.points, followed, PRESET, DIRECTION), *NO_OTHERS
 
 
 def prepared(shelf: Shelf, example: Example) -> Path:
@@ -136,7 +111,9 @@ def prepared(shelf: Shelf, example: Example) -> Path:
     with PREPARING:
         path = shelf.folder / f"{example.key}.mp4"
         if not path.exists():
-            example.write_clip(path)
+            unfinished = path.with_name(f"unfinished-{path.name}")
+            example.write_clip(unfinished)
+            os.replace(unfinished, path)
     return path
 
 
@@ -179,7 +156,7 @@ def show_frame(desk: Desk, t):
 def add_point(desk: Desk, t, name, event: gr.SelectData):
     """A point where the picture was clicked."""
     t = desk.frame_number(t)
-    x, y = desk.clicked(event)
+    x, y = desk.clicked(event.index)
     name = limits.short_name(name, f"point {len(desk.points) + 1}")
     add(desk, [Point(t, x, y, name)])
     return *drawn(desk, t), ""
@@ -221,26 +198,25 @@ def clear_points(desk: Desk, t):
 @plain
 def track(desk: Desk, preset, direction, progress=gr.Progress()):
     preset, direction = settings(preset, direction)
-    clip = ready(desk)
-    if not desk.points:
+    clip, points = desk.the_clip(), desk.points  # as they are now; more may be placed meanwhile
+    clip.frame(0)
+    if not points:
         raise ValueError("There are no points yet: click on the picture, or add a grid.")
-    followed = track_points(clip, desk.points, preset, direction, lambda share, what: progress(share, desc=what))
-    return points_result(desk, followed, preset, direction)
+    followed = track_points(clip, points, preset, direction, lambda share, what: progress(share, desc=what))
+    return points_result(clip, points, followed, preset, direction)
 
 
-def points_result(desk: Desk, followed: Followed, preset: str, direction: str) -> tuple:
+def points_result(clip: Clip, points: list[Point], followed: Followed, preset: str, direction: str) -> tuple:
     """Video, timeline, files, and the code that does the same."""
-    timeline = views.timeline(
-        [point.name for point in desk.points], followed.ids, followed.confidence, followed.visible
-    )
-    return str(followed.video), timeline, points_code(desk, preset, direction), *downloads(followed.files)
+    timeline = views.timeline([point.name for point in points], followed.ids, followed.confidence, followed.visible)
+    return str(followed.video), timeline, points_code(clip, points, preset, direction), *downloads(followed.files)
 
 
-def points_code(desk: Desk, preset: str, direction: str) -> str:
-    points = ", ".join(f"({point.t}, {round(point.x, 2):g}, {round(point.y, 2):g})" for point in desk.points)
+def points_code(clip: Clip, points: list[Point], preset: str, direction: str) -> str:
+    places = ", ".join(f"({point.t}, {round(point.x, 2):g}, {round(point.y, 2):g})" for point in points)
     return (
         f"from fgvc_hf import Tracker\n\ntracker = Tracker.from_pretrained(preset={preset!r})\n"
-        f"tracks = tracker.track({desk.the_clip().name!r}, points=[{points}], direction={direction!r})"
+        f"tracks = tracker.track({clip.name!r}, points=[{places}], direction={direction!r})"
     )
 
 
@@ -258,7 +234,8 @@ def show_painter(desk: Desk, t):
 def follow(desk: Desk, t, painted, preset, direction, progress=gr.Progress()):
     preset, direction = settings(preset, direction)
     t = desk.frame_number(t)
-    clip = ready(desk)
+    clip = desk.the_clip()
+    clip.frame(t)
     ids = rasterize(limits.shapes(painted, *clip.size), *clip.size)
     followed = follow_masks(clip, ids, t, preset, direction, lambda share, what: progress(share, desc=what))
     titles = [f"object {obj_id}" for obj_id in followed.ids]
@@ -273,7 +250,7 @@ def follow(desk: Desk, t, painted, preset, direction, progress=gr.Progress()):
 @plain
 def flow(desk: Desk, t_0, t_1, preset):
     t_0, t_1 = desk.frame_number(t_0), desk.frame_number(t_1)
-    coloured, files = flow_between(ready(desk), t_0, t_1, limits.choice("The preset", preset, PRESETS))
+    coloured, files = flow_between(desk.the_clip(), t_0, t_1, limits.choice("The preset", preset, PRESETS))
     return views.enlarged(coloured), *downloads(files)
 
 
@@ -282,8 +259,8 @@ def flow(desk: Desk, t_0, t_1, preset):
 def match(desk: Desk, t_0, t_1, preset, event: gr.SelectData):
     """Where the clicked pixel of frame A is in frame B."""
     t_0, t_1 = desk.frame_number(t_0), desk.frame_number(t_1)
-    clip = ready(desk)
-    point = desk.clicked(event)
+    clip = desk.the_clip()
+    point = desk.clicked(event.index)
     heat, best = match_of(clip, t_0, t_1, point, limits.choice("The preset", preset, PRESETS))
     here, there = (f"({x:.1f}, {y:.1f})" for x, y in (point, best))
     said = f"{here} of frame {t_0} is most probably at {there} of frame {t_1}."
@@ -300,19 +277,6 @@ def show_plain(desk: Desk, t):
 
 def settings(preset, direction) -> tuple[str, str]:
     return limits.choice("The preset", preset, PRESETS), limits.choice("The direction", direction, DIRECTIONS)
-
-
-def ready(desk: Desk) -> Clip:
-    """The clip, with its cancellation reset, for work that starts now."""
-    clip = desk.the_clip()
-    clip.frame(0)
-    clip.cancelled = False
-    return clip
-
-
-def cancel(desk: Desk) -> None:
-    if desk.clip is not None:
-        desk.clip.cancelled = True
 
 
 def downloads(files: list[Path]) -> list[dict]:

@@ -102,6 +102,33 @@ def clicked(index, height: int, width: int, zoom: int) -> tuple[float, float]:
     return column / zoom, row / zoom
 
 
+def points(value, num_frames: int, height: int, width: int) -> list[Point]:
+    """Points from a list `[[t, x, y], ...]`, or from the JSON text of one.
+
+    Raises:
+        `ValueError`: it is anything else, is empty or too long, or a point is outside of the clip.
+    """
+    listed = value
+    if isinstance(value, str) and len(value) <= MAX_PAINTED_CHARACTERS:
+        try:
+            listed = json.loads(value)
+        except (ValueError, RecursionError):
+            listed = None
+    if not isinstance(listed, list) or not 0 < len(listed) <= MAX_POINTS:
+        raise ValueError(f"points must be a list of 1 to {MAX_POINTS} points [t, x, y], got {_shown(value)}.")
+    return [_point(point, num_frames, height, width) for point in listed]
+
+
+def _point(value, num_frames: int, height: int, width: int) -> Point:
+    numbers = [_number(number) for number in value] if isinstance(value, list) and len(value) == 3 else [None]
+    if None in numbers:
+        raise ValueError(f"A point must be three numbers [t, x, y], got {_shown(value)}.")
+    t, x, y = (float(number) for number in numbers if number is not None)
+    if not (0 <= x <= width and 0 <= y <= height):
+        raise ValueError(f"A point must be inside of the frame of {width}×{height} pixels, got {_shown(value)}.")
+    return Point(whole_number("The frame of a point", t, 0, num_frames - 1), x, y, "")
+
+
 def short_name(value, default: str) -> str:
     """A name of a target: text of one line, or the default where there is none."""
     if value is None:

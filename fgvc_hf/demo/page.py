@@ -88,6 +88,22 @@ class FlowTab:
     files: list[gr.DownloadButton]
 
 
+@dataclass(frozen=True)
+class Doors:
+    """What clients in place of a browser send and get; nothing of it is seen on the page."""
+
+    video: gr.File
+    mask: gr.File
+    points: gr.JSON
+    frame: gr.Number
+    to_frame: gr.Number
+    preset: gr.Radio
+    direction: gr.Radio
+    knock: list[gr.Button]
+    numbers: gr.JSON
+    files: list[gr.File]
+
+
 def source(name: str) -> str:
     """A text file of this folder."""
     return (FOLDER / name).read_text(encoding="utf-8")
@@ -206,6 +222,31 @@ def how_tab() -> None:
     with gr.Tab("How it works", elem_id="how"):
         gr.Markdown(source("how_it_works.md"))
         gr.Markdown(f"fgvc_hf {__version__}", elem_classes="hint")
+
+
+def list_of_points() -> gr.JSON:
+    """JSON whose schema tells what points are; a class of its own would make Gradio write into this folder."""
+    points = gr.JSON(label="points")
+    point = {"type": "array", "items": {"type": "number"}, "minItems": 3, "maxItems": 3}
+    points.api_info = lambda: {"type": "array", "items": point, "description": "points [[t, x, y], ...]"}
+    points.example_payload = points.example_value = lambda: [[0, 60.5, 40.5]]
+    return points
+
+
+def doors() -> Doors:
+    with gr.Column(visible=False):
+        return Doors(
+            video=gr.File(label="video"),
+            mask=gr.File(label="mask"),
+            points=list_of_points(),
+            frame=gr.Number(0, precision=0, label="frame"),
+            to_frame=gr.Number(1, precision=0, label="to_frame"),
+            preset=gr.Radio(PRESETS, value="balanced", label="preset"),
+            direction=gr.Radio(DIRECTIONS, value="forward", label="direction"),
+            knock=[gr.Button() for _ in range(3)],
+            numbers=gr.JSON(label="result"),
+            files=[gr.File(label="file"), gr.File(label="file")],
+        )
 
 
 def frame_slider(label: str, elem_id: str) -> gr.Slider:

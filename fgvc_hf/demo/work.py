@@ -73,8 +73,7 @@ def track_points(clip: Clip, points: list[Point], preset: str, direction: str, r
     Follow points through a clip.
 
     Raises:
-        `Cancelled`, `ValueError`: as of [`WatchedVideo`].
-        `OSError`: the clip has been put away meanwhile.
+        as [`WatchedVideo`].
     """
     expected = frames_to_read(clip, [point.t for point in points], direction)
     watched = WatchedVideo(clip, expected, lambda share: report(0.85 * share, "following points"))

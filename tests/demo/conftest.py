@@ -1,4 +1,5 @@
 import contextlib
+import hashlib
 import os
 import re
 import socket
@@ -16,8 +17,7 @@ pytest.importorskip("gradio", reason="the demo needs the extra demo")
 import httpx
 
 from fgvc_hf import VideoWriter, render_clip
-from fgvc_hf.demo.clips import Shelf
-from fgvc_hf.demo.handlers import Desk
+from fgvc_hf.demo.house import House
 
 
 @pytest.fixture(scope="session")
@@ -39,16 +39,38 @@ def clip_file(tmp_path_factory, write_clip):
 
 
 @pytest.fixture
-def shelf(tmp_path):
-    folder = tmp_path / "shelf"
+def house(tmp_path):
+    folder = tmp_path / "house"
     folder.mkdir()
-    return Shelf(folder, capacity=3)
+    house = House(folder)
+    yield house
+    house.close()
 
 
 @pytest.fixture
-def desk(shelf, clip_file):
+def shelf(house):
+    return house.shelf
+
+
+@pytest.fixture
+def desk(house, clip_file):
     """A session that has its clip."""
-    return Desk(shelf.copy(clip_file, "my clip.mp4"))
+    desk = house.desk("me")
+    desk.clip = house.shelf.copy(clip_file, "my clip.mp4")
+    return desk
+
+
+@pytest.fixture
+def upload_of(house):
+    """A function that puts a file where Gradio puts uploads, and returns what the page sends for it."""
+
+    def upload(content: bytes, name: str = "clip.mp4") -> dict:
+        place = house.cache / hashlib.sha256(content).hexdigest()
+        place.mkdir(exist_ok=True)
+        (place / name).write_bytes(content)
+        return {"path": str(place / name), "orig_name": name, "meta": {"_type": "gradio.FileData"}}
+
+    return upload
 
 
 @dataclass
@@ -88,5 +110,5 @@ def server(tmp_path_factory):
             assert process.poll() is None, "the server went down"
         finally:
             process.terminate()
-            process.wait(60)
+            assert process.wait(60) == 0
     assert [path for path in folder.rglob("*") if path.is_file()] == []

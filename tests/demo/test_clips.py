@@ -8,7 +8,7 @@ import pytest
 
 from fgvc_hf.demo import check
 from fgvc_hf.demo.check import check_clip, run_check
-from fgvc_hf.demo.clips import Cancelled, WatchedVideo
+from fgvc_hf.demo.clips import WatchedVideo
 
 
 def blank(path, frames, height, width, codec="libx264"):
@@ -125,10 +125,42 @@ def test_what_is_accepted_is_copied_and_the_upload_stays_with_gradio(shelf, clip
         clip.frame(0)
 
 
-def test_the_shelf_is_bounded(shelf, clip_file):
-    clips = [shelf.copy(clip_file, f"{i}.mp4") for i in range(5)]
-    assert [clip.video.path.exists() for clip in clips] == [False, False, True, True, True]
-    assert len(list(shelf.folder.iterdir())) == 3
+def test_what_was_said_of_a_file_holds_for_all_who_send_it(shelf, clip_file, tmp_path, monkeypatch):
+    """Also for those whose upload went away with the one that was refused first."""
+    upload = tmp_path / "bad.mp4"
+    upload.write_text("no video")
+    held = shelf.hold(upload)
+    with pytest.raises(ValueError, match="is no video that can be read") as first:
+        shelf.take(upload)
+    assert not upload.exists()
+    with pytest.raises(ValueError) as second:
+        shelf.open(held, upload)
+    with pytest.raises(ValueError) as third:
+        shelf.take(upload)
+    assert str(first.value) == str(second.value) == str(third.value) and not list(shelf.folder.iterdir())
+    shelf.take(clip_file)
+    monkeypatch.setattr("fgvc_hf.demo.clips.check_clip", lambda *_: pytest.fail("was checked again"))
+    shelf.take(clip_file)
+
+
+def test_a_check_that_came_to_no_end_is_made_again(shelf, clip_file, monkeypatch):
+    monkeypatch.setattr(check, "MAX_WALL_SECONDS", 0)
+    with pytest.raises(ValueError, match="cannot be read within the limits of this demo"):
+        shelf.take(clip_file)
+    assert clip_file.exists() and not list(shelf.folder.iterdir())
+    monkeypatch.undo()
+    assert shelf.take(clip_file).num_frames == 6
+
+
+@pytest.mark.parametrize(
+    "name", ["..mp4", "Ü 動画 🎯.mp4", "x" * 240 + ".mp4", "a.mp4\n<b>", "-i.mov", "clip", "a.m\tp4"]
+)
+def test_names_are_kept_for_the_user_only(shelf, clip_file, tmp_path, name):
+    upload = tmp_path / name
+    upload.write_bytes(clip_file.read_bytes())
+    clip = shelf.take(upload)
+    assert clip.name == name and clip.num_frames == 6
+    assert clip.video.path.name.startswith("clip.") and clip.video.path.name.isascii()
 
 
 def test_results_take_the_place_of_earlier_ones(desk):
@@ -138,18 +170,9 @@ def test_results_take_the_place_of_earlier_ones(desk):
     assert not first.exists()
 
 
-def test_watched_frames_are_those_of_the_clip_and_stop_when_it_is_cancelled(desk, monkeypatch):
+def test_watched_frames_are_those_of_the_clip(desk):
     clip, shares = desk.clip, []
     watched = WatchedVideo(clip, 6, shares.append)
     for seen, frame in zip(watched.frames(), clip.video.frames(), strict=True):
         assert (seen == frame).all()
     assert shares == [t / 6 for t in range(1, 7)]
-    frames = watched.frames()
-    next(frames)
-    clip.cancelled = True
-    with pytest.raises(Cancelled):
-        next(frames)
-    clip.cancelled = False
-    monkeypatch.setattr("fgvc_hf.demo.clips.MAX_SECONDS_OF_WORK", -1)
-    with pytest.raises(ValueError, match="longer than the demo grants"):
-        next(WatchedVideo(clip, 6, shares.append).frames())

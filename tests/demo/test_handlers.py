@@ -13,6 +13,8 @@ from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor,
 from fgvc_hf.demo import handlers as on
 from fgvc_hf.demo import limits, views, work
 from fgvc_hf.demo.examples import EXAMPLES
+from fgvc_hf.demo.house import Desk
+from fgvc_hf.demo.jobs import Cancelled
 from fgvc_hf.demo.limits import MAX_POINTS, Point
 from fgvc_hf.io.flow_files import read_flo
 
@@ -22,9 +24,6 @@ NAN, INFINITE = math.nan, math.inf
 
 def click(index) -> gr.SelectData:
     return gr.SelectData(None, {"index": index, "value": None})
-
-
-REQUEST = gr.Request(session_hash="me")
 
 
 def quiet(*_, **__) -> None:
@@ -128,7 +127,7 @@ def test_what_makes_no_sense_is_one_sentence_and_changes_nothing(desk, monkeypat
 )
 def test_without_a_clip_there_is_a_hint(call):
     with pytest.raises(gr.Error, match="There is no clip yet: upload or record one, or take an example."):
-        call(on.Desk())
+        call(Desk())
 
 
 def test_without_points_there_is_a_hint(desk):
@@ -138,6 +137,7 @@ def test_without_points_there_is_a_hint(desk):
 
 def test_errors_of_the_package_name_the_clip_as_the_user_does(pointed, tiny):
     content = pointed.clip.video.path.read_bytes()
+    pointed.clip.video.path.unlink()  # it is a link
     pointed.clip.video.path.write_bytes(content[:2000] + bytes(len(content) - 2000))
     with pytest.raises(gr.Error) as refused:
         on.track(pointed, "fast", "forward", quiet)
@@ -154,26 +154,20 @@ def test_what_is_not_expected_is_logged_and_not_shown(pointed, monkeypatch, capl
 # ---- what is done -------------------------------------------------------------------------------------------------
 
 
-def test_an_upload_takes_the_place_of_the_clip_before(desk, shelf, clip_file):
-    intake, before = on.Intake(shelf), desk.clip
+def test_an_upload_takes_the_place_of_the_clip_before(desk, house, clip_file, upload_of):
+    before = desk.clip
     desk.points = [Point(0, 1, 1, "old")]
-    shown = intake.upload(str(clip_file), desk, REQUEST)
-    assert (
-        len(shown) == 14 + 7 + 4 + 1 + 4 + 1
-        and shown[-1] is desk
-        and desk.points == []
-        and not before.video.path.exists()
-    )
+    shown = on.Intake(house).upload(desk, upload_of(clip_file.read_bytes()))
+    assert len(shown) == 14 + 7 + 4 + 1 + 4 and desk.points == [] and not before.video.path.exists()
     assert shown[0] == "**clip.mp4** · 6 frames of 120×72 pixels, 12 frames per second"
     assert shown[2].shape == (432, 720, 3) and shown[1].maximum == 5
 
 
-def test_a_refused_upload_leaves_the_clip_before(desk, shelf, tmp_path):
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "text.mp4").write_text("hello")
+def test_a_refused_upload_leaves_the_clip_before(desk, house, upload_of):
+    refused = upload_of(b"hello", "text.mp4")
     with pytest.raises(gr.Error, match=r"^'text.mp4: is no video"):
-        on.Intake(shelf).upload(str(tmp_path / "other" / "text.mp4"), desk, REQUEST)
-    assert desk.clip.video.path.exists() and not (tmp_path / "other").exists()
+        on.Intake(house).upload(desk, refused)
+    assert desk.clip.video.path.exists() and not list(house.cache.iterdir())
 
 
 def test_clicks_become_points(desk):
@@ -218,12 +212,12 @@ def test_tracking_gives_video_timeline_files_and_code(pointed, tiny, direction):
     assert {what for _, what in shares} == {"following points", "drawing"}
 
 
-def test_cancelling_stops_the_work_and_says_so(pointed, tiny, monkeypatch):
+def test_a_cancelled_job_says_why_and_leaves_no_result(pointed, tiny, monkeypatch):
     said = []
     monkeypatch.setattr(gr, "Info", lambda text, duration: said.append(text))
 
     def cancel_at_once(share, desc):
-        on.cancel(pointed)
+        raise Cancelled("Cancelled.")
 
     assert on.track(pointed, "fast", "forward", cancel_at_once) == gr.skip()
     assert said == ["Cancelled."]
@@ -231,16 +225,20 @@ def test_cancelling_stops_the_work_and_says_so(pointed, tiny, monkeypatch):
     assert on.track(pointed, "fast", "forward", quiet)[0].endswith("tracked.mp4")  # and the next time it works
 
 
-def test_leaving_the_page_stops_the_work(desk, shelf, clip_file):
-    intake, other = on.Intake(shelf), on.Desk()
-    intake.upload(str(clip_file), desk, REQUEST)
-    intake.upload(str(clip_file), other, gr.Request(session_hash="someone else"))
-    intake.leave(REQUEST)
-    assert desk.clip.cancelled and not other.clip.cancelled
+def test_points_that_are_placed_meanwhile_are_for_the_next_time(pointed, tiny):
+    _, timeline, code, *_ = on.track(pointed, "fast", "forward", lambda share, desc: on.clear_points(pointed, 0))
+    assert timeline.count('class="row"') == 2 and "points=[(0, 30.5, 20.5), (2, 60.5, 40.5)]" in code
+    assert pointed.points == []
 
 
-def test_a_clip_that_goes_away_stops_the_work_on_it(pointed, tiny):
-    assert on.track(pointed, "fast", "forward", lambda share, desc: pointed.clip.discard()) == gr.skip()
+def test_errors_of_the_system_name_no_paths(pointed, monkeypatch, caplog):
+    def full(*arguments):
+        raise OSError(28, "No space left on device", "/srv/secret")
+
+    monkeypatch.setattr(on, "track_points", full)
+    with pytest.raises(gr.Error, match="Something went wrong on the server, and was logged there.") as refused:
+        on.track(pointed, "fast", "forward", quiet)
+    assert "secret" not in refused.value.message and "secret" in caplog.text
 
 
 def test_painted_objects_are_followed(desk, tiny):
@@ -284,20 +282,20 @@ def test_matching_a_frame_with_itself_finds_the_pixel(desk):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.key)
-def test_examples_show_with_the_tracks_that_ship(example, shelf):
-    desk = on.Desk()
-    shown = on.Intake(shelf).example(desk, click(EXAMPLES.index(example)), REQUEST)
+def test_examples_show_with_the_tracks_that_ship(example, house):
+    desk = house.desk("me")
+    shown = on.Intake(house).example(desk, click(EXAMPLES.index(example)))
     assert open_video(shown[14]).num_frames == desk.clip.num_frames == example.tracks().tracks.shape[1]
     assert example.tracks().queries.tolist() == [[point.t, point.x, point.y] for point in example.points]
     assert shown[15].count('class="row"') == len(example.points) and example.thumbnail.is_file()
 
 
 @pytest.mark.slow
-def test_tracks_that_ship_are_those_of_the_tracker(shelf):
+def test_tracks_that_ship_are_those_of_the_tracker(house):
     """If this fails, the tracker or the checkpoint has changed: run `python scripts/demo_examples.py`."""
     example = EXAMPLES[0]
-    desk = on.Desk()
-    on.Intake(shelf).example(desk, click(0), REQUEST)
+    desk = house.desk("me")
+    on.Intake(house).example(desk, click(0))
     held = example.tracks()
     points = [(point.t, point.x, point.y) for point in example.points]
     tracks = work.loaded("balanced").track(desk.clip.video.frames(0, 8), points)
