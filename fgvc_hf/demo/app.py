@@ -66,7 +66,7 @@ class Events:
 
     async def cancel(self, request: gr.Request) -> None:
         """Stop the work of a session, that which waits as well."""
-        self.house.jobs.cancel(request.session_hash or "", "Cancelled.", WORKING)
+        self.house.jobs.stop(self.house.jobs.of(request.session_hash or "", WORKING), "Cancelled.")
 
     def _event(self, lane: Lane, handler: Callable, room: int = 0) -> Callable:
         def with_room(*arguments):

@@ -53,8 +53,9 @@ class Gate:
             try:
                 await self.app(scope, receive, send)
             finally:
-                self.house.disconnected(session)
-                asyncio.get_running_loop().call_later(LEFT_SECONDS, self.house.left, session)
+                unheard = self.house.disconnected(session)
+                if unheard:
+                    asyncio.get_running_loop().call_later(LEFT_SECONDS, self.house.left, session, unheard)
         elif scope["method"] in ("POST", "PUT", "PATCH"):
             await self._take_in(scope, receive, send)
         else:

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 from . import limits, views
 from .clips import PUT_AWAY, Clip, Shelf
-from .jobs import FULL, WORKING, Busy, Jobs
+from .jobs import FULL, WORKING, Busy, Job, Jobs
 from .limits import Point
 
 
@@ -97,20 +97,22 @@ class House:
         """A page, or a client, listens for a session."""
         self._connections[session] += 1
 
-    def disconnected(self, session: str) -> None:
-        """It listens no more."""
+    def disconnected(self, session: str) -> list[Job]:
+        """It listens no more; the jobs that nobody waits for now."""
         self._connections[session] -= 1
-        if self._connections[session] <= 0:
-            del self._connections[session]
+        if self._connections[session] > 0:
+            return []
+        del self._connections[session]
+        return self.jobs.of(session)
 
-    def left(self, session: str) -> None:
-        """Unless somebody listens for it again, the jobs of a session end, because others may be waiting."""
+    def left(self, session: str, jobs: list[Job]) -> None:
+        """Unless somebody listens for the session again, these jobs end, because others may be waiting."""
         if session not in self._connections:
-            self.jobs.cancel(session, "Cancelled: the page was closed.")
+            self.jobs.stop(jobs, "Cancelled: the page was closed.")
 
     def place(self, desk: Desk, clip: Clip, points: list[Point]) -> None:
         """Put a clip on a desk, in the place of the one before; work on that one ends."""
-        self.jobs.cancel(desk.session, "Cancelled: another clip took its place.", WORKING)
+        self.jobs.stop(self.jobs.of(desk.session, WORKING), "Cancelled: another clip took its place.")
         before, desk.clip, desk.points, desk.put_away = desk.clip, clip, points, False
         if before is not None:
             before.discard()
@@ -211,9 +213,7 @@ class House:
     def _idle(self, seconds: float) -> list[Desk]:
         """Desks with a clip that are not in use; those first whose page is closed, then those that were used longest ago."""
         end = time.monotonic() - seconds
-        idle = [
-            d for d in self._desks.values() if d.clip is not None and d.used < end and not self.jobs.has(d.session)
-        ]
+        idle = [d for d in self._desks.values() if d.clip is not None and d.used < end and not self.jobs.of(d.session)]
         return sorted(idle, key=lambda desk: (desk.session in self._connections, desk.used))
 
     def _put_away(self, desk: Desk) -> None:

@@ -98,6 +98,12 @@ def begin(function: Callable, *arguments) -> Any:
     return function(*arguments)
 
 
+def wake(job: Job) -> None:
+    """End the waiting of a job that was stopped."""
+    if not job.turn.done():
+        job.turn.set_exception(Cancelled(job.stopped))
+
+
 class Jobs:
     """All jobs of the server, in the order in which they came."""
 
@@ -107,9 +113,9 @@ class Jobs:
         self._threads = ThreadPoolExecutor(sum(lane.at_once for lane in lanes), thread_name_prefix="demo")
         self._closed: str | None = None
 
-    def has(self, session: str) -> bool:
-        """Whether a job of a session runs or waits."""
-        return any(job.session == session for job in list(self._jobs))
+    def of(self, session: str, lane: Lane | None = None) -> list[Job]:
+        """The jobs of a session that run or wait."""
+        return [job for job in list(self._jobs) if job.session == session and lane in (None, job.lane)]
 
     async def run(
         self,
@@ -153,11 +159,11 @@ class Jobs:
                 raise Cancelled(job.stopped) from None
             raise
 
-    def cancel(self, session: str, reason: str, lane: Lane | None = None) -> None:
-        """Stop the jobs of a session: those that wait leave at once, those that run at their next checkpoint. From any thread."""
-        for job in list(self._jobs):
-            if job.session == session and lane in (None, job.lane):
-                self._stop(job, reason)
+    def stop(self, jobs: list[Job], reason: str) -> None:
+        """Stop jobs: those that wait leave at once, those that run at their next checkpoint. From any thread."""
+        for job in jobs:
+            job.stopped = job.stopped or reason
+            job.turn.get_loop().call_soon_threadsafe(wake, job)
 
     def close(self, reason: str) -> None:
         """Stop what runs, and accept nothing more. From any thread."""
@@ -202,14 +208,6 @@ class Jobs:
             job.end = time.monotonic() + MAX_SECONDS_OF_WORK
             job.turn.set_result(None)
             running.append(job)
-
-    def _stop(self, job: Job, reason: str) -> None:
-        def wake() -> None:
-            if not job.turn.done():
-                job.turn.set_exception(Cancelled(reason))
-
-        job.stopped = job.stopped or reason
-        job.turn.get_loop().call_soon_threadsafe(wake)
 
     def _leave(self, job: Job) -> None:
         self._jobs.remove(job)

@@ -32,7 +32,7 @@ def open_picture(path: str | os.PathLike) -> Generator[Image.Image]:
     """
     path = local_path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: cannot be read as an image, there is no such file.")
+        raise FileNotFoundError(f"{path}: cannot be read as an image (No such file).")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)

@@ -119,7 +119,7 @@ def test_tracks_are_read_as_they_were_written(moving, tmp_path):
         read_tracks(tmp_path / "bad.npz")
     truth.visible = truth.visible[:, :3]
     save_tracks(truth, tmp_path / "short.npz")
-    with pytest.raises(ValueError, match="visible must have the shape"):
+    with pytest.raises(ValueError, match="visible must be numbers of shape"):
         read_tracks(tmp_path / "short.npz")
     with pytest.raises(FileNotFoundError, match="no such file of tracks"):
         read_tracks(tmp_path / "none.npz")

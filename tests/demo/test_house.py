@@ -36,7 +36,7 @@ def test_clips_in_use_are_never_put_away_and_those_who_come_are_told(house, clip
 
 def test_of_clips_that_are_not_used_the_oldest_go_first_and_whose_page_is_closed(house, clip_file, monkeypatch):
     monkeypatch.setattr(module, "MAX_CLIPS", 4)
-    monkeypatch.setattr(house.jobs, "has", lambda session: session == "session 0")
+    monkeypatch.setattr(house.jobs, "of", lambda session, *_: ["a job"] * (session == "session 0"))
     desks = seated(house, clip_file, 4, ago=module.GRACE + 10)
     house.connected("session 1")
     for gone in (2, 3, 1):
@@ -121,16 +121,22 @@ def test_sessions_are_bounded_and_those_with_a_clip_stay(house, clip_file, monke
 
 
 def test_two_tabs_of_a_session_are_there_until_both_are_closed(house, monkeypatch):
-    cancelled = []
-    monkeypatch.setattr(house.jobs, "cancel", lambda session, reason: cancelled.append((session, reason)))
+    stopped, waiting = [], ["a job"]
+    monkeypatch.setattr(house.jobs, "of", lambda session, *_: list(waiting))
+    monkeypatch.setattr(house.jobs, "stop", lambda jobs, reason: stopped.append((jobs, reason)))
     house.connected("me")
     house.connected("me")
+    assert house.disconnected("me") == []
+    house.left("me", ["a job"])
+    assert stopped == []
+    unheard = house.disconnected("me")
+    waiting.append("one that came later, for which nobody has listened yet")
+    house.connected("me")
+    house.left("me", unheard)
+    assert stopped == []  # the connection broke, and came again
     house.disconnected("me")
-    house.left("me")
-    assert cancelled == []
-    house.disconnected("me")
-    house.left("me")
-    assert cancelled == [("me", "Cancelled: the page was closed.")]
+    house.left("me", unheard)
+    assert stopped == [(["a job"], "Cancelled: the page was closed.")]
 
 
 @pytest.mark.parametrize(

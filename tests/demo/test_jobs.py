@@ -121,13 +121,13 @@ def test_cancelling_ends_what_runs_and_what_waits_of_one_session_only():
         others = asyncio.ensure_future(jobs.run(WORKING, "other", other))
         wait = asyncio.ensure_future(jobs.run(WORKING, "me", mine))
         await asyncio.sleep(0.05)
-        jobs.cancel("me", "Cancelled.")
+        jobs.stop(jobs.of("me"), "Cancelled.")
         for job in (run, wait):
             with pytest.raises(Cancelled, match=r"^Cancelled\.$"):
                 await job
         await begun(other)
         other.released.set()
-        assert await others == "done" and not jobs.has("me")
+        assert await others == "done" and not jobs.of("me")
         mine.released.set()
         assert await jobs.run(WORKING, "me", mine) == "done"  # and the next time it works
 
@@ -148,7 +148,7 @@ def test_a_job_that_fails_or_is_dropped_frees_its_place():
             dropped.cancel()
         await asyncio.wait([run, wait])
         assert await jobs.run(WORKING, "me", lambda: "next") == "next"
-        assert not jobs.has("me")
+        assert not jobs.of("me")
 
     played(scene)
 
@@ -166,7 +166,7 @@ def test_an_error_of_a_job_that_was_stopped_is_its_stopping():
 
         run = asyncio.ensure_future(jobs.run(WORKING, "me", gone))
         await begun(work)
-        jobs.cancel("me", "Cancelled: another clip took its place.")
+        jobs.stop(jobs.of("me"), "Cancelled: another clip took its place.")
         work.released.set()
         with pytest.raises(Cancelled, match="another clip took its place"):
             await run
@@ -193,7 +193,7 @@ def test_those_who_wait_hear_how_many_are_before_them():
         second = asyncio.ensure_future(jobs.run(WORKING, "b", work))
         third = asyncio.ensure_future(jobs.run(WORKING, "c", work, waiting=heard.append))
         await asyncio.sleep(0.1)
-        jobs.cancel("b", "Cancelled.")
+        jobs.stop(jobs.of("b"), "Cancelled.")
         await asyncio.sleep(0.7)
         work.released.set()
         await asyncio.gather(first, second, third, return_exceptions=True)

@@ -120,6 +120,16 @@ def test_jobs_of_those_who_left_are_dropped(server, clip_file):
     assert gone[0].track()["success"]  # the clip is still there for one who comes back
 
 
+def test_one_who_listens_late_is_answered(server, clip_file):
+    """Nobody listens for the session when the call comes, nor seconds later."""
+    user = Visitor(server)
+    assert user.take(clip_file.read_bytes())["success"] and user.click([100, 100])["success"]
+    user.join("track_1", ["fast", "both"])
+    time.sleep(5)
+    (answer,) = user.news()
+    assert len(tracked(user, answer)) == 1 and not hasattr(user, "said")
+
+
 def test_a_new_clip_ends_the_job_on_the_one_before(server, clip_file, short):
     busy, user = Visitor(server), Visitor(server)
     for one in (busy, user):

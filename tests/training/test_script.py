@@ -181,14 +181,16 @@ def test_bad_input_is_one_line_before_training(videos, checkpoint, tmp_path, arg
 
 
 def test_preparing_named_layouts(tmp_path):
-    done = run("prepare.py", "youtube-vos", tmp_path, tmp_path / "out")
+    root = tmp_path / "root"
+    root.mkdir()
+    done = run("prepare.py", "youtube-vos", root, tmp_path / "out")
     assert done.returncode != 0 and "a folder train/JPEGImages was expected there" in done.stderr
-    frames = tmp_path / "train" / "JPEGImages" / "0a1b"
+    frames = root / "train" / "JPEGImages" / "0a1b"
     frames.mkdir(parents=True)
 
     for number in (0, 5, 10):
         Image.fromarray(np.full((40, 60, 3), number, np.uint8)).save(frames / f"{number:05d}.jpg")
-    done = run("prepare.py", "youtube-vos", tmp_path, tmp_path / "out")
+    done = run("prepare.py", "youtube-vos", root, tmp_path / "out")
     assert done.returncode == 0 and "1 shards" in done.stdout, done.stderr
 
 

@@ -166,7 +166,7 @@ def test_the_network_begins_in_the_middle_and_needs_room():
         ({"patch": "240"}, "patch must be smaller than the frame"),
         ({"patch": "30"}, "patch must be a multiple of 8 of at least 32"),
         ({"patches": "0"}, "patches must be 1 or more, got 0"),
-        ({"offsets": "0,1,2,3,4"}, "offsets must be a tuple like"),
+        ({"offsets": "0,1,2,3,4"}, "offsets must be 6 increasing numbers from 0 on"),
         ({"offsets": "0,1,2,3,4,4"}, "offsets must be 6 increasing numbers from 0 on"),
         ({"localiser": "tree"}, "localiser must be 'network' or 'coordinates'"),
         ({"batch_size": "0"}, "batch_size must be positive"),
