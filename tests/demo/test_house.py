@@ -36,7 +36,7 @@ def test_clips_in_use_are_never_put_away_and_those_who_come_are_told(house, clip
 
 def test_of_clips_that_are_not_used_the_oldest_go_first_and_whose_page_is_closed(house, clip_file, monkeypatch):
     monkeypatch.setattr(module, "MAX_CLIPS", 4)
-    monkeypatch.setattr(house.jobs, "of", lambda session, *_: ["a job"] * (session == "session 0"))
+    monkeypatch.setattr(house.jobs, "of", lambda session, *kinds: ["a job"] * (session == "session 0" and not kinds))
     desks = seated(house, clip_file, 4, ago=module.GRACE + 10)
     house.connected("session 1")
     for gone in (2, 3, 1):
