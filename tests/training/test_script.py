@@ -66,10 +66,12 @@ def test_every_kind_of_recipe_trains(videos, checkpoint, tmp_path, recipe):
 
 def test_tracks_of_the_videos_are_labels(videos, checkpoint, tmp_path):
     prompts = np.stack(np.meshgrid([0], np.arange(8, 96, 8), np.arange(8, 64, 8)), axis=-1).reshape(-1, 3)
+    folder = tmp_path / "tracks"
+    folder.mkdir()
     tracker = Tracker.from_pretrained(preset="fast")
     for path in videos.glob("*.mp4"):
-        save_tracks(tracker.track(path, prompts), tmp_path / f"{path.stem}.npz")
-    start = ["--videos", videos, "--tracks", tmp_path, "--start-from", checkpoint]
+        save_tracks(tracker.track(path, prompts), folder / f"{path.stem}.npz")
+    start = ["--videos", videos, "--tracks", folder, "--start-from", checkpoint]
     done = train("--recipe", "joint-small", *start, "--output", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     entry = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])
