@@ -268,11 +268,9 @@ class FgvcModel(FgvcPreTrainedModel):
         pixel_values = session.preprocess(frame, self.device)  # (1, 3, H, W)
         session.bind(self)
         with evaluation_mode(self):
-            features = self.normalized_features(pixel_values, check_weights=not session.weights_checked)[
-                0
-            ]  # (h, w, C)
+            features = self.normalized_features(pixel_values, check_weights=not session.weights_checked)
         session.weights_checked = True
-        session.propagate(features, frame_idx)
+        session.propagate(features[0], frame_idx)  # (h, w, C)
         return session.read()
 
     def propagate_in_video_iterator(

@@ -13,12 +13,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import fgvc_hf
-from fgvc_hf.hub.repository import check_upload, upload_repository
-from fgvc_hf.io.files import atomic_folder
+from fgvc_hf.cli.outputs import print_result
+from fgvc_hf.hub.repository import write_or_upload
+from fgvc_hf.kernels.process import clean_end
 
 
 ROOT = Path(__file__).parents[1]
@@ -26,6 +28,7 @@ SPACE = ROOT / "spaces_demo"
 FILES = ("README.md", "app.py")
 
 
+@clean_end()
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("repo_id", metavar="USER/NAME", nargs="?", help="of the Space")
@@ -35,26 +38,16 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--private", action="store_true", help="make the Space private if it is new")
     arguments = parser.parse_args(argv)
-    try:
-        print(push(arguments))
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+    return print_result(partial(push, arguments))
 
 
 def push(arguments: argparse.Namespace) -> str:
     """Write or upload the Space; the folder or the URL of the commit."""
     if (arguments.dry_run is None) == (arguments.repo_id is None):
         raise ValueError("give either the name of the Space, USER/NAME, or --dry-run FOLDER.")
-    if arguments.dry_run:
-        with atomic_folder(arguments.dry_run) as folder:
-            write_space(folder, arguments.wheel)
-        return arguments.dry_run
-    check_upload(arguments.repo_id)
-    with tempfile.TemporaryDirectory() as folder:
-        write_space(Path(folder), arguments.wheel)
-        return upload_repository(folder, arguments.repo_id, private=arguments.private or None, space_sdk="gradio")
+    write = partial(write_space, wheel=arguments.wheel)
+    options = {"private": arguments.private or None, "space_sdk": "gradio"}
+    return write_or_upload(write, arguments.repo_id, arguments.dry_run, **options)
 
 
 def write_space(folder: Path, wheel: Path | None = None) -> None:
@@ -95,17 +88,7 @@ def build_wheel(folder: Path) -> Path:
         shutil.copytree(ROOT / "fgvc_hf", source / "fgvc_hf", ignore=ignored)
         for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
             shutil.copyfile(ROOT / name, source / name)
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "wheel",
-            "--quiet",
-            "--no-deps",
-            "--wheel-dir",
-            str(folder),
-            str(source),
-        ]
+        command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(folder), str(source)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise OSError(f"{ROOT}: no wheel can be built ({' '.join(done.stderr.split())[-300:]}).")

@@ -12,15 +12,16 @@ import argparse
 import re
 import shutil
 import sys
-import tempfile
+from functools import partial
 from pathlib import Path
 
 from transformers.utils import logging
 
 from fgvc_hf import Tracker, model_card
-from fgvc_hf.hub.repository import check_upload, upload_repository, write_repository
+from fgvc_hf.cli.outputs import print_result
+from fgvc_hf.hub.repository import write_or_upload, write_repository
 from fgvc_hf.io.checkpoints import resolve_checkpoint
-from fgvc_hf.io.files import atomic_folder, check_outputs
+from fgvc_hf.io.files import check_outputs
 from fgvc_hf.kernels.process import clean_end
 
 
@@ -42,32 +43,21 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--message", metavar="TEXT", help="commit message")
     arguments = parser.parse_args(argv)
     logging.disable_progress_bar()
-    try:
-        check_outputs([arguments.dry_run], [arguments.checkpoint, *arguments.results])
-        print(push(arguments))
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+    return print_result(partial(push, arguments))
 
 
 def push(arguments: argparse.Namespace) -> str:
     """Write or upload the repository; the folder or the URL of the commit."""
-    if arguments.dry_run:
-        with atomic_folder(arguments.dry_run) as folder:
-            fill(folder, arguments)
-        return arguments.dry_run
-    check_upload(arguments.repo_id)
-    with tempfile.TemporaryDirectory() as folder:
-        fill(Path(folder), arguments)
-        return upload_repository(
-            folder,
-            arguments.repo_id,
-            private=arguments.private or None,
-            revision=arguments.revision,
-            create_pr=arguments.create_pr,
-            commit_message=arguments.message,
-        )
+    check_outputs([arguments.dry_run], [arguments.checkpoint, *arguments.results])
+    return write_or_upload(
+        partial(fill, arguments=arguments),
+        arguments.repo_id,
+        arguments.dry_run,
+        private=arguments.private or None,
+        revision=arguments.revision,
+        create_pr=arguments.create_pr,
+        commit_message=arguments.message,
+    )
 
 
 def fill(folder: Path, arguments: argparse.Namespace) -> None:

@@ -1,6 +1,5 @@
 """`scripts/push_space.py`: what it writes is a Space that starts by itself."""
 
-import importlib.util
 import json
 import re
 import shutil
@@ -15,6 +14,7 @@ import gradio
 import pytest
 import yaml
 from environments import environment_without_package, without_source_tree
+from scripts_as_functions import script_main
 
 import fgvc_hf
 
@@ -28,7 +28,7 @@ for _ in range(240):
     try:
         client = Client(sys.argv[1], verbose=False)
         break
-    except Exception:
+    except Exception:  # whatever a server says that is still starting
         time.sleep(0.5)
 print(json.dumps(sorted(client.view_api(return_format="dict")["named_endpoints"])))
 """
@@ -36,10 +36,7 @@ print(json.dumps(sorted(client.view_api(return_format="dict")["named_endpoints"]
 
 @pytest.fixture(scope="module")
 def push_space():
-    spec = importlib.util.spec_from_file_location("push_space", ROOT / "scripts" / "push_space.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    return lambda *arguments: script.main([str(argument) for argument in arguments])
+    return script_main("push_space")
 
 
 def a_wheel(folder, name=WHEEL):

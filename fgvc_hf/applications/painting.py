@@ -64,9 +64,8 @@ def paint(
     for frame, output in zip(frames, outputs, strict=True):
         target, confidence = (torch.from_numpy(part).double() for part in (output.points, output.confidence))
         layer = warp(colours, source, target, confidence, distance)
-        painted = (
-            layer[:3] + (1 - layer[3:]) * torch.tensor(np.ascontiguousarray(as_frame(frame))).movedim(-1, 0) / 255
-        )
+        background = torch.tensor(np.ascontiguousarray(as_frame(frame))).movedim(-1, 0) / 255
+        painted = layer[:3] + (1 - layer[3:]) * background
         yield output.frame_idx, (255 * painted).round().clamp(0, 255).byte().movedim(0, -1).numpy()
 
 

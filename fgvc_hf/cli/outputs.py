@@ -1,7 +1,8 @@
 """Files that commands write. Names are checked before there is any work, so that a run does not fail at its end."""
 
 import argparse
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 
 
 def add_drawing_options(command: argparse.ArgumentParser, drawn: str) -> None:
@@ -49,6 +50,16 @@ def check_drawings(arguments: argparse.Namespace) -> None:
         check_writable(check_video_name(arguments.overlay))
 
 
+def print_result(action: Callable[[], str]) -> int:
+    """Print what an action of a script returns; a user error is one line on standard error, and the exit status 2."""
+    try:
+        print(action())
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
 def write_drawings(video, draw, arguments: argparse.Namespace) -> list[str]:
     """Write `--overlay` and `--sheet` where they are asked for: frames with `draw` (frame number, frame) applied.
 
@@ -65,4 +76,4 @@ def write_drawings(video, draw, arguments: argparse.Namespace) -> list[str]:
     return written
 
 
-__all__ = ["add_drawing_options", "check_drawings", "check_files", "write_drawings"]
+__all__ = ["add_drawing_options", "check_drawings", "check_files", "print_result", "write_drawings"]

@@ -160,29 +160,16 @@ class PackedVideos(HeldClips):
 
     Args:
         path: The pack.
-        size, gap, area, aspect, offsets, length, seed: As of [`VideoFolder`].
+        settings, options: As of [`HeldClips`], from `size` on.
 
     Raises:
-        `ValueError`: as of [`read_pack`], or no clip has as many frames as there are offsets.
+        `ValueError`: as of [`read_pack`] and of [`HeldClips`].
         `OSError`: as of [`read_pack`].
     """
 
-    def __init__(
-        self,
-        path: str | Path,
-        size: int = 256,
-        gap: tuple[int, int] = (1, 5),
-        area: tuple[float, float] = (0.6, 1.0),
-        aspect: tuple[float, float] = (1.5, 2.0),
-        offsets: tuple[int, ...] = (),
-        length: int = 2**40,
-        seed: int = 0,
-    ):
-        least = max(2, len(offsets))
-        packed = [clip for clip in read_pack(path) if len(clip.frames) >= least]
-        if not packed:
-            raise ValueError(f"{path}: holds no clip of at least {least} frames.")
+    def __init__(self, path: str | Path, *settings, **options):
+        packed = read_pack(path)
         with ThreadPoolExecutor() as threads:
             images = threads.map(decode_image, (frame for clip in packed for frame in clip.frames))
-            clips = [np.stack([next(images) for _ in clip.frames]) for clip in packed]
-        super().__init__(clips, size, gap, area, aspect, offsets, length, seed)
+            clips = [np.stack([next(images) for _ in clip.frames]) for clip in packed if clip.frames]
+        super().__init__(path, clips, *settings, **options)

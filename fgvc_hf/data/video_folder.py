@@ -129,12 +129,17 @@ class HeldClips(Dataset):
     """Pairs of frames, or clips of several, of clips that are held in memory.
 
     Args:
-        clips (list of `numpy.ndarray` of shape `(T, H, W, 3)`, uint8): Each of at least two frames, or of as many as there are offsets.
+        source: Where the clips are from, for messages.
+        clips (list of `numpy.ndarray` of shape `(T, H, W, 3)`, uint8): Those of fewer than two frames, or than there are offsets, are left out.
         size, gap, area, aspect, offsets, length, seed: As of [`VideoFolder`].
+
+    Raises:
+        `ValueError`: no clip is left.
     """
 
     def __init__(
         self,
+        source: str | Path,
         clips: list[np.ndarray],
         size: int = 256,
         gap: tuple[int, int] = (1, 5),
@@ -144,7 +149,10 @@ class HeldClips(Dataset):
         length: int = 2**40,
         seed: int = 0,
     ):
-        self.clips, self.settings = clips, (size, gap, area, aspect, offsets)
+        least = max(2, len(offsets))
+        self.clips, self.settings = [clip for clip in clips if len(clip) >= least], (size, gap, area, aspect, offsets)
+        if not self.clips:
+            raise ValueError(f"{source}: holds no clip of at least {least} frames.")
         self.length, self.seed = length, seed
 
     def __len__(self) -> int:
@@ -226,7 +234,7 @@ class VideoFolder(HeldClips):
         seed: int = 0,
     ):
         clips = [frames for _, frames in readable_clips(folder, short_side, max(2, len(offsets)))]
-        super().__init__(clips, size, gap, area, aspect, offsets, length, seed)
+        super().__init__(folder, clips, size, gap, area, aspect, offsets, length, seed)
 
 
 def _spread(clips: Sequence[np.ndarray], index: int, count: int) -> np.ndarray:

@@ -24,16 +24,16 @@ from . import handlers as on
 from . import page
 from .endpoints import Endpoints
 from .examples import EXAMPLES
-from .gate import Gate
-from .house import RESULT_BYTES, House
 from .jobs import LOOKING, OPENING, WORKING, Lane
 from .limits import MAX_MEGABYTES, PRESETS
+from .middleware import LimitsMiddleware
+from .server_state import RESULT_BYTES, ServerState
 from .stopping import BEFORE_EXIT, Stopping, ends_on_signals
 from .work import loaded
 
 
 KEPT_RESULTS = 300, 1800  # seconds between two clean-ups of what Gradio copied, and that it is kept
-MAX_SESSIONS = 300  # of which Gradio remembers what their page shows; desks are in the house
+MAX_SESSIONS = 300  # of which Gradio remembers what their page shows; workspaces are in the server_state
 CALLS = (
     400  # that Gradio has in hand at once; they wait for their turn in our lanes, so it must be more than these hold
 )
@@ -46,14 +46,14 @@ LOOK: dict[str, Any] = {**INNER, "show_progress": "hidden"}
 
 class Events:
     """
-    Handlers as Gradio calls them: in the place of its desk, a handler gets the request, which tells whose desk it is.
+    Handlers as Gradio calls them: in the place of its workspace, a handler gets the request, which tells whose workspace it is.
 
     Args:
-        house ([`House`]): All desks and jobs.
+        server_state ([`ServerState`]): All workspaces and jobs.
     """
 
-    def __init__(self, house: House):
-        self.house = house
+    def __init__(self, server_state: ServerState):
+        self.server_state = server_state
 
     def look(self, handler: Callable) -> Callable:
         return self._event(LOOKING, handler)
@@ -66,16 +66,16 @@ class Events:
 
     async def cancel(self, request: gr.Request) -> None:
         """Stop the work of a session, that which waits as well."""
-        self.house.jobs.stop(self.house.jobs.of(request.session_hash or "", WORKING), "Cancelled.")
+        self.server_state.jobs.stop(self.server_state.jobs.of(request.session_hash or "", WORKING), "Cancelled.")
 
     def _event(self, lane: Lane, handler: Callable, room: int = 0) -> Callable:
         def with_room(*arguments):
             if room:
-                on.plain(self.house.make_room)(room)
+                on.plain(self.server_state.make_room)(room)
             return handler(*arguments)
 
         async def event(request: gr.Request, *arguments):
-            desk = self.house.desk(request.session_hash or "")
+            workspace = self.server_state.workspace(request.session_hash or "")
             bars = [a for a in arguments if isinstance(a, gr.Progress)]
 
             def waiting(before: int) -> None:
@@ -83,11 +83,13 @@ class Events:
                     bar(0, desc=f"waiting; {before} before you" if before else "starting")
 
             try:
-                return await self.house.jobs.run(lane, desk.session, with_room, desk, *arguments, waiting=waiting)
+                return await self.server_state.jobs.run(
+                    lane, workspace.session, with_room, workspace, *arguments, waiting=waiting
+                )
             except Exception as error:
-                return on.answer_to(error, handler, (desk,))
+                return on.answer_to(error, handler, (workspace,))
             finally:
-                self.house.desk(desk.session)  # it was in use until now
+                self.server_state.workspace(workspace.session)  # it was in use until now
 
         signature = inspect.signature(handler)
         request = inspect.Parameter("request", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=gr.Request)
@@ -101,52 +103,52 @@ class Events:
         return event
 
 
-def build_app(house: House) -> gr.Blocks:
+def build_app(server_state: ServerState) -> gr.Blocks:
     """The page, and the endpoints."""
     with gr.Blocks(
         title="FGVC: follow pixels through video", analytics_enabled=False, delete_cache=KEPT_RESULTS
     ) as app:
-        events = Events(house)
+        events = Events(server_state)
         clip = page.clip_part()
         points, masks = page.points_tab(), page.masks_tab()
         matching, flow = page.matching_tab(), page.flow_tab()
         page.how_tab()
-        connect_doors(Endpoints(house), page.doors())
-        connect_clips(events, on.Intake(house), clip, points, masks, matching, flow)
+        connect_endpoints(Endpoints(server_state), page.components())
+        connect_clips(events, on.Intake(server_state), clip, points, masks, matching, flow)
         connect_frames(events, points, masks, matching, flow)
         connect_points(events, clip, points)
         connect_masks(events, clip, masks)
         connect_pairs(events, clip, matching, flow)
         app.unload(
             lambda: None
-        )  # pages hold a connection only where something waits for its end; it is the gate that does
+        )  # pages hold a connection only where something waits for its end; it is the middleware that does
         gr.on([points.stop.click, masks.stop.click], events.cancel, None, None, **LOOK)
     one_sentence(app)
     return app.queue(max_size=10 * CALLS, api_open=False)
 
 
-def connect_doors(endpoints: Endpoints, doors: page.Doors) -> None:
+def connect_endpoints(endpoints: Endpoints, components: page.EndpointComponents) -> None:
     """What programs call, in the order of the arguments."""
-    settings = [doors.preset, doors.direction]
-    track, propagate, flow = doors.knock
+    settings = [components.preset, components.direction]
+    track, propagate, flow = components.triggers
     track.click(
         endpoints.track,
-        [doors.video, doors.points, *settings],
-        [doors.numbers, doors.files[0]],
+        [components.video, components.points, *settings],
+        [components.numbers, components.files[0]],
         api_name="track",
         **OUTER,
     )
     propagate.click(
         endpoints.propagate,
-        [doors.video, doors.mask, doors.frame, *settings],
-        [doors.numbers, *doors.files],
+        [components.video, components.mask, components.frame, *settings],
+        [components.numbers, *components.files],
         api_name="propagate",
         **OUTER,
     )
     flow.click(
         endpoints.flow,
-        [doors.video, doors.frame, doors.to_frame, doors.preset],
-        doors.files,
+        [components.video, components.frame, components.to_frame, components.preset],
+        components.files,
         api_name="flow",
         **OUTER,
     )
@@ -243,23 +245,23 @@ def connect_pairs(events: Events, clip: page.ClipPart, matching: page.MatchingTa
     )
 
 
-def prepare(house: House) -> None:
+def prepare(server_state: ServerState) -> None:
     """Make the clips of all examples, so that the first to ask does not wait; then put away what nobody uses, as long as the server is up."""
     for example in EXAMPLES:
         # The server may have stopped meanwhile; any other reason shows when the example is asked for
         with contextlib.suppress(OSError):
-            on.prepared(house.shelf, example)
-    while house.folder.exists():
-        house.sweep()
+            on.prepared(server_state.clip_store, example)
+    while server_state.folder.exists():
+        server_state.sweep()
         time.sleep(SWEEP_SECONDS)
 
 
-def fetch_only_uploads(house: House) -> None:
+def fetch_only_uploads(server_state: ServerState) -> None:
     """Gradio would fetch any address that stands in the place of a file, of any size. Now it takes those of files that were uploaded here."""
 
     async def fetch(url: str, cache_dir: str) -> str:
         try:
-            return str(house.uploaded("A file", {"path": url}))
+            return str(server_state.uploaded("A file", {"path": url}))
         except ValueError as error:
             raise gr.Error(str(error), print_exception=False) from None
 
@@ -275,7 +277,8 @@ def one_sentence(app: gr.Blocks) -> None:
             return await read(*arguments, **keywords)
         except gr.Error:
             raise
-        except Exception:
+        except Exception as error:  # Gradio's components raise anything on values that are not theirs
+            logging.getLogger(__name__).info("arguments were refused: %r", error)
             raise gr.Error(
                 "An argument is missing or is not of the accepted kind; a file must be one that was uploaded to this server.",
                 print_exception=False,
@@ -316,36 +319,36 @@ def launch(port: int | None = None, host: str = "127.0.0.1", share: bool = False
     stopping = Stopping()
     BEFORE_EXIT.add(stopping.run)
     with ends_on_signals() if block else contextlib.nullcontext():
-        house = open_house(stopping)
+        server_state = open_server_state(stopping)
         if "spaces" in sys.modules:  # ZeroGPU wants models placed before the first call
             for preset in PRESETS:
                 loaded(preset)
         try:
-            app = build_app(house)
-            house.keep()
+            app = build_app(server_state)
+            server_state.keep()
             stopping.add(lambda: shut(app))
-            serve(app, house, port, host, share)
+            serve(app, server_state, port, host, share)
         except BaseException:
             stopping.run()
             raise
-        threading.Thread(target=prepare, args=[house], daemon=True).start()
+        threading.Thread(target=prepare, args=[server_state], daemon=True).start()
         while block and app.is_running:
             time.sleep(1)
     return app, stopping.run
 
 
-def open_house(stopping: Stopping) -> House:
-    """A house in a temporary folder, which is removed in the end, and to which Gradio keeps as well."""
+def open_server_state(stopping: Stopping) -> ServerState:
+    """The state of a server, in a temporary folder that Gradio uses as well and that is removed in the end."""
     folder = Path(tempfile.gettempdir(), f"fgvc-demo-{secrets.token_hex(6)}")
     stopping.add(lambda: shutil.rmtree(folder, ignore_errors=True))
     folder.mkdir(mode=0o700)
-    house = House(folder)
-    stopping.add(house.close)
-    os.environ["GRADIO_TEMP_DIR"] = str(house.cache)
-    gradio.mcp.DEFAULT_TEMP_DIR = gradio.routes.DEFAULT_TEMP_DIR = str(house.cache)  # which were read at import
+    server_state = ServerState(folder)
+    stopping.add(server_state.close)
+    os.environ["GRADIO_TEMP_DIR"] = str(server_state.cache)
+    gradio.mcp.DEFAULT_TEMP_DIR = gradio.routes.DEFAULT_TEMP_DIR = str(server_state.cache)  # which were read at import
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    fetch_only_uploads(house)
-    return house
+    fetch_only_uploads(server_state)
+    return server_state
 
 
 def shut(app: gr.Blocks) -> None:
@@ -356,7 +359,7 @@ def shut(app: gr.Blocks) -> None:
         app.close(verbose=False)
 
 
-def serve(app: gr.Blocks, house: House, port: int | None, host: str, share: bool) -> None:
+def serve(app: gr.Blocks, server_state: ServerState, port: int | None, host: str, share: bool) -> None:
     """Start Gradio's server, which goes on in threads of its own."""
     app.launch(
         server_name=host,
@@ -371,7 +374,7 @@ def serve(app: gr.Blocks, house: House, port: int | None, host: str, share: bool
         enable_monitoring=False,
         ssr_mode=False,
         mcp_server=True,
-        app_kwargs={"middleware": [(Gate, (), {"house": house})]},
+        app_kwargs={"middleware": [(LimitsMiddleware, (), {"server_state": server_state})]},
         theme=gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         css=page.source("style.css"),
     )

@@ -64,7 +64,7 @@ class Clip:
         shutil.rmtree(self.video.path.parent, ignore_errors=True)
 
 
-class Shelf:
+class ClipStore:
     """
     The folder of all clips. A file that was uploaded is held at once, by a link, and opened when it has been checked.
 

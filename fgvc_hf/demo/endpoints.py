@@ -15,11 +15,11 @@ from PIL import Image
 from ..io.masks import read_mask
 from . import limits
 from .clips import Clip
-from .gate import CALLER
 from .handlers import answer_to, on_gpu, settings
-from .house import RESULT_BYTES, House
 from .jobs import SHARE_OF_MCP, WORKING, Cancelled
 from .limits import MAX_OBJECTS, PRESETS
+from .middleware import CALLER
+from .server_state import RESULT_BYTES, ServerState
 from .work import flow_between, follow_masks, track_points
 
 
@@ -28,11 +28,11 @@ class Endpoints:
     The functions that programs call.
 
     Args:
-        house ([`House`]): Where they get their turn, and room.
+        server_state ([`ServerState`]): Where they get their turn, and room.
     """
 
-    def __init__(self, house: House):
-        self.house = house
+    def __init__(self, server_state: ServerState):
+        self.server_state = server_state
 
     async def track(
         self, video: dict, points: list, request: gr.Request, preset="balanced", direction="forward", bar=gr.Progress()
@@ -75,7 +75,7 @@ class Endpoints:
         """
 
         def painted(clip: Clip) -> np.ndarray:
-            return mask_of(self.house.uploaded("mask", mask), clip)
+            return mask_of(self.server_state.uploaded("mask", mask), clip)
 
         return await self._answer(request, bar, video, propagate_mask, painted, frame, preset, direction)
 
@@ -99,9 +99,9 @@ class Endpoints:
         own = None
         try:
             session, caller = request.session_hash or "", request.headers.get(CALLER.decode())
-            upload = self.house.uploaded("video", video)
-            own = self.house.shelf.hold(upload)
-            return await self.house.jobs.run(
+            upload = self.server_state.uploaded("video", video)
+            own = self.server_state.clip_store.hold(upload)
+            return await self.server_state.jobs.run(
                 WORKING,
                 session,
                 self._work,
@@ -120,18 +120,18 @@ class Endpoints:
             return answer_to(error, work, ())
         finally:
             if own is not None:
-                self.house.shelf.drop(own)
+                self.server_state.clip_store.drop(own)
 
     def _work(self, own: Path, upload: Path, work: Callable, arguments: tuple, bar: gr.Progress) -> tuple:
-        self.house.make_room(RESULT_BYTES)
-        clip = self.house.shelf.open(own, upload)
+        self.server_state.make_room(RESULT_BYTES)
+        clip = self.server_state.clip_store.open(own, upload)
         arguments = tuple(argument(clip) if callable(argument) else argument for argument in arguments)
         try:
             results = work(clip, *arguments, bar)
         except (ValueError, OSError) as error:
             return answer_to(error, work, (clip,))
         return tuple(
-            save_file_to_cache(one, str(self.house.cache)) if isinstance(one, Path) else one for one in results
+            save_file_to_cache(one, str(self.server_state.cache)) if isinstance(one, Path) else one for one in results
         )
 
 

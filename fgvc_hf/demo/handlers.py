@@ -14,11 +14,11 @@ from pathlib import Path
 import gradio as gr
 
 from . import limits, views
-from .clips import Clip, Shelf
+from .clips import Clip, ClipStore
 from .examples import DIRECTION, EXAMPLES, PRESET, Example
-from .house import Desk, House
 from .jobs import Cancelled
 from .limits import DIRECTIONS, MAX_GRID, MAX_POINTS, PRESETS, Point
+from .server_state import ServerState, Workspace
 from .work import Followed, deliver, flow_between, follow_masks, match_of, rasterize, track_points
 
 
@@ -62,7 +62,7 @@ def sentence(error: Exception, arguments: tuple) -> str:
     """The message of an error, with the name of the clip in the place of its path on the server."""
     text = " ".join(str(error).split())
     for argument in arguments:
-        clip = argument.clip if isinstance(argument, Desk) else argument
+        clip = argument.clip if isinstance(argument, Workspace) else argument
         if isinstance(clip, Clip):
             text = text.replace(str(clip.video.path), clip.name)
     return text
@@ -81,35 +81,35 @@ class Intake:
     """The handlers that open a clip.
 
     Args:
-        house ([`House`]): Keeps the clips of all sessions.
+        server_state ([`ServerState`]): Keeps the clips of all sessions.
     """
 
-    def __init__(self, house: House):
-        self.house = house
+    def __init__(self, server_state: ServerState):
+        self.server_state = server_state
 
     @plain
-    def upload(self, desk: Desk, file: dict | None):
+    def upload(self, workspace: Workspace, file: dict | None):
         """Take over what was uploaded or recorded; where it is refused, the clip before stays."""
         if file is None:
             raise ValueError("There is no clip yet: upload or record one, or take an example.")
-        clip = self.house.shelf.take(self.house.uploaded("The clip", file))
-        self.house.place(desk, clip, [])
-        return *showing(desk), *NO_POINTS, *NO_OTHERS
+        clip = self.server_state.clip_store.take(self.server_state.uploaded("The clip", file))
+        self.server_state.place(workspace, clip, [])
+        return *showing(workspace), *NO_POINTS, *NO_OTHERS
 
     @plain
-    def example(self, desk: Desk, event: gr.SelectData):
+    def example(self, workspace: Workspace, event: gr.SelectData):
         """Take an example with its tracks, which ship with the package."""
         example = EXAMPLES[limits.whole_number("The example", event.index, 0, len(EXAMPLES) - 1)]
-        clip = self.house.shelf.copy(prepared(self.house.shelf, example), f"{example.key}.mp4")
-        self.house.place(desk, clip, list(example.points))
+        clip = self.server_state.clip_store.copy(prepared(self.server_state.clip_store, example), f"{example.key}.mp4")
+        self.server_state.place(workspace, clip, list(example.points))
         followed = deliver(clip, example.tracks(), lambda share, what: None)
-        return *showing(desk), *points_result(clip, desk.points, followed, PRESET, DIRECTION), *NO_OTHERS
+        return *showing(workspace), *points_result(clip, workspace.points, followed, PRESET, DIRECTION), *NO_OTHERS
 
 
-def prepared(shelf: Shelf, example: Example) -> Path:
+def prepared(clip_store: ClipStore, example: Example) -> Path:
     """The clip of an example, made when it is first asked for."""
     with PREPARING:
-        path = shelf.folder / f"{example.key}.mp4"
+        path = clip_store.folder / f"{example.key}.mp4"
         if not path.exists():
             unfinished = path.with_name(f"unfinished-{path.name}")
             example.write_clip(unfinished)
@@ -117,9 +117,9 @@ def prepared(shelf: Shelf, example: Example) -> Path:
     return path
 
 
-def showing(desk: Desk) -> tuple:
+def showing(workspace: Workspace) -> tuple:
     """Everything on the page that depends on the clip: description, sliders, pictures, legend, painter."""
-    clip = desk.the_clip()
+    clip = workspace.the_clip()
     height, width = clip.size
     rate = f", {clip.video.fps:.3g} frames per second" if clip.video.fps else ""
     description = f"**{markdown_escape(clip.name)}** · {clip.num_frames} frames of {width}×{height} pixels{rate}"
@@ -127,7 +127,7 @@ def showing(desk: Desk) -> tuple:
     times = 0, min(1, end), end
     frames = [clip.frame(t) for t in times]
     start, after, stop = (gr.Slider(maximum=max(end, 1), value=t) for t in times)
-    points = (start, views.picture_of(frames[0], desk.points, 0), views.legend(desk.points))
+    points = (start, views.picture_of(frames[0], workspace.points, 0), views.legend(workspace.points))
     painter = (start, gr.HTML(value="", picture=views.data_uri(frames[0])))
     first, second, last = map(views.enlarged, frames)
     to_match, for_flow = (start, stop, first, last), (start, after, first, second)
@@ -142,63 +142,65 @@ def markdown_escape(text: str) -> str:
 # ---- points -------------------------------------------------------------------------------------------------------
 
 
-def drawn(desk: Desk, t: int) -> tuple:
+def drawn(workspace: Workspace, t: int) -> tuple:
     """Picture and legend."""
-    return views.picture_of(desk.the_clip().frame(t), desk.points, t), views.legend(desk.points)
+    return views.picture_of(workspace.the_clip().frame(t), workspace.points, t), views.legend(workspace.points)
 
 
 @plain
-def show_frame(desk: Desk, t):
-    return drawn(desk, desk.frame_number(t))[0]
+def show_frame(workspace: Workspace, t):
+    return drawn(workspace, workspace.frame_number(t))[0]
 
 
 @plain
-def add_point(desk: Desk, t, name, event: gr.SelectData):
+def add_point(workspace: Workspace, t, name, event: gr.SelectData):
     """A point where the picture was clicked."""
-    t = desk.frame_number(t)
-    x, y = desk.clicked(event.index)
-    name = limits.short_name(name, f"point {len(desk.points) + 1}")
-    add(desk, [Point(t, x, y, name)])
-    return *drawn(desk, t), ""
+    t = workspace.frame_number(t)
+    x, y = workspace.clicked(event.index)
+    name = limits.short_name(name, f"point {len(workspace.points) + 1}")
+    add(workspace, [Point(t, x, y, name)])
+    return *drawn(workspace, t), ""
 
 
 @plain
-def add_grid(desk: Desk, t, side):
+def add_grid(workspace: Workspace, t, side):
     """side × side points spread evenly over the frame."""
-    t, side = desk.frame_number(t), limits.whole_number("The side of the grid", side, 1, MAX_GRID)
-    height, width = desk.the_clip().size
+    t, side = workspace.frame_number(t), limits.whole_number("The side of the grid", side, 1, MAX_GRID)
+    height, width = workspace.the_clip().size
     places = [
         ((column + 0.5) / side * width, (row + 0.5) / side * height) for row in range(side) for column in range(side)
     ]
-    add(desk, [Point(t, x, y, f"point {len(desk.points) + i + 1}") for i, (x, y) in enumerate(places)])
-    return drawn(desk, t)
+    add(workspace, [Point(t, x, y, f"point {len(workspace.points) + i + 1}") for i, (x, y) in enumerate(places)])
+    return drawn(workspace, t)
 
 
-def add(desk: Desk, points: list[Point]) -> None:
-    if len(desk.points) + len(points) > MAX_POINTS:
-        raise ValueError(f"At most {MAX_POINTS} points are followed at a time; there are {len(desk.points)} already.")
-    desk.points = [*desk.points, *points]
-
-
-@plain
-def undo_point(desk: Desk, t):
-    t = desk.frame_number(t)
-    desk.points = desk.points[:-1]
-    return drawn(desk, t)
+def add(workspace: Workspace, points: list[Point]) -> None:
+    if len(workspace.points) + len(points) > MAX_POINTS:
+        raise ValueError(
+            f"At most {MAX_POINTS} points are followed at a time; there are {len(workspace.points)} already."
+        )
+    workspace.points = [*workspace.points, *points]
 
 
 @plain
-def clear_points(desk: Desk, t):
-    t = desk.frame_number(t)
-    desk.points = []
-    return drawn(desk, t)
+def undo_point(workspace: Workspace, t):
+    t = workspace.frame_number(t)
+    workspace.points = workspace.points[:-1]
+    return drawn(workspace, t)
+
+
+@plain
+def clear_points(workspace: Workspace, t):
+    t = workspace.frame_number(t)
+    workspace.points = []
+    return drawn(workspace, t)
 
 
 @on_gpu
 @plain
-def track(desk: Desk, preset, direction, progress=gr.Progress()):
+def track(workspace: Workspace, preset, direction, progress=gr.Progress()):
     preset, direction = settings(preset, direction)
-    clip, points = desk.the_clip(), desk.points  # as they are now; more may be placed meanwhile
+    clip, points = workspace.the_clip(), workspace.points  # as they are now; more may be placed meanwhile
     clip.frame(0)
     if not points:
         raise ValueError("There are no points yet: click on the picture, or add a grid.")
@@ -224,17 +226,17 @@ def points_code(clip: Clip, points: list[Point], preset: str, direction: str) ->
 
 
 @plain
-def show_painter(desk: Desk, t):
-    t = desk.frame_number(t)
-    return gr.HTML(value="", picture=views.data_uri(desk.the_clip().frame(t)))
+def show_painter(workspace: Workspace, t):
+    t = workspace.frame_number(t)
+    return gr.HTML(value="", picture=views.data_uri(workspace.the_clip().frame(t)))
 
 
 @on_gpu
 @plain
-def follow(desk: Desk, t, painted, preset, direction, progress=gr.Progress()):
+def follow(workspace: Workspace, t, painted, preset, direction, progress=gr.Progress()):
     preset, direction = settings(preset, direction)
-    t = desk.frame_number(t)
-    clip = desk.the_clip()
+    t = workspace.frame_number(t)
+    clip = workspace.the_clip()
     clip.frame(t)
     ids = rasterize(limits.shapes(painted, *clip.size), *clip.size)
     followed = follow_masks(clip, ids, t, preset, direction, lambda share, what: progress(share, desc=what))
@@ -248,19 +250,19 @@ def follow(desk: Desk, t, painted, preset, direction, progress=gr.Progress()):
 
 @on_gpu
 @plain
-def flow(desk: Desk, t_0, t_1, preset):
-    t_0, t_1 = desk.frame_number(t_0), desk.frame_number(t_1)
-    coloured, files = flow_between(desk.the_clip(), t_0, t_1, limits.choice("The preset", preset, PRESETS))
+def flow(workspace: Workspace, t_0, t_1, preset):
+    t_0, t_1 = workspace.frame_number(t_0), workspace.frame_number(t_1)
+    coloured, files = flow_between(workspace.the_clip(), t_0, t_1, limits.choice("The preset", preset, PRESETS))
     return views.enlarged(coloured), *downloads(files)
 
 
 @on_gpu
 @plain
-def match(desk: Desk, t_0, t_1, preset, event: gr.SelectData):
+def match(workspace: Workspace, t_0, t_1, preset, event: gr.SelectData):
     """Where the clicked pixel of frame A is in frame B."""
-    t_0, t_1 = desk.frame_number(t_0), desk.frame_number(t_1)
-    clip = desk.the_clip()
-    point = desk.clicked(event.index)
+    t_0, t_1 = workspace.frame_number(t_0), workspace.frame_number(t_1)
+    clip = workspace.the_clip()
+    point = workspace.clicked(event.index)
     heat, best = match_of(clip, t_0, t_1, point, limits.choice("The preset", preset, PRESETS))
     here, there = (f"({x:.1f}, {y:.1f})" for x, y in (point, best))
     said = f"{here} of frame {t_0} is most probably at {there} of frame {t_1}."
@@ -268,8 +270,8 @@ def match(desk: Desk, t_0, t_1, preset, event: gr.SelectData):
 
 
 @plain
-def show_plain(desk: Desk, t):
-    return views.enlarged(desk.the_clip().frame(desk.frame_number(t)))
+def show_plain(workspace: Workspace, t):
+    return views.enlarged(workspace.the_clip().frame(workspace.frame_number(t)))
 
 
 # ---- all ----------------------------------------------------------------------------------------------------------

@@ -42,8 +42,8 @@ class Lane:
     turn: str
 
 
-LOOKING = Lane("looking", 4, 16, 200, "desk")
-OPENING = Lane("opening", 2, 2, 40, "desk")
+LOOKING = Lane("looking", 4, 16, 200, "workspace")
+OPENING = Lane("opening", 2, 2, 40, "workspace")
 WORKING = Lane("working", 1, 2, 41, "work")
 SHARE_OF_MCP = 8  # of the working lane: MCP clients at one address cannot be told apart
 FULL = "The page is full: {}. Please try again in a minute."

@@ -89,7 +89,7 @@ class FlowTab:
 
 
 @dataclass(frozen=True)
-class Doors:
+class EndpointComponents:
     """What clients in place of a browser send and get; nothing of it is seen on the page."""
 
     video: gr.File
@@ -99,7 +99,7 @@ class Doors:
     to_frame: gr.Number
     preset: gr.Radio
     direction: gr.Radio
-    knock: list[gr.Button]
+    triggers: list[gr.Button]
     numbers: gr.JSON
     files: list[gr.File]
 
@@ -233,9 +233,9 @@ def list_of_points() -> gr.JSON:
     return points
 
 
-def doors() -> Doors:
+def components() -> EndpointComponents:
     with gr.Column(visible=False):
-        return Doors(
+        return EndpointComponents(
             video=gr.File(label="video"),
             mask=gr.File(label="mask"),
             points=list_of_points(),
@@ -243,7 +243,7 @@ def doors() -> Doors:
             to_frame=gr.Number(1, precision=0, label="to_frame"),
             preset=gr.Radio(PRESETS, value="balanced", label="preset"),
             direction=gr.Radio(DIRECTIONS, value="forward", label="direction"),
-            knock=[gr.Button() for _ in range(3)],
+            triggers=[gr.Button() for _ in range(3)],
             numbers=gr.JSON(label="result"),
             files=[gr.File(label="file"), gr.File(label="file")],
         )

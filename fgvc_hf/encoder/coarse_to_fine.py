@@ -146,9 +146,8 @@ def _crop(values: torch.Tensor, h: int, w: int) -> torch.Tensor:
     """The first h rows and w columns of values (..., H, W)."""
     if not torch.compiler.is_compiling():
         return values[..., :h, :w]
-    rows, columns = (
-        torch.arange(n, device=values.device) for n in (h, w)
-    )  # an index exports for any size, a slice does not
+    # An index exports for any size, a slice does not
+    rows, columns = (torch.arange(n, device=values.device) for n in (h, w))
     return values.index_select(-2, rows).index_select(-1, columns)
 
 

@@ -234,11 +234,14 @@ def fused_for_inference(model: Any, before: FusedEncoder | None, every_value: bo
     if graph or torch.is_autocast_enabled(model.device.type) or type(model.encoder) is not FgvcEncoder:
         return None
     modules = modules_of(model.encoder)
-    if any(map(_is_hooked, (model, *modules))) or (every_value and not can_be_fused(model.encoder)):
+    if any(map(_is_hooked, (model, *modules))):
         return None
-    if before is not None and before.is_of(modules, every_value):
+    current = before is not None and before.is_of(modules, every_value)
+    if current and not every_value:
         return before
-    return FusedEncoder(model.encoder) if can_be_fused(model.encoder) else None
+    if not can_be_fused(model.encoder):
+        return None
+    return before if current else FusedEncoder(model.encoder)
 
 
 def _is_hooked(module: nn.Module) -> bool:

@@ -5,13 +5,14 @@ alone, without its numbers, use `model.push_to_hub("user/name")` of transformers
 """
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HFValidationError, HTTPError
 from huggingface_hub.utils import validate_repo_id
 
+from ..io.files import atomic_folder
 from .exporter import add_code
 from .measured_results import measured_results
 from .model_card import card_with_results, card_with_usage
@@ -72,6 +73,36 @@ def write_repository(
     (folder / "README.md").write_text(card_with_usage(text, repo_id, with_code), encoding="utf-8")
     if with_code:
         add_code(folder)
+
+
+def write_or_upload(
+    write: Callable[[Path], None], repo_id: str | None, folder: str | Path | None = None, **upload
+) -> str:
+    """
+    Upload what a function writes, or write it to a folder to be looked at.
+
+    Args:
+        write (callable): Writes a repository into an empty folder.
+        repo_id (`str`, *optional*): `user/name`; not needed with `folder`.
+        folder: New folder to write to, instead of an upload.
+        upload: As of [`upload_repository`].
+
+    Returns:
+        `str`: The folder, or the URL of the commit.
+
+    Raises:
+        `ValueError`, `OSError`: As of the function and of [`upload_repository`], or the folder exists.
+    """
+    if folder is not None:
+        with atomic_folder(folder) as temporary:
+            write(temporary)
+        return str(folder)
+    if repo_id is None:
+        raise ValueError("repo_id must be USER/NAME.")
+    check_upload(repo_id)
+    with tempfile.TemporaryDirectory() as temporary:
+        write(Path(temporary))
+        return upload_repository(temporary, repo_id, **upload)
 
 
 def check_upload(repo_id: str, token: str | bool | None = None) -> None:

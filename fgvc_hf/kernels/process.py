@@ -15,10 +15,8 @@ from contextlib import contextmanager
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 LARGEST = 2**30  # bytes; larger blocks are requested from the system each time, as without the setting
 HOMELESS = "~"  # what expanduser leaves as it is where neither HOME nor the list of users names a home
-ENDING = (
-    "SIGTERM",
-    "SIGHUP",
-)  # what ends a process that does not handle them, without its clean-up; the second not on Windows
+# What ends a process that does not handle them, without its clean-up. Windows has no SIGHUP
+ENDING = ("SIGTERM", "SIGHUP")
 
 
 def keep_freed_memory() -> bool:

@@ -154,9 +154,8 @@ class TrackTable:
         self._rows: dict[int, int] = {}  # by id
         self._queries: dict[int, tuple[float, float, float]] = {}
         self._length = 0  # frames up to the last one added
-        self._values = np.empty(
-            (4, 0, 0), dtype=np.float32
-        )  # x, y, confidence and uncertainty of each point and frame
+        # x, y, confidence and uncertainty of each point and frame
+        self._values = np.empty((4, 0, 0), dtype=np.float32)
         self._at_border = np.empty((0, 0), dtype=bool)
 
     def add(self, output: FgvcVideoOutput) -> None:

@@ -17,7 +17,7 @@ pytest.importorskip("gradio", reason="the demo needs the extra demo")
 import httpx
 
 from fgvc_hf import VideoWriter, render_clip
-from fgvc_hf.demo.house import House
+from fgvc_hf.demo.server_state import ServerState
 
 
 @pytest.fixture(scope="session")
@@ -39,33 +39,33 @@ def clip_file(tmp_path_factory, write_clip):
 
 
 @pytest.fixture
-def house(tmp_path):
-    folder = tmp_path / "house"
+def server_state(tmp_path):
+    folder = tmp_path / "server_state"
     folder.mkdir()
-    house = House(folder)
-    yield house
-    house.close()
+    server_state = ServerState(folder)
+    yield server_state
+    server_state.close()
 
 
 @pytest.fixture
-def shelf(house):
-    return house.shelf
+def clip_store(server_state):
+    return server_state.clip_store
 
 
 @pytest.fixture
-def desk(house, clip_file):
+def workspace(server_state, clip_file):
     """A session that has its clip."""
-    desk = house.desk("me")
-    desk.clip = house.shelf.copy(clip_file, "my clip.mp4")
-    return desk
+    workspace = server_state.workspace("me")
+    workspace.clip = server_state.clip_store.copy(clip_file, "my clip.mp4")
+    return workspace
 
 
 @pytest.fixture
-def upload_of(house):
+def upload_of(server_state):
     """A function that puts a file where Gradio puts uploads, and returns what the page sends for it."""
 
     def upload(content: bytes, name: str = "clip.mp4") -> dict:
-        place = house.cache / hashlib.sha256(content).hexdigest()
+        place = server_state.cache / hashlib.sha256(content).hexdigest()
         place.mkdir(exist_ok=True)
         (place / name).write_bytes(content)
         return {"path": str(place / name), "orig_name": name, "meta": {"_type": "gradio.FileData"}}

@@ -1,4 +1,4 @@
-"""The page, driven in a headless Chromium as a user would, at the width of a desk and of a phone.
+"""The page, driven in a headless Chromium as a user would, at the width of a desktop and of a phone.
 
 `FGVC_SCREENSHOTS=FOLDER` keeps a picture of every state, to be looked at.
 """
@@ -67,7 +67,7 @@ def moving_clip(tmp_path_factory, write_clip):
     return write_clip(tmp_path_factory.mktemp("moving") / "moving.mp4", frames, FPS)
 
 
-@pytest.fixture(params=[(1280, 1000), (390, 844)], ids=["desk", "phone"])
+@pytest.fixture(params=[(1280, 1000), (390, 844)], ids=["desktop", "phone"])
 def page(browser, server, request):
     """The page, open; in the end nothing went wrong in it, and it has asked no other host for anything."""
     width, height = request.param

@@ -76,20 +76,20 @@ def sound(path):
 
 
 @pytest.mark.parametrize("kind", BAD_FILES)
-def test_a_refused_upload_is_one_sentence_and_leaves_no_file(kind, shelf, clip_file, tmp_path):
+def test_a_refused_upload_is_one_sentence_and_leaves_no_file(kind, clip_store, clip_file, tmp_path):
     folder = tmp_path / "of this upload"
     folder.mkdir()
     upload = folder / "holiday.mp4"
     make, message = BAD_FILES[kind]
     make(upload, clip_file)
     with pytest.raises(ValueError) as refused:
-        shelf.take(upload)
+        clip_store.take(upload)
     assert message in str(refused.value) and "\n" not in str(refused.value)
     assert str(tmp_path) not in str(refused.value)
-    assert not upload.exists() and not list(shelf.folder.iterdir())
+    assert not upload.exists() and not list(clip_store.folder.iterdir())
 
 
-def test_too_many_bytes_are_refused_before_they_are_read(shelf, tmp_path, monkeypatch):
+def test_too_many_bytes_are_refused_before_they_are_read(clip_store, tmp_path, monkeypatch):
     upload = tmp_path / "huge.mp4"
     with upload.open("wb") as file:
         file.truncate((50 << 20) + 1)
@@ -114,64 +114,64 @@ def test_the_process_has_an_end_to_its_memory():
     assert run_check([sys.executable, "-c", code]) == {}
 
 
-def test_what_is_accepted_is_copied_and_the_upload_stays_with_gradio(shelf, clip_file):
-    clip = shelf.take(clip_file)
+def test_what_is_accepted_is_copied_and_the_upload_stays_with_gradio(clip_store, clip_file):
+    clip = clip_store.take(clip_file)
     assert clip.name == "clip.mp4" and clip.size == (72, 120) and clip.num_frames == 6
-    assert clip_file.exists() and clip.video.path.is_relative_to(shelf.folder)
+    assert clip_file.exists() and clip.video.path.is_relative_to(clip_store.folder)
     assert clip.frame(5).shape == (72, 120, 3)
     clip.discard()
-    assert not list(shelf.folder.iterdir())
+    assert not list(clip_store.folder.iterdir())
     with pytest.raises(ValueError, match="put away"):
         clip.frame(0)
 
 
-def test_what_was_said_of_a_file_holds_for_all_who_send_it(shelf, clip_file, tmp_path, monkeypatch):
+def test_what_was_said_of_a_file_holds_for_all_who_send_it(clip_store, clip_file, tmp_path, monkeypatch):
     """Also for those whose upload went away with the one that was refused first."""
     upload = tmp_path / "bad.mp4"
     upload.write_text("no video")
-    held = shelf.hold(upload)
+    held = clip_store.hold(upload)
     with pytest.raises(ValueError, match="is no video that can be read") as first:
-        shelf.take(upload)
+        clip_store.take(upload)
     assert not upload.exists()
     with pytest.raises(ValueError) as second:
-        shelf.open(held, upload)
+        clip_store.open(held, upload)
     with pytest.raises(ValueError) as third:
-        shelf.take(upload)
-    assert str(first.value) == str(second.value) == str(third.value) and not list(shelf.folder.iterdir())
-    shelf.take(clip_file)
+        clip_store.take(upload)
+    assert str(first.value) == str(second.value) == str(third.value) and not list(clip_store.folder.iterdir())
+    clip_store.take(clip_file)
     monkeypatch.setattr("fgvc_hf.demo.clips.check_clip", lambda *_: pytest.fail("was checked again"))
-    shelf.take(clip_file)
+    clip_store.take(clip_file)
 
 
-def test_a_check_that_came_to_no_end_is_made_again(shelf, clip_file, monkeypatch):
+def test_a_check_that_came_to_no_end_is_made_again(clip_store, clip_file, monkeypatch):
     monkeypatch.setattr(check, "MAX_WALL_SECONDS", 0)
     with pytest.raises(ValueError, match="cannot be read within the limits of this demo"):
-        shelf.take(clip_file)
-    assert clip_file.exists() and not list(shelf.folder.iterdir())
+        clip_store.take(clip_file)
+    assert clip_file.exists() and not list(clip_store.folder.iterdir())
     monkeypatch.undo()
-    assert shelf.take(clip_file).num_frames == 6
+    assert clip_store.take(clip_file).num_frames == 6
 
 
 @pytest.mark.parametrize(
     "name", ["..mp4", "Ü 動画 🎯.mp4", "x" * 240 + ".mp4", "a.mp4\n<b>", "-i.mov", "clip", "a.m\tp4"]
 )
-def test_names_are_kept_for_the_user_only(shelf, clip_file, tmp_path, name):
+def test_names_are_kept_for_the_user_only(clip_store, clip_file, tmp_path, name):
     upload = tmp_path / name
     upload.write_bytes(clip_file.read_bytes())
-    clip = shelf.take(upload)
+    clip = clip_store.take(upload)
     assert clip.name == name and clip.num_frames == 6
     assert clip.video.path.name.startswith("clip.") and clip.video.path.name.isascii()
 
 
-def test_results_take_the_place_of_earlier_ones(desk):
-    first = desk.clip.results("points") / "tracks.csv"
+def test_results_take_the_place_of_earlier_ones(workspace):
+    first = workspace.clip.results("points") / "tracks.csv"
     first.write_text("1")
-    assert list(desk.clip.results("points").iterdir()) == []
+    assert list(workspace.clip.results("points").iterdir()) == []
     assert not first.exists()
 
 
-def test_watched_frames_are_those_of_the_clip(desk):
-    clip, shares = desk.clip, []
+def test_watched_frames_are_those_of_the_clip(workspace):
+    clip, shares = workspace.clip, []
     watched = WatchedVideo(clip, 6, shares.append)
     for seen, frame in zip(watched.frames(), clip.video.frames(), strict=True):
         assert (seen == frame).all()

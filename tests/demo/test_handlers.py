@@ -13,9 +13,9 @@ from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor,
 from fgvc_hf.demo import handlers as on
 from fgvc_hf.demo import limits, views, work
 from fgvc_hf.demo.examples import EXAMPLES
-from fgvc_hf.demo.house import Desk
 from fgvc_hf.demo.jobs import Cancelled
 from fgvc_hf.demo.limits import MAX_POINTS, Point
+from fgvc_hf.demo.server_state import Workspace
 from fgvc_hf.io.flow_files import read_flo
 
 
@@ -39,9 +39,9 @@ def tiny(monkeypatch):
 
 
 @pytest.fixture
-def pointed(desk):
-    desk.points = [Point(0, 30.5, 20.5, "a"), Point(2, 60.5, 40.5, "b")]
-    return desk
+def pointed(workspace):
+    workspace.points = [Point(0, 30.5, 20.5, "a"), Point(2, 60.5, 40.5, "b")]
+    return workspace
 
 
 # ---- what is refused ----------------------------------------------------------------------------------------------
@@ -103,15 +103,15 @@ CALLS = (
 
 
 @pytest.mark.parametrize("number", range(len(CALLS)), ids=lambda number: f"{CALLS[number][0]} {number}")
-def test_what_makes_no_sense_is_one_sentence_and_changes_nothing(desk, monkeypatch, number):
+def test_what_makes_no_sense_is_one_sentence_and_changes_nothing(workspace, monkeypatch, number):
     monkeypatch.setattr(work, "loaded", lambda *arguments, **config_fields: pytest.fail("work was started"))
-    desk.points = [Point(0, 1.5, 1.5, "there before")]
+    workspace.points = [Point(0, 1.5, 1.5, "there before")]
     with pytest.raises(gr.Error) as refused:
-        CALLS[number][1](desk)
+        CALLS[number][1](workspace)
     message = refused.value.message
     assert message.endswith(".") and "\n" not in message and len(message) < 200
     assert "went wrong" not in message and refused.value.print_exception is False
-    assert [point.name for point in desk.points] == ["there before"]
+    assert [point.name for point in workspace.points] == ["there before"]
 
 
 @pytest.mark.parametrize(
@@ -127,12 +127,12 @@ def test_what_makes_no_sense_is_one_sentence_and_changes_nothing(desk, monkeypat
 )
 def test_without_a_clip_there_is_a_hint(call):
     with pytest.raises(gr.Error, match="There is no clip yet: upload or record one, or take an example."):
-        call(Desk())
+        call(Workspace())
 
 
-def test_without_points_there_is_a_hint(desk):
+def test_without_points_there_is_a_hint(workspace):
     with pytest.raises(gr.Error, match="There are no points yet"):
-        on.track(desk, "fast", "forward", quiet)
+        on.track(workspace, "fast", "forward", quiet)
 
 
 def test_errors_of_the_package_name_the_clip_as_the_user_does(pointed, tiny):
@@ -154,42 +154,44 @@ def test_what_is_not_expected_is_logged_and_not_shown(pointed, monkeypatch, capl
 # ---- what is done -------------------------------------------------------------------------------------------------
 
 
-def test_an_upload_takes_the_place_of_the_clip_before(desk, house, clip_file, upload_of):
-    before = desk.clip
-    desk.points = [Point(0, 1, 1, "old")]
-    shown = on.Intake(house).upload(desk, upload_of(clip_file.read_bytes()))
-    assert len(shown) == 14 + 7 + 4 + 1 + 4 and desk.points == [] and not before.video.path.exists()
+def test_an_upload_takes_the_place_of_the_clip_before(workspace, server_state, clip_file, upload_of):
+    before = workspace.clip
+    workspace.points = [Point(0, 1, 1, "old")]
+    shown = on.Intake(server_state).upload(workspace, upload_of(clip_file.read_bytes()))
+    assert len(shown) == 14 + 7 + 4 + 1 + 4 and workspace.points == [] and not before.video.path.exists()
     assert shown[0] == "**clip.mp4** · 6 frames of 120×72 pixels, 12 frames per second"
     assert shown[2].shape == (432, 720, 3) and shown[1].maximum == 5
 
 
-def test_a_refused_upload_leaves_the_clip_before(desk, house, upload_of):
+def test_a_refused_upload_leaves_the_clip_before(workspace, server_state, upload_of):
     refused = upload_of(b"hello", "text.mp4")
     with pytest.raises(gr.Error, match=r"^'text.mp4: is no video"):
-        on.Intake(house).upload(desk, refused)
-    assert desk.clip.video.path.exists() and not list(house.cache.iterdir())
+        on.Intake(server_state).upload(workspace, refused)
+    assert workspace.clip.video.path.exists() and not list(server_state.cache.iterdir())
 
 
-def test_clicks_become_points(desk):
+def test_clicks_become_points(workspace):
     """The picture is shown 6 times as large as the clip."""
-    picture, legend, name = on.add_point(desk, 2, "  left   <eye> ", click([717, 3]))
-    assert desk.points == [Point(2, 119.5, 0.5, "left <eye>")] and name == ""
+    picture, legend, name = on.add_point(workspace, 2, "  left   <eye> ", click([717, 3]))
+    assert workspace.points == [Point(2, 119.5, 0.5, "left <eye>")] and name == ""
     assert "left &lt;eye&gt;" in legend and "<eye>" not in legend
-    assert picture.shape == (432, 720, 3) and (picture[::6, ::6] != desk.clip.frame(2)).any()
-    on.add_point(desk, 0, None, click([3, 4]))
-    assert desk.points[1].name == "point 2"
-    on.undo_point(desk, 0)
-    assert len(desk.points) == 1
-    picture, legend = on.clear_points(desk, 0)
-    assert desk.points == [] and (picture[5::6, 5::6] == desk.clip.frame(0)).all() and "No points yet" in legend
+    assert picture.shape == (432, 720, 3) and (picture[::6, ::6] != workspace.clip.frame(2)).any()
+    on.add_point(workspace, 0, None, click([3, 4]))
+    assert workspace.points[1].name == "point 2"
+    on.undo_point(workspace, 0)
+    assert len(workspace.points) == 1
+    picture, legend = on.clear_points(workspace, 0)
+    assert (
+        workspace.points == [] and (picture[5::6, 5::6] == workspace.clip.frame(0)).all() and "No points yet" in legend
+    )
 
 
-def test_a_grid_covers_the_frame_and_the_number_of_points_is_bounded(desk):
-    on.add_grid(desk, 1, 2)
-    assert [(p.t, p.x, p.y) for p in desk.points] == [(1, 30, 18), (1, 90, 18), (1, 30, 54), (1, 90, 54)]
+def test_a_grid_covers_the_frame_and_the_number_of_points_is_bounded(workspace):
+    on.add_grid(workspace, 1, 2)
+    assert [(p.t, p.x, p.y) for p in workspace.points] == [(1, 30, 18), (1, 90, 18), (1, 30, 54), (1, 90, 54)]
     with pytest.raises(gr.Error, match=f"At most {MAX_POINTS} points are followed at a time; there are 4 already."):
-        on.add_grid(desk, 1, 8)
-    assert len(desk.points) == 4
+        on.add_grid(workspace, 1, 8)
+    assert len(workspace.points) == 4
 
 
 @pytest.mark.parametrize("direction", limits.DIRECTIONS)
@@ -241,9 +243,9 @@ def test_errors_of_the_system_name_no_paths(pointed, monkeypatch, caplog):
     assert "secret" not in refused.value.message and "secret" in caplog.text
 
 
-def test_painted_objects_are_followed(desk, tiny):
+def test_painted_objects_are_followed(workspace, tiny):
     painted = '[[1, "brush", 4, [20, 20, 40, 30]], [3, "box", 1, [90, 60, 70, 30]]]'
-    video, timeline, *files = on.follow(desk, 1, painted, "fast", "both", quiet)
+    video, timeline, *files = on.follow(workspace, 1, painted, "fast", "both", quiet)
     files = [button["value"] for button in files]
     assert open_video(video).num_frames == 6 and [file.rpartition("/")[2] for file in files] == [
         "masks.zip",
@@ -265,16 +267,16 @@ def test_shapes_are_rasterised_where_they_were_painted():
     assert set(np.unique(ids)) == {0, 1, 2}
 
 
-def test_flow_between_two_frames(desk, tiny):
-    picture, *files = on.flow(desk, 0, 2, "fast")
+def test_flow_between_two_frames(workspace, tiny):
+    picture, *files = on.flow(workspace, 0, 2, "fast")
     files = [button["value"] for button in files]
     assert picture.shape == (432, 720, 3) and picture.dtype == np.uint8
     assert read_flo(files[0]).shape == (72, 120, 2) and [file[-4:] for file in files] == [".flo", ".npz", ".png"]
 
 
-def test_matching_a_frame_with_itself_finds_the_pixel(desk):
+def test_matching_a_frame_with_itself_finds_the_pixel(workspace):
     """With the bundled checkpoint, through everything that the page goes through."""
-    crossed, heat, said = on.match(desk, 3, 3, "fast", click([363, 243]))
+    crossed, heat, said = on.match(workspace, 3, 3, "fast", click([363, 243]))
     x, y = (float(v) for v in said.partition("probably at (")[2].partition(")")[0].split(", "))
     assert abs(x - 60.5) <= 1 and abs(y - 40.5) <= 1
     assert heat.shape == crossed.shape == (432, 720, 3)
@@ -282,23 +284,23 @@ def test_matching_a_frame_with_itself_finds_the_pixel(desk):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.key)
-def test_examples_show_with_the_tracks_that_ship(example, house):
-    desk = house.desk("me")
-    shown = on.Intake(house).example(desk, click(EXAMPLES.index(example)))
-    assert open_video(shown[14]).num_frames == desk.clip.num_frames == example.tracks().tracks.shape[1]
+def test_examples_show_with_the_tracks_that_ship(example, server_state):
+    workspace = server_state.workspace("me")
+    shown = on.Intake(server_state).example(workspace, click(EXAMPLES.index(example)))
+    assert open_video(shown[14]).num_frames == workspace.clip.num_frames == example.tracks().tracks.shape[1]
     assert example.tracks().queries.tolist() == [[point.t, point.x, point.y] for point in example.points]
     assert shown[15].count('class="row"') == len(example.points) and example.thumbnail.is_file()
 
 
 @pytest.mark.slow
-def test_tracks_that_ship_are_those_of_the_tracker(house):
+def test_tracks_that_ship_are_those_of_the_tracker(server_state):
     """If this fails, the tracker or the checkpoint has changed: run `python scripts/demo_examples.py`."""
     example = EXAMPLES[0]
-    desk = house.desk("me")
-    on.Intake(house).example(desk, click(0))
+    workspace = server_state.workspace("me")
+    on.Intake(server_state).example(workspace, click(0))
     held = example.tracks()
     points = [(point.t, point.x, point.y) for point in example.points]
-    tracks = work.loaded("balanced").track(desk.clip.video.frames(0, 8), points)
+    tracks = work.loaded("balanced").track(workspace.clip.video.frames(0, 8), points)
     off = np.linalg.norm(tracks.tracks - held.tracks[:, :8], axis=-1)
     assert np.median(off) < 0.5 and (tracks.visible == held.visible[:, :8]).mean() > 0.9
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from fgvc_hf.cli import main as cli
-from fgvc_hf.demo import app, house, jobs, limits, page
+from fgvc_hf.demo import app, jobs, limits, page, server_state
 
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +30,8 @@ def test_the_card_has_what_a_space_needs_and_states_the_limits():
     assert extra and tuple(map(int, extra[1].split("."))) <= version[:2] < (int(extra[2]),)
     numbers = (limits.MAX_FRAMES, limits.MAX_MEGABYTES, limits.MAX_SIDE, limits.MAX_ASPECT, limits.MAX_POINTS)
     assert all(
-        f"{number}" in text for number in (*numbers, limits.MAX_OBJECTS, jobs.WORKING.in_all - 1, house.MAX_CLIPS)
+        f"{number}" in text
+        for number in (*numbers, limits.MAX_OBJECTS, jobs.WORKING.in_all - 1, server_state.MAX_CLIPS)
     )
 
 

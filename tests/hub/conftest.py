@@ -1,6 +1,5 @@
 """A checkpoint, a result measured on it, the repository made of both, and a server in place of the Hub."""
 
-import importlib.util
 import threading
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 from hub_server import REPO, HubHandler
 from huggingface_hub import constants
 from PIL import Image
+from scripts_as_functions import script_main
 
 from fgvc_hf import FgvcImageProcessorPil, FgvcProcessor, model_card
 from fgvc_hf.cli.main import main
@@ -51,10 +51,7 @@ def result(checkpoint, tmp_path_factory, noise_clip):
 @pytest.fixture(scope="session")
 def push():
     """`scripts/push_to_hub.py`, as a function of its arguments."""
-    spec = importlib.util.spec_from_file_location("push_to_hub", ROOT / "scripts" / "push_to_hub.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    return lambda *arguments: script.main([str(argument) for argument in arguments])
+    return script_main("push_to_hub")
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """The sessions of the server and the room on its disk.
 
-A session has a desk. Its clip is never put away while a job of the session runs or waits, nor within `GRACE` seconds of its last use; where
+A session has a workspace. Its clip is never put away while a job of the session runs or waits, nor within `GRACE` seconds of its last use; where
 this leaves no room, new clips are refused with a sentence.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from . import limits, views
-from .clips import PUT_AWAY, Clip, Shelf
+from .clips import PUT_AWAY, Clip, ClipStore
 from .jobs import FULL, WORKING, Busy, Job, Jobs
 from .limits import Point
 
@@ -24,14 +24,14 @@ from .limits import Point
 GRACE = 120.0  # seconds in which whoever was here last may come back
 HOUR = 3600.0
 MAX_CLIPS = 256
-MAX_DESKS = 4096
+MAX_WORKSPACES = 4096
 MAX_BYTES = 4 << 30  # of uploads, clips, results and what Gradio copies of them, together
 SPARE_BYTES = 256 << 20  # of the disk, for others
 RESULT_BYTES = 128 << 20  # the most that a job is expected to write
 
 
 @dataclass
-class Desk:
+class Workspace:
     """What a session works on: its clip, and the points on it."""
 
     clip: Clip | None = None
@@ -60,12 +60,12 @@ class Desk:
         self.clip, self.points, self.put_away = None, [], False
 
 
-class House:
+class ServerState:
     """
-    All desks, the jobs of their sessions, and the folder that holds every file of the server.
+    All workspaces, the jobs of their sessions, and the folder that holds every file of the server.
 
     Args:
-        folder (`Path`): With `clips`, for the shelf, and `gradio`, for what is uploaded and downloaded.
+        folder (`Path`): With `clips`, of the clip store, and `gradio`, for what is uploaded and downloaded.
         max_bytes (`int`, *optional*): Of all files in the folder together.
     """
 
@@ -74,24 +74,24 @@ class House:
         self.cache = folder / "gradio"
         for place in (folder / "clips", self.cache):
             place.mkdir(exist_ok=True)
-        self.shelf, self.jobs = Shelf(folder / "clips"), Jobs()
-        self._desks: dict[str, Desk] = {}
+        self.clip_store, self.jobs = ClipStore(folder / "clips"), Jobs()
+        self._workspaces: dict[str, Workspace] = {}
         self._connections: Counter[str] = Counter()
         self._expected, self._fixed = 0, set[Path]()
         self._lock = threading.RLock()
 
     # ---- sessions ----
 
-    def desk(self, session: str) -> Desk:
-        """The desk of a session; it counts as used now."""
+    def workspace(self, session: str) -> Workspace:
+        """The workspace of a session; it counts as used now."""
         with self._lock:
-            desk = self._desks.pop(session, None) or Desk(session=session)
-            desk.used = time.monotonic()
-            self._desks[session] = desk
-            if len(self._desks) > MAX_DESKS:
-                empty = next((key for key, other in self._desks.items() if other.clip is None), None)
-                self._desks.pop(empty, None)
-            return desk
+            workspace = self._workspaces.pop(session, None) or Workspace(session=session)
+            workspace.used = time.monotonic()
+            self._workspaces[session] = workspace
+            if len(self._workspaces) > MAX_WORKSPACES:
+                empty = next((key for key, other in self._workspaces.items() if other.clip is None), None)
+                self._workspaces.pop(empty, None)
+            return workspace
 
     def connected(self, session: str) -> None:
         """A page, or a client, listens for a session."""
@@ -110,18 +110,18 @@ class House:
         if session not in self._connections:
             self.jobs.stop(jobs, "Cancelled: the page was closed.")
 
-    def place(self, desk: Desk, clip: Clip, points: list[Point]) -> None:
-        """Put a clip on a desk, in the place of the one before; work on that one ends."""
-        self.jobs.stop(self.jobs.of(desk.session, WORKING), "Cancelled: another clip took its place.")
-        before, desk.clip, desk.points, desk.put_away = desk.clip, clip, points, False
+    def place(self, workspace: Workspace, clip: Clip, points: list[Point]) -> None:
+        """Put a clip on a workspace, in the place of the one before; work on that one ends."""
+        self.jobs.stop(self.jobs.of(workspace.session, WORKING), "Cancelled: another clip took its place.")
+        before, workspace.clip, workspace.points, workspace.put_away = workspace.clip, clip, points, False
         if before is not None:
             before.discard()
 
     def sweep(self) -> None:
         """Put away what has not been used for an hour."""
         with self._lock:
-            for desk in self._idle(HOUR):
-                self._put_away(desk)
+            for workspace in self._idle(HOUR):
+                self._put_away(workspace)
 
     # ---- files ----
 
@@ -163,8 +163,8 @@ class House:
         with self._lock:
             if self._has_room(needed):
                 return
-            for desk in self._idle(GRACE):
-                self._put_away(desk)
+            for workspace in self._idle(GRACE):
+                self._put_away(workspace)
                 if self._has_room(needed):
                     return
             for file in old_files(self.cache, GRACE):
@@ -204,21 +204,23 @@ class House:
         return sum(sizes.values())
 
     def _has_room(self, needed: int) -> bool:
-        clips = sum(desk.clip is not None for desk in self._desks.values())
+        clips = sum(workspace.clip is not None for workspace in self._workspaces.values())
         left = min(
             self.max_bytes - self.used_bytes(), shutil.disk_usage(self.folder).free - min(SPARE_BYTES, self.max_bytes)
         )
         return clips < MAX_CLIPS and left - self._expected >= needed
 
-    def _idle(self, seconds: float) -> list[Desk]:
+    def _idle(self, seconds: float) -> list[Workspace]:
         """Desks with a clip that are not in use; those first whose page is closed, then those that were used longest ago."""
         end = time.monotonic() - seconds
-        idle = [d for d in self._desks.values() if d.clip is not None and d.used < end and not self.jobs.of(d.session)]
-        return sorted(idle, key=lambda desk: (desk.session in self._connections, desk.used))
+        idle = [
+            d for d in self._workspaces.values() if d.clip is not None and d.used < end and not self.jobs.of(d.session)
+        ]
+        return sorted(idle, key=lambda workspace: (workspace.session in self._connections, workspace.used))
 
-    def _put_away(self, desk: Desk) -> None:
-        desk.clear()
-        desk.put_away = True
+    def _put_away(self, workspace: Workspace) -> None:
+        workspace.clear()
+        workspace.put_away = True
 
     def close(self) -> None:
         """Stop all work, and remove all files."""

@@ -6,9 +6,9 @@ import re
 import time
 from urllib.parse import parse_qs
 
-from .house import House
 from .jobs import Busy
 from .limits import MAX_MEGABYTES
+from .server_state import ServerState
 
 
 UPLOAD_BYTES = (MAX_MEGABYTES + 1) << 20  # of a request, all its files together
@@ -33,29 +33,29 @@ class Refused(Exception):
         self.status = status
 
 
-class Gate:
+class LimitsMiddleware:
     """
     Middleware in front of Gradio.
 
     Args:
         app: The ASGI application.
-        house ([`House`]): Whose room uploads take, and who is told when a page is closed.
+        server_state ([`ServerState`]): Whose room uploads take, and who is told when a page is closed.
     """
 
-    def __init__(self, app, house: House):
-        self.app, self.house = app, house
+    def __init__(self, app, server_state: ServerState):
+        self.app, self.server_state = app, server_state
 
     async def __call__(self, scope, receive, send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
         elif session := listening_for(scope):
-            self.house.connected(session)
+            self.server_state.connected(session)
             try:
                 await self.app(scope, receive, send)
             finally:
-                unheard = self.house.disconnected(session)
+                unheard = self.server_state.disconnected(session)
                 if unheard:
-                    asyncio.get_running_loop().call_later(LEFT_SECONDS, self.house.left, session, unheard)
+                    asyncio.get_running_loop().call_later(LEFT_SECONDS, self.server_state.left, session, unheard)
         elif scope["method"] in ("POST", "PUT", "PATCH"):
             await self._take_in(scope, receive, send)
         else:
@@ -87,7 +87,7 @@ class Gate:
         except Refused as refused:
             body.refused = refused
         except Exception:
-            if body.refused is None:
+            if body.refused is None:  # else Gradio only met the end of a body that was refused
                 raise
         if body.refused is not None and not answer.begun:
             await body.drain()
@@ -96,7 +96,7 @@ class Gate:
     def _enter_upload(self, size: int) -> contextlib.ExitStack:
         """Room for an upload, until the stack is closed."""
         stack = contextlib.ExitStack()
-        stack.enter_context(self.house.room_for_upload(size))
+        stack.enter_context(self.server_state.room_for_upload(size))
         return stack
 
 
