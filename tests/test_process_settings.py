@@ -3,25 +3,25 @@
 import copy
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from foreign_models import (
-    QUERIES,
-    moving_frames,
-    small_model,
-    tracker_of,
-)
+from foreign_models import QUERIES, moving_frames, small_model, tracker_of
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fgvc_hf import (
-    Tracker,
-    chain_flow,
-    load_session,
-    save_session,
-)
+from fgvc_hf import Tracker, chain_flow, load_session, render_clip, save_session
+from fgvc_hf.data.augmentation import change_light
+from fgvc_hf.data.scene import Random
+from fgvc_hf.data.synthetic_pairs import render_pairs
+from fgvc_hf.data.textures import natural_image
+from fgvc_hf.training.ancestors.colour_autoencoder import ColourAutoEncoder, ColourAutoEncoderConfig
+from fgvc_hf.training.ancestors.time_cycle import TimeCycleRecipe, TimeCycleTraining
+from fgvc_hf.training.ancestors.uvc import UvcRecipe, UvcTraining
+from fgvc_hf.training.joint import JointTraining
+from fgvc_hf.training.recipes import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -183,3 +183,74 @@ def test_first_loads_in_eight_threads(attempt):
 
 
 # ---- sessions and models ----------------------------------------------------------------------------------------------
+
+
+def rendered_and_learnt(modules: dict[str, JointTraining]) -> dict[str, torch.Tensor]:
+    """Rendered textures, pairs and clips, and losses and gradients of a batch."""
+    textures = (255 * natural_image(96, 30, 0.4, Random(range(4)))).byte()
+    found = {"textures": textures}
+    for seed in range(4):
+        pairs = render_pairs(textures, [seed, seed + 50], 48, 12.0, 2)
+        found |= {f"frames {seed}": pairs.frames, f"flow {seed}": pairs.flow, f"visible {seed}": pairs.visible}
+        found[f"light {seed}"] = change_light(pairs.frames, Random([seed, seed + 9]), 1.0)
+    clip = render_clip(num_frames=4, height=64, width=96, num_points=5, seed=1)
+    found |= {"clip": torch.from_numpy(clip.frames.copy()), "tracks": torch.from_numpy(clip.tracks)}
+    for label, module in modules.items():
+        losses = module(frames=(255 * pairs.frames).byte(), labelled=pairs, seeds=[1, 2])
+        torch.stack(list(losses.values())).sum().backward()
+        found |= {f"{label} {name}": loss.detach() for name, loss in losses.items()}
+        found[f"{label} gradient"] = module.model.encoder.conv1.weight.grad.clone()
+        module.zero_grad()
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64, torch.float16], ids=str)
+def test_torch_defaults_have_no_say_in_what_is_rendered_and_learnt(dtype):
+    torch.manual_seed(0)
+    recipe = Recipe(steps=8, batch_size=2, crop=48, radius=4, adversarial_step=2, reach=6.0)
+    modules = {
+        label: JointTraining(small_model(1), replace(recipe, label=label), small_model(2)).eval()
+        for label in ("soft", "gaussian", "dirac")
+    }
+    expected = rendered_and_learnt(modules)
+    torch.set_default_dtype(dtype)
+    try:
+        found = rendered_and_learnt(modules)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for name, value in expected.items():
+        assert value.dtype == found[name].dtype, name
+        assert torch.equal(value.nan_to_num(), found[name].nan_to_num()), name
+
+
+def test_torch_defaults_have_no_say_in_the_losses_of_ancestors():
+    torch.manual_seed(0)
+    sizes = {"steps": 30, "batch_size": 2, "frame": 64, "learning_rate": 1e-3}
+    colours = ColourAutoEncoder(ColourAutoEncoderConfig(widths=[8, 8, 16]))
+    modules = {
+        "UVC": UvcTraining(small_model(output_stride=8), UvcRecipe(crop=32, **sizes), colours),
+        "TimeCycle": TimeCycleTraining(
+            small_model(output_stride=8), TimeCycleRecipe(patch=32, localiser="coordinates", **sizes)
+        ),
+    }
+    frames = {
+        name: torch.randint(0, 255, (2, 2 if name == "UVC" else 6, 3, 64, 64), dtype=torch.uint8) for name in modules
+    }
+
+    def losses() -> dict[str, torch.Tensor]:
+        return {
+            f"{name} {step} {loss}": value.detach()
+            for name, module in modules.items()
+            for step in (1, 15)  # both stages of UVC
+            for loss, value in module.eval()(frames=frames[name], labelled=None, seeds=[1, 2], step=step).items()
+        }
+
+    expected = losses()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        found = losses()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        assert value.dtype == found[name].dtype and torch.equal(value, found[name]), name

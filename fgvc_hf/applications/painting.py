@@ -56,7 +56,7 @@ def paint(
     first, distance = points_on(texture[..., 3])
     ids = list(range(len(first)))
     tracker.processor.add_inputs_to_inference_session(session, frame_idx, ids, input_points=first.tolist())
-    colours = torch.tensor(texture).float().div(255).movedim(-1, 0)  # (4, H, W)
+    colours = torch.tensor(texture, device="cpu").float().div(255).movedim(-1, 0)  # (4, H, W)
     colours = torch.cat([colours[:3] * colours[3:], colours[3:]])
     source = torch.from_numpy(first).double()
     frames = session.video.frames(frame_idx)
@@ -64,7 +64,7 @@ def paint(
     for frame, output in zip(frames, outputs, strict=True):
         target, confidence = (torch.from_numpy(part).double() for part in (output.points, output.confidence))
         layer = warp(colours, source, target, confidence, distance)
-        background = torch.tensor(np.ascontiguousarray(as_frame(frame))).movedim(-1, 0) / 255
+        background = torch.tensor(np.ascontiguousarray(as_frame(frame)), device="cpu").movedim(-1, 0).float() / 255
         painted = layer[:3] + (1 - layer[3:]) * background
         yield output.frame_idx, (255 * painted).round().clamp(0, 255).byte().movedim(0, -1).numpy()
 
@@ -117,9 +117,10 @@ def warp(
         seen[part] = (closeness * confidence * agreeing).sum(dim=1) / closeness.sum(dim=1)
     show = ((seen - SEEN[0]) / (SEEN[1] - SEEN[0])).clamp(0, 1)
     maps = torch.cat([where, show[:, None]], dim=1).view(*nodes.shape[:2], 3).movedim(-1, 0).float()
-    pixels = _grid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, *(n * NODE for n in maps.shape[1:]), NODE)
+    rows, columns = (torch.arange(side, dtype=torch.float32, device="cpu") + 0.5 for side in (height, width))
+    pixels = _grid(rows, columns, *(n * NODE for n in maps.shape[1:]), NODE)
     maps = F.grid_sample(maps[None], pixels, align_corners=True)[0]
-    grid = 2 * maps[:2].movedim(0, -1) / torch.tensor([width, height]) - 1
+    grid = 2 * maps[:2].movedim(0, -1) / maps.new_tensor([width, height]) - 1
     return F.grid_sample(colours[None], grid[None], align_corners=False)[0] * maps[2]
 
 

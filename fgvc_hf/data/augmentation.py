@@ -38,7 +38,7 @@ def change_light(frames: torch.Tensor, random: Random, strength: float = 1.0) ->
     field = F.interpolate(coarse, (height, width), mode="bicubic", align_corners=False).view(
         batch, 2, 1, height, width
     )
-    uneven = strength * 0.12 * random.chance(0.4, 1, 1, 1, 1) * random.uniform(0, 1, 1, 1, 1, 1)
+    uneven = random.chance(0.4, 1, 1, 1, 1) * random.uniform(0, 1, 1, 1, 1, 1) * (0.12 * strength)
     frames = frames * (uneven * field).exp()
     soft = F.avg_pool2d(F.pad(frames.flatten(0, 1), (1, 1, 1, 1), mode="replicate"), 3, 1).view_as(frames)
     focus = random.uniform(0, 1, 2, 1, 1, 1) * random.chance(0.4, 2, 1, 1, 1) * strength
@@ -56,7 +56,7 @@ def drop_channel(pixel_values: torch.Tensor, dropped: torch.Tensor) -> torch.Ten
     """
     channels = torch.arange(3, device=pixel_values.device)
     keep = (channels != dropped[:, None]) | (dropped == 0)[:, None]  # (B, 3)
-    scale = torch.where(dropped == 0, 1.0, 1.5)[:, None]
+    scale = 1 + 0.5 * (dropped != 0).to(pixel_values.dtype)[:, None]
     return pixel_values * (keep * scale)[:, None, :, None, None]
 
 

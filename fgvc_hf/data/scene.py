@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -24,6 +25,7 @@ import torch
 Shape = Callable[[torch.Tensor], torch.Tensor]  # (B, N, 2) -> (B, N)
 Texture = Callable[[torch.Tensor], torch.Tensor]  # (B, N, 2) -> (B, N, 3)
 
+DRAWN: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}  # random numbers, whatever torch's defaults are
 FIELD = 2**14  # numbers of one scene from which on scenes are drawn in parallel threads
 INVERSION_STEPS = 10  # fixed-point iterations; with a slope of at most 0.3 the error shrinks to 6e-6 of the bending
 
@@ -32,7 +34,7 @@ class Random:
     """Random numbers for a batch of scenes, one seed each. They are drawn on the CPU, so a seed gives the same scene on every device."""
 
     def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu"):
-        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         self.device = device
 
     def __len__(self) -> int:
@@ -40,14 +42,14 @@ class Random:
 
     def uniform(self, low: float, high: float, *size: int) -> torch.Tensor:
         """Numbers `(B, *size)` in [low, high)."""
-        draws = [torch.rand(size, generator=generator) for generator in self.generators]
+        draws = [torch.rand(size, generator=generator, **DRAWN) for generator in self.generators]
         return (low + (high - low) * torch.stack(draws)).to(self.device)
 
     def normal(self, *size: int) -> torch.Tensor:
         """Standard normal numbers `(B, *size)`; large fields are drawn in threads, or a GPU would wait for them."""
 
         def draw(generator: torch.Generator) -> torch.Tensor:
-            return torch.randn(size, generator=generator)
+            return torch.randn(size, generator=generator, **DRAWN)
 
         if math.prod(size) < FIELD or len(self) == 1:
             return torch.stack([draw(generator) for generator in self.generators]).to(self.device)
@@ -56,7 +58,7 @@ class Random:
 
     def integer(self, low: int, high: int, *size: int) -> torch.Tensor:
         """Integers `(B, *size)` in [low, high)."""
-        draws = [torch.randint(low, high, size, generator=generator) for generator in self.generators]
+        draws = [torch.randint(low, high, size, generator=generator, device="cpu") for generator in self.generators]
         return torch.stack(draws).to(self.device)
 
     def chance(self, probability: float, *size: int) -> torch.Tensor:
@@ -164,7 +166,7 @@ def polygon(radius: torch.Tensor, random: Random) -> Shape:
     """A convex polygon of 5 to 7 sides with rounded corners, around a circle of 0.75 to 0.95 of `radius`."""
     sides = random.integer(5, 8)[:, None]  # (B, 1)
     side = torch.arange(7, device=radius.device)
-    angles = (side + random.uniform(-0.15, 0.15, 7)) * (2 * math.pi / sides)  # (B, 7)
+    angles = (side + random.uniform(-0.15, 0.15, 7)) * (2 * math.pi / sides.to(radius.dtype))  # (B, 7)
     normals = torch.stack([angles.cos(), angles.sin()], dim=1)  # (B, 2, 7)
     offsets = radius[:, None] * random.uniform(0.75, 0.95, 7)
     offsets = offsets.masked_fill(side >= sides, math.inf)[:, None]
@@ -179,7 +181,7 @@ def polygon(radius: torch.Tensor, random: Random) -> Shape:
 def blob(radius: torch.Tensor, random: Random) -> Shape:
     """A smooth star-shaped outline: `radius` times one plus a few angular waves, to first order at the edge."""
     radius = radius[:, None]
-    orders = torch.arange(2, 6, device=radius.device)
+    orders = torch.arange(2, 6, dtype=radius.dtype, device=radius.device)
     amplitudes = random.uniform(0.35, 1.0, 4) * 0.32 / orders  # (B, 4)
     phases = random.uniform(0, 2 * math.pi, 4)[:, None]
 
@@ -212,8 +214,7 @@ def strip(radius: torch.Tensor, random: Random) -> Shape:
 
 def pixel_centres(height: int, width: int, stride: int = 1, device: torch.device | str = "cpu") -> torch.Tensor:
     """Frame points `(N, 2)` of the centres of every `stride`-th pixel, row by row: the centres of the feature cells."""
-    rows = torch.arange(0, height, stride, device=device) + 0.5
-    columns = torch.arange(0, width, stride, device=device) + 0.5
+    rows, columns = (torch.arange(0, n, stride, dtype=torch.float32, device=device) + 0.5 for n in (height, width))
     return torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1).reshape(-1, 2)
 
 

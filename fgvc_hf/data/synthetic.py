@@ -56,7 +56,7 @@ class SyntheticClip:
 def smooth_wave(num_frames: int, rate: float, random: Random) -> torch.Tensor:
     """Sinusoids `(B, num_frames)` that change by at most `rate` per frame and stay bounded in clips of any length."""
     turn = 2 * math.pi / random.uniform(60, 110, 1)
-    times = torch.arange(num_frames, device=random.device)
+    times = torch.arange(num_frames, dtype=torch.float32, device=random.device)
     return random.uniform(0.7, 1, 1) * rate / turn * (turn * times + random.uniform(0, 2 * math.pi, 1)).sin()
 
 
@@ -83,8 +83,8 @@ def wandering_motion(
 
 def translation_motion(num_frames: int, velocity: tuple[float, float], device: torch.device | str) -> Motion:
     """A motion of one scene by `velocity` (x, y) in pixels per frame, from the identity at frame 0."""
-    pose = torch.eye(3, device=device).repeat(1, num_frames, 1, 1)
-    pose[0, :, :2, 2] = torch.arange(num_frames, device=device)[:, None] * torch.tensor(velocity, device=device)
+    pose = torch.eye(3, dtype=torch.float32, device=device).repeat(1, num_frames, 1, 1)
+    pose[0, :, :2, 2] = torch.arange(num_frames, device=device)[:, None] * pose.new_tensor(velocity)
     return Motion(pose)
 
 
@@ -103,7 +103,7 @@ def background_layer(
 ) -> Layer:
     """A slowly panning, rotating and zooming background whose texture covers every frame of the clip."""
     unit = min(height, width) / 256
-    centre = torch.tensor([[width / 2, height / 2]], device=random.device).expand(len(random), 2)
+    centre = torch.tensor([[width / 2, height / 2]], dtype=torch.float32, device=random.device).expand(len(random), 2)
     motion = wandering_motion(num_frames, centre, 1.1 * unit, 0.004, 0.003, random)
     corners = torch.tensor([(0, 0), (width, 0), (0, height), (width, height)], device=random.device).float()
     corners = corners.expand(len(random), 4, 2)
@@ -153,7 +153,7 @@ def sample_queries(
     count = CANDIDATES_PER_POINT * num_points
     late = random.chance(LATE_QUERIES, count)
     times = torch.where(late, (random.uniform(0, 1, count) * num_frames).long(), 0)  # (1, count)
-    points = random.uniform(0, 1, count, 2) * torch.tensor([width, height], device=random.device)
+    points = random.uniform(0, 1, count, 2) * torch.tensor([width, height], dtype=torch.float32, device=random.device)
     clear = inside_frame(points, height, width, EDGE_MARGIN)
     for layer in layers:
         clear &= layer.distance(points, times).abs() >= EDGE_MARGIN
@@ -240,7 +240,10 @@ def translating_texture(
     check_least(num_frames=(num_frames, 1), height=(height, MIN_SIZE), width=(width, MIN_SIZE))
     motion = translation_motion(num_frames, velocity, device)
     layers = [Layer(everywhere, sinusoid_texture(Random([seed], device)), motion)]
-    columns, rows = (torch.arange(GRID_STRIDE / 2, side, GRID_STRIDE, device=device) for side in (width, height))
+    centres = (
+        torch.arange(GRID_STRIDE / 2, n, GRID_STRIDE, dtype=torch.float32, device=device) for n in (width, height)
+    )
+    columns, rows = centres
     points = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1).reshape(-1, 2)
     shifted = points[:, None] + motion.pose[0, :, :2, 2]
     points = points[inside_frame(shifted, height, width, GRID_MARGIN).all(dim=1)][None]

@@ -64,7 +64,7 @@ def pair_motion(
     spin, shear, zoom = (vigour * random.uniform(-most, most) for most in (0.5, 0.15, 0.3))
     step = similarity(shift, spin, shear, zoom)
     step[:, 2, :2] = random.uniform(-0.15, 0.15, 2) * vigour[:, None] / size  # perspective
-    to_anchor = torch.eye(3, device=anchor.device).repeat(len(anchor), 1, 1)
+    to_anchor = torch.eye(3, dtype=anchor.dtype, device=anchor.device).repeat(len(anchor), 1, 1)
     to_anchor[:, :2, 2] = anchor
     second = to_anchor @ step @ torch.linalg.inv(to_anchor) @ first
     if not bend:
@@ -85,7 +85,7 @@ def pair_body(kind: int, images: torch.Tensor, size: int, reach: float, random: 
     """A body cut out of an image, anywhere in the frame, with a radius of 8 to 35 % of its side; absent in one of five scenes."""
     radius = size * 0.08 * (0.35 / 0.08) ** random.uniform(0, 1)
     outline = PAIR_SHAPES[kind % len(PAIR_SHAPES)](radius, random)
-    absent = torch.where(random.chance(0.2, 1), math.inf, 0.0)
+    absent = torch.zeros_like(radius)[:, None].masked_fill(random.chance(0.2, 1), math.inf)
     motion = pair_motion(random.uniform(-0.05, 1.05, 2) * size, size, reach, False, random, bend=0.05 * size)
     texture = raster_texture(image_patches(images, size, (0.6, 1.6), random), "bilinear")
     return Layer(lambda points: outline(points) + absent, texture, motion)
@@ -93,7 +93,7 @@ def pair_body(kind: int, images: torch.Tensor, size: int, reach: float, random: 
 
 def pair_background(images: torch.Tensor, size: int, reach: float, random: Random) -> Layer:
     """An image as background; it does not move in a quarter of the scenes."""
-    centre = torch.full((len(random), 2), size / 2, device=random.device)
+    centre = torch.full((len(random), 2), size / 2, dtype=torch.float32, device=random.device)
     moving = pair_motion(centre, size, reach, True, random)
     still = random.chance(0.25, 1, 1)
     second = torch.where(still, moving.pose[:, 0], moving.pose[:, 1])

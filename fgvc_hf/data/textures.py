@@ -10,7 +10,7 @@ from .scene import Random, Shape, Texture
 
 def fractal_noise(size: int, cell: float, octaves: int, channels: int, random: Random) -> torch.Tensor:
     """Smooth noise `(B, channels, size, size)`, zero mean and unit deviation; its largest bumps span `cell` texels."""
-    total = torch.zeros(len(random), channels, size, size, device=random.device)
+    total = torch.zeros((len(random), channels, size, size), dtype=torch.float32, device=random.device)
     for octave in range(octaves):
         cells = math.ceil(size * 2**octave / cell) + 1
         lattice = random.uniform(-1, 1, channels, cells, cells)
@@ -27,7 +27,7 @@ def sample_raster(raster: torch.Tensor, points: torch.Tensor, mode: str = "bicub
 
 def texel_centres(size: int, device: torch.device | str) -> torch.Tensor:
     """Layer points `(size * size, 2)` of the texels of a raster centred on the origin."""
-    axis = torch.arange(size, device=device) + 0.5 - size / 2
+    axis = torch.arange(size, dtype=torch.float32, device=device) + 0.5 - size / 2
     return torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1).reshape(-1, 2)
 
 

@@ -80,7 +80,10 @@ class TrackedVideos(Dataset):
         inside = ((positions >= 0) & (positions < self.size)).all(axis=(1, 2))
         positions = torch.from_numpy(positions[inside & sure[:, view.numbers].all(axis=1)]).float()
         cells = self.size // self.stride
-        flow, known = torch.zeros(2, cells, cells, 2), torch.zeros(2, cells, cells, dtype=torch.bool)
+        flow, known = (
+            torch.zeros((2, cells, cells, 2), dtype=torch.float32),
+            torch.zeros((2, cells, cells), dtype=torch.bool),
+        )
         for query, key in ((0, 1), (1, 0)):
             x, y = ((positions[:, query] - 0.5) / self.stride).round().long().clamp(0, cells - 1).unbind(1)
             flow[query, y, x] = positions[:, key] - positions[:, query]

@@ -312,7 +312,9 @@ class Training:
         """Whether a flag is set in any process, so that all of them save and stop at the same update."""
         if self.accelerator.num_processes == 1 or not self.pace.depends_on_time:
             return flag
-        return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device)))
+        return bool(
+            self.accelerator.reduce(torch.tensor(float(flag), dtype=torch.float32, device=self.accelerator.device))
+        )
 
     def _write(self, entry: dict) -> None:
         if self.accelerator.is_main_process:

@@ -66,7 +66,9 @@ def encode(model, pixel_values: torch.Tensor) -> torch.Tensor:
 def _middle(valid: torch.Tensor) -> tuple[int, int]:
     """The valid cell nearest to the middle of the map."""
     h, w = valid.shape
-    distance = (cell_grid(valid[None]) - torch.tensor([w / 2, h / 2], device=valid.device)).norm(dim=-1)
+    distance = (cell_grid(valid[None]) - torch.tensor([w / 2, h / 2], dtype=torch.float32, device=valid.device)).norm(
+        dim=-1
+    )
     best = int(distance.masked_fill(~valid, 1e6).argmin())
     return best // w, best % w
 

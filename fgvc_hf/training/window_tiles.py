@@ -69,7 +69,9 @@ class Tiling:
             last, borders = borders, (min(top - r, 0), max(top + TILE[0] + r - self.h, 0))
             if borders != last:  # rows that touch no border of the map share one mask
                 allowed = self._allowed(query_y, query_x, key_y, key_x)
-                bias = torch.zeros(allowed.shape, device=device).masked_fill_(~allowed, -torch.inf)
+                bias = torch.zeros(allowed.shape, dtype=torch.float32, device=device).masked_fill_(
+                    ~allowed, -torch.inf
+                )
             yield TileRow(top, query_y, query_x, key_y, key_x, allowed, bias)
 
     def _allowed(self, query_y, query_x, key_y, key_x) -> torch.Tensor:

@@ -153,7 +153,9 @@ def test_memory_does_not_grow_with_the_video(folder, monkeypatch, written):
 
 
 SLOW = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it, and what it starts
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from fgvc_hf.cli.main import main
 from fgvc_hf.tracker import Tracker
 original = Tracker.propagate_masks

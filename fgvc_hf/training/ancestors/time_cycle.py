@@ -240,7 +240,7 @@ def choose_patches(pair: torch.Tensor, random: Random, patch: int, stride: int) 
     motion = F.avg_pool2d(motion, 3, stride=1).flatten(1)  # (B, 49)
     places = GRID - 2
     chosen = motion.topk(CANDIDATES).indices.gather(1, random.integer(0, CANDIDATES, 1))[:, 0]
-    share = torch.stack([chosen % places, chosen // places], dim=1) / (places - 1)
+    share = torch.stack([chosen % places, chosen // places], dim=1).float() / (places - 1)
     share = (share + random.uniform(-1 / 12, 1 / 12, 2)).clamp(0, 1)
     first = (patch / stride - 1) / 2  # the centre of a patch at the border, in cells
     centre = first + share * (side - patch) / stride
