@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any
 
@@ -92,9 +93,9 @@ class ListOf:
         return f"a list of {' or '.join(map(str, self.lengths))} entries, each {self.item}"
 
 
-def integer(default: int, low: int) -> Any:
+def integer(default: int, low: int, high: float = math.inf) -> Any:
     """A field of an [`FgvcConfig`] with its default and the values that it takes, as by the four functions below."""
-    return field(default=default, metadata={"accepted": Number(int, low)})
+    return field(default=default, metadata={"accepted": Number(int, low, high)})
 
 
 def number(default: float, low: float = -math.inf, high: float = math.inf, open_low: bool = False) -> Any:
@@ -201,7 +202,7 @@ class FgvcConfig(PreTrainedConfig):
             each point, matched in a window that moves with it, which is more precise and much faster.
         box_matching (`str`, defaults to `"templates"`):
             How boxes are tracked: `"templates"` of points in them, or `"coordinates"` that the affinity carries, with scale (UVC).
-        template_radius (`int` of 0 or more, defaults to 3): Radius in cells of the square patch of a template: 3 is 7x7 cells.
+        template_radius (`int` from 0 to 32, defaults to 3): Radius in cells of the square patch of a template: 3 is 7x7 cells.
         template_trust (`float` of -1 or more, defaults to 0.75):
             A patch enters the template memory only if its similarity (cosine) to the mean template is at least this, so
             that an occluder does not become a template. Above 1 only the first patch is used.
@@ -270,7 +271,7 @@ class FgvcConfig(PreTrainedConfig):
     # Template tracking
     point_matching: str = choice("labels", "templates")
     box_matching: str = choice("templates", "coordinates")
-    template_radius: int = integer(3, low=0)
+    template_radius: int = integer(3, low=0, high=32)
     template_trust: float = number(0.75, low=-1)
     search_radius: float = number(0.12, low=0, open_low=True)
     motion_prior: float = number(20.0, low=0)
@@ -390,7 +391,8 @@ def _is_known(name: str) -> bool:
 def _check_known(names: Iterable[str]) -> None:
     for name in names:
         if not _is_known(name):
-            raise ValueError(f"FgvcConfig has no field {name!r}; its fields are {', '.join(FIELDS)}.")
+            near = "".join(f"; did you mean {other}?" for other in get_close_matches(name, FIELDS, n=1))
+            raise ValueError(f"FgvcConfig has no field {name!r}{near or '.'} Its fields are {', '.join(FIELDS)}.")
 
 
 __all__ = ["FgvcConfig"]

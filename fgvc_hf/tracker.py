@@ -9,6 +9,7 @@ print(tracks.tracks.shape, tracks.visible.shape)  # (N, T, 2), (N, T)
 
 import os
 from collections.abc import Iterator, Mapping
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,11 @@ class Tracker:
     """
 
     def __init__(self, model: FgvcModel, processor: FgvcProcessor):
+        if not (hasattr(model, "propagate_in_video_iterator") and hasattr(processor, "init_video_session")):
+            got = f"{type(model).__name__} and {type(processor).__name__}"
+            raise ValueError(
+                f"Tracker needs an FgvcModel and an FgvcProcessor, got {got}; from_pretrained loads both."
+            )
         self.model, self.processor = model, processor
 
     @classmethod
@@ -119,8 +125,8 @@ class Tracker:
             those accepted.
         """
         passes = _passes(direction)
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise ValueError(f"threshold must be a probability from 0 to 1, got {threshold}.")
+        if threshold is not None and not (isinstance(threshold, Real) and 0 <= threshold <= 1):
+            raise ValueError(f"threshold must be a probability from 0 to 1, got {threshold!r}.")
         if (points is None) == (grid is None):
             raise ValueError("exactly one of points and grid must be given.")
         video = _one_video(video)
@@ -136,11 +142,9 @@ class Tracker:
             for output in self.model.propagate_in_video_iterator(session, reverse=reverse, show_progress_bar=progress)
         )
         tracks = self.processor.post_process_point_tracking(outputs, session, threshold)
-        length = tracks.tracks.shape[1]
-        if points[:, 0].max() >= length:  # an iterator ends when it ends; other sources were checked before
-            raise ValueError(
-                f"frame_idx must be a frame of the video, 0 to {length - 1}, got {points[:, 0].max():.0f}."
-            )
+        last = points[:, 0].max()
+        if last >= tracks.tracks.shape[1]:  # an iterator ends when it ends; other sources were checked before
+            raise ValueError(f"points start on frame_idx {last:.0f}, but the video ended before that frame.")
         return tracks
 
     def propagate_masks(
@@ -250,7 +254,7 @@ class LiveTracker:
 
         Raises:
             `ValueError`: a position is outside the frame, or an id has a prompt on this frame or is of another kind of target. Nothing
-            is added then.
+            is added then. Before the first frame its size is not known: the first `step` raises it, until the point is removed.
         """
         if not isinstance(points, Mapping):
             raise ValueError(f"points must be a dict from id to (x, y), got {type(points).__name__}.")
@@ -334,7 +338,9 @@ def _passes(direction: str) -> tuple[bool, ...]:
 def _one_video(video) -> Any:
     """A frame source; a `ValueError` for a list of paths."""
     if isinstance(video, list | tuple) and any(isinstance(one, str | os.PathLike) for one in video):
-        raise ValueError("video must be one video, got a list of paths; call this once for each of them.")
+        raise ValueError(
+            "video must be one video, got a list of paths: call this once for each video, or give the folder that holds the images."
+        )
     return open_video(video)
 
 

@@ -168,8 +168,10 @@ def train(arguments: argparse.Namespace) -> None:
     if arguments.tracker:
         accelerator.init_trackers("fgvc_hf", {name: str(value) for name, value in asdict(recipe).items()})
     first = training.step
-    training.run(pace=pace)
-    accelerator.end_training()
+    try:
+        training.run(pace=pace)
+    finally:
+        training.end()
     if accelerator.is_main_process:
         seconds = time.monotonic() - STARTED
         rest = "" if training.step == recipe.steps else "; start it again with the same arguments to go on"

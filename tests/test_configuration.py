@@ -71,14 +71,14 @@ def test_a_number_is_a_finite_number(name, value):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"output_strid": 2}, "no field 'output_strid'; its fields are encoder, "),
+        ({"output_strid": 2}, r"no field 'output_strid'; did you mean output_stride? Its fields are encoder, "),
         ({"output_stride": 3}, "output_stride must be one of (2, 4, 8), got 3."),
         ({"output_stride": 2, "stem_pooling": "max"}, "output_stride must be one of (4, 8, 16), got 2."),
         ({"output_stride": "2"}, "output_stride must be an integer of 1 or more, got '2'."),
         ({"num_channels": 0}, "num_channels must be an integer of 1 or more, got 0."),
         ({"window_radius": 24.0}, "window_radius must be an integer of 1 or more, got 24.0."),
         ({"kept_frame": -1}, "kept_frame must be an integer of 0 or more, got -1."),
-        ({"template_radius": -1}, "template_radius must be an integer of 0 or more, got -1."),
+        ({"template_radius": -1}, "template_radius must be an integer from 0 to 32, got -1."),
         ({"num_context_frames": 0}, "num_context_frames must be an integer of 1 or more, got 0."),
         ({"temperature": 0.0}, "temperature must be a finite number above 0, got 0.0."),
         ({"temperature": -1}, "temperature must be a finite number above 0, got -1."),
@@ -280,7 +280,7 @@ def strategy(accepted) -> st.SearchStrategy:
     if isinstance(accepted, ListOf):
         return st.lists(strategy(accepted.item), min_size=accepted.lengths[0], max_size=accepted.lengths[0])
     if accepted.type is int:
-        return st.integers(int(accepted.low), 1000)
+        return st.integers(int(accepted.low), int(min(accepted.high, 1000)))
     low, high = (bound if math.isfinite(bound) else None for bound in (accepted.low, accepted.high))
     return st.floats(low, high, allow_nan=False, allow_infinity=False, exclude_min=accepted.open_low)
 

@@ -286,3 +286,44 @@ def test_the_five_lines_on_a_rendered_clip():
     assert np.median(error[clip.visible & ~np.isnan(tracks.tracks[..., 0])]) < 1
     flow, heat = tracker.flow(*clip.frames[:2]), tracker.match(*clip.frames[:2], point=(64, 48))
     assert flow.flow.shape == (96, 128, 2) and heat.shape == (96, 128) and heat.sum() == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"points": [(0, 5, 5)], "threshold": "0.5"}, "threshold must be a probability from 0 to 1, got '0.5'"),
+        ({"grid": 10**6}, "grid must not have more points than the frame has pixels, 40x56"),
+        ({"grid": (41, 2)}, "grid must not have more points"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(tiny_model, processor, noise_clip, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Tracker(tiny_model, processor).track(noise_clip, **arguments)
+
+
+def test_points_after_the_end_of_an_iterator_are_refused(tiny_model, processor, noise_clip):
+    with pytest.raises(ValueError, match="points start on frame_idx 99, but the video ended before that frame"):
+        Tracker(tiny_model, processor).track(iter(noise_clip), [(99, 5, 5)])
+
+
+@pytest.mark.parametrize("wrong", ["swapped", "a name"])
+def test_a_tracker_needs_a_model_and_a_processor(tiny_model, processor, wrong):
+    parts = (processor, tiny_model) if wrong == "swapped" else ("fgvc-joint", None)
+    with pytest.raises(ValueError, match="Tracker needs an FgvcModel and an FgvcProcessor"):
+        Tracker(*parts)
+
+
+def test_there_is_nothing_to_read_before_the_first_frame(tiny_model, processor):
+    live = Tracker(tiny_model, processor).stream()
+    live.add_points({1: (5, 5)})
+    with pytest.raises(ValueError, match="has seen no frame yet"):
+        live.session.read()
+
+
+def test_a_point_outside_is_told_with_the_first_frame_and_can_be_removed(tiny_model, processor, noise_clip):
+    live = Tracker(tiny_model, processor).stream()
+    live.add_points({1: (5, 5), 2: (9999, 1)})
+    with pytest.raises(ValueError, match="input_points must lie inside the frame.* for target 2"):
+        live.step(noise_clip[0])
+    live.remove(2)
+    assert live.step(noise_clip[0]).ids == [1]

@@ -1,6 +1,7 @@
 """`fgvc-hf evaluate`: measure a checkpoint on a benchmark."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
 
     check_files(arguments, ["output", "save_visuals"], ["data"])
     check_writable(arguments.output)
+    arguments.device = arguments.device or gpu_of_process()
     tracker, settings = load_baseline(arguments) if arguments.baseline else load_checkpoint(arguments)
     evaluate(
         tracker,
@@ -61,6 +63,14 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         visuals=arguments.save_visuals,
         report=lambda line: print(line, flush=True),
     )
+
+
+def gpu_of_process() -> str | None:
+    """The GPU of this process where `torchrun` started several on a machine with GPUs; `None` otherwise."""
+    import torch
+
+    rank, count = os.environ.get("LOCAL_RANK"), torch.cuda.device_count()
+    return f"cuda:{int(rank) % count}" if rank and count else None
 
 
 def load_baseline(arguments: argparse.Namespace) -> tuple["ChainedTracker", dict[str, Any]]:

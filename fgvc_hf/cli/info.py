@@ -21,6 +21,8 @@ def run_info(arguments: argparse.Namespace) -> None:
     """Print them."""
     import torch
 
+    from ..kernels.dispatch import backend_for
+
     print(f"fgvc-hf {__version__}, Python {platform.python_version()}")
     for name in PACKAGES:
         print(f"  {name} {importlib.metadata.version(name)}")
@@ -29,6 +31,7 @@ def run_info(arguments: argparse.Namespace) -> None:
     else:
         device, description = torch.device("cpu"), f"{torch.get_num_threads()} threads"
     print(f"device: {device} ({description}), {str(fast_dtype(device)).removeprefix('torch.')} by default")
+    print(f"kernels: {backend_for(torch.empty(0, dtype=fast_dtype(device), device=device))}")
     print("bundled checkpoints:")
     for name, path in bundled_checkpoints().items():
         print(f"  {name}{' (default)' if path == default_checkpoint() else ''}  {path}")

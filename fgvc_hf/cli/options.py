@@ -43,7 +43,7 @@ def add_model_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--device", metavar="D", help="cpu, cuda, mps, ...; default: cuda if there is one, else cpu")
     command.add_argument(
         "--dtype",
-        choices=("float32", "bfloat16"),
+        choices=("float32", "bfloat16", "float16", "auto"),
         help="precision of the features; default: bfloat16 if the device has native bfloat16 matrix products",
     )
 

@@ -9,7 +9,8 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -114,19 +115,19 @@ def evaluate(
     """
     benchmark, names, output = BENCHMARKS[task.benchmark], task.names(), Path(output)
     stated = {"benchmark": task.benchmark, "split": task.split, "sequences": names, **task.options, **settings}
-    process, processes = _processes()
     parts = output.with_name(f"{output.name}.parts")
-    if process == 0:
-        _prepare(parts, stated, resume)
-    _wait(processes)
-    own = dict(list(zip(names, range(1, len(names) + 1), strict=True))[process::processes])
-    for video in task.load():
-        if video.name in own and not (file := parts / f"{video.name}.json").is_file():
-            part = _measure(benchmark, tracker, video, task.options, visuals)
-            _write_json(part, file)
-            score = 100 * benchmark.score(part["counts"])
-            report(f"{own[video.name]:4d} / {len(names)}  {video.name:24s} {score:6.1f}  {part['seconds']:.0f} s")
-    _wait(processes)
+    with _processes() as (process, processes):
+        if process == 0:
+            _prepare(parts, stated, resume)
+        _wait(processes)
+        own = dict(list(zip(names, range(1, len(names) + 1), strict=True))[process::processes])
+        for video in task.load():
+            if video.name in own and not (file := parts / f"{video.name}.json").is_file():
+                part = _measure(benchmark, tracker, video, task.options, visuals)
+                _write_json(part, file)
+                score = 100 * benchmark.score(part["counts"])
+                report(f"{own[video.name]:4d} / {len(names)}  {video.name:24s} {score:6.1f}  {part['seconds']:.0f} s")
+        _wait(processes)
     if process:
         return None
     result = _merge(benchmark, parts, stated)
@@ -140,12 +141,18 @@ def evaluate(
     return result
 
 
-def _processes() -> tuple[int, int]:
-    """Number of this process, and how many there are, as `torchrun` says; they are connected then."""
+@contextmanager
+def _processes() -> Generator[tuple[int, int]]:
+    """Number of this process, and how many there are, as `torchrun` says; they are connected within, by the caller's group if there is one."""
     process, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    if processes > 1 and not torch.distributed.is_initialized():
+    own = processes > 1 and not torch.distributed.is_initialized()
+    if own:
         torch.distributed.init_process_group("gloo")
-    return process, processes
+    try:
+        yield process, processes
+    finally:
+        if own:
+            torch.distributed.destroy_process_group()
 
 
 def _wait(processes: int) -> None:

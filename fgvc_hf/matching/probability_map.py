@@ -24,7 +24,7 @@ def probability_map(query: torch.Tensor, key: torch.Tensor, radius: int, tempera
         `torch.Tensor` of shape `(B, h, w, (2r+1)^2)`, float32, in dy-major order; -inf outside the frame.
 
     Raises:
-        `ValueError`: the features differ in shape or device, or the radius or the temperature is not positive.
+        `ValueError`: the features differ in shape or device, the radius is negative, or the temperature is not positive.
     """
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}.")

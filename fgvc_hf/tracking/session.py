@@ -65,7 +65,7 @@ class FgvcInferenceSession:
         """
         self._check_prompt(obj_id, frame_idx, PointTarget)
         if not np.isfinite(point).all():
-            raise ValueError(f"input_points must be finite, got {tuple(point)} for target {obj_id}.")
+            raise ValueError(f"input_points must be finite, got {tuple(map(float, point))} for target {obj_id}.")
         self._add(obj_id, PointTarget(int(frame_idx), (float(point[0]), float(point[1]))))
 
     def add_mask(self, obj_id: int, frame_idx: int, mask: np.ndarray) -> None:
@@ -204,9 +204,8 @@ class FgvcInferenceSession:
                 check_fits(obj_id, prompt, size)
         elif size != self.original_size:
             raise ValueError(f"frame must be of size {self.original_size} as those before, got {size}.")
-        layout = {"input_data_format": "channels_last", "return_tensors": "pt"}
-        pixel_values = self.image_processor(frame, device=device, **layout).pixel_values
-        self.original_size = size
+        options = {"input_data_format": "channels_last", "return_tensors": "pt", "device": device}
+        pixel_values, self.original_size = self.image_processor(frame, **options).pixel_values, size
         return pixel_values
 
     @property
@@ -318,9 +317,10 @@ class FgvcInferenceSession:
     # ---- results ------------------------------------------------------------------------------------------------
 
     def read(self) -> FgvcVideoOutput:
-        """The targets on the frame seen last, in pixels of the original video."""
+        """The targets on the frame seen last, in pixels of the original video; a `ValueError` before the first frame."""
         labels, templates, boxes = self.labels, self.templates, self.boxes
-        assert labels is not None and templates is not None and boxes is not None and self.last_frame_idx is not None
+        if labels is None or templates is None or boxes is None or self.last_frame_idx is None:
+            raise ValueError("inference_session has seen no frame yet, so there is nothing to read.")
         return FgvcVideoOutput(
             frame_idx=self.last_frame_idx,
             **self._read_points([templates.read(), *labels.read_points()]),

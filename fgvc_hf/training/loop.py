@@ -5,6 +5,7 @@ process gets them. A checkpoint is therefore weights, Adam's moments and the num
 ends with the same weights.
 """
 
+import gc
 import json
 import math
 import statistics
@@ -163,6 +164,17 @@ class Training:
         if self.step < self.recipe.steps:
             self._save_checkpoint()
         self._save_model("last")
+
+    def end(self) -> None:
+        """End the experiment trackers and the connection of the processes. The weights stay usable; the run cannot go on.
+
+        The wrapper that distributes the module goes first. Its destructor holds Python's lock: as the last owner of a Gloo group it would
+        wait for the group's threads, which may themselves wait for that lock.
+        """
+        self.module = self.bare
+        self.accelerator.free_memory()
+        gc.collect()  # the wrapper is part of cycles
+        self.accelerator.end_training()
 
     def update(self, batches: Iterator[tuple[list[int], torch.Tensor | None]]) -> dict[str, torch.Tensor]:
         """One update of the weights: the losses of all parts of the next batch, their gradients, a step of Adam, and the EMA.

@@ -25,7 +25,9 @@ def main(folder: str, output: str, steps: str = "300") -> None:
     videos = VideoFolder(folder, *recipe.clip_settings, seed=recipe.seed)
     textures = videos.texture_images(recipe.textures, *TEXTURE_SIZE)
     model = FgvcModel.from_pretrained(default_checkpoint())
-    Training(JointTraining(model, recipe), recipe, output, Accelerator(), videos, textures, save_every=100).run()
+    training = Training(JointTraining(model, recipe), recipe, output, Accelerator(), videos, textures, save_every=100)
+    training.run()
+    training.end()
     print(f"{output}/last")  # for from_pretrained, or --checkpoint
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, Tracker, render_clip
+from fgvc_hf.cli.evaluate import gpu_of_process
 from fgvc_hf.cli.main import main
 from fgvc_hf.evaluation.badja import JOINTS, follow_joints, load_badja
 from fgvc_hf.evaluation.benchmarks import BENCHMARKS
@@ -164,12 +165,23 @@ def test_an_interrupted_run_is_resumed_to_the_same_result(data, checkpoint, tmp_
 
 @pytest.mark.slow
 def test_two_processes_write_the_same_result(data, checkpoint, tmp_path):
-    assert run("davis", data, checkpoint, tmp_path / "one.json", "--dtype", "float32") == 0
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29677"]
-    command += ["-m", "fgvc_hf.cli", "evaluate", "davis", "--data", str(data), "--checkpoint", str(checkpoint)]
-    command += ["--output", str(tmp_path / "two.json"), "--dtype", "float32"]
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    command = [
+        "fgvc_hf.cli",
+        "evaluate",
+        "davis",
+        "--data",
+        str(data),
+        "--checkpoint",
+        str(checkpoint),
+        "--dtype",
+        "float32",
+    ]
+    launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
+    for name, launched in {"one": command, "two": [*launcher, *command]}.items():
+        words = [sys.executable, "-m", *launched, "--output", str(tmp_path / f"{name}.json")]
+        done = subprocess.run(words, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert len([line for line in done.stdout.splitlines() if " / 3 " in line]) == 3
     assert read(tmp_path / "two.json") == read(tmp_path / "one.json")
 
 
@@ -327,3 +339,14 @@ def test_baselines_are_measured_by_the_same_command(data, checkpoint, tmp_path, 
     assert result["metrics"]["tapvid"]["delta_avg"] > 0.7
     assert run("davis", data, checkpoint, tmp_path / "r.json", "--baseline", "dis") == 2
     assert "davis measures masks" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("rank", "gpus", "device"), [("0", 2, "cuda:0"), ("3", 2, "cuda:1"), ("1", 0, None), (None, 2, None)]
+)
+def test_each_process_has_a_gpu_of_its_own(monkeypatch, rank, gpus, device):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if rank:
+        monkeypatch.setenv("LOCAL_RANK", rank)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    assert gpu_of_process() == device

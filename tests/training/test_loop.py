@@ -187,7 +187,7 @@ def test_accumulated_parts_equal_the_whole_batch(tmp_path):
 
 
 SCRIPT = """
-import sys, time
+import sys, time, weakref
 sys.path.insert(0, {tests!r})
 import test_loop
 import torch
@@ -200,6 +200,13 @@ training = test_loop.make(sys.argv[1], recipe, save_every=2)
 if sys.argv[2] == "frozen":
     print("processes", training.accelerator.num_processes)
 training.run()
+wrapper = weakref.ref(training.module) if training.module is not training.bare else None
+destroy = torch.distributed.destroy_process_group
+def checked(*arguments):
+    print("the wrapper has gone before the group:", wrapper() is None)
+    destroy(*arguments)
+torch.distributed.destroy_process_group = checked
+training.end()
 """
 
 
@@ -238,7 +245,8 @@ def test_two_processes_equal_one(tmp_path):
     two = start(tmp_path / "two", "frozen", launcher)
     output, errors = two.communicate()
     assert two.returncode == 0, errors
-    assert "processes 2" in output
+    assert output.count("processes 2") == 2
+    assert output.count("the wrapper has gone before the group: True") == 2
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     before = tiny().state_dict()
     for name in one:

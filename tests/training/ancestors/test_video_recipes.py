@@ -126,7 +126,7 @@ def train(recipe, videos, start, output, *options, launcher=(), **changes):
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["uvc-small", "timecycle-small"])
 def test_several_processes_train_and_the_result_is_a_model(recipe, videos, start, tmp_path):
-    launcher = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29643")
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     done = train(recipe, videos, start, tmp_path, "--colours", start / "colours", launcher=launcher)
     assert done.returncode == 0, done.stderr
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 2
