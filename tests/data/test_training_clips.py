@@ -1,0 +1,178 @@
+"""Clips to learn tracking from: their truth holds in the pictures, and what they promise is in them."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fgvc_hf.data.clip_disturbance import compress, disturb
+from fgvc_hf.data.moving_scenes import camera, limbs, training_scene, wave
+from fgvc_hf.data.scene import Motion, Random
+from fgvc_hf.data.synthetic import similarity
+from fgvc_hf.data.textures import natural_image
+from fgvc_hf.data.training_clips import expose, follow, paint, render_training_clips, sample_points
+
+
+SIZE, FRAMES = 96, 10
+
+
+@pytest.fixture(scope="module")
+def images():
+    return (255 * natural_image(160, 40, 0.4, Random(range(5)))).byte()
+
+
+@pytest.fixture(scope="module")
+def clips(images):
+    return render_training_clips(images, range(4), FRAMES, SIZE, num_points=64, strength=0)
+
+
+def colours_at(frames, points):
+    """Colours (N, T, 3) of frames (T, 3, H, W) at points (N, T, 2)."""
+    grid = points.transpose(0, 1)[:, :, None] / SIZE * 2 - 1  # (T, N, 1, 2)
+    return F.grid_sample(frames, grid, padding_mode="border", align_corners=False)[..., 0].permute(2, 0, 1)
+
+
+def test_points_keep_their_colour_while_they_are_visible(clips):
+    right, wrong = [], []
+    for frames, tracks, visible, queries in zip(
+        *(clips.frames, clips.tracks, clips.visible, clips.queries), strict=True
+    ):
+        for shift, errors in ((0.0, right), (4.0, wrong)):
+            found = colours_at(frames, tracks + shift)
+            first = colours_at(frames, tracks)[torch.arange(len(queries)), queries]
+            errors.append((found - first[:, None]).abs().mean(-1)[visible])
+    right, wrong = torch.cat(right), torch.cat(wrong)
+    assert right.median() < 0.012 and right.mean() < 0.035  # shadows pass, and edges are mixed with what is behind
+    assert wrong.mean() > 3 * right.mean()
+
+
+def test_hidden_points_show_something_else(clips):
+    hidden = []
+    for frames, tracks, visible, queries in zip(
+        *(clips.frames, clips.tracks, clips.visible, clips.queries), strict=True
+    ):
+        inside = ((tracks > 1) & (tracks < SIZE - 1)).all(-1)
+        first = colours_at(frames, tracks)[torch.arange(len(queries)), queries]
+        hidden.append((colours_at(frames, tracks) - first[:, None]).abs().mean(-1)[~visible & inside])
+    assert torch.cat(hidden).mean() > 0.12
+
+
+def test_shapes_and_queries(clips):
+    assert clips.frames.shape == (4, FRAMES, 3, SIZE, SIZE) and clips.frames.min() >= 0 and clips.frames.max() <= 1
+    assert clips.tracks.shape == (4, 64, FRAMES, 2) and clips.visible.shape == (4, 64, FRAMES)
+    assert clips.visible.gather(2, clips.queries[..., None]).all()
+    assert 0.2 < (clips.queries > 0).float().mean() < 0.6
+    assert 0.5 < clips.visible.float().mean() < 0.99
+
+
+def test_a_clip_depends_on_its_own_seed_alone(images, clips):
+    alone = render_training_clips(images, [2], FRAMES, SIZE, num_points=64, strength=0)
+    torch.testing.assert_close(alone.frames[0], clips.frames[2], atol=2e-3, rtol=0)
+    torch.testing.assert_close(alone.tracks[0], clips.tracks[2], atol=1e-2, rtol=0)
+    assert (alone.visible[0] == clips.visible[2]).float().mean() > 0.998
+    assert not torch.equal(clips.frames[0], clips.frames[1])
+
+
+def test_some_bodies_are_fast_and_points_leave_and_come_back(images):
+    scenes = training_scene(images, 24, 256, 4, Random(range(24)))
+    times, points = sample_points(scenes, 24, 256, 64, Random(range(24)))
+    tracks, _ = follow(scenes, points, times, 24, 256)
+    speed = tracks.diff(dim=2).norm(dim=-1)
+    assert speed.median() < 6 and 15 < speed.quantile(0.98) < 60
+    inside = ((tracks > 0) & (tracks < 256)).all(-1)
+    changes = inside.diff(dim=2).sum(-1)
+    assert ((changes >= 2) & inside[..., -1]).any()
+
+
+def test_every_third_body_looks_like_the_one_before(images):
+    layers = training_scene(images, 4, SIZE, 3, Random([0, 1]))
+    bodies = [layer for layer in layers[1:] if layer.raster.shape[-1] == layers[1].raster.shape[-1]]
+    assert torch.equal(bodies[1].raster[:, :3], bodies[-1].raster[:, :3])
+    assert not torch.equal(bodies[1].motion.pose, bodies[-1].motion.pose)
+
+
+def test_limbs_hang_together(images):
+    random = Random(range(3))
+    trunk = similarity(torch.full((3, FRAMES, 2), 48.0), *(torch.zeros(3, FRAMES) for _ in range(3)))
+    first, second = limbs(trunk, images, FRAMES, SIZE, random)
+    first_to_second = torch.linalg.inv(second.motion.pose) @ first.motion.pose  # (3, T, 3, 3)
+    along = torch.stack([torch.linspace(-20, 20, 2000), torch.zeros(2000), torch.ones(2000)])
+    places = (first_to_second @ along)[:, :, :2]  # of points of the first part, in coordinates of the second
+    moved = places.std(dim=1).norm(dim=1)  # (3, 2000)
+    assert (moved.amin(dim=1) < 0.02).all()  # the joint
+    assert (moved.amax(dim=1) > 0.1).all()  # it swings about it
+
+
+def test_the_camera_shifts_near_layers_more(images):
+    view = camera(24, 256, Random(range(16)))
+    near, far = (
+        view(torch.full((16,), nearness))[..., :2, 2].diff(dim=1).norm(dim=-1).mean() for nearness in (1.0, 0.25)
+    )
+    assert near > 1.5 * far
+    still = view(torch.ones(16)).diff(dim=1).abs().amax((1, 2, 3)) < 1e-6
+    assert 0 < still.sum() < 8  # on a tripod
+
+
+@pytest.mark.parametrize("rate", [0.5, 40.0])
+def test_waves_keep_their_rate_and_their_reach(rate):
+    values = wave(500, torch.full((32,), rate), 100.0, Random(range(32)))
+    assert values.diff(dim=1).abs().max() <= rate * 1.001 and values.abs().max() <= 200.001
+    assert values.diff(dim=1).abs().max() > 0.7 * rate
+
+
+def test_motion_blur_lies_along_the_motion(images):
+    layers = training_scene(images, 6, SIZE, 3, Random([5]))
+    sharp, blurred = paint(layers, 3, SIZE), expose(layers, 3, SIZE, torch.tensor([0.9]))
+    assert torch.equal(expose(layers, 3, SIZE, torch.tensor([0.0])), sharp)
+    instants = []
+    for side in (-0.45, 0.0, 0.45):
+        moved = []
+        for layer in layers:
+            pose = layer.motion.pose.clone()
+            pose[:, 3] += side * (pose[:, 4] - pose[:, 2]) / 2
+            motion = Motion(pose, layer.motion.frequencies, layer.motion.phases, layer.motion.amplitudes)
+            moved.append(type(layer)(layer.shape, layer.texture, motion, layer.raster, layer.extent, layer.shadow))
+        instants.append(paint(moved, 3, SIZE))
+    torch.testing.assert_close(blurred, torch.stack(instants).mean(0))
+    assert (blurred - sharp).abs().max() > 0.02
+
+
+def test_disturbance_is_none_at_strength_0_and_smooth_in_time(images, clips):
+    frames = clips.frames.clone()
+    assert torch.equal(disturb(frames.clone(), Random(range(4))), disturb(frames.clone(), Random(range(4))))
+    assert torch.equal(disturb(frames.clone(), Random(range(4)), 0.0), frames)
+    still = torch.full((16, 24, 3, 32, 32), 0.5)
+    changed = disturb(still.clone(), Random(range(16)))
+    means = changed.mean((2, 3, 4))
+    assert (means - 0.5).abs().max() > 0.05 and means.diff(dim=1).abs().max() < 0.1
+    assert changed.min() >= 0 and changed.max() <= 1
+
+
+def test_compression_removes_fine_detail_and_keeps_the_mean():
+    random = torch.Generator().manual_seed(0)
+    frames = 0.004 * torch.rand(8, 2, 3, 64, 64, generator=random) + 0.4
+    found = compress(frames.clone(), Random(range(8)), 1.0)
+    touched = (found != frames).flatten(1).any(1)
+    assert 0 < touched.sum() < 8
+    for before, after in zip(frames[touched], found[touched], strict=True):
+        assert (before.mean() - after.mean()).abs() < 0.01
+        assert after.diff(dim=-1).square().mean() < before.diff(dim=-1).square().mean()
+    smooth = torch.full((8, 2, 3, 16, 16), 0.5)
+    torch.testing.assert_close(compress(smooth.clone(), Random(range(8)), 1.0), smooth, atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"size": 16}, "size is 16, but it must be at least 32"),
+        ({"num_frames": 1}, "num_frames is 1, but it must be at least 2"),
+        ({"num_points": 0}, "num_points is 0, but it must be at least 1"),
+    ],
+)
+def test_bad_numbers_are_refused(images, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        render_training_clips(images, [0], **arguments)
+
+
+def test_images_of_another_kind_are_refused(images):
+    with pytest.raises(ValueError, match="images must be uint8 of shape"):
+        render_training_clips(images.float(), [0])
