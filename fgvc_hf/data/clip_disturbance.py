@@ -1,6 +1,7 @@
 """What light, air, lens, sensor and codec do to the frames of a clip: changes that are smooth in time, on the device of the frames."""
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -9,31 +10,44 @@ from .moving_scenes import log_uniform, wave
 from .scene import Random
 
 
+Wave = Callable[
+    [torch.Tensor, float], torch.Tensor
+]  # rate (B,) and reach of a wave -> its values (B, T) at the times of the frames
 BLOCK = 8  # pixels; of the transform of JPEG and of video codecs
 LUMA = (0.299, 0.587, 0.114)
 
 
-def disturb(frames: torch.Tensor, random: Random, strength: float = 1.0) -> torch.Tensor:
+def disturb(
+    frames: torch.Tensor, random: Random, strength: float = 1.0, times: torch.Tensor | None = None
+) -> torch.Tensor:
     """Frames `(B, T, 3, H, W)` in [0, 1] as a camera in changing conditions would record them.
 
     Args:
         frames (`torch.Tensor` of shape `(B, T, 3, H, W)`): RGB in [0, 1], overwritten.
         random ([`Random`]): One stream per clip.
         strength (`float`): Factor on all changes; 0 for none.
+        times (`torch.Tensor` of shape `(T,)`, *optional*): The frames of the clip that these are; the first T if not given.
     """
     if not strength:
         return frames
-    for change in (change_exposure, add_haze, defocus, add_noise, compress):
-        frames = change(frames, random, strength)
-    return frames.clamp_(0, 1)
+    times = torch.arange(frames.shape[1], device=frames.device) if times is None else times
+
+    def over_time(rate: torch.Tensor, reach: float) -> torch.Tensor:
+        return wave(int(times.max()) + 1, rate, reach, random)[:, times]
+
+    for change in (change_exposure, add_haze, defocus):
+        frames = change(frames, random, strength, over_time)
+    steps = log_uniform(0.01, 0.08, random) * random.chance(0.5) * strength
+    # Noise is drawn last, because it is not drawn where no clip has any, and a clip must not depend on the others
+    return compress(add_noise(frames, random, strength), steps).clamp_(0, 1)
 
 
-def change_exposure(frames: torch.Tensor, random: Random, strength: float) -> torch.Tensor:
+def change_exposure(frames: torch.Tensor, random: Random, strength: float, over_time: Wave) -> torch.Tensor:
     """Gain, gamma and tint: different for each clip, and drifting within it; a light that comes from one side."""
     batch, length, _, height, width = frames.shape
 
     def drift(constant: float, change: float) -> torch.Tensor:
-        moving = wave(length, log_uniform(change / 30, change / 4, random), change, random)
+        moving = over_time(log_uniform(change / 30, change / 4, random), change)
         return strength * (random.uniform(-constant, constant, 1) + moving)
 
     gamma, gain = (drift(*ranges).exp().view(batch, length, 1, 1, 1) for ranges in ((0.25, 0.1), (0.25, 0.2)))
@@ -45,13 +59,13 @@ def change_exposure(frames: torch.Tensor, random: Random, strength: float) -> to
     return frames.clamp_(1e-4, 1).pow_(gamma).mul_(gain * tint).mul_(side.exp())
 
 
-def add_haze(frames: torch.Tensor, random: Random, strength: float) -> torch.Tensor:
+def add_haze(frames: torch.Tensor, random: Random, strength: float, over_time: Wave) -> torch.Tensor:
     """Smoke or fog of uneven density that drifts by, in a fifth of the clips. What is behind it stays visible."""
     batch, length, _, height, width = frames.shape
     chosen = random.chance(0.2, 1) * random.uniform(0.2, 0.6, 1) * min(strength, 1)  # (B, 1)
     lattice = random.uniform(-0.6, 1, 1, 7, 7)
     speed = log_uniform(0.002, 0.04, random)
-    shift = torch.stack([wave(length, speed, 1.0, random) for _ in range(2)], dim=-1)  # (B, T, 2)
+    shift = torch.stack([over_time(speed, 1.0) for _ in range(2)], dim=-1)  # (B, T, 2)
     grey = random.uniform(0.3, 0.9)
     if not bool(chosen.any()):
         return frames
@@ -64,10 +78,10 @@ def add_haze(frames: torch.Tensor, random: Random, strength: float) -> torch.Ten
     return frames.lerp_(grey.view(batch, 1, 1, 1, 1).expand_as(frames), alpha)
 
 
-def defocus(frames: torch.Tensor, random: Random, strength: float) -> torch.Tensor:
+def defocus(frames: torch.Tensor, random: Random, strength: float, over_time: Wave) -> torch.Tensor:
     """The focus hunts: frames blend with blurred ones, by a share that changes over time, in a third of the clips."""
     batch, length = frames.shape[:2]
-    swing = wave(length, log_uniform(0.01, 0.2, random), 0.5, random)
+    swing = over_time(log_uniform(0.01, 0.2, random), 0.5)
     share = ((random.uniform(-0.3, 0.7, 1) + swing) * strength).clamp(0, 1) * random.chance(0.35, 1)
     if not bool(share.any()):
         return frames
@@ -85,12 +99,8 @@ def add_noise(frames: torch.Tensor, random: Random, strength: float) -> torch.Te
     return frames.add_(deviation * random.normal(*frames.shape[1:]))
 
 
-def compress(frames: torch.Tensor, random: Random, strength: float) -> torch.Tensor:
-    """Blocks of 8x8 pixels with their fine detail rounded away, as JPEG and video codecs do, in half of the clips."""
-    batch = len(frames)
-    step = (
-        log_uniform(0.01, 0.08, random) * random.chance(0.5) * strength
-    )  # of the coarsest detail, in [0, 1] of a channel
+def compress(frames: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+    """Blocks of 8x8 pixels with their fine detail rounded away, as JPEG and video codecs do: to multiples of `steps` `(B,)`, 0 for none."""
     height, width = frames.shape[-2:]
     if height % BLOCK or width % BLOCK:
         return frames
@@ -98,7 +108,7 @@ def compress(frames: torch.Tensor, random: Random, strength: float) -> torch.Ten
     cosines = (math.pi / BLOCK * (rows + 0.5) * rows[:, None]).cos() * math.sqrt(2 / BLOCK)  # (frequency, place)
     cosines[0] /= math.sqrt(2)
     coarse = 1 + 0.7 * (rows[:, None] + rows)  # (8, 8): fine detail is rounded more
-    for clip, size in zip(range(batch), step.tolist(), strict=True):
+    for clip, size in enumerate(steps.tolist()):
         if size:
             grey = (frames[clip] * frames.new_tensor(LUMA).view(3, 1, 1)).sum(1, keepdim=True)
             luma, chroma = (

@@ -44,6 +44,7 @@ def render_training_clips(
     num_bodies: int = 6,
     num_points: int = 128,
     strength: float = 1.0,
+    times: Sequence[int] | None = None,
     device: torch.device | str = "cpu",
 ) -> TrainingClips:
     """Render a batch of clips; see `moving_scenes.py` for what is in them and `clip_disturbance.py` for what a camera does to them.
@@ -55,6 +56,8 @@ def render_training_clips(
         num_bodies (`int`): Most bodies in a scene, without limbs.
         num_points (`int`): Tracks of a clip. Points lie on all layers alike as far as these are visible, up to their outlines.
         strength (`float`): Of the disturbance by light, shutter, lens, noise and compression; 0 for none.
+        times (sequence of `int`, *optional*): The T frames that are rendered, in increasing order; all of the clip if not given. Points are
+            queried on these alone.
         device (`torch.device` or `str`): Where to render.
 
     Raises:
@@ -68,10 +71,11 @@ def render_training_clips(
     random = Random(seeds, device)
     layers = training_scene(images, num_frames, size, num_bodies, random)
     shutter = torch.where(random.chance(0.25), random.uniform(0.2, 0.9), 0.0) * min(strength, 1)
-    frames = torch.stack([expose(layers, time, size, shutter) for time in range(num_frames)], dim=1)
-    queries, points = sample_points(layers, num_frames, size, num_points, random)
-    tracks, visible = follow(layers, points, queries, num_frames, size)
-    return TrainingClips(disturb(frames, random, strength), queries, tracks, visible)
+    chosen = torch.tensor(range(num_frames) if times is None else times, device=random.device)
+    frames = torch.stack([expose(layers, time, size, shutter) for time in chosen.tolist()], dim=1)
+    queries, points = sample_points(layers, chosen, size, num_points, random)
+    tracks, visible = follow(layers, points, chosen[queries], chosen, size)
+    return TrainingClips(disturb(frames, random, strength, chosen), queries, tracks, visible)
 
 
 # Frames
@@ -169,27 +173,27 @@ def _with_pose(layer: RasterLayer, pose: torch.Tensor) -> RasterLayer:
 
 
 def sample_points(
-    layers: Sequence[RasterLayer], num_frames: int, size: int, num_points: int, random: Random
+    layers: Sequence[RasterLayer], frames: torch.Tensor, size: int, num_points: int, random: Random
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Frames `(B, N)` and places `(B, N, 2)` of queries, as evenly over the layers as their visible parts allow."""
+    """Indices `(B, N)` into the frames `(T,)`, and places `(B, N, 2)`, of queries: as even over the layers as their visible parts allow."""
     count = CANDIDATES * num_points
     late = random.chance(LATE, count)
-    times = torch.where(late, (random.uniform(0, 1, count) * (num_frames - 1)).long(), 0)
+    index = torch.where(late, (random.uniform(0, 1, count) * (len(frames) - 1)).long(), 0)
     points = random.uniform(0, 1, count, 2) * size
-    members = F.one_hot(top_layer(layers, points, times), len(layers))  # (B, count, layers)
+    members = F.one_hot(top_layer(layers, points, frames[index]), len(layers))  # (B, count, layers)
     rank = (members.cumsum(1) * members).sum(2)  # 1 for the first candidate of each layer, 2 for its second, ...
     chosen = rank.argsort(dim=1, stable=True)[:, :num_points]
-    return times.gather(1, chosen), points.gather(1, chosen[..., None].expand(-1, -1, 2))
+    return index.gather(1, chosen), points.gather(1, chosen[..., None].expand(-1, -1, 2))
 
 
 def follow(
-    layers: Sequence[RasterLayer], points: torch.Tensor, queries: torch.Tensor, num_frames: int, size: int
+    layers: Sequence[RasterLayer], points: torch.Tensor, queries: torch.Tensor, frames: torch.Tensor, size: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Exact positions `(B, N, T, 2)` and visibility `(B, N, T)` of what is seen at `points` `(B, N, 2)` on frames `queries` `(B, N)`."""
+    """Exact positions `(B, N, T, 2)` and visibility `(B, N, T)` of what is seen at `points` `(B, N, 2)` of frames `queries` `(B, N)`, on `frames` `(T,)`."""
     owner = top_layer(layers, points, queries)
     inner = [layer.motion.to_layer(points, queries) for layer in layers]
     tracks, visible = [], []
-    for time in range(num_frames):
+    for time in frames.tolist():
         place = torch.zeros_like(points)
         for index, layer in enumerate(layers):
             place = torch.where((owner == index)[..., None], layer.motion.to_frame(inner[index], time), place)

@@ -1,15 +1,18 @@
 """FGVC's training module: encoder, discriminator and frozen teacher behind one forward that returns all losses of a recipe."""
 
 import copy
+from itertools import permutations
 
 import numpy as np
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..configuration_fgvc import FgvcConfig
+from ..coordinates import point_to_cell
 from ..data.augmentation import change_light, colour_of, drop_channel, rgb_to_pixel_values
 from ..data.scene import Random
 from ..data.synthetic_pairs import SyntheticPairs, render_pairs
+from ..data.training_clips import TrainingClips, render_training_clips
 from ..image_processing_pil_fgvc import FgvcImageProcessorPil
 from ..modeling_fgvc import FgvcModel
 from .module import TrainingModule
@@ -25,6 +28,15 @@ from .objectives import (
 )
 from .pictures import real_picture, synthetic_picture
 from .recipes import Recipe
+from .tracking_objective import tracking_loss
+
+
+CLIP_POINTS = 48  # of a clip of the tracking objective
+LATER = (
+    ((1, 2), 1),
+    ((4, 8), 2),
+    ((12, 16), 4),
+)  # frames after the first that it compares, by turns: update number // divisor
 
 
 class JointTraining(TrainingModule):
@@ -92,15 +104,22 @@ class JointTraining(TrainingModule):
         return self
 
     def forward(
-        self, frames: torch.Tensor | None, labelled: SyntheticPairs | None, seeds: list[int], step: int = 0
+        self,
+        frames: torch.Tensor | None,
+        labelled: SyntheticPairs | None,
+        seeds: list[int],
+        step: int = 0,
+        clips: TrainingClips | None = None,
     ) -> dict[str, torch.Tensor]:
-        """Losses by name, each the mean over the pairs; see [`TrainingModule`]."""
+        """Losses by name, each the mean over the pairs or clips; see [`TrainingModule`]."""
         losses = {}
         real_features = labelled_features = None
         if frames is not None and self.recipe.real:
             losses["reconstruction"], real_features = self._reconstruct(frames, seeds)
         if frames is not None and self.recipe.distillation:
             losses["distillation"] = self._distill(frames)
+        if clips is not None:
+            losses["tracking"] = self._track(clips, seeds)
         if labelled is not None:
             losses["label"], labelled_features = self._compare_with_labels(labelled, seeds)
         if self.discriminator is not None and real_features is not None and labelled_features is not None:
@@ -171,6 +190,33 @@ class JointTraining(TrainingModule):
         ]
         return torch.stack(losses).mean()
 
+    def _track(self, clips: TrainingClips, seeds: list[int]) -> torch.Tensor:
+        """The tracking objective between pairs of frames of clips, in both orders."""
+        recipe, config, random = (
+            self.recipe,
+            self.model.config,
+            Random([2 * seed + 1 for seed in seeds], clips.frames.device),
+        )
+        features = self._encode(rgb_to_pixel_values(clips.frames))  # (B, T, h, w, C)
+        cells = point_to_cell(clips.tracks, config.output_stride, config.cell_origin)  # (B, N, T, 2)
+        reach = recipe.tracking_search - 1
+        losses = []
+        for source, target in permutations(range(clips.frames.shape[1]), 2):
+            losses.append(
+                tracking_loss(
+                    features[:, source],
+                    features[:, target],
+                    cells[:, :, source],
+                    cells[:, :, target],
+                    clips.visible[:, :, source] & clips.visible[:, :, target],
+                    cells[:, :, target] + random.uniform(-reach, reach, cells.shape[1], 2),
+                    config.template_radius,
+                    recipe.tracking_search,
+                    recipe.tracking_temperature,
+                )
+            )
+        return torch.stack(losses).mean()
+
     def _compare_with_labels(self, pairs: SyntheticPairs, seeds: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Label loss of pairs with flow (Eqs. 2 to 5), and their features."""
         recipe, random = self.recipe, Random([2 * seed + 1 for seed in seeds], pairs.frames.device)
@@ -218,4 +264,19 @@ def make_synthetic(recipe: Recipe, textures: torch.Tensor, seeds: list[int], str
     device = textures.device
     return render_pairs(
         textures, [3 * seed + 2**40 for seed in seeds], recipe.crop, recipe.reach, stride, device=device
+    )
+
+
+@torch.no_grad()
+def make_clips(recipe: Recipe, textures: torch.Tensor, seeds: list[int], step: int) -> TrainingClips:
+    """The clips of a batch for the tracking objective: a frame, and others some frames later. All clips of update `step` have the same times."""
+    later = [choices[(step // divisor) % len(choices)] for choices, divisor in LATER]
+    return render_training_clips(
+        textures,
+        [3 * seed + 2**41 for seed in seeds],
+        num_frames=max(later) + 1,
+        size=recipe.crop,
+        num_points=CLIP_POINTS,
+        times=[0, *later],
+        device=textures.device,
     )

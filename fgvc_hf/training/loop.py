@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from ..data.shards import StreamedClips
 from ..data.synthetic_pairs import SyntheticPairs
 from ..processing_fgvc import FgvcProcessor
-from .joint import make_synthetic
+from .joint import make_clips, make_synthetic
 from .module import TrainingModule
 from .pace import Pace
 from .state import check_room, checkpoints, load_checkpoint, save_checkpoint
@@ -114,9 +114,9 @@ class Training:
             )
         if recipe.uses_real and real is None:
             raise ValueError("the recipe learns from real pairs: it needs a folder of videos.")
-        if recipe.synthetic and textures is None and labelled is None:
+        if (recipe.synthetic and textures is None and labelled is None) or (recipe.tracking and textures is None):
             raise ValueError(
-                "the recipe learns from labelled pairs: it needs them, or images for the textures of rendered ones."
+                "the recipe learns from labelled pairs or clips: it needs images for the textures of rendered ones, or the pairs."
             )
         self.recipe, self.output, self.accelerator, self.evaluate = recipe, Path(output), accelerator, evaluate
         self.save_every, self.evaluate_every, self.picture_every = save_every, evaluate_every, picture_every
@@ -205,8 +205,11 @@ class Training:
     def losses(self, numbers: list[int], frames: torch.Tensor | None) -> dict[str, torch.Tensor]:
         """All losses of a part of a batch: the pairs of these numbers, whose real frames are given."""
         labelled = self._labelled(numbers) if self.recipe.synthetic else None
+        seeds, clips = self._seeds(numbers), {}
+        if self.recipe.tracking and self.textures is not None:
+            clips["clips"] = make_clips(self.recipe, self.textures, seeds, self.step)
         with self.accelerator.autocast():
-            return self.module(frames=frames, labelled=labelled, seeds=self._seeds(numbers), step=self.step)
+            return self.module(frames=frames, labelled=labelled, seeds=seeds, step=self.step, **clips)
 
     def _batches(self) -> Iterator[tuple[list[int], torch.Tensor | None]]:
         """Numbers and real frames of every part of a batch that is this process's, from the current update on."""

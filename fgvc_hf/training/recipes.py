@@ -41,6 +41,9 @@ class Recipe:
         learning_rate (`float`): Of Adam, at the start; cosine decay to a thousandth.
         real (`float`), synthetic (`float`), adversarial (`float`): Weights of the losses: reconstruction of real pairs
             (Eq. 8), labels of synthetic pairs (Eqs. 2 to 5), and the discriminator on their maps (Eq. 10). 0 leaves one out.
+        tracking (`float`): Weight of the tracking objective: patches of points of rendered clips, found again 1 to 16 frames later; see
+            `tracking_objective.py`.
+        tracking_search (`int`), tracking_temperature (`float`): Radius of its windows in cells, and what divides its scores.
         distillation (`float`): Weight of the cross-entropy with the maps of a frozen fine teacher on real pairs (section 3.2).
         freeze_encoder (`bool`): Train only the head of a coarse-to-fine model.
         label (`str`): `"soft"` (Eq. 5), `"gaussian"` (Eqs. 3 and 4, with `label_sigma`) or `"dirac"` (Eq. 2).
@@ -75,6 +78,9 @@ class Recipe:
     real: float = 1.0
     synthetic: float = 1.0
     adversarial: float = 1.0
+    tracking: float = 0.0
+    tracking_search: int = 10
+    tracking_temperature: float = 0.03
     distillation: float = 0.0
     freeze_encoder: bool = False
     label: str = "soft"
@@ -118,13 +124,15 @@ class Recipe:
             "temperature",
             "label_sigma",
             "adversarial_step",
+            "tracking_search",
+            "tracking_temperature",
         ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
-        for name in ("real", "synthetic", "adversarial", "distillation", "light", "reach"):
+        for name in ("real", "synthetic", "adversarial", "tracking", "distillation", "light", "reach"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
-        if self.synthetic and self.textures <= 0:
+        if self.renders and self.textures <= 0:
             raise ValueError(f"textures must be positive, got {self.textures}.")
         if not 0 <= self.synthetic_dropout <= 1:
             raise ValueError(f"synthetic_dropout must be a share from 0 to 1, got {self.synthetic_dropout}.")
@@ -132,8 +140,8 @@ class Recipe:
             raise ValueError(f"average must be at least 0 and below 1, got {self.average}.")
         if self.crop < 32 or self.crop % 8:
             raise ValueError(f"crop must be a multiple of 8 of at least 32, got {self.crop}.")
-        if not (self.uses_real or self.synthetic):
-            raise ValueError("real, distillation and synthetic are all 0: there is nothing to learn from.")
+        if not (self.uses_real or self.renders):
+            raise ValueError("real, distillation, synthetic and tracking are all 0: there is nothing to learn from.")
         if self.adversarial and not (self.real and self.synthetic):
             raise ValueError("adversarial needs both domains: set real and synthetic above 0, or adversarial to 0.")
 
@@ -143,10 +151,15 @@ class Recipe:
         return bool(self.real or self.distillation)
 
     @property
+    def renders(self) -> bool:
+        """Whether it learns from rendered pairs or clips, whose textures are cut from images."""
+        return bool(self.synthetic or self.tracking)
+
+    @property
     def weights(self) -> dict[str, float]:
         """Weights of the losses in the total, by name."""
         losses = {"reconstruction": self.real, "label": self.synthetic, "adversarial": self.adversarial}
-        return losses | {"distillation": self.distillation}
+        return losses | {"distillation": self.distillation, "tracking": self.tracking}
 
     @property
     def clip_settings(self) -> tuple:
@@ -189,6 +202,10 @@ FINETUNE_SMALL = replace(
 )
 # On crops of 256 pixels, where r = 24 fine cells equal 6 coarse cells
 DISTILL = Recipe(real=0.0, synthetic=0.0, adversarial=0.0, distillation=1.0, gap=(1, 8), freeze_batch_norm=True)
+# The features of a coarse-to-fine model for the template tracker; soft labels of a fine teacher on real pairs keep them near what is real
+TRACKING = replace(
+    DISTILL, tracking=1.0, distillation=0.2, batch_size=8, learning_rate=2e-4, steps=20_000, average=0.999
+)
 RECIPES: dict[str, Recipe] = {
     "teacher": TEACHER,
     "joint": Recipe(),
@@ -199,6 +216,8 @@ RECIPES: dict[str, Recipe] = {
     "joint-small": JOINT_SMALL,
     "finetune-small": FINETUNE_SMALL,
     "distill": DISTILL,
+    "tracking": TRACKING,
+    "tracking-small": _small(TRACKING, batch_size=2, steps=4_000, average=0.99),
     "distill-small": _small(DISTILL, steps=6_000, batch_size=2, learning_rate=5e-4, average=0.99),
 }
 

@@ -44,6 +44,7 @@ class VideoRecipe:
 
     uses_real: ClassVar[bool] = True
     synthetic: ClassVar[float] = 0.0
+    tracking: ClassVar[float] = 0.0
     betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
     max_grad_norm: ClassVar[float] = 0.0
     config: ClassVar[Mapping[str, Any]] = {}  # fields of FgvcConfig for a model with random weights

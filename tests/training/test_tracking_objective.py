@@ -1,0 +1,135 @@
+"""The objective of tracking: its scores are those that inference compares, and its loss prefers the true place."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fgvc_hf.matching.patches import patch_weights, sample_patches, window_scores
+from fgvc_hf.training.tracking_objective import patch_scores, patches_at, tracking_loss, windows_at
+
+
+H, W, C, RADIUS, SEARCH, TEMPERATURE = 24, 30, 16, 2, 5, 0.05
+
+
+@pytest.fixture
+def features():
+    generator = torch.Generator().manual_seed(0)
+    return F.normalize(torch.randn(2, H, W, C, generator=generator), dim=-1)
+
+
+def loss(source, target, places, truth, centres=None, valid=None, search=SEARCH, temperature=TEMPERATURE):
+    valid = torch.ones(places.shape[:2], dtype=torch.bool) if valid is None else valid
+    return tracking_loss(
+        source, target, places, truth, valid, truth if centres is None else centres, RADIUS, search, temperature
+    )
+
+
+def cells(*values):
+    return torch.tensor([values], dtype=torch.float32)
+
+
+def test_scores_are_those_of_inference(features):
+    """Inside the frame, where inference has nothing to divide by."""
+    places, centres = cells((12.3, 9.8), (8.0, 14.0))[0], cells((13, 10), (10, 12))[0]
+    templates = sample_patches(features[0], places, RADIUS)
+    expected = window_scores(features[1], centres, templates, patch_weights(RADIUS), SEARCH).scores
+    patches = patches_at(features[:1], places[None], RADIUS)[0]
+    torch.testing.assert_close(patches.flatten(1, 2), templates, atol=1e-5, rtol=0)
+    corners = centres[None].long() - SEARCH - RADIUS
+    windows = windows_at(features[1:], corners, 2 * (SEARCH + RADIUS) + 1)[0]
+    torch.testing.assert_close(patch_scores(patches, windows, patch_weights(RADIUS)), expected, atol=1e-5, rtol=0)
+
+
+def test_patches_repeat_the_border_and_windows_end_there(features):
+    corner = patches_at(features, torch.zeros(2, 1, 2), RADIUS)[:, 0]
+    torch.testing.assert_close(corner[:, 0, 0], features[:, 0, 0])
+    torch.testing.assert_close(corner[:, -1, -1], features[:, RADIUS, RADIUS])
+    window = windows_at(features, torch.tensor([[[-2, H - 3]]]).expand(2, 1, 2), 6)[:, 0]
+    assert (window[:, :, :2] == 0).all() and (window[:, 3:] == 0).all()
+    torch.testing.assert_close(window[:, :3, 2:], features[:, H - 3 :, :4])
+
+
+def test_the_true_place_costs_least(features):
+    places = cells((10, 10), (15, 12))
+    right = loss(features[:1], features[:1], places, places)
+    assert right < 0.01
+    for shift in ((1, 0), (0, -2), (3, 3)):
+        assert loss(features[:1], features[:1], places, places + torch.tensor(shift), places) > 5
+
+
+def test_a_place_between_cells_is_shared_out(features):
+    """Of scores that are all equal the loss is the logarithm of their number; a distribution's entropy is least at its own peak."""
+    flat = torch.ones(1, H, W, C)
+    places = cells((12.25, 11.5))
+    torch.testing.assert_close(
+        loss(flat, flat, places, places), torch.tensor([math.log((2 * SEARCH + 1) ** 2)]), atol=1e-4, rtol=0
+    )
+    generator = torch.Generator().manual_seed(3)
+    coarse = torch.randn(1, C, H // 3, W // 3, generator=generator)
+    smooth = F.interpolate(coarse, (H, W), mode="bicubic").movedim(1, -1)
+    truth = cells((12.5, 11.0))
+    moved = patches_at(smooth, cells(*[(x + 0.5, y) for y in range(H) for x in range(W)]), 0).view(1, H, W, C)
+    # `moved` shows at cell x what `smooth` has at x + 0.5, so the point at 12.5 of `smooth` is at 12 of `moved`
+    assert loss(smooth, moved, truth, cells((12.0, 11.0))) < loss(smooth, moved, truth, cells((12.5, 11.0)), truth)
+
+
+def test_points_that_do_not_count_change_nothing(features):
+    places = cells((10, 10), (15, 12), (6, 7))
+    truth = places + torch.tensor([[[2.0, 1.0], [0.0, 0.0], [-1.0, 2.0]]])
+    some = torch.tensor([[True, False, True]])
+    expected = (
+        loss(features[:1], features[1:], places[:, :1], truth[:, :1])
+        + loss(features[:1], features[1:], places[:, 2:], truth[:, 2:])
+    ) / 2
+    torch.testing.assert_close(loss(features[:1], features[1:], places, truth, valid=some), expected)
+    far = truth.clone()
+    far[:, 1] += 2 * SEARCH  # outside its window
+    torch.testing.assert_close(loss(features[:1], features[1:], places, far, centres=truth), expected)
+    assert loss(features[:1], features[1:], places, truth, valid=torch.zeros(1, 3, dtype=torch.bool)) == 0
+
+
+def test_pairs_are_independent(features):
+    places = cells((10, 10), (15, 12)).expand(2, -1, -1)
+    both = loss(features, features.flip(0), places, places + 1)
+    for pair in (0, 1):
+        alone = loss(features[pair : pair + 1], features.flip(0)[pair : pair + 1], places[:1], places[:1] + 1)
+        torch.testing.assert_close(both[pair], alone[0])
+
+
+def test_length_of_the_features_does_not_matter_and_zeros_give_no_gradient(features):
+    places = cells((10, 10))
+    torch.testing.assert_close(
+        loss(7 * features[:1], 0.2 * features[1:], places, places), loss(features[:1], features[1:], places, places)
+    )
+    source = features[:1].clone()
+    source[:, 8:12, 8:12] = 0
+    source.requires_grad_()
+    loss(source, features[1:], places, places).sum().backward()
+    assert source.grad is not None and source.grad.isfinite().all() and source.grad.abs().sum() > 0
+
+
+def test_gradients_lead_to_the_place(features):
+    source, places, truth = features[:1], cells((10, 10), (16, 12)), cells((12, 9), (15, 14))
+    target = features[1:].clone().requires_grad_()
+    optimizer, first = torch.optim.Adam([target], lr=0.05), None
+    for _ in range(40):
+        value = loss(source, target, places, truth).sum()
+        first = float(value.detach()) if first is None else first
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+    assert first > 2 and loss(source, target, places, truth).item() < 0.1
+    scores = window_scores(
+        F.normalize(target.detach()[0], dim=-1), truth[0], sample_patches(source[0], places[0], RADIUS),
+        patch_weights(RADIUS), SEARCH,
+    ).scores  # fmt: skip
+    assert (scores.flatten(1).argmax(1) == (2 * SEARCH + 1) * SEARCH + SEARCH).all()
+
+
+def test_half_precision_is_close(features):
+    places = cells((10.4, 10.1), (15, 12.7))
+    exact = loss(features[:1], features[1:], places, places)
+    half = loss(features[:1].bfloat16(), features[1:].bfloat16(), places, places)
+    torch.testing.assert_close(half, exact, atol=0.05, rtol=0.02)
