@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
         not os.environ.get("FGVC_REQUIRE_NETWORK_TESTS"),
-        reason="installs torch anew; set FGVC_REQUIRE_NETWORK_TESTS=1",
+        reason="installs all dependencies; set FGVC_REQUIRE_NETWORK_TESTS=1",
     ),
 ]
 

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -109,7 +110,10 @@ def test_the_space_starts_offline_from_its_wheel_alone_and_serves(push_space, tm
             done = subprocess.run(command, capture_output=True, text=True, timeout=200)
             assert done.returncode == 0, (tmp_path / "log").read_text()
             assert json.loads(done.stdout.splitlines()[-1])
+            server.send_signal(signal.SIGINT)
+            assert server.wait(5) == 0
         finally:
-            server.terminate()
+            server.kill()
             server.wait()
+    assert "Traceback" not in (tmp_path / "log").read_text()
     shutil.rmtree(tmp_path / "python")

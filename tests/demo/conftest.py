@@ -109,6 +109,11 @@ def server(tmp_path_factory):
             yield Server(url, process.pid, folder)
             assert process.poll() is None, "the server went down"
         finally:
+            before, began = log.seek(0, os.SEEK_END), time.monotonic()
             process.terminate()
             assert process.wait(60) == 0
+        assert time.monotonic() - began < 5
+        log.seek(before)
+        assert "Traceback" not in log.read()
+    assert list(folder.glob("fgvc-demo-*")) == []
     assert [path for path in folder.rglob("*") if path.is_file()] == []

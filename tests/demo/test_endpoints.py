@@ -4,7 +4,10 @@ import asyncio
 import base64
 import concurrent.futures
 import json
+import os
+import time
 import zipfile
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -247,3 +250,21 @@ def test_many_clients_at_once_each_get_their_own(server, clip):
 
     with concurrent.futures.ThreadPoolExecutor(8) as users:
         assert list(users.map(visit, range(20, 28))) == list(range(20, 28))
+
+
+# ---- afterwards ---------------------------------------------------------------------------------------------------
+
+
+def test_a_server_that_nobody_uses_rests(server):
+    """It takes less than a twentieth of a core, in some second: the examples may still be prepared before."""
+
+    def seconds() -> float:
+        fields = Path(f"/proc/{server.pid}/stat").read_text().rpartition(")")[2].split()
+        return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+
+    for _ in range(60):
+        before = seconds()
+        time.sleep(1)
+        if seconds() - before < 0.05:
+            return
+    raise AssertionError("it is always busy")

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from environments import environment_without_package
+from forked_interpreters import failing
 from hub_server import NEW, OLD, REPO
 from transformers import AutoModel, AutoProcessor, pipeline
 
@@ -21,14 +22,14 @@ from fgvc_hf import FgvcModel, FgvcProcessor, Tracker, VideoWriter
 ROOT = Path(__file__).parents[2]
 POINTS = [(0, 12.0, 20.0), (1, 30.5, 8.0)]
 
-WITHOUT_PACKAGE = """
-import importlib.util, json, sys
+IMPORTS = """
+import importlib.util, sys
 assert importlib.util.find_spec("fgvc_hf") is None
 import numpy as np
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor, pipeline
-
-repo, folder, saved, options = sys.argv[1:]
-trust = {"trust_remote_code": True} | json.loads(options)
+"""
+WITHOUT_PACKAGE = """
+trust = {"trust_remote_code": True} | options
 clip, video, points = np.load(f"{folder}/clip.npy"), f"{folder}/clip.mp4", [(0, 12.0, 20.0), (1, 30.5, 8.0)]
 ids = np.zeros(clip.shape[1:3], int); ids[10:30, 10:30] = 3
 config, model = AutoConfig.from_pretrained(repo, **trust), AutoModel.from_pretrained(repo, dtype="float32", **trust)
@@ -92,19 +93,30 @@ def expected(checkpoint, noise_clip, tmp_path_factory):
     }
 
 
+def environment(**variables):
+    offline = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    return os.environ | offline | {name: str(value) for name, value in variables.items()}
+
+
 def run(*command, **variables):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)} | variables
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, timeout=300)
+    options = {"env": environment(**variables), "timeout": 300}
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, **options)
     assert done.returncode == 0, done.stderr
     return done
 
 
-def load_without_package(python, repo, expected, home, saved, **options):
-    """What the code of a repository finds; it is saved again to `saved/parts` and `saved/pipeline`."""
-    saved.mkdir()
-    run(python, "-I", "-c", WITHOUT_PACKAGE, repo, expected["folder"], saved, json.dumps(options), HF_HOME=str(home))
-    with np.load(saved / "found.npz") as found:
-        return dict(found)
+def load_without_package(python, repositories, expected, home, **options):
+    """What the code of repositories finds, by the folder where they are saved again to `parts` and `pipeline`: one may be loaded from there."""
+    codes = {}
+    for saved, repo in repositories.items():
+        saved.mkdir()
+        given = (
+            f"repo, folder, saved, options = {str(repo)!r}, {str(expected['folder'])!r}, {str(saved)!r}, {options!r}"
+        )
+        codes[str(saved)] = IMPORTS + given + WITHOUT_PACKAGE
+    failed, errors = failing([python, "-I"], "import torch, numba, av" + IMPORTS, codes, env=environment(HF_HOME=home))
+    assert not failed, errors
+    return [dict(np.load(saved / "found.npz")) for saved in repositories]
 
 
 def check(found, expected):
@@ -114,14 +126,14 @@ def check(found, expected):
 
 @pytest.mark.slow
 def test_a_repository_loads_without_the_package_and_again_once_saved(python, repository, expected, tmp_path):
-    found = load_without_package(python, repository, expected, tmp_path, tmp_path / "first")
-    check(found, expected)
-    assert str(found["without_av"]) == "reading or writing video files needs PyAV: pip install av"
+    first, kinds = tmp_path / "first", ("parts", "pipeline")
+    repositories = {first: repository} | {tmp_path / kind: first / kind for kind in kinds}
+    all_found = load_without_package(python, repositories, expected, tmp_path)
+    for found in all_found:
+        check(found, expected)
+    assert str(all_found[0]["without_av"]) == "reading or writing video files needs PyAV: pip install av"
     code = {path.name for path in repository.glob("*.py")}
-    for saved in ("parts", "pipeline"):
-        folder = tmp_path / "first" / saved
-        assert {path.name for path in folder.glob("*.py")} == code
-        check(load_without_package(python, folder, expected, tmp_path, tmp_path / saved), expected)
+    assert all({path.name for path in (first / kind).glob("*.py")} == code for kind in kinds)
 
 
 @pytest.fixture(scope="module")
@@ -149,14 +161,16 @@ def cache(repository, tmp_path_factory):
 
 @pytest.mark.slow
 def test_the_offline_cache_is_enough_without_the_package(python, cache, expected, tmp_path):
-    check(load_without_package(python, REPO, expected, cache, tmp_path / "first"), expected)
-    check(load_without_package(python, tmp_path / "first" / "parts", expected, cache, tmp_path / "again"), expected)
+    first = tmp_path / "first"
+    repositories = {first: REPO, tmp_path / "again": first / "parts"}
+    for found in load_without_package(python, repositories, expected, cache):
+        check(found, expected)
 
 
 @pytest.mark.slow
 def test_a_pinned_revision_is_all_of_one_version(python, cache, expected, tmp_path):
     pinned = {"revision": OLD, "code_revision": NEW}
-    found = load_without_package(python, REPO, expected, cache, tmp_path / "saved", **pinned)
+    (found,) = load_without_package(python, {tmp_path / "saved": REPO}, expected, cache, **pinned)
     assert found["temperature"] == 0.5 and not found["policy"]
     np.testing.assert_array_equal(found["session"], found["pipeline"])
     assert not np.array_equal(found["session"], expected["session"])

@@ -4,9 +4,8 @@ import os
 import subprocess
 import sys
 import venv
+from importlib.metadata import distribution
 from pathlib import Path
-
-import torch
 
 
 ROOT = Path(__file__).parents[2]
@@ -21,11 +20,18 @@ def build_wheel(folder: Path) -> Path:
 
 
 def clean_environment(folder: Path, wheel: Path) -> Path:
-    """The interpreter of a new environment with a wheel and its dependencies only. Needs the network."""
+    """The interpreter of a new environment with a wheel and its dependencies only. Needs the network.
+
+    Torch, by far the largest, is the one that is installed here: its files are linked, and pip, which is told to keep it, adds the rest.
+    """
     venv.create(folder, with_pip=True)
+    (own,) = folder.glob("lib/python*/site-packages")
+    torch = distribution("torch")
+    for name in {file.parts[0] for file in torch.files or ()} - {".."}:
+        (own / name).symlink_to(str(torch.locate_file(name)))
     python = folder / "bin" / "python"
-    for requirement in (f"torch=={torch.__version__.partition('+')[0]}", str(wheel)):
-        subprocess.run([python, "-I", "-m", "pip", "install", "--quiet", requirement], check=True, timeout=900)
+    command = [python, "-I", "-m", "pip", "install", "--quiet", "--no-compile", f"torch=={torch.version}", str(wheel)]
+    subprocess.run(command, check=True, timeout=900)
     return python
 
 

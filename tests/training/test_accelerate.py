@@ -1,19 +1,17 @@
 """What Accelerate decides (accumulation, precision, processes) reaches the training: seen on gradients, not on Adam's steps."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import get_type_hints
 
 import pytest
 import torch
+from scripts_as_functions import run_here
 from test_loop import SHARED, TINY, make
 from test_script import SMALL, checkpoint  # noqa: F401
 from torch import nn
-from training_runs import ROOT, run
+from training_runs import run
 
 from fgvc_hf import FgvcConfig, FgvcModel, Tracker, save_tracks
 from fgvc_hf.training.experiment import RECIPES, fresh_accelerator, parse_recipe
@@ -77,26 +75,26 @@ def test_the_precision_is_that_of_the_launcher_unless_another_is_asked_for(monke
     assert fresh_accelerator(asked).mixed_precision == expected
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("options", "expected"), [((), "bf16"), (("--precision", "no"), "no")])
-def test_accelerate_launch_sets_the_precision_of_a_run(videos, checkpoint, tmp_path, options, expected):  # noqa: F811
-    command = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "1",
-        "--mixed_precision",
-        "bf16",
-    ]
+def dry_run(videos, checkpoint, output):  # noqa: F811
     changes = [part for change in SMALL for part in ("--set", change)]
-    paths = ["--videos", videos, "--start-from", checkpoint, "--output", tmp_path / "run"]
-    command += [ROOT / "scripts" / "train.py", "--recipe", "joint-small", *paths, "--dry-run", *options, *changes]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, env=environment, timeout=600)
+    paths = ["--videos", videos, "--start-from", checkpoint, "--output", output]
+    return ["--recipe", "joint-small", *paths, "--dry-run", *changes]
+
+
+@pytest.mark.slow
+def test_accelerate_launch_sets_the_precision_of_a_run(videos, checkpoint, tmp_path):  # noqa: F811
+    launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "--mixed_precision", "bf16"]
+    done = run("train.py", *dry_run(videos, checkpoint, tmp_path / "run"), launcher=launcher)
     assert done.returncode == 0, done.stderr
-    assert f"precision: {expected}, processes: 1" in done.stdout
+    assert "precision: bf16, processes: 1" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_run_may_ask_for_another_precision(monkeypatch, videos, checkpoint, tmp_path):  # noqa: F811
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")  # what the launcher tells it
+    done = run_here("train.py", *dry_run(videos, checkpoint, tmp_path / "run"), "--precision", "no")
+    assert done.returncode == 0, done.stderr
+    assert "precision: no, processes: 1" in done.stdout
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -119,33 +117,26 @@ def test_a_weight_that_is_zero_may_become_a_half():
     assert parse_recipe("distill", {"adversarial": "0", "real": "0.25"}).real == 0.25
 
 
+@pytest.fixture(scope="module")
+def track_files(videos, tmp_path_factory):
+    """A folder of tracks of the videos."""
+    folder = tmp_path_factory.mktemp("tracks")
+    tracker = Tracker.from_pretrained(preset="fast")
+    for path in Path(videos).glob("*.mp4"):
+        save_tracks(tracker.track(path, grid=6), folder / f"{path.stem}.npz")
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stride", [2, 4, 8])
-def test_labels_have_the_stride_of_the_model(videos, tmp_path, stride):
-
-    FgvcModel(FgvcConfig(hidden_sizes=[8, 16, 16], depths=[1, 1, 1], output_stride=stride)).save_pretrained(
-        tmp_path / "start"
-    )
-    tracker = Tracker.from_pretrained(preset="fast")
-    (tmp_path / "tracks").mkdir()
-    for path in Path(videos).glob("*.mp4"):
-        save_tracks(tracker.track(path, grid=6), tmp_path / "tracks" / f"{path.stem}.npz")
-    options = [
-        "--videos",
-        videos,
-        "--tracks",
-        tmp_path / "tracks",
-        "--start-from",
-        tmp_path / "start",
-        "--output",
-        tmp_path / "run",
-    ]
-    changes = [
-        part
-        for change in ["crop=64", "radius=2", "steps=2", "batch_size=2", "textures=8"]
-        for part in ("--set", change)
-    ]
-    done = run("train.py", "--recipe", "joint-small", *options, *changes)
+def test_labels_have_the_stride_of_the_model(videos, track_files, tmp_path, stride):
+    config = FgvcConfig(hidden_sizes=[8, 16, 16], depths=[1, 1, 1], output_stride=stride)
+    FgvcModel(config).save_pretrained(tmp_path / "start")
+    options = ["--videos", videos, "--tracks", track_files]
+    options += ["--start-from", tmp_path / "start", "--output", tmp_path / "run"]
+    for change in ("crop=64", "radius=2", "steps=2", "batch_size=2", "textures=8"):
+        options += ["--set", change]
+    done = run_here("train.py", "--recipe", "joint-small", *options)
     assert done.returncode == 0, done.stderr
     entry = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])
     assert entry["label"] > 0

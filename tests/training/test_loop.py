@@ -1,5 +1,6 @@
 """The loop on a tiny model: it learns, resumes exactly, and several processes equal one."""
 
+import contextlib
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -41,15 +43,21 @@ TINY = Recipe(
 SHARED = replace(TINY, freeze_batch_norm=True, learning_rate=3e-5)
 
 
+@cache
 def textures():
     return (255 * natural_image(96, 30, 0.4, Random(range(4)))).byte()
+
+
+@cache
+def moving_pair(number):
+    return (255 * render_pairs(textures(), [number], 32, 4.0, num_bodies=0).frames[0]).byte()
 
 
 class Moving(Dataset):
     """Real pairs, as far as the loop can tell."""
 
     def __getitem__(self, number):
-        return (255 * render_pairs(textures(), [number], 32, 4.0, num_bodies=0).frames[0]).byte()
+        return moving_pair(number)
 
 
 DISTILL = {"real": 0.0, "synthetic": 0.0, "adversarial": 0.0, "distillation": 1.0, "freeze_batch_norm": True}
@@ -186,19 +194,33 @@ def test_accumulated_parts_equal_the_whole_batch(tmp_path):
         torch.testing.assert_close(one[name], two[name], atol=1e-5, rtol=0)
 
 
-SCRIPT = """
-import sys, time, weakref
+START = """
+import os, sys, time, weakref
 sys.path.insert(0, {tests!r})
 import test_loop
 import torch
 torch.set_num_threads(1)
-if sys.argv[2] == "slowly":
-    log = test_loop.Training._log
-    test_loop.Training._log = lambda self, *a: (log(self, *a), time.sleep(0.15))
-recipe = test_loop.SHARED if sys.argv[2] == "frozen" else test_loop.TINY
-training = test_loop.make(sys.argv[1], recipe, save_every=2)
-if sys.argv[2] == "frozen":
-    print("processes", training.accelerator.num_processes)
+"""
+SLOWLY_THREE_TIMES = (
+    START
+    + """
+log = test_loop.Training._log
+test_loop.Training._log = lambda self, *a: (log(self, *a), time.sleep(0.15))
+for _ in range(3):
+    if not (child := os.fork()):
+        try:
+            test_loop.make(sys.argv[1], save_every=2).run()
+        finally:
+            os._exit(0)
+    print(child, flush=True)
+    os.waitpid(child, 0)
+"""
+)
+SHARED_OUT = (
+    START
+    + """
+training = test_loop.make(sys.argv[1], test_loop.SHARED, save_every=2)
+print("processes", training.accelerator.num_processes)
 training.run()
 wrapper = weakref.ref(training.module) if training.module is not training.bare else None
 destroy = torch.distributed.destroy_process_group
@@ -208,41 +230,57 @@ def checked(*arguments):
 torch.distributed.destroy_process_group = checked
 training.end()
 """
+)
 
 
-def start(output, mode, launcher=(sys.executable,)):
+def on_one_thread(training):
+    """Run it in this process as those that tests start."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        training.run()
+    finally:
+        torch.set_num_threads(threads)
+
+
+def start(output, code, launcher=(sys.executable,)):
     script = Path(output).with_suffix(".py")
-    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
+    script.write_text(code.format(tests=str(Path(__file__).parent)))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
-    command = [*launcher, str(script), str(output), mode]
+    command = [*launcher, str(script), str(output)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.slow
 def test_killed_three_times_the_weights_are_the_same(tmp_path):
-    assert start(tmp_path / "whole", "straight").wait() == 0
+    on_one_thread(make(tmp_path / "whole", save_every=2))
+    killed = start(tmp_path / "killed", SLOWLY_THREE_TIMES)
     for kill in range(3):
-        process = start(tmp_path / "killed", "slowly")
+        process = int(killed.stdout.readline())
         before = len(log(tmp_path / "killed")) if kill else 0
-        while process.poll() is None and (
-            not (tmp_path / "killed" / "log.jsonl").exists() or len(log(tmp_path / "killed")) < before + 2 + kill
-        ):
-            time.sleep(0.02)
-        time.sleep(0.07 * kill)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    process = start(tmp_path / "killed", "straight")
-    assert process.wait() == 0, process.stderr.read()
+        with contextlib.suppress(ProcessLookupError):  # it has come to its end
+            while (
+                not (tmp_path / "killed" / "log.jsonl").exists() or len(log(tmp_path / "killed")) < before + 2 + kill
+            ):
+                time.sleep(0.02)
+                os.kill(process, 0)
+            time.sleep(0.07 * kill)
+            os.kill(process, signal.SIGKILL)
+    assert killed.wait() == 0, killed.stderr.read()
+    last = make(tmp_path / "killed", save_every=2)
+    assert last.step > 0
+    on_one_thread(last)
     whole, killed = weights(tmp_path / "whole"), weights(tmp_path / "killed")
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
 
 
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
-    one = start(tmp_path / "one", "frozen")
-    assert "processes 1" in one.communicate()[0]
+    one = make(tmp_path / "one", SHARED, save_every=2)
+    assert one.accelerator.num_processes == 1
+    on_one_thread(one)
     launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    two = start(tmp_path / "two", "frozen", launcher)
+    two = start(tmp_path / "two", SHARED_OUT, launcher)
     output, errors = two.communicate()
     assert two.returncode == 0, errors
     assert output.count("processes 2") == 2

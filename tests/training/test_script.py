@@ -1,4 +1,7 @@
-"""scripts/train.py and scripts/prepare.py as a user runs them, on clips that the package renders."""
+"""The scripts of training as a user runs them, on clips that the package renders.
+
+Most run in this process. Of each script at least one run is a process of its own: with its imports, its exit status and its standard error.
+"""
 
 import json
 from pathlib import Path
@@ -7,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scripts_as_functions import run_here
 from training_runs import run, write_tracks
 
 from fgvc_hf import FgvcConfig, FgvcModel, Tracker, save_tracks
@@ -26,8 +30,8 @@ ANCESTORS = {
 SMALL = ["crop=32", "radius=4", "steps=3", "batch_size=2", "textures=8"]
 
 
-def train(*arguments, changes=SMALL):
-    return run("train.py", *arguments, *(part for change in changes for part in ("--set", change)))
+def train(*arguments, changes=SMALL, by=run_here):
+    return by("train.py", *arguments, *(part for change in changes for part in ("--set", change)))
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +44,7 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture(scope="module")
 def shards(videos, tmp_path_factory):
     folder = tmp_path_factory.mktemp("shards")
-    done = run("prepare.py", "videos", videos, folder, "--rows-per-shard", "2")
+    done = run_here("prepare.py", "videos", videos, folder, "--rows-per-shard", "2")
     assert done.returncode == 0 and "2 shards" in done.stdout, done.stderr
     return folder
 
@@ -48,7 +52,8 @@ def shards(videos, tmp_path_factory):
 @pytest.mark.parametrize("recipe", ["joint-small", "finetune-small", "teacher-small", "joint"])
 def test_every_kind_of_recipe_trains(videos, checkpoint, tmp_path, recipe):
     extra = ["--teacher", checkpoint] if recipe == "joint" else []
-    done = train("--recipe", recipe, "--videos", videos, "--start-from", checkpoint, "--output", tmp_path, *extra)
+    arguments = ["--videos", videos, "--start-from", checkpoint, "--output", tmp_path, *extra]
+    done = train("--recipe", recipe, *arguments, by=run if recipe == "joint-small" else run_here)
     assert done.returncode == 0, done.stderr
     entries = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     names = {"reconstruction", "label", "adversarial"} & set(entries[-1])
@@ -98,9 +103,8 @@ def test_distillation_makes_a_coarse_to_fine_model_and_goes_on_with_one(videos, 
 
 @pytest.mark.parametrize("stream", [[], ["--stream"]])
 def test_training_from_shards(shards, checkpoint, tmp_path, stream):
-    done = train(
-        "--recipe", "joint-small", "--shards", shards, *stream, "--start-from", checkpoint, "--output", tmp_path
-    )
+    arguments = ["--shards", shards, *stream, "--start-from", checkpoint, "--output", tmp_path]
+    done = train("--recipe", "joint-small", *arguments, by=run if stream else run_here)  # which reads in threads
     assert done.returncode == 0, done.stderr
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 3
 
@@ -176,8 +180,9 @@ def test_a_corrupt_shard_is_reported_by_name_and_left_out(shards, tmp_path, capl
 def test_bad_input_is_one_line_before_training(videos, checkpoint, tmp_path, arguments, message):
     (tmp_path / "empty").mkdir()
     arguments = [a.format(videos=videos, empty=tmp_path / "empty") for a in arguments]
-    done = train(*arguments, "--start-from", checkpoint, "--output", tmp_path / "run")
-    assert done.returncode != 0
+    by = run if "absent" in arguments else run_here
+    done = train(*arguments, "--start-from", checkpoint, "--output", tmp_path / "run", by=by)
+    assert done.returncode == 1
     assert message in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
 
@@ -192,7 +197,7 @@ def test_preparing_named_layouts(tmp_path):
 
     for number in (0, 5, 10):
         Image.fromarray(np.full((40, 60, 3), number, np.uint8)).save(frames / f"{number:05d}.jpg")
-    done = run("prepare.py", "youtube-vos", root, tmp_path / "out")
+    done = run_here("prepare.py", "youtube-vos", root, tmp_path / "out")
     assert done.returncode == 0 and "1 shards" in done.stdout, done.stderr
 
 
@@ -216,7 +221,7 @@ def test_ablations_make_a_table_and_are_not_repeated(videos, checkpoint, tracks,
     arguments = ["--videos", videos, "--teacher", checkpoint, "--start-from", checkpoint, "--evaluate", *tracks]
     arguments += ["--output", tmp_path, "--only", "Dirac labels", "reconstruction"]
     arguments += [part for change in SMALL for part in ("--set", change)]
-    first, second = run("ablate.py", *arguments), run("ablate.py", *arguments)
+    first, second = run_here("ablate.py", *arguments), run("ablate.py", *arguments)
     assert first.returncode == second.returncode == 0, first.stderr
     rows = (tmp_path / "table.md").read_text().splitlines()
     assert [row.split(" | ")[0] for row in rows[2:]] == ["| before training", "| Dirac labels", "| reconstruction"]
@@ -235,7 +240,7 @@ def test_ablations_of_the_head(videos, checkpoint, tracks, tmp_path):
         "bilinear up-sampling",
     ]
     wide = [*SMALL, "crop=64"]  # a window of attention
-    done = run("ablate.py", *arguments, *(part for change in wide for part in ("--set", change)))
+    done = run_here("ablate.py", *arguments, *(part for change in wide for part in ("--set", change)))
     assert done.returncode == 0, done.stderr
     configs = [FgvcModel.from_pretrained(path.parent).config for path in sorted(tmp_path.glob("*/last/config.json"))]
     assert [(config.num_attention_layers, config.upsampling) for config in configs] == [
@@ -247,9 +252,8 @@ def test_ablations_of_the_head(videos, checkpoint, tracks, tmp_path):
 
 def test_averaging_checkpoints(videos, checkpoint, tmp_path):
     out = tmp_path / "average"
-    done = run(
-        "average.py", f"{checkpoint}=0.5", f"{checkpoint}=0.5", "--videos", videos, "--output", out, "--frames", "4"
-    )
+    halves = f"{checkpoint}=0.5", f"{checkpoint}=0.5"
+    done = run_here("average.py", *halves, "--videos", videos, "--output", out, "--frames", "4")
     assert done.returncode == 0, done.stderr
     before, after = FgvcModel.from_pretrained(checkpoint), FgvcModel.from_pretrained(out)
     assert torch.equal(before.encoder.conv1.weight, after.encoder.conv1.weight)
@@ -275,7 +279,7 @@ def test_documented_commands(videos, checkpoint, tmp_path, line):
     places = {"MY_CLIPS": videos, "outputs/teacher/last": checkpoint, "outputs/colours/last": colours}
     if "clips.pack" in line:
         places["clips.pack"] = tmp_path / "clips.pack"
-        assert run("prepare.py", "pack", videos, places["clips.pack"]).returncode == 0
+        assert run_here("prepare.py", "pack", videos, places["clips.pack"]).returncode == 0
     words = [str(places.get(word, word)) for word in line.split()[2:]]
     words[words.index("--output") + 1] = str(tmp_path / "run")
     done = train(*words, "--dry-run", changes=ANCESTORS.get(line.split()[3], SMALL))
@@ -290,4 +294,5 @@ def test_commands_are_documented():
         "finetune-small",
         "joint",
         "distill-small",
+        "tracking-small",
     }
