@@ -73,6 +73,7 @@ def hub(monkeypatch):
         constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
     )
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # it keeps the address that it was made with
     monkeypatch.setenv("HF_TOKEN", "good")
     yield server
     server.shutdown()
