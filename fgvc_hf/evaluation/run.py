@@ -165,7 +165,7 @@ def _prepare(parts: Path, settings: dict[str, Any], resume: bool) -> None:
     """Make the folder for finished videos: that of the interrupted run, or an empty one.
 
     Raises:
-        `ValueError`: the interrupted run had other settings.
+        `ValueError`: there is an interrupted run that is not to be resumed, or it had other settings.
     """
     file, wanted = parts / ".settings.json", json.loads(json.dumps(settings))
     if resume and file.is_file():
@@ -174,8 +174,9 @@ def _prepare(parts: Path, settings: dict[str, Any], resume: bool) -> None:
         if different:
             raise ValueError(f"{parts}: the interrupted run had other settings ({', '.join(different)}).")
         return
-    shutil.rmtree(parts, ignore_errors=True)
-    parts.mkdir(parents=True)
+    if any(path != file for path in parts.glob("*.json")):
+        raise ValueError(f"{parts} holds an interrupted run: continue it by resume (--resume), or delete the folder.")
+    parts.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(settings), encoding="utf-8")
 
 

@@ -143,7 +143,7 @@ def test_a_run_writes_counts_metrics_and_settings(data, checkpoint, tmp_path, ca
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
 
 
-def test_an_interrupted_run_is_resumed_to_the_same_result(data, checkpoint, tmp_path, monkeypatch):
+def test_an_interrupted_run_is_resumed_to_the_same_result(data, checkpoint, tmp_path, monkeypatch, capsys):
     whole, parts = tmp_path / "whole.json", tmp_path / "parts.json"
     assert run("tapvid", data, checkpoint, whole) == 0
     measured, original = [], BENCHMARKS["tapvid"]
@@ -158,6 +158,9 @@ def test_an_interrupted_run_is_resumed_to_the_same_result(data, checkpoint, tmp_
     assert run("tapvid", data, checkpoint, parts) == 130
     assert not parts.exists() and measured == ["bear", "camel"]
     measured.clear()
+    capsys.readouterr()
+    assert run("tapvid", data, checkpoint, parts) == 2  # hours of work are not thrown away
+    assert "holds an interrupted run: continue it by resume (--resume)" in capsys.readouterr().err
     assert run("tapvid", data, checkpoint, parts, "--resume", "--set", "temperature=0.05") == 2  # other settings
     assert run("tapvid", data, checkpoint, parts, "--resume") == 0
     assert measured == ["dog"] and read(parts) == read(whole)
