@@ -17,6 +17,7 @@ from fgvc_hf.data.augmentation import change_light
 from fgvc_hf.data.scene import Random
 from fgvc_hf.data.synthetic_pairs import render_pairs
 from fgvc_hf.data.textures import natural_image
+from fgvc_hf.data.training_clips import render_training_clips
 from fgvc_hf.training.ancestors.colour_autoencoder import ColourAutoEncoder, ColourAutoEncoderConfig
 from fgvc_hf.training.ancestors.time_cycle import TimeCycleRecipe, TimeCycleTraining
 from fgvc_hf.training.ancestors.uvc import UvcRecipe, UvcTraining
@@ -195,8 +196,10 @@ def rendered_and_learnt(modules: dict[str, JointTraining]) -> dict[str, torch.Te
         found[f"light {seed}"] = change_light(pairs.frames, Random([seed, seed + 9]), 1.0)
     clip = render_clip(num_frames=4, height=64, width=96, num_points=5, seed=1)
     found |= {"clip": torch.from_numpy(clip.frames.copy()), "tracks": torch.from_numpy(clip.tracks)}
+    clips = render_training_clips(textures, [2, 3], 4, 48, num_points=8)
+    found |= {"clips": clips.frames, "clip tracks": clips.tracks, "clip visible": clips.visible}
     for label, module in modules.items():
-        losses = module(frames=(255 * pairs.frames).byte(), labelled=pairs, seeds=[1, 2])
+        losses = module(frames=(255 * pairs.frames).byte(), labelled=pairs, seeds=[1, 2], clips=clips)
         torch.stack(list(losses.values())).sum().backward()
         found |= {f"{label} {name}": loss.detach() for name, loss in losses.items()}
         found[f"{label} gradient"] = module.model.encoder.conv1.weight.grad.clone()

@@ -136,7 +136,9 @@ def background(images: torch.Tensor, num_frames: int, size: int, view, random: R
     )
     tilted = translation(torch.zeros_like(tilt))
     tilted[..., 2, :2] = tilt
-    middle = translation(torch.full((2,), size / 2, device=random.device))  # where the layer's origin is
+    middle = translation(
+        torch.full((2,), size / 2, dtype=torch.float32, device=random.device)
+    )  # where the layer's origin is
     raster = image_patches(images, 2 * size, (0.7, 1.6), random)
     return _raster_layer(everywhere, raster, None, Motion(pose @ middle @ tilted))
 
@@ -168,12 +170,11 @@ def body(
     shear = random.uniform(-0.2, 0.2, 1) + wave(num_frames, log_uniform(0.001, 0.01, random) * moves, 0.2, random)
     pose = view(random.uniform(0.8, 1.5)) @ similarity(place[:, None] + shifts, start + spin, shear, growth)
     motion = Motion(pose, *_bending(num_frames, radius, random))
-    if twin is not None:
-        outline, raster, extent = twin.shape, twin.raster, twin.extent
+    if twin is None:
+        outline = BODY_SHAPES[kind % len(BODY_SHAPES)](radius, random)
+        raster, extent = _painted(outline, radius, size * BODY_RADIUS[1], images, random)
     else:
-        drawn = BODY_SHAPES[kind % len(BODY_SHAPES)](radius, random)
-        raster, extent = _painted(drawn, radius, size * BODY_RADIUS[1], images, random)
-        outline = drawn
+        outline, raster, extent = twin.shape, twin.raster, twin.extent
     absent = torch.zeros_like(radius)[:, None].masked_fill(random.chance(0.2, 1), FAR)
 
     def shape(points: torch.Tensor) -> torch.Tensor:
@@ -188,7 +189,9 @@ def limbs(
 ) -> list[RasterLayer]:
     """A chain of thin parts that swing about their joints, the first of them on a body of pose `trunk` `(B, T, 3, 3)`."""
     layers, joint = [], trunk @ translation(size * random.uniform(-0.1, 0.1, 1, 2))
-    absent = torch.zeros(len(random), 1, device=random.device).masked_fill(random.chance(0.4, 1), FAR)
+    absent = torch.zeros(len(random), 1, dtype=torch.float32, device=random.device).masked_fill(
+        random.chance(0.4, 1), FAR
+    )
     for _ in range(parts):
         radius = size * random.uniform(*LIMB_LENGTH)
         outline = strip(radius, random)
