@@ -90,6 +90,7 @@ WAYS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernels", ["torch", "numba"])
 @pytest.mark.parametrize("fields", WAYS, ids=["templates", "labels", "UVC", "coarse-to-fine"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16], ids=str)
@@ -177,8 +178,7 @@ for dtype in ("bfloat16", "float32"):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("attempt", range(2))
-def test_first_loads_in_eight_threads(attempt):
+def test_first_loads_in_eight_threads():
     result = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr[-2000:]
 
@@ -207,6 +207,7 @@ def rendered_and_learnt(modules: dict[str, JointTraining]) -> dict[str, torch.Te
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64, torch.float16], ids=str)
 def test_torch_defaults_have_no_say_in_what_is_rendered_and_learnt(dtype):
     torch.manual_seed(0)

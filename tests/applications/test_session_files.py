@@ -135,6 +135,7 @@ def mutated(data: bytes, draw: np.random.Generator) -> bytes:
     return data[:at] + str(int(draw.integers(10))).encode() + data[at + 1 :]
 
 
+@pytest.mark.slow
 def test_a_damaged_file_is_refused_or_is_the_same_session(model, noise_clip, saved):
     path, expected = saved
     data, draw, refused = path.read_bytes(), np.random.default_rng(0), 0

@@ -24,6 +24,7 @@ def test_a_bar_hides_most_points_once_for_about_eight_frames(clip):
     assert np.corrcoef(first, x)[0, 1] > 0.8
 
 
+@pytest.mark.slow
 def test_a_seed_gives_its_clip(clip):
     again, other = occlusion_clip(5000), occlusion_clip(5001)
     assert (again.frames == clip.frames).all() and (again.tracks == clip.tracks).all()

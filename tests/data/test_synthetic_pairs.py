@@ -59,6 +59,7 @@ def test_flow_at_cells_is_that_at_their_centres(images, pairs):
     assert (cells.visible == pairs.visible[:2, :, ::4, ::4]).float().mean() > 0.999
 
 
+@pytest.mark.slow
 def test_displacements_are_small_and_large(images):
     flow = render_pairs(images, range(40), SIZE, reach=20).flow.norm(dim=-1)
     assert (flow < 2).float().mean() > 0.2

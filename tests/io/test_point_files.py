@@ -97,6 +97,7 @@ def test_headers_that_claim_more_than_there_is(tmp_path, shape, dtype, message):
     tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_arrays_that_unpack_to_gigabytes_are_not_unpacked(tmp_path):
     with (
         zipfile.ZipFile(tmp_path / "p.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,

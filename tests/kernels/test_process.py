@@ -31,6 +31,7 @@ def test_pages_of_large_blocks_are_used_again():
     assert found["keep"][1] < found["keep"][0] / 10
 
 
+@pytest.mark.slow
 def test_threads_rest_soon_if_it_is_said_before_torch_is_loaded():
     code = "import os, sys; from fgvc_hf.kernels.process import rest_soon; print(rest_soon(), os.environ['GOMP_SPINCOUNT'])"
     code += "; import torch; print(rest_soon())"

@@ -220,12 +220,12 @@ SHARED_OUT = (
     START
     + """
 training = test_loop.make(sys.argv[1], test_loop.SHARED, save_every=2)
-print("processes", training.accelerator.num_processes)
+sys.stdout.write("processes %d\\n" % training.accelerator.num_processes)  # at once, for two processes write
 training.run()
 wrapper = weakref.ref(training.module) if training.module is not training.bare else None
 destroy = torch.distributed.destroy_process_group
 def checked(*arguments):
-    print("the wrapper has gone before the group:", wrapper() is None)
+    sys.stdout.write("the wrapper has gone before the group: %s\\n" % (wrapper() is None))
     destroy(*arguments)
 torch.distributed.destroy_process_group = checked
 training.end()

@@ -38,6 +38,7 @@ def same(one, two):
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_three_slices_equal_one_run(tmp_path):
     make(tmp_path / "whole", RECIPE, save_every=0).run()
     for steps in (3, 6, 8):
@@ -80,6 +81,7 @@ def test_a_finished_run_needs_no_time(tmp_path):
     make(tmp_path, replace(RECIPE, steps=1)).run(pace=Pace(time_limit=1e-9))
 
 
+@pytest.mark.slow
 def test_large_checkpoints_are_of_several_files(tmp_path, monkeypatch):
     make(tmp_path / "one", RECIPE, save_every=0).run(pace=Counted())
     monkeypatch.setattr(state, "PART_BYTES", 4000)

@@ -66,6 +66,7 @@ def test_points_of_other_clips_are_found_better_afterwards(textures, tmp_path):
     assert held_out_loss(FgvcModel.from_pretrained(tmp_path / "last"), textures) < before - 0.15
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_exactly(textures, tmp_path):
     make(tmp_path / "whole", textures).run()
     part = make(tmp_path / "parts", textures)
