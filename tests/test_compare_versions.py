@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from scripts_as_functions import load_script
 
 
 ROOT = Path(__file__).parents[1]
@@ -38,3 +39,27 @@ def test_a_version_is_compared_with_a_copy_of_itself(tmp_path):
 def test_bad_input_is_one_line(arguments, message):
     done = compare(*arguments)
     assert done.returncode == 1 and done.stderr.strip() == message
+
+
+def test_times_become_the_quotients_of_neighbouring_turns(monkeypatch):
+    """This version takes 2, 3 and 4 times as long in the turns of a machine that becomes slower."""
+    script = load_script("compare_versions")
+    other, this = [0.001, 0.002, 0.004], [0.002, 0.006, 0.016]
+
+    class Version:
+        def __init__(self, times):
+            self.times, self.stopped = iter(times), False
+
+        def kill(self):
+            self.stopped = True
+
+        def wait(self):
+            assert self.stopped
+
+    versions = [Version(other), Version(this)]
+    started = iter(versions)
+    monkeypatch.setattr(script, "start", lambda case, checkout: next(started))
+    monkeypatch.setattr(script, "take_turn", lambda version: next(version.times))
+    row = script.compare("30 points", Path("other"), 3)
+    assert row == "| 30 points | 2.0 | 6.0 | 3.00 | 2.00 to 4.00 |"
+    assert all(version.stopped for version in versions)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from .scene import Layer, Motion, Random, Shape, blob, ellipse, everywhere, polygon, strip
-from .synthetic import similarity
+from .synthetic import similarity, translation
 from .textures import image_patches, sample_raster, texel_centres
 
 
@@ -56,13 +56,6 @@ def wave(num_frames: int, rate: torch.Tensor, reach: float, random: Random) -> t
 def log_uniform(low: float, high: float, random: Random) -> torch.Tensor:
     """Numbers `(B,)` between two bounds, as often near the one as near the other by their ratio."""
     return low * (high / low) ** random.uniform(0, 1)
-
-
-def translation(shift: torch.Tensor) -> torch.Tensor:
-    """Poses `(..., 3, 3)` that move the layer's origin by `(..., 2)`."""
-    pose = torch.eye(3, dtype=shift.dtype, device=shift.device).repeat(*shift.shape[:-1], 1, 1)
-    pose[..., :2, 2] = shift
-    return pose
 
 
 def _shifts(num_frames: int, rate: torch.Tensor, reach: float, random: Random) -> torch.Tensor:

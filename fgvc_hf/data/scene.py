@@ -16,8 +16,8 @@ or one for each: an integer tensor `(B, N)`.
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 
@@ -145,6 +145,9 @@ class Layer:
         return self.shape(self.motion.to_layer(points, times)) * self.motion.scale(times)
 
 
+LayerKind = TypeVar("LayerKind", bound=Layer)
+
+
 # Shapes. Their sizes are tensors (B,), one per scene
 
 
@@ -231,6 +234,33 @@ def render_frame(layers: Sequence[Layer], time: int, height: int, width: int) ->
         alpha = (0.5 - layer.shape(inner) * layer.motion.scale(time)).clamp(0, 1)
         image = torch.lerp(image, layer.texture(inner), alpha[..., None])
     return image.transpose(1, 2).reshape(-1, 3, height, width)
+
+
+def expose(
+    layers: Sequence[LayerKind], time: int, shutter: torch.Tensor, paint: Callable[[Sequence[LayerKind]], torch.Tensor]
+) -> torch.Tensor:
+    """A frame with motion blur: the mean of three instants while the shutter is open.
+
+    Args:
+        layers (sequence of [`Layer`]): From back to front, with the poses of two frames or more.
+        time (`int`): The frame.
+        shutter (`torch.Tensor` of shape `(B,)`): How long the shutter is open, as a share of the time between two frames; 0 for no blur.
+        paint: Gives the sharp frame `time` of layers.
+    """
+    sharp = paint(layers)
+    if not bool(shutter.any()):
+        return sharp
+    before, after = max(time - 1, 0), min(time + 1, layers[0].motion.pose.shape[1] - 1)
+    ends = []
+    for side in (-0.5, 0.5):
+        moved = []
+        for layer in layers:
+            pose = layer.motion.pose.clone()
+            step = (pose[:, after] - pose[:, before]) / (after - before)
+            pose[:, time] += side * shutter[:, None, None] * step
+            moved.append(replace(layer, motion=replace(layer.motion, pose=pose)))
+        ends.append(paint(moved))
+    return (sharp + ends[0] + ends[1]) / 3
 
 
 def top_layer(layers: Sequence[Layer], points: torch.Tensor, times) -> torch.Tensor:

@@ -69,6 +69,13 @@ def similarity(centre: torch.Tensor, angle: torch.Tensor, shear: torch.Tensor, l
     return torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
 
 
+def translation(shift: torch.Tensor) -> torch.Tensor:
+    """Poses `(..., 3, 3)` that move the layer's origin by `(..., 2)`."""
+    pose = torch.eye(3, dtype=shift.dtype, device=shift.device).repeat(*shift.shape[:-1], 1, 1)
+    pose[..., :2, 2] = shift
+    return pose
+
+
 def wandering_motion(
     num_frames: int, anchor: torch.Tensor, speed: float, spin: float, zoom: float, random: Random
 ) -> Motion:
@@ -83,9 +90,8 @@ def wandering_motion(
 
 def translation_motion(num_frames: int, velocity: tuple[float, float], device: torch.device | str) -> Motion:
     """A motion of one scene by `velocity` (x, y) in pixels per frame, from the identity at frame 0."""
-    pose = torch.eye(3, dtype=torch.float32, device=device).repeat(1, num_frames, 1, 1)
-    pose[0, :, :2, 2] = torch.arange(num_frames, device=device)[:, None] * pose.new_tensor(velocity)
-    return Motion(pose)
+    times = torch.arange(num_frames, dtype=torch.float32, device=device)
+    return Motion(translation(times[None, :, None] * times.new_tensor(velocity)))
 
 
 # Scenes of clips
@@ -181,6 +187,12 @@ def check_least(**arguments: tuple[int, int]) -> None:
     for name, (value, least) in arguments.items():
         if value < least:
             raise ValueError(f"{name} is {value}, but it must be at least {least}.")
+
+
+def check_images(images: torch.Tensor) -> None:
+    """Refuse images for textures that are not uint8 `(N, 3, H, W)`, by a `ValueError`."""
+    if images.ndim != 4 or images.shape[1] != 3 or len(images) == 0 or images.dtype != torch.uint8:
+        raise ValueError(f"images must be uint8 of shape (N, 3, H, W), got {images.dtype} of {tuple(images.shape)}.")
 
 
 def render_clip(

@@ -14,12 +14,13 @@ from .scene import (
     correspondences,
     ellipse,
     everywhere,
+    expose,
     pixel_centres,
     polygon,
     render_frame,
     strip,
 )
-from .synthetic import MIN_SIZE, check_least, similarity
+from .synthetic import MIN_SIZE, check_images, check_least, similarity, translation
 from .textures import image_patches, raster_texture
 
 
@@ -64,8 +65,7 @@ def pair_motion(
     spin, shear, zoom = (vigour * random.uniform(-most, most) for most in (0.5, 0.15, 0.3))
     step = similarity(shift, spin, shear, zoom)
     step[:, 2, :2] = random.uniform(-0.15, 0.15, 2) * vigour[:, None] / size  # perspective
-    to_anchor = torch.eye(3, dtype=anchor.dtype, device=anchor.device).repeat(len(anchor), 1, 1)
-    to_anchor[:, :2, 2] = anchor
+    to_anchor = translation(anchor)
     second = to_anchor @ step @ torch.linalg.inv(to_anchor) @ first
     if not bend:
         return Motion(torch.stack([first, second], dim=1))
@@ -102,26 +102,6 @@ def pair_background(images: torch.Tensor, size: int, reach: float, random: Rando
     return Layer(everywhere, raster_texture(patches, "bilinear"), motion)
 
 
-def _expose(layers: Sequence[Layer], time: int, size: int, shutter: torch.Tensor) -> torch.Tensor:
-    """A frame `(B, 3, size, size)` of a pair with motion blur: the mean of three instants while the shutter `(B,)` is open."""
-    sharp = render_frame(layers, time, size, size)
-    if not bool(shutter.any()):
-        return sharp
-    ends = []
-    for side in (-0.5, 0.5):
-        moved = []
-        for layer in layers:
-            pose = layer.motion.pose
-            step = side * shutter[:, None, None, None] * (pose[:, 1:] - pose[:, :1])
-            moved.append(Layer(layer.shape, layer.texture, _with_pose(layer.motion, pose + step)))
-        ends.append(render_frame(moved, time, size, size))
-    return (sharp + ends[0] + ends[1]) / 3
-
-
-def _with_pose(motion: Motion, pose: torch.Tensor) -> Motion:
-    return Motion(pose, motion.frequencies, motion.phases, motion.amplitudes)
-
-
 def render_pairs(
     images: torch.Tensor,
     seeds: Sequence[int],
@@ -149,13 +129,15 @@ def render_pairs(
         ValueError: `size` is below 32, or `images` has another shape or type.
     """
     check_least(size=(size, MIN_SIZE), num_bodies=(num_bodies, 0))
-    if images.ndim != 4 or images.shape[1] != 3 or len(images) == 0 or images.dtype != torch.uint8:
-        raise ValueError(f"images must be uint8 of shape (N, 3, H, W), got {images.dtype} of {tuple(images.shape)}.")
+    check_images(images)
     random = Random(seeds, device)
     background = pair_background(images, size, reach / 2, random)
     layers = [background, *(pair_body(kind, images, size, reach, random) for kind in range(num_bodies))]
     shutter = torch.where(random.chance(0.2), random.uniform(0.2, 0.8), 0.0)
-    frames = torch.stack([_expose(layers, time, size, shutter) for time in (0, 1)], dim=1)
+    frames = [
+        expose(layers, time, shutter, lambda moved, time=time: render_frame(moved, time, size, size))
+        for time in (0, 1)
+    ]
     cells = pixel_centres(size, size, stride, device).expand(len(seeds), -1, -1)
     side = -(-size // stride)
     flow, visible = [], []
@@ -163,4 +145,4 @@ def render_pairs(
         positions, seen = correspondences(layers, cells, source, target, size, size)
         flow.append((positions - cells).view(-1, side, side, 2))
         visible.append(seen.view(-1, side, side))
-    return SyntheticPairs(frames, torch.stack(flow, dim=1), torch.stack(visible, dim=1))
+    return SyntheticPairs(torch.stack(frames, dim=1), torch.stack(flow, dim=1), torch.stack(visible, dim=1))

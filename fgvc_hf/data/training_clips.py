@@ -9,8 +9,8 @@ import torch.nn.functional as F
 
 from .clip_disturbance import disturb
 from .moving_scenes import RasterLayer, training_scene
-from .scene import Motion, Random, inside_frame, pixel_centres, top_layer
-from .synthetic import MIN_SIZE, check_least
+from .scene import Motion, Random, expose, inside_frame, pixel_centres, top_layer
+from .synthetic import MIN_SIZE, check_images, check_least
 
 
 CANDIDATES = 16  # places drawn for each point, to spread the points over the layers
@@ -66,16 +66,17 @@ def render_training_clips(
     check_least(
         num_frames=(num_frames, 2), size=(size, MIN_SIZE), num_bodies=(num_bodies, 0), num_points=(num_points, 1)
     )
-    if images.ndim != 4 or images.shape[1] != 3 or len(images) == 0 or images.dtype != torch.uint8:
-        raise ValueError(f"images must be uint8 of shape (N, 3, H, W), got {images.dtype} of {tuple(images.shape)}.")
+    check_images(images)
     random = Random(seeds, device)
     layers = training_scene(images, num_frames, size, num_bodies, random)
     shutter = torch.where(random.chance(0.25), random.uniform(0.2, 0.9), 0.0) * min(strength, 1)
     chosen = torch.tensor(range(num_frames) if times is None else times, device=random.device)
-    frames = torch.stack([expose(layers, time, size, shutter) for time in chosen.tolist()], dim=1)
+    frames = [
+        expose(layers, time, shutter, lambda moved, time=time: paint(moved, time, size)) for time in chosen.tolist()
+    ]
     queries, points = sample_points(layers, chosen, size, num_points, random)
     tracks, visible = follow(layers, points, chosen[queries], chosen, size)
-    return TrainingClips(disturb(frames, random, strength, chosen), queries, tracks, visible)
+    return TrainingClips(disturb(torch.stack(frames, dim=1), random, strength, chosen), queries, tracks, visible)
 
 
 # Frames
@@ -141,32 +142,6 @@ def bounding_box(layer: RasterLayer, time: int, size: int, offset: Sequence[floa
     limits = [(y0 + offset[1], y1 + offset[1]), (x0 + offset[0], x1 + offset[0])]
     rows, columns = (slice(max(0, math.floor(a)), min(size, max(0, math.ceil(b)))) for a, b in limits)
     return rows, columns
-
-
-def expose(layers: Sequence[RasterLayer], time: int, size: int, shutter: torch.Tensor) -> torch.Tensor:
-    """A frame `(B, 3, size, size)` with motion blur: the mean of three instants while the shutter `(B,)`, a share of a frame, is open."""
-    sharp = paint(layers, time, size)
-    if not bool(shutter.any()):
-        return sharp
-    last = layers[0].motion.pose.shape[1] - 1
-    before, after = max(time - 1, 0), min(time + 1, last)
-    instants = [sharp]
-    for side in (-0.5, 0.5):
-        moved = []
-        for layer in layers:
-            pose = layer.motion.pose
-            step = (pose[:, after] - pose[:, before]) / (after - before)
-            shifted = pose.clone()
-            shifted[:, time] = pose[:, time] + side * shutter[:, None, None] * step
-            moved.append(_with_pose(layer, shifted))
-        instants.append(paint(moved, time, size))
-    return torch.stack(instants).mean(0)
-
-
-def _with_pose(layer: RasterLayer, pose: torch.Tensor) -> RasterLayer:
-    motion = layer.motion
-    motion = Motion(pose, motion.frequencies, motion.phases, motion.amplitudes)
-    return RasterLayer(layer.shape, layer.texture, motion, layer.raster, layer.extent, layer.shadow)
 
 
 # Truth

@@ -32,11 +32,8 @@ from .tracking_objective import tracking_loss
 
 
 CLIP_POINTS = 48  # of a clip of the tracking objective
-LATER = (
-    ((1, 2), 1),
-    ((4, 8), 2),
-    ((12, 16), 4),
-)  # frames after the first that it compares, by turns: update number // divisor
+# Numbers of frames after the first that it compares: one of each pair, the next one after so many updates
+LATER = (((1, 2), 1), ((4, 8), 2), ((12, 16), 4))
 
 
 class JointTraining(TrainingModule):
@@ -192,11 +189,8 @@ class JointTraining(TrainingModule):
 
     def _track(self, clips: TrainingClips, seeds: list[int]) -> torch.Tensor:
         """The tracking objective between pairs of frames of clips, in both orders."""
-        recipe, config, random = (
-            self.recipe,
-            self.model.config,
-            Random([2 * seed + 1 for seed in seeds], clips.frames.device),
-        )
+        recipe, config = self.recipe, self.model.config
+        random = Random([2 * seed + 1 for seed in seeds], clips.frames.device)
         features = self._encode(rgb_to_pixel_values(clips.frames))  # (B, T, h, w, C)
         cells = point_to_cell(clips.tracks, config.output_stride, config.cell_origin)  # (B, N, T, 2)
         reach = recipe.tracking_search - 1
@@ -270,7 +264,7 @@ def make_synthetic(recipe: Recipe, textures: torch.Tensor, seeds: list[int], str
 @torch.no_grad()
 def make_clips(recipe: Recipe, textures: torch.Tensor, seeds: list[int], step: int) -> TrainingClips:
     """The clips of a batch for the tracking objective: a frame, and others some frames later. All clips of update `step` have the same times."""
-    later = [choices[(step // divisor) % len(choices)] for choices, divisor in LATER]
+    later = [choices[step // updates % len(choices)] for choices, updates in LATER]
     return render_training_clips(
         textures,
         [3 * seed + 2**41 for seed in seeds],

@@ -16,6 +16,7 @@ class TrainingModule(nn.Module):
 
     * frames (`torch.Tensor` of shape `(B, T, 3, H, W)`, uint8): real pairs or clips; `None` where the recipe uses none;
     * labelled ([`SyntheticPairs`]): pairs with flow, or `None`;
+    * clips ([`TrainingClips`]): only where the recipe has a weight `tracking`;
     * seeds (list of B `int`): of all random choices, one for each pair;
     * step (`int`): the number of the update.
 

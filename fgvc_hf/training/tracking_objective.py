@@ -5,23 +5,13 @@ between the cells of the patch and those around the cell. The losses of the pape
 compares. It sees what inference sees: a window around a place that is off by up to the search radius, with look-alikes in it.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 
-from ..matching.patches import patch_weights
+from ..matching.patches import patch_weights, sample_patches
 from .objectives import unit_length
-
-
-def patches_at(features: torch.Tensor, cells: torch.Tensor, radius: int) -> torch.Tensor:
-    """Patches `(B, N, S, S, C)`, S = 2 radius + 1, of features `(B, h, w, C)` around fractional cells `(B, N, 2)`: bilinear, the border replicated."""
-    batch, h, w, _ = features.shape
-    axis = torch.arange(-radius, radius + 1, device=features.device, dtype=cells.dtype)
-    offsets = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1).view(1, 1, -1, 2)
-    places = (cells[:, :, None] + offsets + 0.5) / cells.new_tensor([w, h]) * 2 - 1  # (B, N, S * S, 2)
-    found = F.grid_sample(
-        features.permute(0, 3, 1, 2).float(), places.float(), padding_mode="border", align_corners=False
-    )
-    return found.permute(0, 2, 3, 1).view(batch, cells.shape[1], len(axis), len(axis), -1).to(features.dtype)
 
 
 def windows_at(features: torch.Tensor, corners: torch.Tensor, side: int) -> torch.Tensor:
@@ -37,12 +27,13 @@ def windows_at(features: torch.Tensor, corners: torch.Tensor, side: int) -> torc
 
 
 def patch_scores(patches: torch.Tensor, windows: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Scores `(M, D, D)` of the cells of windows `(M, D + S - 1, D + S - 1, C)`: weighted mean cosines with patches `(M, S, S, C)`.
+    """Scores `(M, D, D)` of the cells of windows `(M, D + S - 1, D + S - 1, C)`: weighted mean cosines with patches `(M, S * S, C)`.
 
-    Products of all cells with all cells are one product of matrices; the score of a cell is the sum of those that belong together.
+    What [`window_scores`] gives, but with gradients. Products of all cells with all cells are one product of matrices; the score of a cell
+    is the sum of those that belong together.
     """
-    size, side = patches.shape[1], windows.shape[1]
-    weighted = patches.flatten(1, 2) * weights[:, None].to(patches.dtype)  # (M, S * S, C)
+    size, side = math.isqrt(patches.shape[1]), windows.shape[1]
+    weighted = patches * weights[:, None].to(patches.dtype)
     products = (weighted @ windows.flatten(1, 2).transpose(1, 2)).float().view(-1, size, size, side, side)
     columns = _sum_of_diagonals(products.transpose(2, 3))  # (M, S, side, D)
     return _sum_of_diagonals(columns.permute(0, 3, 1, 2)).transpose(1, 2)
@@ -87,7 +78,7 @@ def tracking_loss(
     corners = centres.round().long() - search
     inner = truth - corners  # (B, N, 2), in cells of the window
     valid = valid & ((inner >= 0) & (inner <= 2 * search)).all(-1)
-    patches = patches_at(source, places, radius).flatten(0, 1)
+    patches = torch.cat([sample_patches(*pair, radius) for pair in zip(source, places, strict=True)])  # (B * N, P, C)
     windows = windows_at(target, corners - radius, 2 * (search + radius) + 1).flatten(0, 1)
     weights = patch_weights(radius, source.device)
     scores = patch_scores(patches, windows, weights).view(batch, count, 2 * search + 1, -1)

@@ -15,6 +15,7 @@ from fgvc_hf import (
     FgvcProcessor,
     Tracker,
     bundled_checkpoints,
+    default_checkpoint,
 )
 from fgvc_hf.cli.main import main
 from fgvc_hf.io.masks import write_mask
@@ -327,3 +328,9 @@ def test_torch_is_not_imported_before_it_is_needed(code):
         f"import sys\ntry:\n    exec({code!r})\nexcept SystemExit:\n    print()\nassert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.slow
+def test_the_auto_classes_know_the_model_if_transformers_was_there_first():
+    script = f"from transformers import AutoModel\nimport fgvc_hf\nAutoModel.from_pretrained({default_checkpoint()!r})"
+    subprocess.run([sys.executable, "-c", script], check=True, stderr=subprocess.DEVNULL)

@@ -1,15 +1,17 @@
 """Clips to learn tracking from: their truth holds in the pictures, and what they promise is in them."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from fgvc_hf.data.clip_disturbance import compress, disturb
 from fgvc_hf.data.moving_scenes import camera, limbs, training_scene, wave
-from fgvc_hf.data.scene import Motion, Random
+from fgvc_hf.data.scene import Motion, Random, expose
 from fgvc_hf.data.synthetic import similarity
 from fgvc_hf.data.textures import natural_image
-from fgvc_hf.data.training_clips import expose, follow, paint, render_training_clips, sample_points
+from fgvc_hf.data.training_clips import follow, paint, render_training_clips, sample_points
 
 
 SIZE, FRAMES = 96, 10
@@ -70,9 +72,8 @@ def test_a_clip_depends_on_its_own_seed_alone(images, clips):
     several = render_training_clips(images, range(5), 3, SIZE, num_points=8)
     for seed in range(5):
         disturbed = render_training_clips(images, [seed], 3, SIZE, num_points=8)
-        assert (disturbed.frames[0] - several.frames[seed]).abs().quantile(
-            0.99
-        ) < 0.01  # coefficients may round to a neighbour
+        difference = (disturbed.frames[0] - several.frames[seed]).abs()
+        assert difference.quantile(0.99) < 0.01  # coefficients of the compression may round to a neighbour
     torch.testing.assert_close(alone.tracks[0], clips.tracks[2], atol=1e-2, rtol=0)
     assert (alone.visible[0] == clips.visible[2]).float().mean() > 0.998
     assert not torch.equal(clips.frames[0], clips.frames[1])
@@ -136,8 +137,9 @@ def test_waves_keep_their_rate_and_their_reach(rate):
 
 def test_motion_blur_lies_along_the_motion(images):
     layers = training_scene(images, 6, SIZE, 3, Random([5]))
-    sharp, blurred = paint(layers, 3, SIZE), expose(layers, 3, SIZE, torch.tensor([0.9]))
-    assert torch.equal(expose(layers, 3, SIZE, torch.tensor([0.0])), sharp)
+    sharp, draw = paint(layers, 3, SIZE), partial(paint, time=3, size=SIZE)
+    blurred = expose(layers, 3, torch.tensor([0.9]), draw)
+    assert torch.equal(expose(layers, 3, torch.tensor([0.0]), draw), sharp)
     instants = []
     for side in (-0.45, 0.0, 0.45):
         moved = []

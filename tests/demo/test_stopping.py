@@ -68,11 +68,11 @@ def started(tmp_path):
         started.process.communicate()
 
 
-def test_idle(started):
-    """By SIGHUP. By SIGTERM the server of the other tests ends, idle as well, and by SIGINT that of the Space in test_space_upload.py."""
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_idle(started, number):
+    if signal.getsignal(number) is signal.SIG_IGN:
         pytest.skip("under nohup it is ignored")
-    started.until_up().end(signal.SIGHUP)
+    started.until_up().end(number)
 
 
 @pytest.mark.parametrize("seconds", [1.0, 2.5, 4.0])

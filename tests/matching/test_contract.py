@@ -31,11 +31,6 @@ NUMBA = pytest.param("numba", marks=pytest.mark.skipif(DEVICE == "cuda", reason=
 BACKENDS = pytest.mark.parametrize("backend", ["torch", NUMBA, TRITON])
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 WINDOWS = pytest.mark.parametrize("shape", ["disc", "square"])
-# The interpreter takes about a second for a tile: there, large maps have fewer tiles, and windows fewer keys
-LARGE = (9, 14, 3, 48, 4, 10) if INTERPRETED else (11, 21, 3, 48, 6, 10)
-COLUMN = (TILE[0] + 1 if INTERPRETED else 19, 1, 2, 16, 5, 4)
-FEW_KEYS = (5, 6, 2, 33, 2, 60) if INTERPRETED else (9, 14, 2, 33, 2, 60)
-LAID_OUT = (5, 7, 2, 48, 2, 3) if INTERPRETED else (11, 21, 2, 48, 4, 8)
 # The interpreter warns of queries off the map, whose results are dropped
 pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")
 
@@ -79,21 +74,18 @@ def check(query, keys, radius, shape, topk, found):
 
 
 @BACKENDS
-@pytest.mark.parametrize(
-    ("dtype", "shape"),  # no line of the Triton kernel depends on both
-    [(torch.float32, "disc"), (torch.float32, "square"), (torch.bfloat16, "disc")]
-    + ([] if INTERPRETED else [(torch.bfloat16, "square")]),
-)
+@DTYPES
+@WINDOWS
 @pytest.mark.parametrize(
     ("h", "w", "frames", "channels", "radius", "topk"),
     [
         (*TILE, 2, 32, 4, 5),  # one tile exactly, and a row and a column more
         (TILE[0] + 1, TILE[1] + 1, 2, 32, 4, 5),
-        LARGE,
+        (11, 21, 3, 48, 6, 10),
         (1, 19, 2, 16, 5, 4),  # one row, one column, one cell
-        COLUMN,
+        (19, 1, 2, 16, 5, 4),
         (1, 1, 1, 16, 1, 3),
-        FEW_KEYS,  # more than there are keys
+        (9, 14, 2, 33, 2, 60),  # more than there are keys
         (7, 9, 1, 16, 8, 10),  # the window is larger than the frame
         (8, 16, 1, 300, 2, 16),  # more channels than Triton multiplies at a time
     ],
@@ -154,20 +146,19 @@ def laid_out(features, layout):
 @DTYPES
 @pytest.mark.parametrize("layout", ["channels first", "part of a larger tensor", "expanded"])
 def test_the_memory_layout_does_not_change_a_bit(backend, dtype, layout):
-    h, w, frames, channels, radius, topk = LAID_OUT
-    query, keys = random_features(h, w, frames, channels, dtype)
+    query, keys = random_features(11, 21, 2, 48, dtype)
     strided = [laid_out(features, layout) for features in (query, *keys)]
     assert not any(features.is_contiguous() for features in strided)
     first, *others = (features.contiguous() for features in strided)
-    expected = window_topk(first, others, radius, "disc", topk, backend=backend)
+    expected = window_topk(first, others, 4, "disc", 8, backend=backend)
     for mixed in ((strided[0], others), (first, strided[1:]), (strided[0], strided[1:])):
-        found = window_topk(*mixed, radius, "disc", topk, backend=backend)
+        found = window_topk(*mixed, 4, "disc", 8, backend=backend)
         assert all(map(torch.equal, found, expected))
 
 
 @BACKENDS
 def test_keys_of_another_precision_are_converted(backend):
-    query, keys = random_features(*LAID_OUT[:3])
+    query, keys = random_features(9, 17, 2)
     half = [key.bfloat16() for key in keys]
     found = window_topk(query, half, 3, "disc", 5, backend=backend)
     expected = window_topk(query, [key.float() for key in half], 3, "disc", 5, backend=backend)

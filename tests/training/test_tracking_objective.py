@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from fgvc_hf.matching.patches import patch_weights, sample_patches, window_scores
-from fgvc_hf.training.tracking_objective import patch_scores, patches_at, tracking_loss, windows_at
+from fgvc_hf.training.tracking_objective import patch_scores, tracking_loss, windows_at
 
 
 H, W, C, RADIUS, SEARCH, TEMPERATURE = 24, 30, 16, 2, 5, 0.05
@@ -35,17 +35,12 @@ def test_scores_are_those_of_inference(features):
     places, centres = cells((12.3, 9.8), (8.0, 14.0))[0], cells((13, 10), (10, 12))[0]
     templates = sample_patches(features[0], places, RADIUS)
     expected = window_scores(features[1], centres, templates, patch_weights(RADIUS), SEARCH).scores
-    patches = patches_at(features[:1], places[None], RADIUS)[0]
-    torch.testing.assert_close(patches.flatten(1, 2), templates, atol=1e-5, rtol=0)
     corners = centres[None].long() - SEARCH - RADIUS
     windows = windows_at(features[1:], corners, 2 * (SEARCH + RADIUS) + 1)[0]
-    torch.testing.assert_close(patch_scores(patches, windows, patch_weights(RADIUS)), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(patch_scores(templates, windows, patch_weights(RADIUS)), expected, atol=1e-5, rtol=0)
 
 
-def test_patches_repeat_the_border_and_windows_end_there(features):
-    corner = patches_at(features, torch.zeros(2, 1, 2), RADIUS)[:, 0]
-    torch.testing.assert_close(corner[:, 0, 0], features[:, 0, 0])
-    torch.testing.assert_close(corner[:, -1, -1], features[:, RADIUS, RADIUS])
+def test_windows_are_empty_outside_the_frame(features):
     window = windows_at(features, torch.tensor([[[-2, H - 3]]]).expand(2, 1, 2), 6)[:, 0]
     assert (window[:, :, :2] == 0).all() and (window[:, 3:] == 0).all()
     torch.testing.assert_close(window[:, :3, 2:], features[:, H - 3 :, :4])
@@ -70,7 +65,9 @@ def test_a_place_between_cells_is_shared_out(features):
     coarse = torch.randn(1, C, H // 3, W // 3, generator=generator)
     smooth = F.interpolate(coarse, (H, W), mode="bicubic").movedim(1, -1)
     truth = cells((12.5, 11.0))
-    moved = patches_at(smooth, cells(*[(x + 0.5, y) for y in range(H) for x in range(W)]), 0).view(1, H, W, C)
+    moved = sample_patches(smooth[0], cells(*[(x + 0.5, y) for y in range(H) for x in range(W)])[0], 0).view(
+        1, H, W, C
+    )
     # `moved` shows at cell x what `smooth` has at x + 0.5, so the point at 12.5 of `smooth` is at 12 of `moved`
     assert loss(smooth, moved, truth, cells((12.0, 11.0))) < loss(smooth, moved, truth, cells((12.5, 11.0)), truth)
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState, PartialState
 from safetensors.torch import load_file
+from scripts_as_functions import forget_accelerators
 
 from fgvc_hf import FgvcConfig, FgvcModel
 from fgvc_hf.data.scene import Random
@@ -41,8 +41,7 @@ def model():
 
 
 def make(output, textures, recipe=ALONE, accumulate=1):
-    for state in (AcceleratorState, GradientState, PartialState):
-        state._reset_state()
+    forget_accelerators()
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=accumulate)
     return Training(JointTraining(model(), recipe), recipe, output, accelerator, None, textures, save_every=3)
 
@@ -51,11 +50,8 @@ def held_out_loss(network, textures):
     """The objective on clips with other seeds."""
     module = JointTraining(network, ALONE).eval()
     with torch.no_grad():
-        return float(
-            module(None, None, [1, 2, 3, 4], clips=make_clips(ALONE, textures, [10**6 + i for i in range(4)], 0))[
-                "tracking"
-            ]
-        )
+        clips = make_clips(ALONE, textures, [10**6 + i for i in range(4)], 0)
+        return float(module(None, None, [1, 2, 3, 4], clips=clips)["tracking"])
 
 
 @pytest.mark.slow
@@ -81,9 +77,8 @@ def test_a_stopped_run_goes_on_exactly(textures, tmp_path):
 def test_parts_of_a_batch_have_clips_of_their_own_at_the_same_times(textures):
     both = make_clips(ALONE, textures, [5, 6], step=3)
     first = make_clips(ALONE, textures, [5], step=3)
-    assert (both.frames[:1] - first.frames).abs().quantile(
-        0.99
-    ) < 0.01  # coefficients of the compression may round to a neighbour
+    difference = (both.frames[:1] - first.frames).abs()
+    assert difference.quantile(0.99) < 0.01  # coefficients of the compression may round to a neighbour
     assert not torch.equal(both.frames[0], both.frames[1])
 
 
