@@ -24,9 +24,9 @@ from . import handlers as on
 from . import page
 from .endpoints import Endpoints
 from .examples import EXAMPLES
-from .jobs import LOOKING, OPENING, WORKING, Lane
+from .jobs import LOOKING, OPENING, WORKING, Cancelled, Lane
 from .limits import MAX_MEGABYTES, PRESETS
-from .middleware import LimitsMiddleware
+from .middleware import ARRIVED, LimitsMiddleware
 from .server_state import RESULT_BYTES, ServerState
 from .stopping import BEFORE_EXIT, Stopping, ends_on_signals
 from .work import loaded
@@ -67,8 +67,10 @@ class Events:
         return self._event(WORKING, handler, RESULT_BYTES)
 
     async def cancel(self, request: gr.Request) -> None:
-        """Stop the work of a session, that which waits as well."""
-        self.server_state.jobs.stop(self.server_state.jobs.of(request.session_hash or "", WORKING), "Cancelled.")
+        """Stop the work of a session, that which waits as well. Gradio may start a call after a later one, so that the time of this is kept."""
+        workspace = self.server_state.workspace(request.session_hash or "")
+        workspace.cancelled = arrival(request)
+        self.server_state.jobs.stop(self.server_state.jobs.of(workspace.session, WORKING), "Cancelled.")
 
     def _event(self, lane: Lane, handler: Callable, room: int = 0) -> Callable:
         def with_room(*arguments):
@@ -85,6 +87,8 @@ class Events:
                     bar(0, desc=f"waiting; {before} before you" if before else "starting")
 
             try:
+                if lane is WORKING and arrival(request) < workspace.cancelled:
+                    raise Cancelled("Cancelled.")
                 return await self.server_state.jobs.run(
                     lane, workspace.session, with_room, workspace, *arguments, waiting=waiting
                 )
@@ -103,6 +107,12 @@ class Events:
         for name, value in own.items():
             setattr(event, name, value)
         return event
+
+
+def arrival(request: gr.Request) -> float:
+    """When a call came to the server, on the monotonic clock."""
+    scope = {} if request.request is None else request.request.scope
+    return scope.get(ARRIVED, time.monotonic())
 
 
 def build_app(server_state: ServerState) -> gr.Blocks:

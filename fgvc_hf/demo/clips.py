@@ -1,6 +1,5 @@
 """The clips of all sessions: taken over from an upload once they are checked, each in a folder of its own with its results."""
 
-import contextlib
 import os
 import shutil
 import tempfile
@@ -79,7 +78,7 @@ class ClipStore:
         """A link to a file, or a copy, in a folder of its own under a name that is the server's.
 
         Raises:
-            `ValueError`: the file is not there any more.
+            `ValueError`: the file is not there any more; where it was refused before, why.
         """
         suffix = "".join(c for c in path.suffix[1:9] if c.isascii() and c.isalnum())
         own = Path(tempfile.mkdtemp(dir=self.folder)) / f"clip.{suffix}"
@@ -87,7 +86,8 @@ class ClipStore:
             link_or_copy(path, own)
         except FileNotFoundError:
             own.parent.rmdir()
-            raise ValueError(f"{path.name}: is not there any more; please upload it again.") from None
+            gone = f"{path.name}: is not there any more; please upload it again."
+            raise ValueError(self._verdicts.get(path) or gone) from None
         return own
 
     def open(self, own: Path, upload: Path) -> Clip:
@@ -104,16 +104,12 @@ class ClipStore:
             raise
         if problem is not None:
             self.drop(own)
-            upload.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # the folder that was made for it, unless there is something else in it
-                upload.parent.rmdir()
+            upload.unlink(missing_ok=True)  # its folder stays for now: another may be sending the same file into it
             raise ValueError(problem)
         return Clip(VideoFile(own), upload.name)
 
     def take(self, upload: Path) -> Clip:
         """Hold an upload and open it; errors as of both."""
-        if self._verdicts.get(upload) is not None and not upload.exists():
-            raise ValueError(self._verdicts[upload])
         return self.open(self.hold(upload), upload)
 
     def copy(self, path: Path, name: str) -> Clip:

@@ -18,6 +18,7 @@ DRAINED_BYTES = 256 << 20  # of a refused request, so that its sender gets to re
 UPLOAD_SECONDS = 300.0
 SILENT_SECONDS = 30.0
 LEFT_SECONDS = 3.0  # after which one who listens no more has left; a connection may break, and come again
+ARRIVED = "fgvc.arrived"  # key of a request's scope: when it came, on the monotonic clock
 CALLER = b"x-fgvc-caller"  # at which address an MCP client is; Gradio calls its own server for it, with its headers
 LISTENING = re.compile(r"/gradio_api/(?:heartbeat/(?P<session>[^/]+)|queue/data)$")
 
@@ -48,7 +49,9 @@ class LimitsMiddleware:
     async def __call__(self, scope, receive, send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
-        elif session := listening_for(scope):
+            return
+        scope = scope | {ARRIVED: time.monotonic()}
+        if session := listening_for(scope):
             self.server_state.connected(session)
             try:
                 await self.app(scope, receive, send)

@@ -32,11 +32,12 @@ RESULT_BYTES = 128 << 20  # the most that a job is expected to write
 
 @dataclass
 class Workspace:
-    """What a session works on: its clip, and the points on it."""
+    """What a session works on: its clip, the points on it, and when it last asked to cancel, on the monotonic clock."""
 
     clip: Clip | None = None
     points: list[Point] = field(default_factory=list)
     session: str = ""
+    cancelled: float = 0.0
     used: float = field(default_factory=time.monotonic, compare=False)
     put_away: bool = False
 
@@ -118,10 +119,14 @@ class ServerState:
             before.discard()
 
     def sweep(self) -> None:
-        """Put away what has not been used for an hour."""
+        """Put away what has not been used for an hour, and remove folders of uploads that are gone."""
         with self._lock:
             for workspace in self._idle(HOUR):
                 self._put_away(workspace)
+            for place in self.cache.iterdir():
+                with contextlib.suppress(OSError):  # it is a file, not empty, or gone
+                    if place.stat().st_mtime < time.time() - GRACE:
+                        place.rmdir()
 
     # ---- files ----
 
@@ -171,8 +176,6 @@ class ServerState:
                 if file in self._fixed:
                     continue
                 file.unlink(missing_ok=True)
-                with contextlib.suppress(OSError):
-                    file.parent.rmdir()
                 if self._has_room(needed):
                     return
         raise Busy(FULL.format("its clips and results need all of the room"))

@@ -167,7 +167,8 @@ def test_a_refused_upload_leaves_the_clip_before(workspace, server_state, upload
     refused = upload_of(b"hello", "text.mp4")
     with pytest.raises(gr.Error, match=r"^'text.mp4: is no video"):
         on.Intake(server_state).upload(workspace, refused)
-    assert workspace.clip.video.path.exists() and not list(server_state.cache.iterdir())
+    assert workspace.clip.video.path.exists()
+    assert not [path for path in server_state.cache.rglob("*") if path.is_file()]
 
 
 def test_clicks_become_points(workspace):

@@ -3,11 +3,15 @@
 import asyncio
 import threading
 import time
+import types
 
+import gradio as gr
 import pytest
 
 from fgvc_hf.demo import jobs as module
+from fgvc_hf.demo.app import Events
 from fgvc_hf.demo.jobs import LOOKING, OPENING, WORKING, Busy, Cancelled, Jobs, checkpoint
+from fgvc_hf.demo.middleware import ARRIVED
 
 
 def played(scene) -> None:
@@ -132,6 +136,26 @@ def test_cancelling_ends_what_runs_and_what_waits_of_one_session_only():
         assert await jobs.run(WORKING, "me", mine) == "done"  # and the next time it works
 
     played(scene)
+
+
+def test_a_call_that_came_before_a_cancellation_is_cancelled_also_when_gradio_starts_it_later(server_state):
+    def handler(workspace, text):
+        return f"{text} done"
+
+    def call(came: float):
+        return types.SimpleNamespace(session_hash="me", request=types.SimpleNamespace(scope={ARRIVED: came}))
+
+    events, now = Events(server_state), time.monotonic()
+
+    async def scene():
+        await events.cancel(call(now))
+        before = await events.work(handler)(call(now - 0.01), "work")
+        look = await events.look(handler)(call(now - 0.01), "look")  # which is not what a cancellation stops
+        after = await events.work(handler)(call(now + 0.01), "work")
+        return before, look, after
+
+    before, look, after = asyncio.run(scene())
+    assert before == gr.skip() and (look, after) == ("look done", "work done")
 
 
 def test_a_job_that_fails_or_is_dropped_frees_its_place():

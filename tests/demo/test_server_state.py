@@ -1,5 +1,6 @@
 """Room on the disk, clips that are put away, and which files of a client are read."""
 
+import os
 import time
 import types
 
@@ -57,8 +58,15 @@ def test_of_clips_that_are_not_used_the_oldest_go_first_and_whose_page_is_closed
 def test_a_session_of_an_hour_ago_is_swept_and_one_that_goes_on_is_not(server_state, clip_file):
     old, new = seated(server_state, clip_file, 2, ago=module.HOUR + 1)
     server_state.workspace(new.session)
+    empty, fresh, kept = (server_state.cache / name for name in ("empty", "fresh", "kept"))
+    for folder in (empty, fresh, kept):
+        folder.mkdir()
+    (kept / "clip.mp4").touch()
+    for folder in (empty, kept):
+        os.utime(folder, (0, 0))
     server_state.sweep()
     assert old.clip is None and new.clip.video.path.exists()
+    assert sorted(server_state.cache.iterdir()) == [fresh, kept]
 
 
 def test_uploads_and_results_together_are_bounded(tmp_path, monkeypatch):
@@ -76,7 +84,7 @@ def test_uploads_and_results_together_are_bounded(tmp_path, monkeypatch):
     server_state._fixed = {fixed}
     monkeypatch.setattr(module, "old_files", lambda folder, seconds: [fixed, old])
     server_state.make_room(2 * MEBIBYTE)
-    assert not old.parent.exists()
+    assert not old.exists()
     with pytest.raises(Busy, match="The page is full"):
         server_state.make_room(3 * MEBIBYTE)
     assert fixed.exists() and kept.exists()
