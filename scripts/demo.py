@@ -7,9 +7,9 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from fgvc_hf import Tracker, VideoWriter, contact_sheet, draw_tracks, render_clip, save_tracks
+from fgvc_hf import Tracker, VideoWriter, open_video, render_clip, save_tracks
+from fgvc_hf.io.overlays import drawn_tracks, write_overlay, write_sheet
 from fgvc_hf.kernels.process import clean_end
 
 
@@ -43,10 +43,9 @@ def main() -> None:
     )
 
     save_tracks(result, arguments.output / "tracks.csv")
-    drawn = [draw_tracks(f, result.tracks, result.visible, t) for t, f in enumerate(clip.frames)]
-    write_video(overlay_path, drawn)
-    sheet = contact_sheet([drawn[t] for t in np.linspace(0, len(drawn) - 1, 6).round().astype(int)])
-    Image.fromarray(sheet).save(arguments.output / "tracks.png")
+    video, draw = open_video(clip_path), drawn_tracks({"": result})
+    write_overlay(video, draw, overlay_path)
+    write_sheet(video, draw, arguments.output / "tracks.png")
     print(f"tracks: {arguments.output / 'tracks.csv'}")
     print(f"overlay: {overlay_path}, six frames of it: {arguments.output / 'tracks.png'}")
 

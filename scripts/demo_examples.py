@@ -30,8 +30,9 @@ def main() -> None:
             frames = list(VideoFile(path).frames())
         example.save_tracks(tracks)
         t = len(frames) // 4
-        drawn = Image.fromarray(draw_tracks(frames[t], tracks.tracks, tracks.visible, t, trail=32))
-        drawn.resize((round(THUMBNAIL_HEIGHT * drawn.width / drawn.height), THUMBNAIL_HEIGHT)).save(example.thumbnail)
+        scale = THUMBNAIL_HEIGHT / frames[t].shape[0]
+        drawn = draw_tracks(frames[t], tracks.tracks, tracks.visible, t, trail=32, scale=scale)
+        Image.fromarray(drawn).save(example.thumbnail)
         seen = dict(
             zip([point.name for point in example.points], np.round(tracks.visible.mean(axis=1), 2), strict=True)
         )

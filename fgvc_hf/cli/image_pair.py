@@ -21,7 +21,11 @@ def add_flow(commands) -> None:
         required=True,
         help="flow as .flo (Middlebury), .npz with occlusions, or .png in colours",
     )
-    command.add_argument("--overlay", metavar="FILE", help="the first image with arrows drawn over it, as .png")
+    command.add_argument(
+        "--overlay",
+        metavar="FILE",
+        help="arrows over the first image, and flow in colours with a colour wheel beside it, as .png",
+    )
     add_model_options(command)
     command.set_defaults(run=run_flow)
 
@@ -47,7 +51,7 @@ def add_match(commands) -> None:
 
 def run_flow(arguments: argparse.Namespace) -> None:
     """Estimate flow, and write it and its drawing."""
-    from ..io.drawing import draw_arrows
+    from ..io.drawing import draw_flow_panels
     from ..io.files import check_writable
     from ..io.flow_files import check_flow_format, save_flow
     from ..io.image_files import read_image
@@ -62,7 +66,7 @@ def run_flow(arguments: argparse.Namespace) -> None:
     save_flow(flow, occluded, arguments.output)
     print(arguments.output)
     if arguments.overlay:
-        write_picture(draw_arrows(first, flow, occluded), arguments.overlay)
+        write_picture(draw_flow_panels(first, flow, occluded), arguments.overlay)
         print(arguments.overlay)
 
 
@@ -70,7 +74,7 @@ def run_match(arguments: argparse.Namespace) -> None:
     """Match a point, and write the probability or its picture."""
     import numpy as np
 
-    from ..io.drawing import draw_heat_map, draw_tracks, side_by_side
+    from ..io.drawing import draw_heat_map, draw_tracks, panel_scale, side_by_side
     from ..io.files import atomic_write, check_writable
     from ..io.image_files import read_image
     from ..io.overlays import check_picture_name, write_picture
@@ -88,9 +92,10 @@ def run_match(arguments: argparse.Namespace) -> None:
         with atomic_write(arguments.output) as temporary, open(temporary, "wb") as file:
             np.savez_compressed(file, allow_pickle=False, point=np.array([x, y]), probability=probability)
     else:
-        marked = draw_tracks(first, np.array([[[x, y]]]), np.ones((1, 1), bool), 0)
-        labels = [Path(path).name for path in arguments.images]
-        write_picture(side_by_side([marked, draw_heat_map(second, probability)], labels), arguments.output)
+        scale, labels = panel_scale(*first.shape[:2]), [Path(path).name for path in arguments.images]
+        marked = draw_tracks(first, np.array([[[x, y]]]), np.ones((1, 1), bool), 0, scale=scale)
+        heat = draw_heat_map(second, probability)
+        write_picture(side_by_side([marked, heat], labels), arguments.output)
     print(arguments.output)
 
 

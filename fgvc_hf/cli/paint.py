@@ -36,9 +36,9 @@ def run_paint(arguments: argparse.Namespace) -> None:
     from itertools import chain
 
     from ..applications.painting import paint
-    from ..io.drawing import contact_sheet
+    from ..io.drawing import panel_scale, scaled
     from ..io.files import check_writable
-    from ..io.overlays import check_picture_name, sheet_frames, write_picture
+    from ..io.overlays import check_picture_name, sheet_frames, write_panels
     from ..io.video import VideoWriter, check_video_name, open_video, writing_rate
 
     check_files(arguments, ["output", "sheet"], ["video", "texture"])
@@ -48,16 +48,16 @@ def run_paint(arguments: argparse.Namespace) -> None:
     video, texture = open_video(arguments.video, arguments.allow_truncated), read_texture(arguments.texture)
     frames = paint(load_tracker(arguments), video, texture, arguments.frame, progress=True)
     first = next(frames)  # raises what is wrong with the arguments, before there is a file
-    chosen, kept = sheet_frames(arguments.frame, video.num_frames), []
+    chosen, kept = sheet_frames(arguments.frame, video.num_frames), {}
     aspect = getattr(video, "pixel_aspect", 1)
     with VideoWriter(arguments.output, writing_rate(video), video.height, video.width, aspect) as writer:
         for t, frame in chain([first], frames):
             writer.write(frame, time=video.time(t))
             if arguments.sheet and t in chosen:
-                kept.append(frame)
+                kept[t] = scaled(frame, panel_scale(video.height, video.width))
     print(arguments.output)
     if arguments.sheet:
-        write_picture(contact_sheet(kept), arguments.sheet)
+        write_panels(kept, arguments.sheet)
         print(arguments.sheet)
 
 

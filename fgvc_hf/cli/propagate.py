@@ -39,7 +39,7 @@ def add_propagate(commands) -> None:
 
 def run_propagate(arguments: argparse.Namespace) -> None:
     """Propagate, and write masks and drawings. Each mask is written when it is found, and drawn from its file: none is held."""
-    from ..io.drawing import draw_masks
+    from ..io.drawing import draw_masks, scaled
     from ..io.files import check_new_folder, growing_folder
     from ..io.masks import read_mask, write_mask
     from ..io.video import open_video
@@ -58,8 +58,8 @@ def run_propagate(arguments: argparse.Namespace) -> None:
         def file(t: int) -> Path:
             return folder / f"{t:05d}.png"
 
-        def draw(t: int, frame: "np.ndarray") -> "np.ndarray":
-            return draw_masks(frame, read_mask(file(t))) if file(t).exists() else frame
+        def draw(t: int, frame: "np.ndarray", scale: float = 1.0) -> "np.ndarray":
+            return draw_masks(frame, read_mask(file(t)), scale=scale) if file(t).exists() else scaled(frame, scale)
 
         for t, ids in found:
             write_mask(file(t), ids)

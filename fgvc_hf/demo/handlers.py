@@ -252,8 +252,8 @@ def follow(workspace: Workspace, t, painted, preset, direction, progress=gr.Prog
 @plain
 def flow(workspace: Workspace, t_0, t_1, preset):
     t_0, t_1 = workspace.frame_number(t_0), workspace.frame_number(t_1)
-    coloured, files = flow_between(workspace.the_clip(), t_0, t_1, limits.choice("The preset", preset, PRESETS))
-    return views.enlarged(coloured), *downloads(files)
+    found, files = flow_between(workspace.the_clip(), t_0, t_1, limits.choice("The preset", preset, PRESETS))
+    return views.coloured(found.flow, found.occluded), *downloads(files)
 
 
 @on_gpu

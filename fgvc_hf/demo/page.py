@@ -154,6 +154,7 @@ def points_tab() -> PointsTab:
             start, stop = start_and_stop("Track", "track")
         with gr.Column(min_width=300):
             video = result_video("The points, followed", "tracked")
+            gr.Markdown("Hollow: hidden. A ring around a dot: the error to expect.", elem_classes="hint")
             timeline = timeline_of("tracked")
             files = downloads(POINT_FILES)
             with gr.Accordion("The same in your own code", open=False):
@@ -211,7 +212,7 @@ def flow_tab() -> FlowTab:
         start = gr.Button("Compute", variant="primary", elem_id="compute")
         picture = picture_of("Motion of every pixel", "flow-picture")
         gr.Markdown(
-            "The hue is the direction, the saturation the length; dark pixels are occluded in the other frame.",
+            "The hue is the direction, the saturation the length; hatched pixels are occluded in the other frame.",
             elem_classes="hint",
         )
         files = downloads(FLOW_FILES)

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ..io.drawing import point_colours
+from ..io.drawing import draw_flow, draw_point, point_colours, with_flow_legend
+from ..io.flow_colours import largest_flow
 from .limits import Point
 
 
@@ -27,16 +28,17 @@ def enlarged(frame: np.ndarray) -> np.ndarray:
 
 
 def picture_of(frame: np.ndarray, points: list[Point], t: int) -> np.ndarray:
-    """Frame t, enlarged, with the points: discs where they start on it, rings where they start on another."""
-    image = Image.fromarray(enlarged(frame))
-    draw = ImageDraw.Draw(image)
-    zoom, radius = zoom_of(frame.shape[1]), max(image.size) / 100
+    """Frame t, enlarged, with the points: dots where they start on it, small rings where they start on another."""
+    picture, zoom = enlarged(frame), zoom_of(frame.shape[1])
     for point, colour in zip(points, point_colours(range(len(points))), strict=True):
-        x, y = zoom * point.x, zoom * point.y
-        box, colour = (x - radius, y - radius, x + radius, y + radius), tuple(colour.tolist())
-        fill, outline = (colour, "white") if point.t == t else (None, colour)
-        draw.ellipse(box, fill, outline, width=max(2, round(radius / 4)))
-    return np.asarray(image)
+        draw_point(picture, (zoom * point.x, zoom * point.y), colour, visible=point.t == t)
+    return picture
+
+
+def coloured(flow: np.ndarray, occluded: np.ndarray) -> np.ndarray:
+    """Flow (H, W, 2), enlarged, in colours, hatched where it is occluded, with a colour wheel in the margin."""
+    picture = enlarged(draw_flow(flow, occluded=occluded))
+    return with_flow_legend(picture, largest_flow(flow), bool(occluded.any()))
 
 
 def crosshair(frame: np.ndarray, point: tuple[float, float]) -> np.ndarray:

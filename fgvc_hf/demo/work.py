@@ -9,20 +9,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ..io.drawing import draw_flow, draw_heat_map, draw_masks
+from ..io.drawing import draw_heat_map, draw_masks, scaled
 from ..io.flow_files import save_flow
 from ..io.masks import read_mask, write_mask
 from ..io.overlays import drawn_tracks, write_overlay
 from ..io.tracks import save_tracks
 from ..tracker import Tracker
-from ..tracking.results import PointTracks
+from ..tracking.results import FgvcFlowOutput, PointTracks
 from .clips import Clip, WatchedVideo
 from .limits import Point, Shape
 
 
 Report = Callable[[float, str], None]  # share of the work that is done, and what is being done
-OCCLUDED_BRIGHTNESS = 0.45  # of pixels that fail the forward-backward check
-
 
 # For masks: the preset of the working resolution, and stride and radius of the matching, in that order
 MASK_MATCHING = {"fast": ("fast", 4, 10), "balanced": ("balanced", 4, 10), "accurate": ("balanced", 2, 15)}
@@ -134,9 +132,9 @@ def follow_masks(clip: Clip, ids: np.ndarray, t: int, preset: str, direction: st
     overlay = folder / "masks.mp4"
     drawn = WatchedVideo(clip, clip.num_frames, lambda share: report(0.85 + 0.15 * share, "drawing"))
 
-    def draw(frame_idx: int, frame: np.ndarray) -> np.ndarray:
+    def draw(frame_idx: int, frame: np.ndarray, scale: float = 1.0) -> np.ndarray:
         mask = masks / f"{frame_idx:05d}.png"
-        return draw_masks(frame, read_mask(mask)) if mask.exists() else frame
+        return draw_masks(frame, read_mask(mask), scale=scale) if mask.exists() else scaled(frame, scale)
 
     write_overlay(drawn, draw, overlay)
     archive = Path(shutil.make_archive(str(folder / "masks"), "zip", masks))
@@ -144,16 +142,14 @@ def follow_masks(clip: Clip, ids: np.ndarray, t: int, preset: str, direction: st
     return Followed(overlay, [archive, overlay], objects, areas / np.nanmax(areas, axis=1, keepdims=True), areas > 0)
 
 
-def flow_between(clip: Clip, t_0: int, t_1: int, preset: str) -> tuple[np.ndarray, list[Path]]:
-    """Flow from one frame to another in colours (H, W, 3), darker where it is occluded, and files to download."""
+def flow_between(clip: Clip, t_0: int, t_1: int, preset: str) -> tuple[FgvcFlowOutput, list[Path]]:
+    """Flow from one frame to another, and files to download."""
     found = loaded(preset).flow(clip.frame(t_0), clip.frame(t_1))
     folder = clip.results("flow")
     files = [folder / f"flow_{t_0}_{t_1}{suffix}" for suffix in (".flo", ".npz", ".png")]
     for file in files:
         save_flow(found.flow, found.occluded, file)
-    drawn = draw_flow(found.flow).astype(np.float32)
-    drawn[found.occluded] *= OCCLUDED_BRIGHTNESS
-    return drawn.round().astype(np.uint8), files
+    return found, files
 
 
 def match_of(

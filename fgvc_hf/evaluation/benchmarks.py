@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..io.drawing import draw_boxes, draw_masks, draw_tracks
+from ..io.drawing import draw_boxes, draw_masks, panel_scale
+from ..io.overlays import drawn_tracks
 from ..io.video import open_video
 from ..metrics import average_jaccard, box_overlap, mean_iou, pck, region_contour
 from ..tracking.results import PointTracks
@@ -95,7 +96,13 @@ def _jhmdb_metrics(videos: dict[str, Counts]) -> Metrics:
 
 
 def _draw_points(frames: Iterable[np.ndarray], tracks: PointTracks) -> Iterator[np.ndarray]:
-    return (draw_tracks(frame, tracks.tracks, tracks.visible, t) for t, frame in enumerate(frames))
+    draw = drawn_tracks({"": tracks})
+    return (draw(t, frame, _drawn_scale(frame)) for t, frame in enumerate(frames))
+
+
+def _drawn_scale(frame: np.ndarray) -> float:
+    """The scale at which results over a frame can be judged: small frames, as of TAP-Vid, are enlarged."""
+    return max(1.0, panel_scale(*frame.shape[:2]))
 
 
 # ---- masks, parts and boxes -----------------------------------------------------------------------------------------
@@ -135,7 +142,8 @@ def _vip_metrics(videos: dict[str, Counts]) -> Metrics:
 
 
 def _draw_ids(video: DavisVideo | VipVideo, found: np.ndarray) -> Iterator[np.ndarray]:
-    return (draw_masks(frame, ids) for frame, ids in zip(open_video(video.frames).frames(), found, strict=True))
+    frames = zip(open_video(video.frames).frames(), found, strict=True)
+    return (draw_masks(frame, ids, scale=_drawn_scale(frame)) for frame, ids in frames)
 
 
 def _measure_boxes(tracker, video: DavisVideo) -> tuple[dict[int, np.ndarray], Counts]:
@@ -150,7 +158,7 @@ def _boxes_metrics(videos: dict[str, Any]) -> Metrics:
 def _draw_boxes(video: DavisVideo, boxes: dict[int, np.ndarray]) -> Iterator[np.ndarray]:
     sides = np.stack(list(boxes.values()), axis=1)  # (T, objects, 4)
     frames = open_video(video.frames).frames(0, len(sides))
-    return (draw_boxes(frame, now, list(boxes)) for frame, now in zip(frames, sides, strict=True))
+    return (draw_boxes(frame, now, list(boxes), _drawn_scale(frame)) for frame, now in zip(frames, sides, strict=True))
 
 
 BENCHMARKS = {

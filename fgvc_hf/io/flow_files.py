@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from .drawing import draw_flow
 from .files import atomic_write
+from .flow_colours import largest_flow
 
 
 FORMATS = (".flo", ".npz", ".png")
@@ -23,6 +25,9 @@ def check_flow_format(path: str | Path) -> Path:
 def save_flow(flow: np.ndarray, occluded: np.ndarray, path: str | Path) -> None:
     """Write a flow field: `.flo` as Middlebury, `.npz` with the arrays `flow` and `occluded`, `.png` in the colours of [`draw_flow`].
 
+    The `.png` is for programs too: every pixel has the colour of its flow and nothing is drawn over it. The length of full saturation, in
+    pixels, is in its text field `largest`.
+
     Args:
         flow (`numpy.ndarray` of shape `(H, W, 2)`, float32): (x, y) displacements in pixels.
         occluded (`numpy.ndarray` of shape `(H, W)`, bool): Pixels without a match; stored in `.npz` only.
@@ -38,7 +43,9 @@ def save_flow(flow: np.ndarray, occluded: np.ndarray, path: str | Path) -> None:
             with open(temporary, "wb") as file:
                 np.savez_compressed(file, allow_pickle=False, flow=flow, occluded=occluded)
         elif suffix == ".png":
-            Image.fromarray(draw_flow(flow)).save(temporary, format="PNG")
+            text = PngInfo()
+            text.add_text("largest", f"{largest_flow(flow):.6g}")
+            Image.fromarray(draw_flow(flow)).save(temporary, format="PNG", pnginfo=text)
         else:
             size = np.array(flow.shape[1::-1], "<i4")
             temporary.write_bytes(FLO_TAG + size.tobytes() + flow.astype("<f4").tobytes())

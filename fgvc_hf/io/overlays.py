@@ -1,21 +1,29 @@
 """Videos and contact sheets with results drawn over the frames."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from ..tracking.results import PointTracks
-from .drawing import contact_sheet, draw_tracks, side_by_side
+from .drawing import draw_tracks
 from .files import atomic_write, check_writable
+from .panels import contact_sheet, panel_scale, side_by_side
 from .video import VideoWriter, writing_rate
 
 
 SHEET_FRAMES = 6
-WIDE = 2.5  # aspect ratio from which a frame gets a row of the sheet to itself
-Draw = Callable[[int, np.ndarray], np.ndarray]  # (frame number, frame (H, W, 3)) -> picture (H', W', 3)
+SHEET_COLUMNS, SHEET_WIDTH = 3, 2000  # a sheet has as many columns as fit into this many pixels, three at most
+SHEET_GAP = 4  # pixels
+
+
+class Draw(Protocol):
+    """What draws results over a frame (H, W, 3): its number, the frame, and the scale of the picture (H', W', 3) to a picture."""
+
+    def __call__(self, t: int, frame: np.ndarray, scale: float = 1.0, /) -> np.ndarray: ...
 
 
 def check_picture_name(path: str | Path) -> Path:
@@ -32,10 +40,14 @@ def write_picture(picture: np.ndarray, path: str | Path) -> None:
 
 
 def drawn_tracks(shown: Mapping[str, PointTracks]) -> Draw:
-    """A function that draws tracks over a frame: those of one run, or of several named runs side by side."""
+    """A function that draws tracks and their expected errors: those of one run, or of several named runs side by side."""
+    inside = {name: np.where(one.outside[..., None], np.nan, one.tracks) for name, one in shown.items()}
 
-    def draw(t: int, frame: np.ndarray) -> np.ndarray:
-        drawn = [draw_tracks(frame, one.tracks, one.visible, t, ids=one.object_ids) for one in shown.values()]
+    def draw(t: int, frame: np.ndarray, scale: float = 1.0) -> np.ndarray:
+        drawn = [
+            draw_tracks(frame, inside[name], one.visible, t, one.object_ids, uncertainty=one.uncertainty, scale=scale)
+            for name, one in shown.items()
+        ]
         return drawn[0] if len(drawn) == 1 else side_by_side(drawn, list(shown))
 
     return draw
@@ -55,11 +67,17 @@ def write_overlay(video, draw: Draw, path: str | Path) -> None:
 
 
 def write_sheet(video, draw: Draw, path: str | Path) -> None:
-    """Write a contact sheet: a few frames spread evenly over a video, with `draw` applied."""
-    chosen = sheet_frames(0, video.num_frames)
-    drawn = [draw(t, frame) for t, frame in enumerate(video.frames()) if t in chosen]
-    height, width = drawn[0].shape[:2]
-    write_picture(contact_sheet(drawn, columns=3 if width < WIDE * height else 1), path)
+    """Write a contact sheet: a few frames spread evenly over a video, scaled by [`panel_scale`], with `draw` applied."""
+    chosen, scale = sheet_frames(0, video.num_frames), panel_scale(video.height, video.width)
+    write_panels({t: draw(t, frame, scale) for t, frame in enumerate(video.frames()) if t in chosen}, path)
+
+
+def write_panels(panels: Mapping[int, np.ndarray], path: str | Path) -> None:
+    """Write pictures (H, W, 3) of one size, by the numbers of their frames, as a sheet of the panels as they are."""
+    width = next(iter(panels.values())).shape[1]
+    columns = min(SHEET_COLUMNS, len(panels), max(1, SHEET_WIDTH // width))
+    labels = [f"frame {t}" for t in panels]
+    write_picture(contact_sheet(list(panels.values()), columns, columns * width, labels, SHEET_GAP), path)
 
 
 def sheet_frames(start: int, stop: int) -> list[int]:
@@ -67,4 +85,13 @@ def sheet_frames(start: int, stop: int) -> list[int]:
     return np.linspace(start, stop - 1, min(SHEET_FRAMES, stop - start)).round().astype(int).tolist()
 
 
-__all__ = ["check_picture_name", "drawn_tracks", "sheet_frames", "write_overlay", "write_picture", "write_sheet"]
+__all__ = [
+    "Draw",
+    "check_picture_name",
+    "drawn_tracks",
+    "sheet_frames",
+    "write_overlay",
+    "write_panels",
+    "write_picture",
+    "write_sheet",
+]

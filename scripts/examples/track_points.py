@@ -30,7 +30,8 @@ def main(source: str, target: str) -> None:
 
     with VideoWriter(target, video.fps or 24, video.height, video.width) as writer:
         for t, frame in enumerate(video.frames()):
-            writer.write(draw_tracks(frame, tracks.tracks, tracks.visible, t), time=video.time(t))
+            drawn = draw_tracks(frame, tracks.tracks, tracks.visible, t, uncertainty=tracks.uncertainty)
+            writer.write(drawn, time=video.time(t))
     print(target)
 
 

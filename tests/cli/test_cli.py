@@ -130,7 +130,7 @@ def test_runs_are_compared_side_by_side(clip, tiny_checkpoint, tmp_path):
     video = open_video(overlay)
     assert video.num_frames == 4 and video.height > 40 and video.width == 3 * 56 + 2
     with Image.open(sheet) as picture:
-        assert picture.width == 768 and picture.height > 4 * 200  # a row for each of the four frames
+        assert picture.width == 3 * 504 + 2 * 2 and picture.height > 4 * 360  # a row for each of the four frames
     left, middle = (np.asarray(list(video.frames())[3])[-40:, x : x + 56].astype(int) for x in (0, 57))
     assert np.abs(left - middle).max() > 60  # other tracks
     with np.load(alone) as compared:
@@ -176,11 +176,14 @@ def test_masks_paint_and_flow_are_drawn(clip, tiny_checkpoint, noise_clip, tmp_p
     assert main(["flow", *images, "--output", str(tmp_path / "flow.flo"), "--overlay", arrows, *model]) == 0
     for sheet, rows in ((masks, 2), (painted, 1)):
         with Image.open(sheet) as picture:
-            assert picture.size == (768, rows * round(256 * 40 / 56))
+            strip = 26  # with the number of the frame
+            assert picture.size == (3 * 504 + 2 * 4, rows * (360 + strip) + 4 * (rows - 1))
     with Image.open(arrows) as picture:
-        assert picture.size == (56, 40) and (np.asarray(picture) != noise_clip[0]).any()
+        assert picture.height == 360 + strip and picture.width > 2 * 504 + 100  # with colours and their wheel
+        drawn, plain = np.asarray(picture)[strip:, :504], noise_clip[0].repeat(9, axis=0).repeat(9, axis=1)
+        assert 0.5 < (drawn == plain).all(axis=-1).mean() < 1
     with Image.open(painted) as picture:
-        assert np.asarray(picture)[80:100, 80:100, 0].mean() > 200  # red, where it was painted
+        assert np.asarray(picture)[strip + 158 : strip + 197, 158:197, 0].mean() > 200  # red, where it was painted
 
 
 def test_match_shows_or_writes_the_probability(tiny_checkpoint, noise_clip, tmp_path):
@@ -196,7 +199,7 @@ def test_match_shows_or_writes_the_probability(tiny_checkpoint, noise_clip, tmp_
     assert abs(row + 0.5 - 16) <= 1.5 and abs(column + 0.5 - 18) <= 1.5
     assert main([*arguments, "--output", str(tmp_path / "heat.png")]) == 0
     with Image.open(tmp_path / "heat.png") as picture:
-        assert picture.width == 56 + 1 + 40 and picture.height > 40
+        assert picture.width == 504 + 2 + 360 and picture.height > 360  # panels of at least 480 pixels
 
 
 @pytest.mark.parametrize(

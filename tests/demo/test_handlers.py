@@ -16,6 +16,7 @@ from fgvc_hf.demo.examples import EXAMPLES
 from fgvc_hf.demo.jobs import Cancelled
 from fgvc_hf.demo.limits import MAX_POINTS, Point
 from fgvc_hf.demo.server_state import Workspace
+from fgvc_hf.io.drawing import draw_flow
 from fgvc_hf.io.flow_files import read_flo
 
 
@@ -271,7 +272,10 @@ def test_shapes_are_rasterised_where_they_were_painted():
 def test_flow_between_two_frames(workspace, tiny):
     picture, *files = on.flow(workspace, 0, 2, "fast")
     files = [button["value"] for button in files]
-    assert picture.shape == (432, 720, 3) and picture.dtype == np.uint8
+    assert picture.shape == (432, 720 + 112, 3) and picture.dtype == np.uint8  # a margin with the colour wheel
+    with np.load(files[1]) as arrays:
+        expected = draw_flow(arrays["flow"], occluded=arrays["occluded"])
+    np.testing.assert_array_equal(picture[::6, :720:6], expected)
     assert read_flo(files[0]).shape == (72, 120, 2) and [file[-4:] for file in files] == [".flo", ".npz", ".png"]
 
 

@@ -1,15 +1,10 @@
 import numpy as np
 import pytest
 
-from fgvc_hf.io.drawing import (
-    contact_sheet,
-    draw_arrows,
-    draw_flow,
-    draw_heat_map,
-    draw_tracks,
-    point_colours,
-    side_by_side,
-)
+from fgvc_hf.io import drawing
+from fgvc_hf.io.drawing import draw_boxes, draw_heat_map, draw_masks, draw_tracks, point_colours
+from fgvc_hf.io.overlays import drawn_tracks
+from fgvc_hf.tracking.results import PointTracks
 
 
 @pytest.fixture
@@ -49,6 +44,10 @@ def test_trails_have_the_length_asked_for_and_skip_gaps(frame):
 
 
 def test_no_points(frame):
+    np.testing.assert_array_equal(
+        draw_tracks(frame, np.zeros((0, 1, 2)), np.zeros((0, 1), bool), 0, uncertainty=np.zeros((0, 1)), scale=6),
+        frame.repeat(6, axis=0).repeat(6, axis=1),
+    )
     np.testing.assert_array_equal(draw_tracks(frame, np.zeros((0, 1, 2)), np.zeros((0, 1), bool), 0), frame)
 
 
@@ -56,23 +55,6 @@ def test_colours_depend_on_the_id_alone_and_differ():
     colours = point_colours(range(12))
     np.testing.assert_array_equal(point_colours([7, 3]), colours[[7, 3]])
     assert len({tuple(colour) for colour in colours.tolist()}) == 12
-
-
-def test_a_sheet_shows_the_frames_row_by_row():
-    frames = [np.full((40, 80, 3), value, np.uint8) for value in (10, 20, 30, 40)]
-    sheet = contact_sheet(frames, columns=3, width=120)
-    assert sheet.shape == (40, 120, 3)
-    assert [int(sheet[10, x, 0]) for x in (20, 60, 100)] == [10, 20, 30]
-    assert [int(sheet[30, x, 0]) for x in (20, 60, 100)] == [40, 0, 0]
-
-
-def test_flow_colours_tell_direction_and_length():
-    flow = np.array([[[1.0, 0], [2, 0], [0, 2], [0, 0]]])
-    colours = draw_flow(flow, largest=2)[0].astype(int)
-    assert (colours[3] == 255).all()
-    assert colours[1, 0] == 255 and colours[1, 1] < 5 and colours[1, 2] < 5  # to the right: red
-    assert 100 < colours[0, 1] < 150  # half as long, half as saturated
-    assert np.abs(colours[1] - colours[2]).max() > 100
 
 
 def test_a_heat_map_is_brightest_where_the_probability_is_largest(frame):
@@ -87,33 +69,149 @@ def test_a_heat_map_is_brightest_where_the_probability_is_largest(frame):
         draw_heat_map(frame, probability[1:])
 
 
-def test_frames_side_by_side_keep_their_pixels_and_have_their_labels_above():
-    first, second = np.full((60, 80, 3), 200, np.uint8), np.full((120, 100, 3), 100, np.uint8)
-    shown = side_by_side([first, second, first], ["first", "", "third"])
-    strip = shown.shape[0] - 60
-    assert shown.shape == (74, 80 + 50 + 80 + 2, 3)
-    assert (
-        (shown[strip:, :80] == 200).all()
-        and (shown[strip:, 81:131] == 100).all()
-        and (shown[strip:, 132:] == 200).all()
+PANEL = np.full((300, 500, 3), 100, np.uint8)
+CENTRE = (200.5, 100.5)  # of pixel (100, 200)
+
+
+def drawn_point(visible=True, error=np.nan, place=CENTRE, picture=PANEL):
+    """A picture with one point, as differences to the picture without it, (H, W, 3)."""
+    return draw_tracks(
+        picture, np.array([[place]], float), np.array([[visible]]), 0, uncertainty=np.array([[error]])
+    ).astype(int) - picture.astype(int)
+
+
+def distance_from(place, height=300, width=500):
+    """Distance of the centre of each pixel (H, W) from a place (x, y)."""
+    y, x = np.mgrid[:height, :width] + 0.5
+    return np.hypot(x - place[0], y - place[1])
+
+
+@pytest.mark.parametrize("width", [480, 500, 640, 1920, 3840])
+def test_a_dot_is_one_hundredth_of_the_width_across(width):
+    picture = np.full((100, width, 3), 100, np.uint8)
+    rows, columns = np.nonzero(drawn_point(place=(240.5, 50.5), picture=picture).any(axis=-1))
+    for places in (rows, columns):
+        assert width / 100 - 1 < np.ptp(places) + 1 < width / 100 + 2  # a faint pixel more on both sides at the most
+
+
+def test_a_visible_dot_is_solid_with_a_contrasting_outline():
+    colour, distance = point_colours([0])[0], distance_from(CENTRE)
+    changed = drawn_point()
+    assert (changed[100, 200] == colour.astype(int) - 100).all() and (changed[distance > 3.1] == 0).all()
+    dark = point_colours([0])[0] @ (0.299, 0.587, 0.114) < 110
+    outline = changed[100, 202]  # 2 pixels from the centre of a dot of radius 2.5
+    assert dark and outline.min() > 30  # red, so the outline is brighter than the grey in every channel
+    bright = draw_tracks(PANEL, np.array([[CENTRE]]), np.ones((1, 1), bool), 0, ids=[2])  # green
+    assert bright[100, 202].max() < 100 and bright[100, 200].max() == 255
+
+
+def test_a_hidden_point_is_hollow_and_smaller():
+    seen, hidden = drawn_point(), drawn_point(visible=False)
+    assert (hidden[100, 200] == 0).all() and hidden.any(axis=-1).sum() < seen.any(axis=-1).sum()
+    for changed in (hidden[100, 201:204], hidden[100, 197:200], hidden[101:104, 200], hidden[97:100, 200]):
+        assert np.abs(changed).max() > 60  # a line on every side
+    assert (hidden[distance_from(CENTRE) > 2.9] == 0).all()
+
+
+@pytest.mark.parametrize("error", [6.0, 20.0, 57.3])
+def test_the_ring_of_an_uncertain_point_has_the_radius_of_its_error(error):
+    added = (drawn_point(error=error) != drawn_point()).any(axis=-1)
+    distance = distance_from(CENTRE)
+    line = np.abs(drawn_point(error=error)[..., 0]) > 100  # of full opacity
+    line[distance < 4] = False
+    assert np.median(distance[line]) == pytest.approx(error, abs=0.25)
+    assert np.abs(distance[added] - error).max() <= 2
+    angles = np.arctan2(*(np.argwhere(line) - (100, 200)).T)
+    assert len(np.unique(np.round(angles, 0))) == 7  # all the way around
+
+
+def test_rings_follow_the_scale_and_are_those_of_visible_points_with_larger_errors():
+    np.testing.assert_array_equal(drawn_point(error=2.4), drawn_point())
+    np.testing.assert_array_equal(drawn_point(error=np.nan), drawn_point())
+    np.testing.assert_array_equal(drawn_point(visible=False, error=30), drawn_point(visible=False))
+    np.testing.assert_array_equal(drawn_point(error=1e9), drawn_point())  # says nothing
+    small = PANEL[::5, ::5]
+    tracks, visible = np.array([[CENTRE]]) / 5, np.ones((1, 1), bool)
+    drawn = draw_tracks(small, tracks, visible, 0, uncertainty=np.array([[4.0]]), scale=5)
+    np.testing.assert_array_equal(drawn.astype(int) - 100, drawn_point(error=20))
+
+
+def test_points_outside_the_frame_are_not_drawn():
+    for place in ((-1, 50), (501, 50), (50, -0.5), (50, 300.5), (np.nan, np.nan)):
+        assert not drawn_point(place=place, error=20).any()
+    assert drawn_point(place=(0, 0)).any() and drawn_point(place=(500, 300)).any()
+    once, shape = np.ones((1, 1), bool), (1, 1)
+    left = PointTracks(
+        [0], np.zeros((1, 3)), np.full((1, 1, 2), 50.0), ~once, np.zeros(shape), np.zeros(shape), once, (300, 500)
     )
-    assert shown[:strip, :80].max() > 200 and shown[:strip, 81:131].max() < 40  # white letters, and none
-    with pytest.raises(ValueError, match="must be as many, and one at least, got 1 and 2"):
-        side_by_side([first], ["a", "b"])
+    np.testing.assert_array_equal(drawn_tracks({"": left})(0, PANEL), PANEL)  # it left, and is kept at the border
+    left.outside[:] = False
+    assert (drawn_tracks({"": left})(0, PANEL) != PANEL).any()
 
 
-def test_arrows_point_where_the_flow_goes(frame):
-    copy, flow = frame.copy(), np.zeros((60, 80, 2))
-    flow[30, 30] = (15, 0)  # arrows start at (10.5, 10.5), (30.5, 10.5), ...
-    drawn = draw_arrows(frame, flow, spacing=20)
-    rows, columns = changed(drawn[20:40, 33:49], frame[20:40, 33:49])
-    assert set(columns) >= set(range(13)) and max(columns) <= 13  # from the start to x = 45.5
-    assert np.mean(rows) + 20.5 == pytest.approx(30.5, abs=0.5)
-    red, green, blue = drawn[29:32, 38].astype(int).sum(axis=0)
-    assert red - max(green, blue) > 100  # to the right, as in draw_flow
-    assert (
-        len(changed(drawn[20:40, 53:68], frame[20:40, 53:68])[0]) == 0
-    )  # what stands still is a dot, at (50.5, 30.5)
-    hidden = draw_arrows(frame, flow, np.ones((60, 80), bool), spacing=20)
-    assert len(changed(hidden[20:40, 34:48], frame[20:40, 34:48])[0]) == 0
-    np.testing.assert_array_equal(frame, copy)
+@pytest.mark.parametrize("shape", [(1, 1), (1, 700), (700, 1), (3, 5), (1080, 1920)])
+def test_frames_of_all_sizes_are_drawn_on(shape):
+    frame, place = np.full((*shape, 3), 100, np.uint8), np.array([[[shape[1] / 2, shape[0] / 2]]])
+    seen, error, ids = np.ones((1, 1), bool), np.full((1, 1), 50.0), np.zeros(shape, int)
+    for drawn in (
+        draw_tracks(frame, place, seen, 0, uncertainty=error),
+        draw_masks(frame, ids + 1),
+        draw_boxes(frame, np.array([[0, 0, shape[1], shape[0]]])),
+    ):
+        assert drawn.shape == frame.shape and drawn.dtype == np.uint8 and (drawn != frame).any()
+        assert drawn.flags.writeable and (frame == 100).all()
+
+
+def test_a_mask_has_a_border_of_its_full_colour_on_every_side():
+    frame, ids = np.full((40, 60, 3), 100, np.uint8), np.zeros((40, 60), int)
+    ids[10:20, 10:20], ids[10:20, 20:30] = 1, 2
+    drawn, colours = draw_masks(frame, ids), point_colours([1, 2])
+    inside = np.zeros_like(ids)
+    inside[11:19, 11:19], inside[11:19, 21:29] = 1, 2
+    for obj_id, colour in zip((1, 2), colours, strict=True):
+        assert (drawn[(ids == obj_id) & (inside == 0)] == colour).all()
+        tint = np.round(0.6 * 100 + 0.4 * colour.astype(float))
+        assert (np.abs(drawn[inside == obj_id] - tint) <= 1).all()
+    assert (drawn[ids == 0] == 100).all()
+
+
+@pytest.mark.parametrize(("width", "thickness"), [(480, 1), (1600, 2), (3840, 5)])
+def test_borders_of_masks_are_in_proportion_to_the_width(width, thickness):
+    ids = np.zeros((60, width), int)
+    ids[20:40, 100:200] = 3
+    drawn, colour = draw_masks(np.zeros((60, width, 3), np.uint8), ids), point_colours([3])[0]
+    assert (drawn[30, 100:200] == colour).all(axis=-1).nonzero()[0].tolist() == [
+        *range(thickness),
+        *range(100 - thickness, 100),
+    ]
+
+
+def test_masks_are_enlarged_with_a_thin_border_and_reduced_with_their_lines():
+    frame, ids = np.full((8, 10, 3), 100, np.uint8), np.zeros((8, 10), int)
+    ids[2:5, 3:7] = 1
+    large = draw_masks(frame, ids, scale=50)
+    assert large.shape == (400, 500, 3) and (large[:100] == 100).all()
+    assert (large[100, 150:350] == point_colours([1])[0]).all() and (large[101, 151:349] != large[100, 200]).any(
+        -1
+    ).all()
+    wide = np.zeros((8, 1600, 3), np.uint8)
+    thin = np.zeros((8, 1600), int)
+    thin[:, 801] = 1  # one pixel that is wrong
+    reduced = draw_masks(wide, thin, scale=0.4)
+    assert reduced.shape == (3, 640, 3) and reduced[1].any(axis=-1).nonzero()[0].tolist() == [320]
+    with pytest.raises(ValueError, match="scale must be a positive number, got 0"):
+        draw_masks(frame, ids, scale=0)
+
+
+def test_boxes_are_outlines():
+    drawn = draw_boxes(PANEL, np.array([[100, 50, 300, 150]]), [4])
+    changed, colour = (drawn != PANEL).any(axis=-1), point_colours([4])[0]
+    assert (drawn[50, 101:299] == colour).all() and (drawn[51:149, 300] == colour).all()
+    assert not changed[53:147, 103:297].any() and not changed[:47].any()
+
+
+def test_old_names_are_here():
+    for (
+        name
+    ) in "contact_sheet draw_arrows draw_boxes draw_flow draw_heat_map draw_masks draw_tracks side_by_side".split():
+        assert callable(getattr(drawing, name)) and name in drawing.__all__
