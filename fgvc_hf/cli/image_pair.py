@@ -74,7 +74,7 @@ def run_match(arguments: argparse.Namespace) -> None:
     """Match a point, and write the probability or its picture."""
     import numpy as np
 
-    from ..io.drawing import draw_heat_map, draw_tracks, panel_scale, side_by_side
+    from ..io.drawing import draw_heat_map, draw_marker, draw_tracks, panel_scale, side_by_side
     from ..io.files import atomic_write, check_writable
     from ..io.image_files import read_image
     from ..io.overlays import check_picture_name, write_picture
@@ -94,6 +94,7 @@ def run_match(arguments: argparse.Namespace) -> None:
     else:
         scale, labels = panel_scale(*first.shape[:2]), [Path(path).name for path in arguments.images]
         marked = draw_tracks(first, np.array([[[x, y]]]), np.ones((1, 1), bool), 0, scale=scale)
+        draw_marker(marked, (scale * x, scale * y))
         heat = draw_heat_map(second, probability)
         write_picture(side_by_side([marked, heat], labels), arguments.output)
     print(arguments.output)

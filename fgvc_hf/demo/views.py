@@ -6,9 +6,9 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from ..io.drawing import draw_flow, draw_point, point_colours, with_flow_legend
+from ..io.drawing import draw_flow, draw_marker, draw_point, point_colours, with_flow_legend
 from ..io.flow_colours import largest_flow
 from .limits import Point
 
@@ -38,18 +38,14 @@ def picture_of(frame: np.ndarray, points: list[Point], t: int) -> np.ndarray:
 def coloured(flow: np.ndarray, occluded: np.ndarray) -> np.ndarray:
     """Flow (H, W, 2), enlarged, in colours, hatched where it is occluded, with a colour wheel in the margin."""
     picture = enlarged(draw_flow(flow, occluded=occluded))
-    return with_flow_legend(picture, largest_flow(flow), bool(occluded.any()))
+    return with_flow_legend(picture, largest_flow(flow, occluded), bool(occluded.any()))
 
 
 def crosshair(frame: np.ndarray, point: tuple[float, float]) -> np.ndarray:
     """A frame, enlarged, with a ring around a place, light on dark, so that it shows on everything."""
-    image = Image.fromarray(enlarged(frame))
-    draw = ImageDraw.Draw(image)
-    x, y = (zoom_of(frame.shape[1]) * v for v in point)
-    unit = max(1, min(image.size) // 160)
-    for radius, colour in ((10 * unit, "black"), (9 * unit, "white")):
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=colour, width=unit)
-    return np.asarray(image)
+    picture, zoom = enlarged(frame), zoom_of(frame.shape[1])
+    draw_marker(picture, (zoom * point[0], zoom * point[1]))
+    return picture
 
 
 def data_uri(frame: np.ndarray) -> str:

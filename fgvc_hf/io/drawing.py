@@ -26,7 +26,8 @@ HIDDEN_OPACITY = 0.35  # opacity of the trails of points that are not visible
 HIDDEN_RING = 0.75  # radius of the ring of a hidden point, in radii of a dot
 HIDDEN_RING_OPACITY = 0.9
 UNCERTAIN_OPACITY = 0.85  # opacity of the ring that shows the expected error
-HALO = 0.35  # opacity of the contrasting lines beside rings
+HALO = 0.25  # opacity of the contrasting lines beside rings
+MARKER = 16  # radius of a marker in line widths
 BORDER = 800  # pixels of width for each pixel of a mask's border
 HEAT = np.array(
     [(90, 0, 60), (230, 40, 30), (255, 160, 20), (255, 255, 190)]
@@ -102,6 +103,17 @@ def draw_point(picture: np.ndarray, place, colour, visible: bool = True, error: 
     if radius < error < max(picture.shape):  # a larger ring says nothing
         draw_ring(picture, place, colour, error, unit, UNCERTAIN_OPACITY, HALO)
     draw_dot(picture, place, colour, radius, OUTLINE * unit)
+
+
+def draw_marker(picture: np.ndarray, place) -> None:
+    """Draw a ring around a place that is to be found at a glance, white between black, so that it shows on everything.
+
+    Args:
+        picture (`numpy.ndarray` of shape `(H, W, 3)`, uint8): Is drawn on.
+        place (sequence of 2 `float`): (x, y) in pixels.
+    """
+    unit = line_width(picture.shape[1])
+    draw_ring(picture, place, (255, 255, 255), MARKER * unit, 2 * unit, halo=0.8)
 
 
 def _draw_trails(draw: Any, tracks, visible, frame_idx: int, trail: int, colours: list, unit: float) -> None:
@@ -230,6 +242,7 @@ __all__ = [
     "draw_flow",
     "draw_flow_panels",
     "draw_heat_map",
+    "draw_marker",
     "draw_masks",
     "draw_point",
     "draw_tracks",

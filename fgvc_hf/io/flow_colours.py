@@ -22,17 +22,17 @@ def draw_flow(
 
     Args:
         flow (`numpy.ndarray` of shape `(H, W, 2)`): (x, y) displacements. Values that are not finite, or 1e9 and more, are unknown.
-        largest (`float`, *optional*): Length of full saturation; the largest length in the field if not given.
+        largest (`float`, *optional*): Length of full saturation; the largest length in the field if not given, occluded pixels left out.
         occluded (`numpy.ndarray` of shape `(H, W)`, bool, *optional*): Pixels without a match, which are darkened and hatched.
         legend (`bool`, defaults to `False`): Add a margin on the right with the colour wheel and its scale in pixels.
 
     Returns:
         `numpy.ndarray` of shape `(H, W, 3)`, uint8 RGB; wider with a legend, and higher if that needs it.
     """
+    largest = scale_end(largest, max(largest_flow(flow, occluded), 1e-6))
     known = known_flow(flow)
     flow = np.where(known[..., None], flow, 0)
     length = np.linalg.norm(flow, axis=-1)
-    largest = scale_end(largest, max(float(length.max()), 1e-6))
     hue = np.arctan2(flow[..., 1], flow[..., 0]) / (2 * np.pi) % 1
     saturation = np.clip(length / largest, 0, 1)
     hsv = np.stack([hue * 255, saturation * 255, 255 * known], axis=-1).astype(np.uint8)
@@ -47,9 +47,11 @@ def known_flow(flow: np.ndarray) -> np.ndarray:
     return np.logical_and.reduce(np.abs(flow) < UNKNOWN, axis=-1)  # NaN is not
 
 
-def largest_flow(flow: np.ndarray) -> float:
-    """The largest length in a flow field (H, W, 2), unknown pixels left out; 0 if there is none."""
-    return float(np.linalg.norm(flow[known_flow(flow)], axis=-1).max(initial=0))
+def largest_flow(flow: np.ndarray, occluded: np.ndarray | None = None) -> float:
+    """The largest length in a flow field (H, W, 2), pixels left out that are unknown or occluded (H, W); 0 if there is none."""
+    known = known_flow(flow)
+    matched = known if occluded is None else known & ~np.asarray(occluded, bool)
+    return float(np.linalg.norm(flow[matched if matched.any() else known], axis=-1).max(initial=0))
 
 
 def scale_end(largest: float | None, otherwise: float) -> float:
@@ -146,7 +148,7 @@ def draw_arrows(
     spacing = max(8, min(height, width) // 16) if spacing is None else spacing
     if spacing < 1:
         raise ValueError(f"spacing must be 1 pixel or more, got {spacing}.")
-    colours, known = draw_flow(flow), known_flow(flow)
+    colours, known = draw_flow(flow, max(largest_flow(flow, occluded), 1e-6)), known_flow(flow)
     picture = scaled(frame, scale)
     stretch = np.array(picture.shape[1::-1]) / (width, height)
     unit = line_width(picture.shape[1])
@@ -199,7 +201,7 @@ def draw_flow_panels(frame: np.ndarray, flow: np.ndarray, occluded: np.ndarray |
     colours = scaled(draw_flow(flow, occluded=occluded), scale)
     unknown = not known_flow(flow).all()
     pair = side_by_side([arrows, colours], ["motion", "direction and length"])
-    return with_flow_legend(pair, largest_flow(flow), occluded is not None and bool(occluded.any()), unknown)
+    return with_flow_legend(pair, largest_flow(flow, occluded), occluded is not None and bool(occluded.any()), unknown)
 
 
 __all__ = [

@@ -102,7 +102,7 @@ def side_by_side(frames: Sequence[np.ndarray], labels: Sequence[str]) -> np.ndar
 
 def label_height(height: int, width: int) -> int:
     """Height in pixels of the label strip of a frame."""
-    return max(14, round(min(height, width) / 14))
+    return max(14, round(min(height / 14, width / 28)))
 
 
 def labelled(frame: np.ndarray, label: str, strip: int) -> np.ndarray:

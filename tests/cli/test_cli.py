@@ -176,7 +176,7 @@ def test_masks_paint_and_flow_are_drawn(clip, tiny_checkpoint, noise_clip, tmp_p
     assert main(["flow", *images, "--output", str(tmp_path / "flow.flo"), "--overlay", arrows, *model]) == 0
     for sheet, rows in ((masks, 2), (painted, 1)):
         with Image.open(sheet) as picture:
-            strip = 26  # with the number of the frame
+            strip = 18  # with the number of the frame
             assert picture.size == (3 * 504 + 2 * 4, rows * (360 + strip) + 4 * (rows - 1))
     with Image.open(arrows) as picture:
         assert picture.height == 360 + strip and picture.width > 2 * 504 + 100  # with colours and their wheel

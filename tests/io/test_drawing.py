@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from fgvc_hf.io import drawing
-from fgvc_hf.io.drawing import draw_boxes, draw_heat_map, draw_masks, draw_tracks, point_colours
+from fgvc_hf.io.drawing import draw_boxes, draw_heat_map, draw_marker, draw_masks, draw_tracks, point_colours
 from fgvc_hf.io.overlays import drawn_tracks
 from fgvc_hf.tracking.results import PointTracks
 
@@ -208,6 +208,16 @@ def test_boxes_are_outlines():
     changed, colour = (drawn != PANEL).any(axis=-1), point_colours([4])[0]
     assert (drawn[50, 101:299] == colour).all() and (drawn[51:149, 300] == colour).all()
     assert not changed[53:147, 103:297].any() and not changed[:47].any()
+
+
+def test_a_marker_is_a_ring_that_shows_on_black_and_on_white():
+    for value in (0, 255):
+        picture = np.full((300, 480, 3), value, np.uint8)
+        draw_marker(picture, (200.5, 100.5))
+        changed = np.abs(picture[..., 0].astype(int) - value)
+        distance = distance_from((200.5, 100.5), width=480)
+        assert changed[np.abs(distance - (16 if value == 0 else 18)) < 0.4].min() > 100
+        assert not changed[distance < 12].any() and not changed[distance > 20].any()
 
 
 def test_old_names_are_here():
