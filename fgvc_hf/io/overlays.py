@@ -1,5 +1,6 @@
 """Videos and contact sheets with results drawn over the frames."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -75,7 +76,8 @@ def write_sheet(video, draw: Draw, path: str | Path) -> None:
 def write_panels(panels: Mapping[int, np.ndarray], path: str | Path) -> None:
     """Write pictures (H, W, 3) of one size, by the numbers of their frames, as a sheet of the panels as they are."""
     width = next(iter(panels.values())).shape[1]
-    columns = min(SHEET_COLUMNS, len(panels), max(1, SHEET_WIDTH // width))
+    rows = math.ceil(len(panels) / min(SHEET_COLUMNS, max(1, SHEET_WIDTH // width)))
+    columns = math.ceil(len(panels) / rows)  # as many in every row: four are two rows of two
     labels = [f"frame {t}" for t in panels]
     write_picture(contact_sheet(list(panels.values()), columns, columns * width, labels, SHEET_GAP), path)
 

@@ -174,10 +174,10 @@ def test_masks_paint_and_flow_are_drawn(clip, tiny_checkpoint, noise_clip, tmp_p
     assert main([*paint, "--sheet", painted, "--frame", "1", *model]) == 0
     images = [str(tmp_path / "0.png"), str(tmp_path / "1.png")]
     assert main(["flow", *images, "--output", str(tmp_path / "flow.flo"), "--overlay", arrows, *model]) == 0
-    for sheet, rows in ((masks, 2), (painted, 1)):
+    for sheet, columns, rows in ((masks, 2, 2), (painted, 3, 1)):
         with Image.open(sheet) as picture:
             strip = 18  # with the number of the frame
-            assert picture.size == (3 * 504 + 2 * 4, rows * (360 + strip) + 4 * (rows - 1))
+            assert picture.size == (columns * 504 + 4 * (columns - 1), rows * (360 + strip) + 4 * (rows - 1))
     with Image.open(arrows) as picture:
         assert picture.height == 360 + strip and picture.width > 2 * 504 + 100  # with colours and their wheel
         drawn, plain = np.asarray(picture)[strip:, :504], noise_clip[0].repeat(9, axis=0).repeat(9, axis=1)

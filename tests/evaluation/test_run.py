@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, Tracker, render_clip
+from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, Tracker, open_video, render_clip
 from fgvc_hf.cli.evaluate import gpu_of_process
 from fgvc_hf.cli.main import main
 from fgvc_hf.evaluation.badja import JOINTS, follow_joints, load_badja
@@ -193,6 +193,7 @@ def test_overlays_of_the_best_and_the_worst_are_kept(data, checkpoint, tmp_path)
     assert run("badja", data, checkpoint, tmp_path / "r.json", "--save-visuals", visuals) == 0
     kinds = sorted(path.name.rsplit("-", 1)[0] for path in visuals.iterdir())
     assert kinds == ["best-1", "worst-1", "worst-2"]  # the middle one of three is the second worst
+    assert all(open_video(path).width >= 480 for path in visuals.iterdir())  # small frames are enlarged
 
 
 def test_the_command_measures_as_the_function_does(data, checkpoint, tmp_path):
