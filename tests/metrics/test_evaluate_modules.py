@@ -8,6 +8,7 @@ import pytest
 
 import fgvc_hf
 from fgvc_hf.metrics.average_jaccard import aggregate, count_tapvid
+from fgvc_hf.metrics.end_point_error import aggregate_flow, count_flow
 from fgvc_hf.metrics.region_contour import aggregate as aggregate_davis
 from fgvc_hf.metrics.region_contour import count_davis
 
@@ -51,3 +52,19 @@ def test_badja_in_batches():
     metric.add_batch(predictions=[(points + [5.0, 0]).tolist()], references=[reference])
     scores = metric.compute()
     assert scores["pips/PCK@0.2"] == 0.5 and scores["fgvc/PCK@0.3"] == 1
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_optical_flow(known):
+    draw = np.random.default_rng(0)
+    truth = draw.normal(0, 20, (12, 16, 2)).astype(np.float32)
+    flow = truth + draw.normal(0, 2, truth.shape).astype(np.float32)
+    valid, occluded, predicted = (draw.random((3, 12, 16)) < [[[0.8]], [[0.3]], [[0.3]]]).astype(bool)
+    reference = {"flow": truth.tolist(), "valid": valid.tolist(), "occluded": occluded.tolist() if known else None}
+    prediction = {"flow": flow.tolist(), "occluded": predicted.tolist()}
+    scores = load("optical_flow").compute(predictions=[prediction], references=[reference])
+    counts = count_flow(flow, truth, valid, predicted, occluded if known else None)
+    expected = {
+        f"{kind}/{name}": value for kind, row in aggregate_flow({"a": counts}).items() for name, value in row.items()
+    }
+    assert scores == pytest.approx(expected, abs=1e-6, nan_ok=True)

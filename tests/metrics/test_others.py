@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from fgvc_hf.metrics.end_point_error import end_point_error
 from fgvc_hf.metrics.mean_iou import confusion, mean_iou
 from fgvc_hf.metrics.pck import aggregate_badja, aggregate_jhmdb, count_badja, count_jhmdb
 
@@ -96,16 +95,3 @@ def test_mean_iou_of_classes_that_occur():
     with pytest.raises(ValueError, match="one shape"):
         confusion(labels[:1], truth)
     assert np.isnan(mean_iou(np.zeros((3, 3), int))["mIoU"])
-
-
-def test_end_point_error():
-    truth = np.zeros((2, 3, 2))
-    truth[0, 0] = [100, 0]
-    flow = truth + [3.0, 4.0]
-    assert end_point_error(flow, truth) == {"EPE": 5.0, "F1": pytest.approx(5 / 6)}  # 5 is 5 % of 100, not more
-    valid = np.zeros((2, 3), bool)
-    assert np.isnan(end_point_error(flow, truth, valid)["EPE"])
-    valid[0, 0] = True
-    assert end_point_error(flow, truth, valid) == {"EPE": 5.0, "F1": 0.0}
-    with pytest.raises(ValueError, match="must both be"):
-        end_point_error(flow, truth[0])
