@@ -5,7 +5,6 @@ size by area interpolation. Positions are used as pixel indices, without the hal
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from ..coordinates import rescale_points
 from ..io.video import open_video
 from ..tracker import DIRECTIONS
 from ..tracking.results import PointTracks
+from .flow_baselines import dense_inverse_search, opencv
 
 
 WINDOW, LEVELS = (15, 15), 3  # of Lucas-Kanade: side in pixels, and the highest pyramid level
@@ -29,7 +29,7 @@ def stand_still(first: np.ndarray, second: np.ndarray, points: np.ndarray) -> tu
 
 def lucas_kanade(first: np.ndarray, second: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Pyramidal Lucas-Kanade. A point is visible if it passes a forward-backward check with a tolerance of 2 pixels."""
-    cv2 = _opencv()
+    cv2 = opencv()
     grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (first, second)]
     options = {"winSize": WINDOW, "maxLevel": LEVELS}
     start = np.ascontiguousarray(points, np.float32)[:, None]
@@ -40,23 +40,13 @@ def lucas_kanade(first: np.ndarray, second: np.ndarray, points: np.ndarray) -> t
 
 def dis_flow(first: np.ndarray, second: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Dense inverse search (DIS), medium preset; every point is visible."""
-    cv2 = _opencv()
-    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (first, second)]
-    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(*grey, None)
+    cv2, flow = opencv(), dense_inverse_search(first, second)
     at = np.ascontiguousarray(points, np.float32)[:, None]
     moved = cv2.remap(flow, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[:, 0]
     return points + moved, np.ones(len(points), bool)
 
 
 BASELINES: dict[str, Step] = {"stand-still": stand_still, "lucas-kanade": lucas_kanade, "dis": dis_flow}
-
-
-def _opencv() -> Any:
-    try:
-        import cv2
-    except ImportError:
-        raise ImportError("this baseline needs OpenCV: pip install 'fgvc-hf[eval]'") from None
-    return cv2
 
 
 class ChainedTracker:
@@ -128,7 +118,7 @@ class ChainedTracker:
         """A frame (H, W, 3) at a size, by area interpolation."""
         if frame.shape[:2] == size:
             return frame
-        cv2 = _opencv()
+        cv2 = opencv()
         return cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA)
 
 

@@ -1,14 +1,18 @@
-"""Optical flow files: Middlebury .flo, .npz, and .png pictures in flow colours."""
+"""Optical flow files: Middlebury .flo, .npz, and .png pictures in flow colours; KITTI's .png and Spring's .flo5 are read only."""
 
+import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from .containers import load_av
 from .drawing import draw_flow
 from .files import atomic_write
 from .flow_colours import largest_flow
+from .image_files import load_picture
 
 
 FORMATS = (".flo", ".npz", ".png")
@@ -65,3 +69,61 @@ def read_flo(path: str | Path) -> np.ndarray:
     if content[:4] != FLO_TAG or width < 1 or height < 1 or len(content) != 12 + 8 * int(width) * int(height):
         raise ValueError(f"{path}: is no flow file, or a damaged one.")
     return np.frombuffer(content[12:], "<f4").reshape(height, width, 2)
+
+
+def read_kitti_flow(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read a file of KITTI: a PNG of 16 bits whose red and green hold 2^15 + 64 times the flow, and whose blue is 0 where it is not known.
+
+    Returns:
+        `tuple`: displacements (x, y) in pixels of shape `(H, W, 2)`, float32, and where they are known, `(H, W)`, bool.
+
+    Raises:
+        `ValueError`: the file has another format or is damaged.
+        `OSError`: it is missing or no whole picture.
+    """
+    load_picture(path)  # finds any damage; but Pillow gives 8 of the 16 bits
+    av = load_av()
+    try:
+        with av.open(io.BytesIO(Path(path).read_bytes()), format="png_pipe") as container:
+            picture = next(container.decode(video=0))
+    except (av.FFmpegError, StopIteration):
+        raise ValueError(f"{path}: is no flow file of KITTI, or a damaged one.") from None
+    if picture.format.name != "rgb48be":
+        raise ValueError(f"{path}: is no flow file of KITTI, which is a PNG of three channels of 16 bits.")
+    values = picture.to_ndarray()  # (H, W, 3), uint16
+    return (values[..., :2].astype(np.float32) - 2**15) / 64, values[..., 2] > 0
+
+
+def load_h5py() -> Any:
+    """h5py.
+
+    Raises:
+        `ImportError`: it is not installed.
+    """
+    try:
+        import h5py
+    except ImportError:
+        raise ImportError("flow of Spring (.flo5) is HDF5, which needs h5py: pip install h5py") from None
+    return h5py
+
+
+def read_flo5(path: str | Path) -> np.ndarray:
+    """Read a file of Spring: HDF5 with the array `flow`.
+
+    Returns:
+        `numpy.ndarray` of shape `(H, W, 2)`, float32: (x, y) displacements, NaN where not known. Those of Spring are in pixels of frames of
+        half the size.
+
+    Raises:
+        `ValueError`: the file has another format or is damaged.
+        `ImportError`: h5py is not installed.
+    """
+    h5py = load_h5py()
+    try:
+        with h5py.File(path, "r") as file:
+            flow = np.asarray(file["flow"], np.float32)
+    except (OSError, KeyError):
+        raise ValueError(f"{path}: is no flow file of Spring, or a damaged one.") from None
+    if flow.ndim != 3 or flow.shape[2] != 2:
+        raise ValueError(f"{path}: holds flow of {flow.shape}, but (H, W, 2) was expected.")
+    return flow
