@@ -12,7 +12,12 @@ from .outputs import check_files
 
 if TYPE_CHECKING:
     from ..evaluation.baselines import ChainedTracker
+    from ..evaluation.flow_baselines import FlowBaseline
     from ..tracker import Tracker
+
+
+POINT_BASELINES = ("stand-still", "lucas-kanade", "dis")
+FLOW_BASELINES = ("dis", "farneback", "zero")
 
 
 def add_evaluate(commands) -> None:
@@ -23,8 +28,13 @@ def add_evaluate(commands) -> None:
         description="Measure a checkpoint on a benchmark, and write every count and average to one JSON file. "
         "Several processes share the videos: torchrun --nproc_per_node N -m fgvc_hf.cli evaluate ...",
     )
-    command.add_argument("benchmark", choices=("tapvid", "davis", "boxes", "badja", "jhmdb", "vip"))
-    command.add_argument("--data", metavar="DIR", required=True, help="root folder of the benchmark's data")
+    command.add_argument("benchmark", choices=("tapvid", "davis", "boxes", "badja", "jhmdb", "vip", "flow"))
+    command.add_argument(
+        "--data",
+        metavar="DIR",
+        required=True,
+        help="root folder of the benchmark's data, or the word rendered for pairs of flow that need none",
+    )
     command.add_argument("--split", metavar="NAME", help="split of the data")
     command.add_argument(
         "--query-mode", choices=("first", "strided"), default="first", help="of tapvid; default: first"
@@ -35,8 +45,9 @@ def add_evaluate(commands) -> None:
     command.add_argument("--save-visuals", metavar="DIR", help="overlays of the best and the worst videos")
     command.add_argument(
         "--baseline",
-        choices=("stand-still", "lucas-kanade", "dis"),
-        help="instead of a checkpoint, at 256x256, or at the size of the video with --preset accurate; points only",
+        choices=tuple(dict.fromkeys(POINT_BASELINES + FLOW_BASELINES)),
+        help="instead of a checkpoint. Of points: stand-still, lucas-kanade or dis, at 256x256, or at the size of the video with --preset "
+        "accurate. Of flow: dis, farneback or zero, at the size of the frames",
     )
     command.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="field of the configuration to change"
@@ -73,19 +84,25 @@ def gpu_of_process() -> str | None:
     return f"cuda:{int(rank) % count}" if rank and count else None
 
 
-def load_baseline(arguments: argparse.Namespace) -> tuple["ChainedTracker", dict[str, Any]]:
+def load_baseline(arguments: argparse.Namespace) -> tuple["ChainedTracker | FlowBaseline", dict[str, Any]]:
     """The baseline that the arguments ask for, and what a result states of it.
 
     Raises:
-        `ValueError`: the benchmark is not of points.
+        `ValueError`: the benchmark has no baselines, or not this one.
     """
     from ..evaluation.baselines import ChainedTracker
+    from ..evaluation.flow_baselines import FlowBaseline
 
-    if arguments.benchmark in ("davis", "boxes", "vip"):
-        measured = "boxes" if arguments.benchmark == "boxes" else "masks"
-        raise ValueError(f"--baseline tracks points; {arguments.benchmark} measures {measured}.")
-    size = None if arguments.preset == "accurate" else (256, 256)
-    return ChainedTracker(arguments.baseline, size), {"size": size, "baseline": arguments.baseline}
+    benchmark, name = arguments.benchmark, arguments.baseline
+    if benchmark in ("davis", "boxes", "vip"):
+        measured = "boxes" if benchmark == "boxes" else "masks"
+        raise ValueError(f"--baseline tracks points or finds flow; {benchmark} measures {measured}.")
+    accepted = FLOW_BASELINES if benchmark == "flow" else POINT_BASELINES
+    if name not in accepted:
+        raise ValueError(f"--baseline of {benchmark} must be one of {', '.join(accepted)}, got {name}.")
+    size = None if arguments.preset == "accurate" or benchmark == "flow" else (256, 256)
+    tracker = FlowBaseline(name) if benchmark == "flow" else ChainedTracker(name, size)
+    return tracker, {"size": size, "baseline": name}
 
 
 def load_checkpoint(arguments: argparse.Namespace) -> tuple["Tracker", dict[str, Any]]:

@@ -10,18 +10,20 @@ import numpy as np
 from ..io.drawing import draw_boxes, draw_masks, panel_scale
 from ..io.overlays import drawn_tracks
 from ..io.video import open_video
-from ..metrics import average_jaccard, box_overlap, mean_iou, pck, region_contour
-from ..tracking.results import PointTracks
+from ..metrics import average_jaccard, box_overlap, end_point_error, mean_iou, pck, region_contour
+from ..tracking.results import FgvcFlowOutput, PointTracks
 from .badja import BadjaVideo, follow_joints, load_badja
 from .box_following import follow_boxes
 from .davis import DavisVideo, load_davis, segment
+from .flow_layouts import describe_flow, load_flow
+from .flow_pairs import FlowPair, draw_pair, measure_flow
 from .jhmdb import JhmdbVideo, follow_people, load_jhmdb
 from .tapvid import load_tapvid, track_queries
 from .vip import VipVideo, label_parts, load_vip
 
 
 Counts = dict[str, Any]  # of one video, as JSON
-Metrics = dict[str, dict[str, float]]  # values in [0, 1] by aggregation and metric
+Metrics = dict[str, dict[str, float]]  # by aggregation and metric: in [0, 1], or in pixels for those of `IN_PIXELS`
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Benchmark:
         metrics (callable): Counts by video name to the metrics over all these videos.
         headline (`tuple[str, str]`): Aggregation and metric that videos are ranked by.
         parts (callable): Counts of a video to the metrics of each of its parts by name, for the table; empty if it has just one.
+        describe (callable): (root folder, split or `None`) to what a result states of the data beside these; empty if nothing.
+        lower_is_better (`bool`): Whether the headline metric is an error.
     """
 
     load: Callable[[Path, str | None], Iterable[Any]]
@@ -43,6 +47,8 @@ class Benchmark:
     metrics: Callable[[dict[str, Counts]], Metrics]
     headline: tuple[str, str]
     parts: Callable[[Counts], Metrics] = lambda counts: {}
+    describe: Callable[[Path, str | None], dict[str, str]] = lambda root, split: {}
+    lower_is_better: bool = False
 
     def score(self, counts: Counts) -> float:
         """The headline metric of one video."""
@@ -161,6 +167,20 @@ def _draw_boxes(video: DavisVideo, boxes: dict[int, np.ndarray]) -> Iterator[np.
     return (draw_boxes(frame, now, list(boxes), _drawn_scale(frame)) for frame, now in zip(frames, sides, strict=True))
 
 
+# ---- flow -----------------------------------------------------------------------------------------------------------
+
+
+def _measure_flow(tracker, pair: FlowPair) -> tuple[FgvcFlowOutput, Counts]:
+    found, counts = measure_flow(tracker, pair)
+    return found, counts.to_lists()
+
+
+def _flow_metrics(pairs: dict[str, Counts]) -> Metrics:
+    return end_point_error.aggregate_flow(
+        {name: end_point_error.FlowCounts.from_lists(lists) for name, lists in pairs.items()}
+    )
+
+
 BENCHMARKS = {
     "tapvid": Benchmark(
         load_tapvid,
@@ -174,6 +194,15 @@ BENCHMARKS = {
     "badja": Benchmark(load_badja, _measure_badja, _draw_badja, _badja_metrics, ("pips", "PCK@0.2")),
     "jhmdb": Benchmark(load_jhmdb, _measure_jhmdb, _draw_jhmdb, _jhmdb_metrics, ("with_first", "PCK@0.1")),
     "vip": Benchmark(load_vip, _measure_vip, _draw_ids, _vip_metrics, ("pixels", "mIoU")),
+    "flow": Benchmark(
+        load_flow,
+        _measure_flow,
+        draw_pair,
+        _flow_metrics,
+        ("pixels", "EPE"),
+        describe=describe_flow,
+        lower_is_better=True,
+    ),
 }
 
 

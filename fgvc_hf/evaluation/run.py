@@ -20,9 +20,11 @@ import torch
 
 from ..io.files import atomic_write
 from ..io.names import check_names
+from ..metrics.end_point_error import IN_PIXELS
 from ..tracker import Tracker
 from .baselines import ChainedTracker
 from .benchmarks import BENCHMARKS, Benchmark
+from .flow_baselines import FlowBaseline
 from .visuals import keep_extremes, write_visual
 
 
@@ -34,8 +36,8 @@ class Task:
     """What is measured.
 
     Args:
-        benchmark (`str`): `"tapvid"`, `"davis"`, `"boxes"`, `"badja"`, `"jhmdb"` or `"vip"`.
-        data (`str` or `Path`): Root folder of the data.
+        benchmark (`str`): `"tapvid"`, `"davis"`, `"boxes"`, `"badja"`, `"jhmdb"`, `"vip"` or `"flow"`.
+        data (`str` or `Path`): Root folder of the data; or `"rendered"`, for the pairs of `"flow"` that need none.
         split (`str`, *optional*): Split of the data; the default of the benchmark if not given.
         sequences (`list[str]`, *optional*): Only these videos, in this order; the whole split if not given.
         query_mode (`str`, defaults to `"first"`): `"first"`, or `"strided"` for `"tapvid"`; see [`track_queries`].
@@ -84,7 +86,7 @@ class Task:
 
 
 def evaluate(
-    tracker: Tracker | ChainedTracker,
+    tracker: Tracker | ChainedTracker | FlowBaseline,
     task: Task,
     output: str | Path,
     settings: Mapping[str, Any],
@@ -97,7 +99,7 @@ def evaluate(
     Measure a tracker on a benchmark, and write the result.
 
     Args:
-        tracker ([`Tracker`] or [`ChainedTracker`]): What is measured; a baseline on benchmarks of points only.
+        tracker ([`Tracker`], [`ChainedTracker`] or [`FlowBaseline`]): What is measured; baselines on benchmarks of points, and of flow.
         task ([`Task`]): What it is measured on.
         output (`str` or `Path`): File of the result, JSON.
         settings (`dict`): How the tracker was made, as JSON; the result states it beside the task.
@@ -115,6 +117,7 @@ def evaluate(
     """
     benchmark, names, output = BENCHMARKS[task.benchmark], task.names(), Path(output)
     stated = {"benchmark": task.benchmark, "split": task.split, "sequences": names, **task.options, **settings}
+    stated |= benchmark.describe(Path(task.data), task.split)
     parts = output.with_name(f"{output.name}.parts")
     with _processes() as (process, processes):
         if process == 0:
@@ -125,8 +128,8 @@ def evaluate(
             if video.name in own and not (file := parts / f"{video.name}.json").is_file():
                 part = _measure(benchmark, tracker, video, task.options, visuals)
                 _write_json(part, file)
-                score = 100 * benchmark.score(part["counts"])
-                report(f"{own[video.name]:4d} / {len(names)}  {video.name:24s} {score:6.1f}  {part['seconds']:.0f} s")
+                score = _shown(benchmark.headline[1], benchmark.score(part["counts"]))
+                report(f"{own[video.name]:4d} / {len(names)}  {video.name:24s} {score:>6s}  {part['seconds']:.0f} s")
         _wait(processes)
     if process:
         return None
@@ -134,9 +137,9 @@ def evaluate(
     _write_json(result, output, indent=1)
     shutil.rmtree(parts)
     if visuals:
-        keep_extremes(
-            Path(visuals), {name: benchmark.score(video["counts"]) for name, video in result["videos"].items()}
-        )
+        sign = -1 if benchmark.lower_is_better else 1
+        scores = {name: sign * benchmark.score(video["counts"]) for name, video in result["videos"].items()}
+        keep_extremes(Path(visuals), scores)
     report(table(result, benchmark))
     return result
 
@@ -209,7 +212,7 @@ def _merge(benchmark: Benchmark, parts: Path, settings: dict[str, Any]) -> dict[
 
 
 def table(result: dict[str, Any], benchmark: Benchmark) -> str:
-    """A row for each video, for each of its parts if it has several, and for each average; in per cent."""
+    """A row for each video, for each of its parts if it has several, and for each average; in per cent, or in pixels."""
     aggregation = benchmark.headline[0]
     columns = [name for name in result["metrics"][aggregation] if not name.startswith("iou_")]
     rows = {}
@@ -218,8 +221,13 @@ def table(result: dict[str, Any], benchmark: Benchmark) -> str:
         rows |= {f"{name}, {part}": values for part, values in benchmark.parts(video["counts"]).items()}
     rows |= {f"mean, {name}": values for name, values in result["metrics"].items()}
     lines = [f"{'':28s}" + "".join(f"{column:>10s}" for column in columns)]
-    lines += [f"{name:28s}" + "".join(f"{100 * row[c]:10.1f}" for c in columns) for name, row in rows.items()]
+    lines += [f"{name:28s}" + "".join(f"{_shown(c, row[c]):>10s}" for c in columns) for name, row in rows.items()]
     return "\n".join(lines)
+
+
+def _shown(metric: str, value: float) -> str:
+    """A value in pixels, or in per cent."""
+    return f"{value:.2f}" if metric in IN_PIXELS else f"{100 * value:.1f}"
 
 
 __all__ = ["Task", "evaluate", "table"]

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from huggingface_hub import EvalResult
 
+from ..metrics.end_point_error import IN_PIXELS
+
 
 TASKS = {  # by benchmark; any other benchmark is its own task and data set
     "tapvid": "point-tracking",
@@ -19,6 +21,7 @@ TASKS = {  # by benchmark; any other benchmark is its own task and data set
     "jhmdb": "point-tracking",
     "davis": "video-object-segmentation",
     "vip": "video-part-segmentation",
+    "flow": "optical-flow",
 }
 DATASETS = {"davis": "DAVIS-2017", "badja": "BADJA", "jhmdb": "JHMDB", "vip": "VIP"}
 TAP_VID = {"davis": "TAP-Vid-DAVIS", "kinetics": "TAP-Vid-Kinetics"}  # by split; other splits are of SHORT_CLIPS
@@ -36,7 +39,7 @@ def weights_fingerprint(model: torch.nn.Module) -> str:
 
 def measured_results(paths: Iterable[str | Path], model) -> list[EvalResult]:
     """
-    Read result files of `fgvc-hf evaluate`: every average of every metric, in per cent.
+    Read result files of `fgvc-hf evaluate`: every average of every metric, in per cent or in pixels.
 
     Args:
         paths: Files that `fgvc-hf evaluate` has written.
@@ -73,8 +76,10 @@ def _eval_results(result: Mapping[str, Any], source: str | Path, model) -> list[
         raise ValueError(f"{source}: was measured on other weights than those of this model.")
     if benchmark == "tapvid" and split is None:
         raise ValueError(f"{source}: does not say what it was measured on; run fgvc-hf evaluate tapvid with --split.")
-    dataset = TAP_VID.get(split, SHORT_CLIPS) if benchmark == "tapvid" else DATASETS.get(benchmark, benchmark)
-    videos = f"{len(result['videos'])} video" + "s" * (len(result["videos"]) > 1)
+    named = settings.get("dataset") or DATASETS.get(benchmark, benchmark)  # a result of flow names its own
+    dataset = TAP_VID.get(split, SHORT_CLIPS) if benchmark == "tapvid" else named
+    unit = "pair" if benchmark == "flow" else "video"
+    videos = f"{len(result['videos'])} {unit}" + "s" * (len(result["videos"]) > 1)
     chosen = {key: settings[key] for key in ("preset", "dtype", "query_mode") if settings.get(key)}
     saved = json.loads(model.config.to_json_string(use_diff=False))
     changed = {name: value for name, value in settings.get("config", {}).items() if value != saved.get(name, value)}
@@ -87,7 +92,7 @@ def _eval_results(result: Mapping[str, Any], source: str | Path, model) -> list[
             dataset_split=split,
             metric_type=metric,
             metric_name=metric,
-            metric_value=round(100 * value, 2),
+            metric_value=round(value if metric in IN_PIXELS else 100 * value, 2),
             metric_args={"average": average, **chosen, **changed},
         )
         for average, metrics in result["metrics"].items()

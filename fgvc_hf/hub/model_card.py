@@ -7,6 +7,7 @@ from typing import cast
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ..metrics.end_point_error import IN_PIXELS
 from .measured_results import SHORT_CLIPS
 
 
@@ -15,6 +16,7 @@ RESULTS, USE = (
     "Use",
 )  # titles of the sections that are written here; a card's other sections stay as they are
 SHORT_CLIPS_NOTE = f" {SHORT_CLIPS} is the first 32 frames of each video: shorter clips are easier, and published numbers do not compare."
+PIXELS_NOTE = f" {', '.join(IN_PIXELS)} are in pixels."
 PACKAGE_USAGE = """With the package fgvc_hf:
 
 ```python
@@ -127,7 +129,9 @@ def results_table(results: Iterable[EvalResult]) -> str:
             for name, row in settings.items()
         ]
         tables.append("\n".join(lines))
-    note = SHORT_CLIPS_NOTE if any(dataset.startswith(SHORT_CLIPS) for dataset in rows) else ""
+    named = {metric for settings in rows.values() for row in settings.values() for metric in row}
+    note = PIXELS_NOTE if named & set(IN_PIXELS) else ""
+    note += SHORT_CLIPS_NOTE if any(dataset.startswith(SHORT_CLIPS) for dataset in rows) else ""
     return f"In per cent, by `fgvc-hf evaluate`.{note}\n\n" + "\n\n".join(tables)
 
 

@@ -208,7 +208,9 @@ def test_the_command_measures_as_the_function_does(data, checkpoint, tmp_path):
         *("benchmark", "split", "sequences", "checkpoint", "weights", "dtype", "preset", "input", "config")
     ]
     assert len(printed) == 2 and "camel" in printed[0] and "J&F" in printed[1]
-    with pytest.raises(ValueError, match="benchmark must be one of tapvid, davis, boxes, badja, jhmdb, vip, got 'x'"):
+    with pytest.raises(
+        ValueError, match="benchmark must be one of tapvid, davis, boxes, badja, jhmdb, vip, flow, got 'x'"
+    ):
         Task("x", data)
 
 
