@@ -73,7 +73,7 @@ def read_joints(path: Path) -> np.ndarray:
 
     try:
         positions = np.asarray(loadmat(path, variable_names=["pos_img"])["pos_img"], dtype=float)
-    except (MatReadError, ValueError, KeyError, TypeError, NotImplementedError) as error:
+    except (MatReadError, ValueError, IndexError, KeyError, TypeError, NotImplementedError) as error:
         raise OSError(f"{path}: is no annotation of JHMDB ({error}).") from None
     if positions.ndim != 3 or positions.shape[:2] != (2, JOINTS):
         raise OSError(f"{path}: holds pos_img of {positions.shape}, but (2, {JOINTS}, T) was expected.")

@@ -4,6 +4,7 @@ FFmpeg sees the bytes of the file and nothing else. It knows no name, so that `%
 file, and reads formats of media only: playlists and lists of files are refused.
 """
 
+import errno
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,7 +56,7 @@ def open_media(path: Path) -> Generator[Any]:
             container = av.open(_Bytes(file), options=options, metadata_errors="replace")
         except (av.FFmpegError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
-            if isinstance(error, av.ArgumentError):  # what FFmpeg says of a format that is not allowed
+            if getattr(error, "errno", None) == errno.EINVAL:  # what FFmpeg says of a format that is not allowed
                 reason = "its format is not one of media files; playlists and lists of files are not followed"
             raise OSError(f"{path}: is no video that can be read, or is damaged ({reason}).") from None
         with container:
