@@ -25,7 +25,8 @@ from .io.tracks import grid_points
 from .io.video import open_video
 from .modeling_fgvc import FgvcModel, evaluation_mode
 from .processing_fgvc import FgvcProcessor
-from .tracking.dense_flow import at_video_size, dense_flow
+from .tracking.dense_flow import dense_flow, image_of
+from .tracking.frames import as_frame
 from .tracking.heat_map import match_cells
 from .tracking.prompts import masks_of_ids
 from .tracking.results import FgvcFlowOutput, FgvcVideoOutput, PointTracks
@@ -186,16 +187,17 @@ class Tracker:
             frame_0, frame_1 (`numpy.ndarray` of shape `(H, W, 3)`, uint8, or `PIL.Image.Image`): The frames, RGB, of one size.
 
         Returns:
-            [`FgvcFlowOutput`] at the size of the frames. Motion beyond `config.search_radius` is not found.
+            [`FgvcFlowOutput`] at the size of the frames. Motion may be as large as the frame.
 
         Raises:
             `ValueError`: the frames differ in size.
         """
-        session = self.processor.init_video_session()
-        features = [self.features(session.preprocess(frame, self.model.device)) for frame in (frame_0, frame_1)]
-        flow, occluded = dense_flow(*features, self.model.config)  # (h, w, 2) cells, (h, w)
-        maps = torch.cat([flow.movedim(-1, 0), occluded[None].float()])
-        return FgvcFlowOutput(*at_video_size(maps, *session.sizes, self.model.config))
+        session, device = self.processor.init_video_session(), self.model.device
+        pair = [as_frame(frame) for frame in (frame_0, frame_1)]
+        features = torch.stack([self.features(session.preprocess(frame, device)) for frame in pair])  # (2, h, w, C)
+        images = torch.stack([image_of(frame, device) for frame in pair])  # (2, 3, H, W)
+        found, _ = dense_flow(images, features, session.sizes[1], self.model.config)
+        return FgvcFlowOutput.of(found)
 
     @torch.inference_mode()
     def match(self, frame_0, frame_1, point: tuple[float, float]) -> np.ndarray:

@@ -62,7 +62,8 @@ def run_flow(arguments: argparse.Namespace) -> None:
     if arguments.overlay:
         check_picture_name(arguments.overlay)
     first, second = (read_image(path) for path in arguments.images)
-    flow, occluded = load_tracker(arguments).flow(first, second).to_tuple()
+    found = load_tracker(arguments).flow(first, second)
+    flow, occluded = found.flow, found.occluded
     save_flow(flow, occluded, arguments.output)
     print(arguments.output)
     if arguments.overlay:

@@ -79,6 +79,17 @@ def patches_for(features: torch.Tensor) -> Any:
     return TorchPatches
 
 
+def flow_for(values: torch.Tensor) -> Any:
+    """Operations of dense flow for values like these: [`fgvc_hf.kernels.flow_torch.TorchFlow`], or numba's with the same functions."""
+    if numba_fits(values):
+        from .flow_numba import NumbaFlow
+
+        return NumbaFlow
+    from .flow_torch import TorchFlow
+
+    return TorchFlow
+
+
 @cache
 def triton_fits(device: torch.device, shared_memory: int = 0) -> bool:
     """Whether Triton's kernels are the default on a device: NVIDIA GPUs since Ampere with so many bytes of shared memory.
@@ -116,6 +127,7 @@ def _numba_is_there() -> bool:
 __all__ = [
     "BACKENDS",
     "backend_for",
+    "flow_for",
     "numba_fits",
     "patches_for",
     "topk_for",

@@ -109,11 +109,19 @@ class FgvcFlowOutput(ModelOutput):
 
     Args:
         flow (`numpy.ndarray` of shape `(H, W, 2)`, float32): Displacement (x, y) of every pixel, in pixels.
-        occluded (`numpy.ndarray` of shape `(H, W)`, bool): Pixels that fail the forward-backward check.
+        occluded (`numpy.ndarray` of shape `(H, W)`, bool): Pixels that are not seen on the other frame.
+        uncertainty (`numpy.ndarray` of shape `(H, W)`, float32): Pixels by which the matches there and back did not cancel out: the
+            larger, the less certain is the flow.
     """
 
     flow: np.ndarray = GIVEN
     occluded: np.ndarray = GIVEN
+    uncertainty: np.ndarray = GIVEN
+
+    @classmethod
+    def of(cls, found) -> "FgvcFlowOutput":
+        """In NumPy's arrays, of tensors on any device: a [`DenseFlow`], or anything with the same fields."""
+        return cls(*(of.cpu().numpy() for of in (found.flow, found.occluded, found.uncertainty)))
 
 
 @dataclass

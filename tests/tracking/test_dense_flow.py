@@ -5,26 +5,51 @@ import pytest
 import torch
 from PIL import Image
 
-from fgvc_hf import FgvcConfig, Tracker, chain_flow, render_clip
+from fgvc_hf import Tracker, chain_flow, render_clip
 from fgvc_hf.cli.main import main
+from fgvc_hf.data.synthetic_pairs import render_pairs
 from fgvc_hf.io.flow_files import FLO_TAG, read_flo, save_flow
 from fgvc_hf.metrics.end_point_error import end_point_error
-from fgvc_hf.tracking.dense_flow import dense_flow
 
 
-def unit_features(h, w, seed=0):
-    noise = torch.randn(h, w, 32, generator=torch.Generator().manual_seed(seed))
-    return torch.nn.functional.normalize(noise, dim=-1)
+def test_a_rendered_pair_with_exact_truth(bundled_model, processor):
+    """Bodies over a background, some of it occluded: better than nothing moves and than single cells."""
+    textures = torch.stack(
+        [
+            torch.from_numpy(render_clip(num_frames=1, height=160, width=160, num_points=1, seed=seed).frames[0])
+            for seed in range(6)
+        ]
+    ).movedim(-1, 1)
+    pairs = render_pairs(textures, [1, 5, 6], size=128, reach=30, stride=1, num_bodies=3)
+    tracker, hits, found_occluded, truly_occluded = Tracker(bundled_model, processor), 0, 0, 0
+    for frames, truth, visible in zip(pairs.frames, pairs.flow[:, 0].numpy(), pairs.visible[:, 0].numpy()):
+        first, second = (255 * frames).round().byte().movedim(1, -1).numpy()
+        found = tracker.flow(first, second)
+        error = end_point_error(found.flow, truth, visible)
+        nothing = end_point_error(np.zeros_like(truth), truth, visible)
+        assert error["EPE"] < 0.4 * nothing["EPE"] and error["Fl"] < 0.25
+        wrong = np.linalg.norm(found.flow - truth, axis=-1) > 3
+        assert found.uncertainty[wrong].mean() > 3 * found.uncertainty[~wrong].mean()
+        hits += (found.occluded & ~visible).sum()
+        found_occluded, truly_occluded = found_occluded + found.occluded.sum(), truly_occluded + (~visible).sum()
+    assert 2 * hits / (found_occluded + truly_occluded) > 0.6  # F1
 
 
-def test_whole_shifts_are_found_and_what_enters_is_occluded():
-    world = unit_features(30, 40)
-    first, second = world[2:22, 5:35], world[0:20, 8:38]  # the content moves by (-3, +2)
-    flow, occluded = dense_flow(first, second, FgvcConfig(search_radius=0.3))
-    inside = flow[:-2, 3:]  # what is in both
-    torch.testing.assert_close(inside, torch.tensor([-3.0, 2.0]).expand_as(inside), atol=0.02, rtol=0)
-    assert not occluded[:-2, 3:].any()
-    assert occluded[:, :3].float().mean() > 0.8
+def test_motion_of_half_a_frame_is_found(bundled_model, processor):
+    texture = render_clip(num_frames=1, height=128, width=256, num_points=1, num_bodies=0, seed=3).frames[0]
+    first, second = texture[:, :160], texture[:, 80:240]
+    found = Tracker(bundled_model, processor).flow(first, second)
+    assert found.flow[10:-10, 90:-10, 0].mean() == pytest.approx(-80, abs=1)
+    assert found.occluded[:, :76].mean() > 0.9 and found.occluded[10:-10, 90:-10].mean() < 0.05
+
+
+def test_large_frames_are_reduced_and_flow_is_enlarged(bundled_model, processor, monkeypatch):
+    texture = render_clip(num_frames=1, height=160, width=200, num_points=1, num_bodies=0, seed=3).frames[0]
+    first, second = texture[20:140, 30:170], texture[26:146, 26:166]  # by (+4, -6)
+    monkeypatch.setattr("fgvc_hf.tracking.dense_flow.LARGEST", 60 * 70)
+    found = Tracker(bundled_model, processor).flow(first, second)
+    assert found.flow.shape == (120, 140, 2) and found.occluded.shape == found.uncertainty.shape == (120, 140)
+    assert np.abs(found.flow[12:-6, 6:-10] - np.float32([4, -6])).mean() < 0.3
 
 
 def test_flow_of_a_real_model_at_the_size_of_the_frames(bundled_model, processor):
