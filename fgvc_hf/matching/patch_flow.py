@@ -60,7 +60,7 @@ class ImageLevel:
         difference = self.kernels.difference(self.second, self.patches, self.corner, flow)
         centre = self.corner + (SIDE - 1) / 2 + flow
         left = ((centre < 0) | (centre > centre.new_tensor([self.size[1] - 1, self.size[0] - 1]))).any(dim=-1)
-        return difference.square().mean(dim=-1) + LEFT * left
+        return difference.square().mean(dim=-1) + LEFT * left.to(flow.dtype)
 
     def better(self, hypotheses: torch.Tensor) -> torch.Tensor:
         """The hypothesis (N, 2), of K (K, N, 2), that costs each patch least; the first of equals."""

@@ -83,7 +83,7 @@ def dense_flow(
 
 def image_of(frame: np.ndarray, device: torch.device) -> torch.Tensor:
     """A frame (H, W, 3), uint8, as [`dense_flow`] takes it: (3, H, W), float32, in [0, 1]."""
-    return torch.tensor(frame, device=device).movedim(-1, 0).float() / 255
+    return torch.tensor(np.ascontiguousarray(frame), device=device).movedim(-1, 0).float() / 255
 
 
 def _each(flows, images):

@@ -12,6 +12,7 @@ from fgvc_hf.io.flow_files import FLO_TAG, read_flo, save_flow
 from fgvc_hf.metrics.end_point_error import end_point_error
 
 
+@pytest.mark.slow
 def test_a_rendered_pair_with_exact_truth(bundled_model, processor):
     """Bodies over a background, some of it occluded: better than nothing moves and than single cells."""
     textures = torch.stack(
@@ -64,6 +65,7 @@ def test_flow_of_a_real_model_at_the_size_of_the_frames(bundled_model, processor
     assert found.occluded[both].mean() < 0.02
 
 
+@pytest.mark.slow
 def test_chained_flow_goes_farther_than_one_step_can(bundled_model, processor):
     texture = render_clip(num_frames=1, height=140, width=240, num_points=1, num_bodies=0, seed=3).frames[0]
     clip = [texture[10:106, 80 - 8 * t : 208 - 8 * t] for t in range(8)]  # the content moves by +8 per frame
