@@ -185,7 +185,7 @@ class FgvcConfig(PreTrainedConfig):
         first_windowed (`bool`, defaults to `True`):
             Whether the window applies to the frame of the prompt too; `False` takes labels from anywhere in it (CRW, DUL).
         refine_radius (`int` of 0 or more, defaults to 2):
-            Coarse-to-fine models only: label maps and dense flow match blocks of 4x4 cells first, then fine cells in the best block
+            Coarse-to-fine models only: label maps match blocks of 4x4 cells first, then fine cells in the best block
             and this many cells around it. 0 compares whole windows, as a fine model does: slower.
         object_boxes (`bool`, defaults to `False`):
             Whether objects are localised first, and labels propagated from box to box (UVC). Needs a family other than `"joint"`.

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import torch
 
-from ..matching.flow_fields import cells_of, read_at
+from ..matching.flow_fields import cells_of, outside, read_at
 from ..tracker import Tracker
 from ..tracking.dense_flow import DenseFlow, dense_flow, image_of
 from ..tracking.frames import as_frame
@@ -46,16 +46,10 @@ def chain_flow(tracker: Tracker, video, frame_idx: int = 0) -> Iterator[tuple[in
             maps = torch.cat([found.flow, found.occluded[..., None].float(), found.uncertainty[..., None]], dim=-1)
             step = read_at(maps, places)
             places = places + step[..., :2]
-            occluded = torch.maximum(torch.maximum(occluded, step[..., 2]), _outside(places))
+            occluded = torch.maximum(torch.maximum(occluded, step[..., 2]), outside(places).float())
             uncertainty = uncertainty + step[..., 3]
         before = image, features
         yield t, FgvcFlowOutput.of(DenseFlow(places - start, occluded >= 0.5, uncertainty))
-
-
-def _outside(places: torch.Tensor) -> torch.Tensor:
-    """1 where places (H, W, 2) are beyond the border pixels, else 0."""
-    limits = places.new_tensor([places.shape[1] - 0.5, places.shape[0] - 0.5])
-    return ((places < -0.5) | (places > limits)).any(dim=-1).float()
 
 
 __all__ = ["chain_flow"]

@@ -60,7 +60,7 @@ FLOW_BASELINES: dict[str, DenseFlow] = {"dis": dense_inverse_search, "farneback"
 
 
 class FlowBaseline:
-    """Dense flow of a baseline, by the method of [`Tracker.flow`]. No pixel is said to be occluded.
+    """Dense flow of a baseline, by the method of [`Tracker.flow`]. No pixel is said to be occluded, and uncertainty is NaN.
 
     Args:
         name (`str`): `"dis"`, `"farneback"` or `"zero"`.
@@ -77,7 +77,8 @@ class FlowBaseline:
     def flow(self, frame_0: np.ndarray, frame_1: np.ndarray) -> FgvcFlowOutput:
         """Flow between two frames (H, W, 3), uint8, as [`FgvcFlowOutput`] at their size."""
         flow = FLOW_BASELINES[self.name](frame_0, frame_1)
-        return FgvcFlowOutput(flow, np.zeros(flow.shape[:2], bool))
+        unknown = np.full(flow.shape[:2], np.nan, np.float32)
+        return FgvcFlowOutput(flow, np.zeros(flow.shape[:2], bool), unknown)
 
 
 __all__ = ["FLOW_BASELINES", "FlowBaseline", "dense_inverse_search", "opencv"]

@@ -26,6 +26,12 @@ def cells_of(flow: torch.Tensor) -> torch.Tensor:
     return torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)
 
 
+def outside(places: torch.Tensor) -> torch.Tensor:
+    """Whether places (h, w, 2), (x, y) in cells, are beyond the border cells of a map of their own size: bool (h, w)."""
+    h, w = places.shape[:2]
+    return ((places < -0.5) | (places > places.new_tensor([w - 0.5, h - 0.5]))).any(dim=-1)
+
+
 def round_trip(flow: torch.Tensor, backward: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """By how much flow and the backward flow where it leads do not cancel out (h, w), and the sum of their lengths (h, w)."""
     back = read_at(backward, cells_of(flow) + flow)
@@ -76,4 +82,15 @@ def resized(flow: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return values.movedim(0, -1) * flow.new_tensor([width / w, height / h])
 
 
-__all__ = ["cells_of", "consistent", "filled", "length", "median", "neighbours", "read_at", "resized", "round_trip"]
+__all__ = [
+    "cells_of",
+    "consistent",
+    "filled",
+    "length",
+    "median",
+    "neighbours",
+    "outside",
+    "read_at",
+    "resized",
+    "round_trip",
+]

@@ -197,14 +197,14 @@ def _fraction(scores: torch.Tensor, row: torch.Tensor, column: torch.Tensor) -> 
     point = torch.arange(len(row), device=row.device)
     at = lambda dy, dx: padded[point, row + 1 + dy, column + 1 + dx]  # noqa: E731
     middle = at(0, 0)
-    return torch.stack([_vertex(at(0, -1), middle, at(0, 1)), _vertex(at(-1, 0), middle, at(1, 0))], dim=1)
+    return torch.stack([vertex(at(0, -1), middle, at(0, 1)), vertex(at(-1, 0), middle, at(1, 0))], dim=1)
 
 
-def _vertex(before: torch.Tensor, middle: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+def vertex(before: torch.Tensor, middle: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
     """Where the parabola through three neighbouring scores has its top, in -0.5..0.5; 0 beside the border, or where it has none."""
     bend = before - 2 * middle + after
     top = ((before - after) / (2 * bend)).clamp(-0.5, 0.5)
     return torch.where(torch.isfinite(bend) & (bend < 0), top, 0)
 
 
-__all__ = ["Candidates", "Match", "MotionPrior", "refine", "search_coarse", "verify"]
+__all__ = ["Candidates", "Match", "MotionPrior", "refine", "search_coarse", "verify", "vertex"]

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from ..configuration_fgvc import FgvcConfig
 from ..matching.affine_flow import affine_flow
 from ..matching.feature_flow import ALLOWED, feature_flow
-from ..matching.flow_fields import cells_of, consistent, read_at, resized, round_trip
+from ..matching.flow_fields import cells_of, consistent, outside, read_at, resized, round_trip
 from ..matching.patch_flow import patch_flow
 from .label_maps import read_masks
 
@@ -108,14 +108,12 @@ def _judged(
         flow (`torch.Tensor` of shape `(h, w, 2)`), found (two of these): The fitted flow, and what it was fitted to with its backward flow.
         images (`torch.Tensor` of shape `(2, 3, h, w)`): The frame of the flow, and the other one.
     """
-    h, w = flow.shape[:2]
     there = cells_of(flow) + flow
-    outside = ((there < -0.5) | (there > there.new_tensor([w - 0.5, h - 0.5]))).any(dim=-1)
     colours = read_at(images[1].movedim(0, -1), there).movedim(-1, 0)  # (3, h, w)
     difference = (colours - images[0]).abs().mean(dim=0)
     difference = F.avg_pool2d(difference[None, None], 2 * AROUND + 1, 1, AROUND, count_include_pad=False)[0, 0]
     gap, _ = round_trip(*found)
-    occluded = outside | (~consistent(*found, VISIBLE) & (difference > OTHER_COLOUR))
+    occluded = outside(there) | (~consistent(*found, VISIBLE) & (difference > OTHER_COLOUR))
     flow, gap = resized(flow, size), resized(gap[..., None].expand(-1, -1, 2), size).amax(dim=-1)
     if occluded.shape != size:
         occluded = F.interpolate(occluded[None, None].float(), size=size)[0, 0] > 0
