@@ -75,6 +75,7 @@ def run_match(arguments: argparse.Namespace) -> None:
     """Match a point, and write the probability or its picture."""
     import numpy as np
 
+    from ..io.array_files import write_npz
     from ..io.drawing import draw_heat_map, draw_marker, draw_tracks, panel_scale, side_by_side
     from ..io.files import atomic_write, check_writable
     from ..io.image_files import read_image
@@ -90,8 +91,8 @@ def run_match(arguments: argparse.Namespace) -> None:
     first, second = (read_image(path) for path in arguments.images)
     probability = load_tracker(arguments).match(first, second, point=(x, y))
     if numbers:
-        with atomic_write(arguments.output) as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(file, allow_pickle=False, point=np.array([x, y]), probability=probability)
+        with atomic_write(arguments.output) as temporary:
+            write_npz(temporary, point=np.array([x, y]), probability=probability)
     else:
         scale, labels = panel_scale(*first.shape[:2]), [Path(path).name for path in arguments.images]
         marked = draw_tracks(first, np.array([[[x, y]]]), np.ones((1, 1), bool), 0, scale=scale)

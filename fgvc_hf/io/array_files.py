@@ -1,4 +1,4 @@
-"""Arrays in NPZ files, read in memory that the file itself bounds: what a header claims is compared with what is there."""
+"""Arrays in NPZ files. They are read in memory that the file itself bounds: what a header claims is compared with what is there."""
 
 import math
 import os
@@ -61,6 +61,24 @@ def read_npz(
         ) from None
 
 
+def write_npz(path: str | os.PathLike, **arrays: np.ndarray) -> None:
+    """
+    Write arrays of numbers, bools or text, compressed.
+
+    NumPy's own function appends .npz to a name that ends in .NPZ, and pickles objects: its argument against that came with NumPy 2.2, and
+    is an array of the file before.
+
+    Raises:
+        `ValueError`: an array holds Python objects.
+        `OSError`: the file cannot be written.
+    """
+    for name, array in arrays.items():
+        if array.dtype.hasobject:
+            raise ValueError(f"{name} holds Python objects; numbers, bools and text can be written.")
+    with open(path, "wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
 def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     held = archive.getinfo(name).file_size
     with archive.open(name) as file:
@@ -76,4 +94,4 @@ def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
         return npy.read_array(file, allow_pickle=False)
 
 
-__all__ = ["read_npz"]
+__all__ = ["read_npz", "write_npz"]

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from .array_files import write_npz
 from .containers import load_av
 from .drawing import draw_flow
 from .files import atomic_write
@@ -44,8 +45,7 @@ def save_flow(flow: np.ndarray, occluded: np.ndarray, path: str | Path) -> None:
     suffix = check_flow_format(path).suffix.lower()
     with atomic_write(path) as temporary:
         if suffix == ".npz":
-            with open(temporary, "wb") as file:
-                np.savez_compressed(file, allow_pickle=False, flow=flow, occluded=occluded)
+            write_npz(temporary, flow=flow, occluded=occluded)
         elif suffix == ".png":
             text = PngInfo()
             text.add_text("largest", f"{largest_flow(flow):.6g}")

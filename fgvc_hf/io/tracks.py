@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from ..tracking.results import PointTracks
-from .array_files import read_npz
+from .array_files import read_npz, write_npz
 from .files import atomic_write, local_path
 
 
@@ -184,8 +184,7 @@ def save_tracks(tracks: PointTracks, path: str | Path) -> None:
     }
     with atomic_write(path) as temporary:
         if path.suffix.lower() == ".npz":
-            with open(temporary, "wb") as file:  # given a name, NumPy would append .npz to "x.NPZ"
-                np.savez_compressed(file, allow_pickle=False, **arrays)
+            write_npz(temporary, **arrays)
         elif path.suffix.lower() == ".json":
             content = {name: array.tolist() for name, array in arrays.items()}
             content["tracks"] = [[None if np.isnan(p).any() else p.tolist() for p in row] for row in tracks.tracks]
