@@ -4,6 +4,7 @@ import math
 import os
 import zipfile
 import zlib
+from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -61,7 +62,7 @@ def read_npz(
         ) from None
 
 
-def write_npz(path: str | os.PathLike, **arrays: np.ndarray) -> None:
+def write_npz(path: str | os.PathLike, **arrays: Any) -> None:
     """
     Write arrays of numbers, bools or text, compressed.
 
