@@ -27,7 +27,7 @@ tracks = tracker.track("clip.mp4", [(0, 20, 30)])  # (t, x, y)
 ```"""
 CODE_USAGE = """
 
-Without it, by the code in this repository (transformers 5.22 or newer; PyAV for video files):
+Without it, by the code in this repository (transformers 5.23 or newer; PyAV for video files):
 
 ```python
 from transformers import pipeline
