@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
+from ..tracking.frames import LUMA
 from .moving_scenes import log_uniform, wave
 from .scene import Random
 
@@ -14,7 +15,6 @@ Wave = Callable[
     [torch.Tensor, float], torch.Tensor
 ]  # rate (B,) and reach of a wave -> its values (B, T) at the times of the frames
 BLOCK = 8  # pixels; of the transform of JPEG and of video codecs
-LUMA = (0.299, 0.587, 0.114)
 
 
 def disturb(

@@ -20,13 +20,13 @@ from pathlib import Path
 
 import numpy as np
 
+from ..io.flow_colours import known_flow
 from ..io.flow_files import load_h5py, read_flo, read_flo5, read_kitti_flow
 from ..io.image_files import read_image
 from .flow_pairs import FlowPair, FlowSample
 from .rendered_pairs import REACH, rendered_pairs
 
 
-UNKNOWN = 1e9  # a component that is larger says that the flow is not known (Middlebury)
 RENDERED = "rendered"
 CHAIRS_SPLIT = "FlyingChairs_train_val.txt"  # a line for each pair: 1 for training, 2 for validation
 
@@ -214,7 +214,7 @@ def _read(first: Path, second: Path, flow_file: Path, read_truth: Callable[[], T
     _check_size(second, frames[1], frames[0], first)
     flow, known, occluded = read_truth()
     _check_size(flow_file, flow, frames[0], first)
-    valid = np.asarray((np.abs(flow) < UNKNOWN).all(axis=-1))  # (H, W), False where NaN
+    valid = known_flow(flow)  # (H, W)
     if known is not None:
         valid = valid & known
     if not valid.any():

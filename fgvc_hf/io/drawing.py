@@ -4,11 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from ..tracking.frames import as_frame
+from ..tracking.frames import LUMA, as_frame
 from .flow_colours import draw_arrows, draw_flow, draw_flow_panels, scale_end, with_flow_legend
 from .panels import contact_sheet, panel_scale, scaled, side_by_side
 from .strokes import (
-    GREY,
     OUTLINE,
     SUPERSAMPLING,
     dot_radius,
@@ -207,7 +206,7 @@ def draw_heat_map(frame: np.ndarray, probability: np.ndarray, largest: float | N
     stops = np.linspace(0, 1, len(HEAT))
     colours = np.stack([np.interp(heat, stops, channel) for channel in HEAT.T], axis=-1)  # (H, W, 3)
     opacity = np.sqrt(heat)[..., None]  # the square root keeps weaker modes visible
-    grey = (frame @ GREY)[..., None] * DIMMED
+    grey = (frame @ LUMA)[..., None] * DIMMED
     return (grey * (1 - opacity) + colours * opacity).round().astype(np.uint8)
 
 

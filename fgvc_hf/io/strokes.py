@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ..tracking.frames import LUMA
+
 
 GOLDEN_RATIO = 0.618034  # hue step from one id to the next: neighbours are far apart on the colour circle
-GREY = np.array([0.299, 0.587, 0.114])  # luma weights of R, G and B (ITU-R BT.601)
 SUPERSAMPLING = 2  # lines are drawn at this scale and averaged down: antialiasing
 THIN_UP_TO = 480  # pixels: lines are 1 pixel wide in pictures up to this width
 DOT = 2.4  # radius of a dot in line widths: its diameter is 1 % of the width of a picture of 480 pixels or more
@@ -98,7 +99,7 @@ def _blend(picture: np.ndarray, part: tuple[slice, slice], colour, opacity: np.n
 
 def _contrast(colour) -> tuple[int, int, int]:
     """Black for bright colours, white for dark ones."""
-    return (0, 0, 0) if np.asarray(colour) @ GREY >= BRIGHT else (255, 255, 255)
+    return (0, 0, 0) if np.asarray(colour) @ LUMA >= BRIGHT else (255, 255, 255)
 
 
 def new_layer(height: int, width: int) -> tuple[Image.Image, Any]:
@@ -114,7 +115,6 @@ def layer_over(picture: np.ndarray, layer: Image.Image) -> np.ndarray:
 
 
 __all__ = [
-    "GREY",
     "OUTLINE",
     "SUPERSAMPLING",
     "dot_radius",

@@ -12,6 +12,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from .ratios import divide, mean_of_known
+
 
 RASTER_SIZE = (256, 256)  # (height, width)
 THRESHOLDS = (1, 2, 4, 8, 16)  # pixels at that size; a hit is strictly closer
@@ -150,10 +152,10 @@ def aggregate(counts: Mapping[str, TapVidCounts]) -> dict[str, dict[str, float]]
         raise ValueError("There are no videos to aggregate: at least one is needed.")
     videos = list(counts.values())
     sums = [_ratios(_summed([video])) for video in videos]
-    means = [_nanmean(_ratios(video)) for video in videos]
+    means = [mean_of_known(_ratios(video)) for video in videos]
     return {
-        "tapvid": _named(_nanmean(np.concatenate(sums))),
-        "track": _named(_nanmean(np.stack(means))),
+        "tapvid": _named(mean_of_known(np.concatenate(sums))),
+        "track": _named(mean_of_known(np.stack(means))),
         "pooled": _named(_ratios(_summed(videos))[0]),
     }
 
@@ -205,20 +207,10 @@ def _summed(videos: list[TapVidCounts]) -> TapVidCounts:
 def _ratios(counts: TapVidCounts) -> np.ndarray:
     """delta and Jaccard at each threshold, and the occlusion accuracy, of each row: (Q, 11)."""
     visible = counts.visible[:, None]
-    delta = _divide(counts.hits, visible)
-    jaccard = _divide(counts.true_positives, visible + counts.false_positives)
-    accuracy = _divide(counts.agreement, counts.evaluated)
+    delta = divide(counts.hits, visible)
+    jaccard = divide(counts.true_positives, visible + counts.false_positives)
+    accuracy = divide(counts.agreement, counts.evaluated)
     return np.column_stack([delta, jaccard, accuracy])
-
-
-def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """The quotient, NaN where the denominator is zero."""
-    return numerator / np.where(denominator == 0, np.nan, denominator)
-
-
-def _nanmean(rows: np.ndarray) -> np.ndarray:
-    """Mean over the rows that are not NaN; unlike `numpy.nanmean`, without a warning where there are none."""
-    return _divide(np.nansum(rows, axis=0), np.isfinite(rows).sum(axis=0))
 
 
 def _named(scores: np.ndarray) -> dict[str, float]:

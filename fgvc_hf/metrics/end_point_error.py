@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from .ratios import divide, mean_of_known
+
 
 # Pixels by true speed in pixels per frame, as in MPI-Sintel, and by whether they are occluded in the second frame
 REGIONS = ("all", "s0-10", "s10-40", "s40+", "visible", "occluded")
@@ -98,7 +100,7 @@ def aggregate_flow(counts: Mapping[str, FlowCounts]) -> dict[str, dict[str, floa
         **{field.name: sum(getattr(pair, field.name) for pair in pairs) for field in fields(FlowCounts)}
     )
     each = [_ratios(pair) for pair in pairs]
-    means = {name: _nanmean(np.array([ratios[name] for ratios in each])) for name in each[0]}
+    means = {name: float(mean_of_known([ratios[name] for ratios in each])) for name in each[0]}
     return {"pixels": _ratios(total), "pairs": means}
 
 
@@ -141,28 +143,17 @@ def _outliers(error: np.ndarray, length: np.ndarray) -> np.ndarray:
 
 def _ratios(counts: FlowCounts) -> dict[str, float]:
     """The metrics of counts, NaN where a denominator is zero."""
-    error = dict(zip(REGIONS, _divide(counts.error, counts.pixels), strict=True))
+    error = dict(zip(REGIONS, divide(counts.error, counts.pixels), strict=True))
     hits, false, missed = counts.occlusion
     named = {
         "EPE": error["all"],
-        "Fl": _divide(counts.outliers, counts.pixels)[0],
-        "1px": _divide(counts.off_by_one, counts.pixels)[0],
+        "Fl": divide(counts.outliers, counts.pixels)[0],
+        "1px": divide(counts.off_by_one, counts.pixels)[0],
         "EPE_noc": error["visible"],
         "EPE_occ": error["occluded"],
         **{name: error[name] for name in ("s0-10", "s10-40", "s40+")},
-        "occ_P": _divide(hits, hits + false),
-        "occ_R": _divide(hits, hits + missed),
-        "occ_F1": _divide(2 * hits, 2 * hits + false + missed),
+        "occ_P": divide(hits, hits + false),
+        "occ_R": divide(hits, hits + missed),
+        "occ_F1": divide(2 * hits, 2 * hits + false + missed),
     }
     return {name: float(value) for name, value in named.items()}
-
-
-def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """The quotient, NaN where the denominator is zero."""
-    return numerator / np.where(denominator == 0, np.nan, denominator)
-
-
-def _nanmean(values: np.ndarray) -> float:
-    """Mean of the values that are not NaN; unlike `numpy.nanmean`, without a warning where there are none."""
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else float("nan")

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from .ratios import divide, mean_of_known
+
 
 VIP_CLASSES = 20
 
@@ -36,7 +38,5 @@ def mean_iou(matrix: np.ndarray) -> dict[str, float]:
     """`"mIoU"`, the mean over the classes that occur, and the IoU of each class as `"iou_0"` and so on; NaN if it does not occur."""
     hits = np.diag(matrix).astype(float)
     union = matrix.sum(axis=0) + matrix.sum(axis=1) - hits
-    iou = np.divide(hits, union, out=np.full_like(hits, np.nan), where=union > 0)
-    known = iou[~np.isnan(iou)]
-    result = {"mIoU": float(known.mean()) if known.size else float("nan")}
-    return result | {f"iou_{index}": float(value) for index, value in enumerate(iou)}
+    iou = divide(hits, union)
+    return {"mIoU": float(mean_of_known(iou))} | {f"iou_{index}": float(value) for index, value in enumerate(iou)}

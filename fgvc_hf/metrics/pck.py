@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .ratios import divide, mean_of_known
+
 
 BADJA_ALPHAS = (0.1, 0.2, 0.3, 0.4)
 JHMDB_ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5)
@@ -66,15 +68,17 @@ def aggregate_badja(videos: Mapping[str, BadjaCounts]) -> dict[str, dict[str, fl
         `dict`: for each, `"PCK@0.1"` to `"PCK@0.4"` as fractions; NaN if no joint is scored.
     """
     pooled = {
-        f"PCK@{alpha}": _ratio(
-            sum(int((c.correct[i] & c.counted).sum()) for c in videos.values()),
-            sum(int(c.counted.sum()) for c in videos.values()),
+        f"PCK@{alpha}": float(
+            divide(
+                sum(int((c.correct[i] & c.counted).sum()) for c in videos.values()),
+                sum(int(c.counted.sum()) for c in videos.values()),
+            )
         )
         for i, alpha in enumerate(BADJA_ALPHAS)
     }
     later = {
-        f"PCK@{alpha}": _nanmean(
-            [_ratio((c.correct[i] & c.counted)[1:].sum(), c.counted[1:].sum()) for c in videos.values()]
+        f"PCK@{alpha}": float(
+            mean_of_known([divide((c.correct[i] & c.counted)[1:].sum(), c.counted[1:].sum()) for c in videos.values()])
         )
         for i, alpha in enumerate(BADJA_ALPHAS)
     }
@@ -142,20 +146,6 @@ def aggregate_jhmdb(clips: Sequence[JhmdbCounts], first_frame: bool = True) -> d
     counted = np.concatenate([clip.counted[start:] for clip in clips])
     totals = counted.sum(axis=0)
     return {
-        f"PCK@{alpha}": _nanmean(
-            [
-                _ratio(hits, total)
-                for hits, total in zip(((distance <= alpha) & counted).sum(axis=0), totals, strict=True)
-            ]
-        )
+        f"PCK@{alpha}": float(mean_of_known(divide(((distance <= alpha) & counted).sum(axis=0), totals)))
         for alpha in JHMDB_ALPHAS
     }
-
-
-def _ratio(part, whole) -> float:
-    return float(part) / float(whole) if whole else float("nan")
-
-
-def _nanmean(values: Sequence[float]) -> float:
-    known = [value for value in values if not np.isnan(value)]
-    return float(np.mean(known)) if known else float("nan")

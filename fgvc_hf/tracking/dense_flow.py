@@ -21,10 +21,10 @@ from ..matching.affine_flow import affine_flow
 from ..matching.feature_flow import ALLOWED, feature_flow
 from ..matching.flow_fields import cells_of, consistent, outside, read_at, resized, round_trip
 from ..matching.patch_flow import patch_flow
+from .frames import LUMA
 from .label_maps import read_masks
 
 
-GREY = 0.299, 0.587, 0.114  # weights of red, green and blue (BT.601)
 LARGEST = 1 << 20  # pixels of the frames that patches are aligned on; larger ones are reduced, and flow is enlarged
 ROUNDS = 2
 REACH = 16.0  # cells or pixels over which the weight of a known pixel falls to 1 / e
@@ -73,7 +73,7 @@ def dense_flow(
     found = feature_flow(*features)
     fitted = [_continued(flow, back, image, ALLOWED[1], 0) for flow, back, image in _each(found, small)]
     fitted = [_at_pixels(flow, (images.shape[-2], images.shape[-1]), input_size, config) for flow in fitted]
-    grey = 255 * torch.einsum("c,nchw->nhw", images.new_tensor(GREY), images)
+    grey = 255 * torch.einsum("c,nchw->nhw", images.new_tensor(LUMA), images)
     for _ in range(ROUNDS):
         found = patch_flow(grey[0], grey[1], fitted[0]), patch_flow(grey[1], grey[0], fitted[1])
         fitted = [_continued(flow, back, image, KNOWN, 1) for flow, back, image in _each(found, images)]

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 
+LUMA = (0.299, 0.587, 0.114)  # weights of R, G and B in the grey level (ITU-R BT.601)
 WIDE_MODES = ("I;16", "I;16L", "I;16B", "I;16N")  # grey, 16 bits without a sign
 
 
@@ -117,4 +118,4 @@ def _to_channels(shape: tuple[int, ...]) -> str:
     return ": give one frame at a time" if len(shape) > 3 else ""
 
 
-__all__ = ["as_frame"]
+__all__ = ["LUMA", "as_frame"]
