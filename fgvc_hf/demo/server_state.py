@@ -7,6 +7,7 @@ this leaves no room, new clips are refused with a sentence.
 import contextlib
 import os
 import shutil
+import stat
 import threading
 import time
 from collections import Counter
@@ -142,11 +143,7 @@ class ServerState:
             _, _, after = path.partition("/gradio_api/file=")
             file = Path(os.path.abspath(unquote(after) if path.startswith(("http://", "https://")) else path))
             with contextlib.suppress(OSError):  # a name that is too long
-                if (
-                    file.is_relative_to(self.cache)
-                    and file.parent != self.cache
-                    and (file.is_file() or not file.exists())
-                ):
+                if file.is_relative_to(self.cache) and file.parent != self.cache and is_file_or_gone(file):
                     return file
         raise ValueError(
             f"{what} must be a file that was uploaded to this server, at /gradio_api/upload; others are not read or fetched."
@@ -231,6 +228,18 @@ class ServerState:
         end = time.monotonic() + 1
         while self.folder.exists() and time.monotonic() < end:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def is_file_or_gone(path: Path) -> bool:
+    """Looked at once: an upload that was refused may be removed, and sent again by another, between two looks.
+
+    Raises:
+        `OSError`: the system cannot tell, as of a name that is too long.
+    """
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
 
 
 def old_files(folder: Path, seconds: float) -> list[Path]:

@@ -199,3 +199,23 @@ def test_an_upload_is_known_by_its_path_and_by_its_address(server_state, upload_
         f"https://h/gradio_api/file={sent['path'].replace(' ', '%20')}",
     ):
         assert str(server_state.uploaded("video", {"path": path})) == sent["path"]
+
+
+@pytest.mark.parametrize("returns", range(1, 4))
+def test_an_upload_that_was_refused_and_is_sent_again_meanwhile_is_still_one(
+    server_state, upload_of, monkeypatch, returns
+):
+    """Gone for the first looks, there for the next: what is sent again comes to the same path."""
+    sent = upload_of(b"1", "clip.mp4")
+    looks, real = [], os.stat
+
+    def gone_at_first(path, *args, **kwargs):
+        if str(path) == sent["path"]:
+            looks.append(path)
+            if len(looks) <= returns:
+                raise FileNotFoundError(path)
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "stat", gone_at_first)
+    assert str(server_state.uploaded("video", sent)) == sent["path"]
+    assert looks
