@@ -29,6 +29,7 @@ from .encoder.fused_encoder import FusedEncoder, fused_for_inference, modules_of
 from .encoder.loading import check_finite, load_complete, one_at_a_time
 from .matching.probability_map import probability_map, window_correlation
 from .matching.pyramid import unit_length
+from .tracking.encoded_frame import EncodedFrame
 from .tracking.prompts import whole_number
 from .tracking.results import FgvcVideoOutput
 from .tracking.session import FgvcInferenceSession
@@ -270,7 +271,7 @@ class FgvcModel(FgvcPreTrainedModel):
         with evaluation_mode(self):
             features = self.normalized_features(pixel_values, check_weights=not session.weights_checked)
         session.weights_checked = True
-        session.propagate(features[0], frame_idx)  # (h, w, C)
+        session.propagate(EncodedFrame.of(features[0], pixel_values[0]), frame_idx)
         return session.read()
 
     def propagate_in_video_iterator(

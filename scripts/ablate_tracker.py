@@ -25,6 +25,7 @@ from fgvc_hf.io.checkpoints import PRESETS
 from fgvc_hf.io.files import atomic_write, check_outputs
 from fgvc_hf.kernels.process import clean_end
 from fgvc_hf.metrics.average_jaccard import RASTER_SIZE, aggregate, count_tapvid, queries_first
+from fgvc_hf.tracking.encoded_frame import EncodedFrame
 from fgvc_hf.tracking.template_constants import TemplateConstants
 from fgvc_hf.tracking.template_tracker import TemplateTracker
 
@@ -46,6 +47,9 @@ CHANGES: dict[str, dict[str, object]] = {  # "off": the value without the idea b
     "anchor_radius": {"off": 0, "half": 1, "double": 4},
     "recall_radius": {"half": 2, "double": 10},
     "recall_gain": {"off": 0.0, "half": 0.025, "double": 0.1},
+    "image_radius": {"half": 3, "double": 10},
+    "image_similarity": {"off": 2.0, "half": 0.4},
+    "image_reach": {"half": 1.5, "double": 6.0},
     "evidence_rates": {"off": (0.0, 0.0), "half": (0.2, 0.025), "double": (0.8, 0.1)},
     "least_evidence": {"off": (-1.0, -1.0, -1.0), "half": (0.35, 0.35, 0.0)},
 }
@@ -115,9 +119,9 @@ def table_of(title: str, tracker: Tracker, clips: Iterator[Clip], variants: dict
     """Scores with the constants as they are, and differences to them."""
     scores = {variant: [] for variant in variants}  # a row of three for each clip
     for number, clip in enumerate(clips):
-        features, input_size = encode(tracker, clip.frames)
+        frames = encode(tracker, clip.frames)
         for variant, constants in variants.items():
-            counts = score(follow(clip, features, input_size, tracker.model.config, constants), clip)
+            counts = score(follow(clip, frames, tracker.model.config, constants), clip)
             named = aggregate({"clip": counts})["tapvid"]
             scores[variant].append([100 * named[name] for name in SCORES])
         print(f"{title}: {number + 1} clips done", file=sys.stderr)
@@ -132,26 +136,25 @@ def table_of(title: str, tracker: Tracker, clips: Iterator[Clip], variants: dict
 
 
 @torch.inference_mode()
-def encode(tracker: Tracker, frames: np.ndarray) -> tuple[list[torch.Tensor], tuple[int, int]]:
-    """Features (h, w, C) of all frames, and (height, width) of the model's input."""
+def encode(tracker: Tracker, frames: np.ndarray) -> list[EncodedFrame]:
+    """All frames as the tracker sees them."""
     session = tracker.processor.init_video_session()
     inputs = (session.preprocess(frame, tracker.model.device) for frame in frames)
-    return [tracker.model.normalized_features(pixels)[0] for pixels in inputs], session.sizes[1]
+    return [EncodedFrame.of(tracker.model.normalized_features(pixels)[0], pixels[0]) for pixels in inputs]
 
 
 @torch.inference_mode()
-def follow(
-    clip: Clip, features: list[torch.Tensor], input_size: tuple[int, int], config, constants: TemplateConstants
-):
+def follow(clip: Clip, frames: list[EncodedFrame], config, constants: TemplateConstants):
     """Positions (N, T, 2) in pixels of the frames, and visibility (N, T), of the queries of a clip."""
     TemplateTracker.constants = constants
-    size, tracker = clip.frames.shape[1:3], TemplateTracker.empty(features[0], config)
+    size, input_size = clip.frames.shape[1:3], frames[0].size
+    tracker = TemplateTracker.empty(frames[0].features, config)
     points = torch.from_numpy(rescale_points(clip.queries[:, 1:].astype(np.float64), size, input_size))
     tracks, visible = np.zeros(clip.points.shape), np.zeros(clip.occluded.shape, bool)
-    for t, frame in enumerate(features):
-        tracker.step(frame, input_size)
+    for t, frame in enumerate(frames):
+        tracker.step(frame)
         new = np.flatnonzero(clip.queries[:, 0] == t)
-        tracker.start(new.tolist(), points[new].to(frame.device), frame)
+        tracker.start(new.tolist(), points[new].to(frame.image.device), frame)
         found = tracker.read()
         tracks[found.ids, t] = rescale_points(found.points.cpu().numpy(), input_size, size)
         visible[found.ids, t] = (found.confidence >= config.visibility_threshold).cpu().numpy()

@@ -48,6 +48,7 @@ from fgvc_hf.io.files import check_outputs
 from fgvc_hf.matching.probability_map import window_correlation
 from fgvc_hf.matching.windows import reference_topk, window_topk
 from fgvc_hf.modeling_fgvc import FgvcEncoder
+from fgvc_hf.tracking.encoded_frame import EncodedFrame
 from fgvc_hf.tracking.label_maps import propagate_labels
 from fgvc_hf.tracking.template_tracker import TemplateTracker
 
@@ -243,10 +244,11 @@ def scaling(rounds: int) -> dict:
 def _templates(model: FgvcModel, features: torch.Tensor, number: int) -> Callable[[], None]:
     """A step of tracking so many points on a frame with the same features (1, h, w, C)."""
     size = tuple(model.config.output_stride * side for side in features.shape[1:3])
+    frame = EncodedFrame(features[0], torch.rand(size, generator=torch.Generator().manual_seed(1)))
     points = torch.rand(number, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     tracker = TemplateTracker.empty(features[0], model.config)
-    tracker.start(list(range(number)), points * torch.tensor(size[::-1]), features[0])
-    return partial(tracker.step, features[0], size)
+    tracker.start(list(range(number)), points * torch.tensor(size[::-1]), frame)
+    return partial(tracker.step, frame)
 
 
 def at_own_resolution(checkpoint: str | None = None, **config_fields) -> Tracker:

@@ -5,6 +5,8 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # before torch is loaded; process
     workers = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -20,6 +22,13 @@ from fgvc_hf import (
     render_clip,
 )
 from fgvc_hf.io.masks import write_mask
+from fgvc_hf.tracking.template_tracker import TemplateTracker
+
+
+@pytest.fixture
+def features_alone(monkeypatch):
+    """Points stay where features match and are not moved by the image, for tests that compare features by their tracks."""
+    monkeypatch.setattr(TemplateTracker, "constants", replace(TemplateTracker.constants, image_similarity=2.0))
 
 
 @pytest.fixture(scope="session")

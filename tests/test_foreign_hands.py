@@ -28,6 +28,9 @@ from fgvc_hf import (
 )
 
 
+pytestmark = pytest.mark.usefixtures("features_alone")
+
+
 @pytest.fixture(scope="module")
 def frames():
     return moving_frames()

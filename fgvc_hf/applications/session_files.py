@@ -31,7 +31,8 @@ from ..tracking.session import FgvcInferenceSession
 from ..tracking.template_tracker import TemplateTracker
 
 
-FORMAT = "fgvc-session-6"
+FORMAT = "fgvc-session-7"
+LAST_IMAGE = "last_image"  # of the session: new targets start on it
 TRACKERS = {"labels": LabelMapTracker, "templates": TemplateTracker, "boxes": BoxTracker}
 
 
@@ -52,6 +53,8 @@ def save_session(session: FgvcInferenceSession | LiveTracker, model: FgvcModel |
     tensors: dict[str, torch.Tensor] = {}
     parts = {name: getattr(session, name) for name in TRACKERS}
     values = {name: _take_apart(name, part, tensors) for name, part in parts.items() if part is not None}
+    if session.last_image is not None:
+        tensors[LAST_IMAGE] = session.last_image
     prompts = []
     for number, ((obj_id, frame_idx), prompt) in enumerate(session.prompts.items()):
         point = prompt.point if isinstance(prompt, PointTarget) else None
@@ -110,7 +113,6 @@ def _restore(
     dtype, device, limit = metadata["memory_options"]
     dtype = dtype and getattr(torch, dtype)
     session = FgvcInferenceSession(processor, video, dtype, device, limit)
-    session.device = model.device
     size = metadata["original_size"]
     session.original_size = tuple(size) if size else session.original_size
     for number, (obj_id, frame_idx, point, box) in enumerate(metadata["prompts"]):
@@ -121,7 +123,7 @@ def _restore(
         else:
             session.prompts[obj_id, frame_idx] = MaskTarget(frame_idx, tensors[f"prompt{number}"].cpu().numpy())
     session.started = {(obj_id, frame_idx) for obj_id, frame_idx in metadata["started"]}
-    session.last_frame_idx = metadata["last_frame_idx"]
+    session.last_frame_idx, session.last_image = metadata["last_frame_idx"], tensors.get(LAST_IMAGE)
     if metadata["trackers"]:
         config = session.bind(model)
         for name, values in metadata["trackers"].items():

@@ -90,6 +90,17 @@ def flow_for(values: torch.Tensor) -> Any:
     return TorchFlow
 
 
+def alignment_for(image: torch.Tensor) -> Any:
+    """Alignment of patches of images like these: [`fgvc_hf.kernels.alignment_torch.TorchAlignment`], or numba's with the same functions."""
+    if numba_fits(image):
+        from .alignment_numba import NumbaAlignment
+
+        return NumbaAlignment
+    from .alignment_torch import TorchAlignment
+
+    return TorchAlignment
+
+
 @cache
 def triton_fits(device: torch.device, shared_memory: int = 0) -> bool:
     """Whether Triton's kernels are the default on a device: NVIDIA GPUs since Ampere with so many bytes of shared memory.
@@ -126,6 +137,7 @@ def _numba_is_there() -> bool:
 
 __all__ = [
     "BACKENDS",
+    "alignment_for",
     "backend_for",
     "flow_for",
     "numba_fits",

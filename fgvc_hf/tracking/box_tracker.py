@@ -15,6 +15,7 @@ import torch
 
 from ..configuration_fgvc import FgvcConfig
 from ..coordinates import cell_to_point, exact, exact_dtype
+from .encoded_frame import EncodedFrame
 from .localisation import BANDWIDTH, INERTIA, carried, read_box
 from .results import BoxReadout
 from .template_tracker import TemplateTracker
@@ -59,34 +60,29 @@ class BoxTracker:
         grid, confidence = corners.new_zeros((0, GRID**2, 2)), corners.new_zeros(0, dtype=torch.float32)
         return cls(config, [], [], corners, corners, grid, confidence, TemplateTracker.empty(features, config))
 
-    def start(self, ids: list[int], corners: torch.Tensor, turns: list[bool], features: torch.Tensor) -> None:
+    def start(self, ids: list[int], corners: torch.Tensor, turns: list[bool], frame: EncodedFrame) -> None:
         """Begin to follow boxes.
 
         Args:
             ids (`list[int]`), turns (`list[bool]`): Of n boxes, none of which is followed yet.
             corners (`torch.Tensor` of shape `(n, 4, 2)`, float64): Their corners, one after the other, in pixels of the model's input.
-            features (`torch.Tensor` of shape `(h, w, C)`): The frame that they are given on.
+            frame ([`EncodedFrame`]): The frame that they are given on.
         """
         grid = grid_in(corners)  # (n, 64, 2)
-        self.templates.start([obj_id for obj_id in ids for _ in range(GRID**2)], grid.flatten(0, 1), features)
+        self.templates.start([obj_id for obj_id in ids for _ in range(GRID**2)], grid.flatten(0, 1), frame)
         confidence = corners.new_ones(len(ids), dtype=torch.float32)
         new = {"first": corners, "corners": corners, "grid": grid, "confidence": confidence}
         for name, rows in new.items():
             setattr(self, name, torch.cat([getattr(self, name), rows]))
         self.ids, self.turns = self.ids + ids, self.turns + turns
 
-    def step(self, features: torch.Tensor, input_size: tuple[int, int]) -> None:
-        """Find all boxes on the next frame.
-
-        Args:
-            features (`torch.Tensor` of shape `(h, w, C)`): Normalised features of the frame.
-            input_size (`tuple[int, int]`): (height, width) of the model's input.
-        """
+    def step(self, frame: EncodedFrame) -> None:
+        """Find all boxes on the next frame."""
         carry = self.config.box_matching == "coordinates"
         if not carry:
-            self.templates.step(features, input_size)
+            self.templates.step(frame)
         for box in range(len(self.ids)):
-            self.corners[box], self.confidence[box] = self._carry(box, features) if carry else self._fit(box)
+            self.corners[box], self.confidence[box] = self._carry(box, frame.features) if carry else self._fit(box)
 
     def read(self) -> BoxReadout:
         """Where the boxes are on the last frame, in pixels of the model's input."""

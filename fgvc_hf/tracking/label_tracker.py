@@ -17,6 +17,7 @@ import torch
 from ..configuration_fgvc import FgvcConfig
 from ..matching.block_search import best_keys, best_keys_reach
 from ..matching.windows import frame_topk, merge_topk, repeat_topk
+from .encoded_frame import EncodedFrame
 from .label_maps import (
     draw_masks,
     draw_points,
@@ -168,16 +169,17 @@ class LabelMapTracker:
             TargetGroup(point_ids, mask_ids, anchor, labels, support, points, ones, zeros, first[:, n:])
         )
 
-    def step(self, features: torch.Tensor, input_size: tuple[int, int]) -> None:
-        """Carry all targets over to a frame with features (h, w, C), and remember it.
+    def step(self, frame: EncodedFrame) -> None:
+        """Carry all targets over to a frame, and remember its features.
 
         Raises:
             `ValueError`: the features are of another shape than those before.
         """
+        features = frame.features
         self.memory.check(features)
         if self.groups:
             for group, labels in zip(self.groups, self._propagate(features), strict=True):
-                self._read_points(group, labels, input_size)
+                self._read_points(group, labels, frame.size)
                 group.masks = labels[:, len(group.point_ids) :]
                 group.remember(self.memory.next_slot, features, labels, self.config)
         self.memory.add(features)

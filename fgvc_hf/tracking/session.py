@@ -11,6 +11,7 @@ import torch
 from ..configuration_fgvc import FgvcConfig
 from ..coordinates import exact_dtype, rescale_points
 from .box_tracker import BoxTracker
+from .encoded_frame import EncodedFrame
 from .frames import as_frame
 from .label_maps import object_ids
 from .label_tracker import LabelMapTracker
@@ -174,7 +175,7 @@ class FgvcInferenceSession:
         self.labels: LabelMapTracker | None = None
         self.templates: TemplateTracker | None = None
         self.boxes: BoxTracker | None = None
-        self.device = torch.device("cpu")  # of the features
+        self.last_image: torch.Tensor | None = None  # (H, W) of the frame seen last, on the device of the features
         self.started: set[tuple[int, int]] = set()  # prompts (id, frame) that are being followed
         self.weights_checked = False  # whether the fused encoder has been compared with the model's weights
         self.last_frame_idx: int | None = None
@@ -247,21 +248,20 @@ class FgvcInferenceSession:
         """Everything that follows targets; empty before the first frame."""
         return [tracker for tracker in (self.labels, self.templates, self.boxes) if tracker is not None]
 
-    def propagate(self, features: torch.Tensor, frame_idx: int) -> None:
-        """Find all targets on a frame with normalised features (h, w, C), and start those that are prompted on it."""
+    def propagate(self, frame: EncodedFrame, frame_idx: int) -> None:
+        """Find all targets on a frame, and start those that are prompted on it."""
         assert self.config is not None
         if self.labels is None:
-            self._make_trackers(features, self.config)
+            self._make_trackers(frame.features, self.config)
             try:
                 self._frames_that_fit(self._due())
             except ValueError:
                 self.reset_tracking_data()
                 raise
         self._start_targets()  # prompted since on the frame before
-        self.device = features.device
         for tracker in self.trackers:
-            tracker.step(features, self.sizes[1])
-        self.last_frame_idx = frame_idx
+            tracker.step(frame)
+        self.last_frame_idx, self.last_image = frame_idx, frame.image
         self._start_targets()
 
     def _make_trackers(self, features: torch.Tensor, config: FgvcConfig) -> None:
@@ -283,31 +283,31 @@ class FgvcInferenceSession:
         """Start the targets that are prompted on the frame seen last; those that were followed already start anew."""
         if self.last_frame_idx is None or not (due := self._due(self.last_frame_idx)):
             return
-        labels, templates, boxes, config = self.labels, self.templates, self.boxes, self.config
-        assert labels is not None and templates is not None and boxes is not None and config is not None
+        labels, templates, boxes, config, image = self.labels, self.templates, self.boxes, self.config, self.last_image
+        assert not (labels is None or templates is None or boxes is None or config is None or image is None)
         new = {obj_id: prompt for (obj_id, _), prompt in due.items()}
         points = {i: t.point for i, t in new.items() if isinstance(t, PointTarget)}
         masks = {i: torch.from_numpy(t.mask) for i, t in new.items() if isinstance(t, MaskTarget)}
         new_boxes = {i: t for i, t in new.items() if isinstance(t, BoxTarget)}
-        last = labels.memory.last  # (h, w, C)
         frames = self._frames_that_fit(due)
         self.started |= set(due)
         for tracker in self.trackers:
             tracker.drop(set(new))
-        features = last.to(self.device, copy=True)
+        device = image.device
+        frame = EncodedFrame(labels.memory.last.to(device, copy=True), image)
         where = torch.tensor(list(points.values()), dtype=torch.float64, device="cpu").view(-1, 2)
-        where = rescale_points(where, *self.sizes).to(self.device, exact_dtype(self.device))
+        where = rescale_points(where, *self.sizes).to(device, exact_dtype(device))
         if points and config.point_matching == "templates":
-            templates.start(list(points), where, features)
+            templates.start(list(points), where, frame)
             points, where = {}, where[:0]
         if new_boxes:
             corners = torch.from_numpy(np.stack([box.corners for box in new_boxes.values()]))
-            corners = rescale_points(corners, *self.sizes).to(self.device, exact_dtype(self.device))
-            boxes.start(list(new_boxes), corners, [box.turns for box in new_boxes.values()], features)
+            corners = rescale_points(corners, *self.sizes).to(device, exact_dtype(device))
+            boxes.start(list(new_boxes), corners, [box.turns for box in new_boxes.values()], frame)
         if points or masks:
             stacked = torch.stack(list(masks.values())) if masks else None
             labels.resize(frames)
-            labels.start(list(points), where, list(masks), stacked, self.sizes[1], self.device)
+            labels.start(list(points), where, list(masks), stacked, self.sizes[1], device)
 
     @property
     def memory_bytes(self) -> int:

@@ -47,6 +47,12 @@ class TemplateConstants:
             Radius of the window around the best block of the frame that is searched at full resolution in re-detection.
         recall_gain (`float`, similarity):
             By how much a place found by re-detection must resemble the first patch more than the local match does.
+        image_radius (`int`, pixels of the model's input):
+            Radius of the patches of the image that are aligned. Larger ones hold on to more texture, and to more of what moves otherwise.
+        image_similarity (`float`, normalised cross-correlation):
+            From which an aligned patch places its point.
+        image_reach (`float`, pixels of the model's input):
+            How far from the match by features a patch may be aligned.
         evidence_rates (`tuple[float, float]`, share of a frame):
             Rates of the fast and the slow EMA of the evidence that visibility is judged by.
         least_evidence (`tuple[float, float, float]`, similarity):
@@ -67,6 +73,9 @@ class TemplateConstants:
     anchor_radius: int = 2
     recall_radius: int = 5
     recall_gain: float = 0.05
+    image_radius: int = 5
+    image_similarity: float = 0.8
+    image_reach: float = 3.0
     evidence_rates: tuple[float, float] = (0.4, 0.05)
     least_evidence: tuple[float, float, float] = (0.7, 0.7, 0.0)
 

@@ -1,5 +1,6 @@
 """The memory of the template tracker: the first patch of each point and a ring of the patches since."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,14 +10,20 @@ from ..kernels.dispatch import patches_for
 from ..matching.patches import patch_weights
 
 
+# Along which axis of each tensor the points lie
+POINTS_ALONG = {"anchor": 0, "recent": 1, "anchor_image": 0, "recent_image": 1, "trusted": 1, "similarity": 0}
+
+
 @dataclass
 class TemplateMemory:
     """
-    Patches of N points: P = (2 * radius + 1)^2 cells each, of C channels.
+    Patches of N points: P = (2 * radius + 1)^2 cells each, of C channels; and of the images, S x S pixels each.
 
     Args:
         anchor (`torch.Tensor` of shape `(N, P, C)`): The first patch of each point.
         recent (`torch.Tensor` of shape `(slots, N, P, C)`): Patch of frame t in slot t % slots; zeros where it was not trusted.
+        anchor_image (`torch.Tensor` of shape `(N, S, S)`, float32), recent_image (`torch.Tensor` of shape `(slots, N, S, S)`, float32):
+            The same of the images.
         trusted (`torch.Tensor` of shape `(slots, N)`, bool): Whether it was similar enough to the mean template to become one.
         similarity (`torch.Tensor` of shape `(N, P)`, float32): EMA of the cosine similarity of each cell of the patch with that of the mean
             template, over frames on which the point was visible.
@@ -25,41 +32,41 @@ class TemplateMemory:
 
     anchor: torch.Tensor
     recent: torch.Tensor
+    anchor_image: torch.Tensor
+    recent_image: torch.Tensor
     trusted: torch.Tensor
     similarity: torch.Tensor
     count: int = 0
 
     @classmethod
-    def of(cls, anchor: torch.Tensor, slots: int) -> "TemplateMemory":
-        """The memory, of as many slots, of points with first patches (N, P, C)."""
-        recent = anchor.new_zeros((slots, *anchor.shape))
+    def of(cls, anchor: torch.Tensor, anchor_image: torch.Tensor, slots: int) -> "TemplateMemory":
+        """The memory, of as many slots, of points with first patches (N, P, C) and (N, S, S)."""
+        recent, recent_image = (patches.new_zeros((slots, *patches.shape)) for patches in (anchor, anchor_image))
         trusted = anchor.new_zeros((slots, len(anchor)), dtype=torch.bool)
-        return cls(anchor, recent, trusted, anchor.new_ones(anchor.shape[:2], dtype=torch.float32))
+        similarity = anchor.new_ones(anchor.shape[:2], dtype=torch.float32)
+        return cls(anchor, recent, anchor_image, recent_image, trusted, similarity)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the patches."""
-        return self.anchor.nbytes + self.recent.nbytes
+        return sum(of.nbytes for of in (self.anchor, self.recent, self.anchor_image, self.recent_image))
 
     def bytes_of(self, number: int) -> int:
         """Bytes of the patches of a number of points."""
-        _, cells, channels = self.anchor.shape
-        return number * (1 + len(self.recent)) * cells * channels * self.anchor.element_size()
+        each = sum(math.prod(of.shape[1:]) * of.element_size() for of in (self.anchor, self.anchor_image))
+        return number * (1 + len(self.recent)) * each
 
-    def add(self, anchor: torch.Tensor) -> None:
-        """Add points with their first patches (n, P, C)."""
-        new = TemplateMemory.of(anchor, len(self.recent))
-        self.anchor, self.similarity = (
-            torch.cat(pair) for pair in ((self.anchor, new.anchor), (self.similarity, new.similarity))
-        )
-        self.recent, self.trusted = (
-            torch.cat(pair, dim=1) for pair in ((self.recent, new.recent), (self.trusted, new.trusted))
-        )
+    def add(self, anchor: torch.Tensor, anchor_image: torch.Tensor) -> None:
+        """Add points with their first patches (n, P, C) and (n, S, S)."""
+        new = TemplateMemory.of(anchor, anchor_image, len(self.recent))
+        for name, dim in POINTS_ALONG.items():
+            setattr(self, name, torch.cat([getattr(self, name), getattr(new, name)], dim=dim))
 
     def keep(self, rows: list[int]) -> None:
         """Forget all other points."""
-        self.anchor, self.similarity = self.anchor[rows], self.similarity[rows]
-        self.recent, self.trusted = self.recent[:, rows], self.trusted[:, rows]
+        for name, dim in POINTS_ALONG.items():
+            tensor = getattr(self, name)
+            setattr(self, name, tensor[:, rows] if dim else tensor[rows])
 
     def cell_weights(self, rows: slice, radius: int, temperature: float) -> torch.Tensor:
         """How much each cell of the patches counts (n, P): a Gaussian of its place, times exp(its usual similarity / temperature).
@@ -75,11 +82,19 @@ class TemplateMemory:
         recent = [(self.recent[slot, rows], self.trusted[slot, rows]) for slot in slots]
         return patches_for(self.anchor).mean(self.anchor[rows], anchor_share, recent)
 
+    def images(self, rows: slice, frames_back: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Patches (K, n, S, S) of the first image and of those some frames back, and which (K, n), bool, may be used."""
+        slots = [(self.count - back) % len(self.recent) for back in frames_back]
+        patches = torch.stack([self.anchor_image[rows], *(self.recent_image[slot, rows] for slot in slots)])
+        first = torch.ones_like(self.trusted[0, rows])
+        return patches, torch.stack([first, *(self.trusted[slot, rows] for slot in slots)])
+
     def update(
         self,
         rows: slice,
         features: torch.Tensor,
         cells: torch.Tensor,
+        images: torch.Tensor,
         mean: torch.Tensor,
         trusted: torch.Tensor,
         visible: torch.Tensor,
@@ -90,13 +105,14 @@ class TemplateMemory:
         Args:
             rows (`slice`): The n points.
             features (`torch.Tensor` of shape `(h, w, C)`), cells (`torch.Tensor` of shape `(n, 2)`): The frame, and where they are on it.
+            images (`torch.Tensor` of shape `(n, S, S)`): The patches of the image there.
             mean (`torch.Tensor` of shape `(n, P, C)`): Their mean templates.
             trusted (`torch.Tensor` of shape `(n,)`, bool): Whose patches become templates.
             visible (`torch.Tensor` of shape `(n,)`, bool): Whose EMA of the cells' similarities is updated, at `rate`.
         """
         slot = self.count % len(self.recent)
         found = patches_for(features).take(features, cells, mean, trusted, self.recent[slot, rows])  # (n, P)
-        self.trusted[slot, rows] = trusted
+        self.trusted[slot, rows], self.recent_image[slot, rows] = trusted, images
         self.similarity[rows] = torch.lerp(self.similarity[rows], found, rate * visible[:, None].to(found.dtype))
 
 

@@ -13,9 +13,12 @@ features around it, and its search window moves with it. One step, for every poi
 5. Refinement. Within two cells, the first patch counts one half, because recent patches are a little off and those errors add up;
    a parabola gives the fraction of a cell.
 6. Re-detection. A point that resembles its first patch too little is looked for in the whole frame, by pooled blocks of cells.
-7. Evidence. The scores and the margin over the next best place, with their fast and slow EMAs, give the probability that the point is
+7. Alignment. Patches of the image around the point on its first frame and on the trusted ones 1, 2, 4, 8 and 16 frames back are
+   aligned with the image (Lucas–Kanade), and place the point to a fraction of a pixel. What follows goes by the match of the
+   features, which does not drift.
+8. Evidence. The scores and the margin over the next best place, with their fast and slow EMAs, give the probability that the point is
    visible (logistic) and its expected error (log-linear).
-8. Memory. A patch becomes a template only if it is similar enough to the mean template, so that what covers a point is not learnt.
+9. Memory. A patch becomes a template only if it is similar enough to the mean template, so that what covers a point is not learnt.
    A point that is probably hidden stays where it was last seen.
 
 Numbers that belong to a checkpoint or to the user are fields of [`FgvcConfig`]; all others are in [`TemplateConstants`].
@@ -31,10 +34,12 @@ from ..configuration_fgvc import EVIDENCE_WEIGHTS, FgvcConfig
 from ..coordinates import cell_to_point, exact, exact_dtype, point_to_cell
 from ..kernels.chunks import limit_for
 from ..kernels.patches_torch import POINTS_AT_ONCE
+from ..matching.alignment import align_points, image_patches
 from ..matching.patches import PointRows, sample_patches, search_cells, window_scores
 from ..matching.pyramid import FeaturePyramid
 from ..matching.redetection import redetect
 from ..matching.template_search import Match, MotionPrior, refine, search_coarse, verify
+from .encoded_frame import EncodedFrame
 from .evidence import EVIDENCE, judge
 from .results import PointReadout
 from .template_constants import TemplateConstants
@@ -107,35 +112,33 @@ class TemplateTracker:
     def empty(cls, features: torch.Tensor, config: FgvcConfig) -> "TemplateTracker":
         """A tracker without points. Patches are kept with the channels, the dtype and the device of these features (h, w, C)."""
         patch = features.new_zeros((0, (2 * config.template_radius + 1) ** 2, features.shape[-1]))
-        memory = TemplateMemory.of(patch, max(cls.constants.frames_back))
+        side = 2 * cls.constants.image_radius + 3
+        image = features.new_zeros((0, side, side), dtype=torch.float32)
+        memory = TemplateMemory.of(patch, image, max(cls.constants.frames_back))
         points = features.new_zeros((0, 2), dtype=exact_dtype(features.device))
         return cls(config, [], memory, PointState.first(points, points.float()))
 
-    def start(self, ids: list[int], points: torch.Tensor, features: torch.Tensor) -> None:
+    def start(self, ids: list[int], points: torch.Tensor, frame: EncodedFrame) -> None:
         """Begin to follow points.
 
         Args:
             ids (`list[int]`): Their ids, of which none is followed yet.
             points (`torch.Tensor` of shape `(n, 2)`, float64): (x, y) in pixels of the model's input.
-            features (`torch.Tensor` of shape `(h, w, C)`): The frame that the points are given on.
+            frame ([`EncodedFrame`]): The frame that the points are given on.
         """
         cells = point_to_cell(points, self.config.output_stride, self.config.cell_origin).float()
-        self.memory.add(sample_patches(features, cells, self.config.template_radius))
+        images = image_patches(frame.image, points, self.constants.image_radius)
+        self.memory.add(sample_patches(frame.features, cells, self.config.template_radius), images)
         self.state = self.state.joined(PointState.first(points, cells))
         self.ids = self.ids + ids
 
-    def step(self, features: torch.Tensor, input_size: tuple[int, int]) -> None:
-        """Find all points on the next frame, and learn from what was found.
-
-        Args:
-            features (`torch.Tensor` of shape `(h, w, C)`): Normalised features of the frame.
-            input_size (`tuple[int, int]`): (height, width) of the model's input, which points stay in.
-        """
+    def step(self, frame: EncodedFrame) -> None:
+        """Find all points on the next frame, and learn from what was found."""
         if not self.ids:
             return
-        pyramid, at_once = FeaturePyramid(features), limit_for(features, POINTS_AT_ONCE)
+        pyramid, at_once = FeaturePyramid(frame.features), limit_for(frame.features, POINTS_AT_ONCE)
         for start in range(0, len(self.ids), at_once):
-            self._step_rows(slice(start, start + at_once), pyramid, input_size)
+            self._step_rows(slice(start, start + at_once), pyramid, frame)
         self.memory.count += 1
 
     def read(self) -> PointReadout:
@@ -164,7 +167,7 @@ class TemplateTracker:
 
     # ---- one step ------------------------------------------------------------------------------------------------
 
-    def _step_rows(self, rows: slice, pyramid: FeaturePyramid, input_size: tuple[int, int]) -> None:
+    def _step_rows(self, rows: slice, pyramid: FeaturePyramid, frame: EncodedFrame) -> None:
         """The numbered steps of this module's docstring for n of the points; P cells of a patch, windows of D x D cells."""
         config, constants, memory, before = self.config, self.constants, self.memory, self.state.rows(rows)
         features, anchor = pyramid.features, memory.anchor[rows]  # (h, w, C), (n, P, C)
@@ -184,17 +187,20 @@ class TemplateTracker:
         match = refine(window, scores, prior, margin, constants.anchor_radius, rival, share)
         # 6. Re-detection in the whole frame
         match, recalled = self._redetect(pyramid, anchor, mean, weights, match)
-        # 7. Evidence: visibility and expected error
+        # 7. Alignment: positions (n, 2) in pixels by the image
+        points = self._align(rows, frame.image, match)
+        # 8. Evidence: visibility and expected error
         judged = judge(match.evidence, before.averages, config, constants)
         visible = judged.confidence >= config.visibility_threshold  # (n,)
         hidden = (judged.confidence < config.hidden_threshold) & ~recalled  # (n,)
-        # 8. Memory: new templates, and the state for the next frame
+        # 9. Memory: new templates, and the state for the next frame
         trusted = match.mean >= config.template_trust  # (n,)
-        memory.update(rows, features, match.cells, mean, trusted, visible, constants.cell_rate)
+        images = image_patches(frame.image, points, constants.image_radius)
+        memory.update(rows, features, match.cells, images, mean, trusted, visible, constants.cell_rate)
         after = PointState(
             cells=torch.where(hidden[:, None], before.cells, match.cells),
             lost=torch.where(trusted, 0, before.lost + 1),
-            points=self._inside(match.cells, input_size),
+            points=points.clamp_min(0).minimum(points.new_tensor(frame.size[::-1])),
             expected=torch.where(visible[:, None], self._ahead(before.cells, match.cells), before.expected),
             confidence=judged.confidence,
             uncertainty=judged.uncertainty,
@@ -231,14 +237,20 @@ class TemplateTracker:
             least_share=constants.least_share,
         )
 
-    def _inside(self, cells: torch.Tensor, input_size: tuple[int, int]) -> torch.Tensor:
-        """Positions (n, 2) in pixels, float64, of cells (n, 2), kept inside the frame."""
-        points = cell_to_point(exact(cells), self.config.output_stride, self.config.cell_origin)
-        return points.clamp_min(0).minimum(points.new_tensor((input_size[1], input_size[0])))
+    def _align(self, rows: slice, image: torch.Tensor, match: Match) -> torch.Tensor:
+        """[`align_points`] with this tracker's numbers: positions (n, 2) in pixels, float64."""
+        constants = self.constants
+        patches, known = self.memory.images(rows, constants.frames_back)
+        reach, least = constants.image_reach, constants.image_similarity
+        return align_points(image, self._points(match.cells), patches, known, least, reach)
+
+    def _points(self, cells: torch.Tensor) -> torch.Tensor:
+        """Positions (n, 2) in pixels, float64, of cells (n, 2)."""
+        return cell_to_point(exact(cells), self.config.output_stride, self.config.cell_origin)
 
     def _ahead(self, before: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
         """Positions (n, 2) in pixels, float64, on the next frame of what moved from cells `before` to `cells` (n, 2), at constant velocity."""
-        return cell_to_point(2 * exact(cells) - before, self.config.output_stride, self.config.cell_origin)
+        return self._points(2 * exact(cells) - before)
 
 
 __all__ = ["PointState", "TemplateTracker"]

@@ -3,6 +3,8 @@
 import torch
 import torch.nn.functional as F
 
+from fgvc_hf.tracking.encoded_frame import EncodedFrame
+
 
 def unit_features(h, w, channels=16, seed=0, dtype=torch.float32):
     """Noise (h, w, C) of unit length."""
@@ -24,3 +26,13 @@ def shifted(field, dx, dy, h, w, top=20, left=20):
     grid = torch.stack(torch.meshgrid(2 * x / (width - 1) - 1, 2 * y / (height - 1) - 1, indexing="xy"), dim=-1)
     sampled = F.grid_sample(field, grid[None], mode="bicubic", align_corners=True)
     return F.normalize(sampled[0].permute(1, 2, 0), dim=-1)
+
+
+def frame_of(features, seed=None):
+    """A frame with features (h, w, C) at stride 2, and an image that is plain, so that nothing is aligned, or smooth noise."""
+    h, w, _ = features.shape
+    image = torch.zeros(2 * h, 2 * w)
+    if seed is not None:
+        image = F.interpolate(unit_features(h, w, 1, seed).movedim(-1, 0)[None], scale_factor=2, mode="bicubic")[0, 0]
+        image = image + F.interpolate(smooth_field(h, w, 1, seed), (2 * h, 2 * w))[0, 0]
+    return EncodedFrame(features, image)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from feature_fields import unit_features
+from feature_fields import frame_of, unit_features
 from PIL import Image
 
 from fgvc_hf import FgvcConfig, FgvcModel, load_session, render_clip, save_session
@@ -128,32 +128,32 @@ def test_other_boxes_change_nothing(matching):
     """Not those that are followed along, nor those that were dropped or came later."""
     config, frames = FgvcConfig(box_matching=matching), [unit_features(50, 60, seed=seed // 3) for seed in range(6)]
     among, alone = (BoxTracker.empty(frames[0], config) for _ in range(2))
-    among.start([3, 8], CORNERS, [False, True], frames[0])
-    alone.start([8], CORNERS[1:], [True], frames[0])
+    among.start([3, 8], CORNERS, [False, True], frame_of(frames[0]))
+    alone.start([8], CORNERS[1:], [True], frame_of(frames[0]))
     for t, features in enumerate(frames[1:]):
         for tracker in (among, alone):
-            tracker.step(features, (100, 120))
+            tracker.step(frame_of(features))
         readout, single, row = among.read(), alone.read(), among.ids.index(8)
         assert torch.equal(readout.corners[row], single.corners[0])
         assert torch.equal(readout.confidence[row], single.confidence[0])
         if t == 1:
             among.drop({3})
         if t == 2:
-            among.start([1], CORNERS[:1], [False], features)
+            among.start([1], CORNERS[:1], [False], frame_of(features))
     assert among.read().ids == [8, 1] and among.turns == [True, False]
-    assert among.nbytes == among.bytes_of(2) == 2 * alone.nbytes == 2 * 64 * 17 * 49 * 16 * 4
+    assert among.nbytes == among.bytes_of(2) == 2 * alone.nbytes == 2 * 64 * 17 * (49 * 16 + 13 * 13) * 4
     assert (alone.read().corners - CORNERS[1:]).abs().max() > 0.01  # it did move
 
 
 def test_a_readout_of_boxes_stays_as_it_is():
     features = unit_features(50, 60)
     tracker = BoxTracker.empty(features, FgvcConfig())
-    tracker.start([3], CORNERS[:1], [False], features)
+    tracker.start([3], CORNERS[:1], [False], frame_of(features))
     readout = tracker.read()
-    tracker.step(unit_features(50, 60, seed=1), (100, 120))
+    tracker.step(frame_of(unit_features(50, 60, seed=1)))
     assert torch.equal(readout.corners, CORNERS[:1]) and readout.confidence.tolist() == [1.0]
     tracker.drop({3})
-    tracker.step(features, (100, 120))
+    tracker.step(frame_of(features))
     assert tracker.read().ids == [] and tracker.read().corners.shape == (0, 4, 2)
 
 

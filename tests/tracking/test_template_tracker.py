@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from feature_fields import shifted, smooth_field, unit_features
+from feature_fields import frame_of, shifted, smooth_field, unit_features
 
 from fgvc_hf import FgvcConfig
 from fgvc_hf.matching.patches import search_cells
+from fgvc_hf.tracking.encoded_frame import EncodedFrame
 from fgvc_hf.tracking.template_tracker import TemplateTracker
 
 
@@ -18,10 +19,11 @@ def kernels(request, monkeypatch):
     monkeypatch.setenv("FGVC_KERNELS", request.param)
 
 
-def started(features, points, **fields):
-    """A tracker of points (x, y) that are given on a frame, with ids 0, 1 and so on."""
-    tracker = TemplateTracker.empty(features, FgvcConfig(point_matching="templates", **fields))
-    tracker.start(list(range(len(points))), torch.as_tensor(points, dtype=torch.float64), features)
+def started(first, points, **fields):
+    """A tracker of points (x, y) that are given on a frame, or on one with these features, with ids 0, 1 and so on."""
+    frame = first if isinstance(first, EncodedFrame) else frame_of(first)
+    tracker = TemplateTracker.empty(frame.features, FgvcConfig(point_matching="templates", **fields))
+    tracker.start(list(range(len(points))), torch.as_tensor(points, dtype=torch.float64), frame)
     return tracker
 
 
@@ -32,7 +34,7 @@ def test_motion_by_fractions_of_cells(velocity, kernels):
     points = torch.tensor([(x, y) for x in (40.5, 50.5) for y in (41.5, 56.0)], dtype=torch.float64)
     tracker = started(shifted(field, 0, 0, h, w), points)
     for t in range(1, 6):
-        tracker.step(shifted(field, velocity[0] * t, velocity[1] * t, h, w), (2 * h, 2 * w))
+        tracker.step(frame_of(shifted(field, velocity[0] * t, velocity[1] * t, h, w)))
         truth = points + 2 * t * torch.tensor(velocity, dtype=torch.float64)
         error = (tracker.read().points - truth).norm(dim=-1) / 2
         assert float(error.mean()) < 0.25, (t, error)
@@ -44,7 +46,7 @@ def test_the_window_moves_with_the_point():
     field = smooth_field(80, 180)
     tracker = started(shifted(field, 0, 0, h, w), [(20.5, 24.5)])
     for t in range(1, 20):
-        tracker.step(shifted(field, 4.0 * t, 0.0, h, w), (2 * h, 2 * w))
+        tracker.step(frame_of(shifted(field, 4.0 * t, 0.0, h, w)))
     assert search_cells(h, w, tracker.config.search_radius) < 4 * 19
     readout = tracker.read()
     np.testing.assert_allclose(readout.points[0], (20.5 + 2 * 4 * 19, 24.5), atol=0.5)
@@ -62,7 +64,7 @@ def test_a_similarity_is_compared_with_what_is_usual_for_the_point():
         for features in (before, before, before, doubtful):
             for ring in (tracker.memory.recent, tracker.memory.trusted):
                 ring.zero_()  # the first patch is the only template of both
-            tracker.step(features, (2 * h, 2 * w))
+            tracker.step(frame_of(features))
         confidence.append(float(tracker.read().confidence[0]))
     assert 1 - confidence[0] > 10 * (1 - confidence[1])
 
@@ -77,7 +79,7 @@ def test_what_covers_a_point_is_not_learnt_and_lowers_the_confidence(kernels):
         if 3 <= t < 7:
             features[8:33, 8:33] = cover[8:33, 8:33]
         slot = tracker.memory.count % 16
-        tracker.step(features, (2 * h, 2 * w))
+        tracker.step(frame_of(features))
         confidence.append(float(tracker.read().confidence[0]))
         assert bool(tracker.memory.trusted[slot, 0]) == (not 3 <= t < 7)
     assert min(confidence[:2] + confidence[6:]) > max(confidence[2:6]) + 0.3
@@ -99,7 +101,7 @@ def test_a_thin_thing_is_followed_by_its_own_cells(temperature, monkeypatch, ker
 
     tracker = started(frame(0), [(40.5, 40.5)])
     for t in range(1, 33):
-        tracker.step(frame(t), (2 * h, 2 * w))
+        tracker.step(frame_of(frame(t)))
     assert (abs(float(tracker.state.cells[0, 0]) - 36) < 1) == (temperature < 1)
 
 
@@ -114,7 +116,7 @@ def test_a_point_that_comes_back_elsewhere_is_found_again(recall, kernels):
         features = cover.clone()
         if t >= 4:
             features[25:46, 60:81] = body  # 50 cells to the right, and 15 down
-        tracker.step(features, (2 * h, 2 * w))
+        tracker.step(frame_of(features))
         assert float(tracker.read().confidence[0]) < 0.3 or t >= 4
         if t < 4:
             np.testing.assert_allclose(tracker.state.cells[0], (20, 20))  # waits
@@ -128,32 +130,32 @@ def test_other_points_change_nothing(at_once, monkeypatch):
     """Not those that are followed along, in the same part or in another, nor those that were dropped or came later."""
     monkeypatch.setattr("fgvc_hf.tracking.template_tracker.POINTS_AT_ONCE", {"cpu": at_once})
     h, w = 40, 60
-    frames = [unit_features(h, w, seed=seed) for seed in range(5)]
+    frames = [frame_of(unit_features(h, w, seed=seed // 2), seed=1) for seed in range(5)]
     points = torch.rand(21, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 80
     alone = started(frames[0], points[17:18], recall_similarity=0.5)
     among = started(frames[0], points[:18], recall_similarity=0.5)
-    for t, features in enumerate(frames[1:]):
+    for t, frame in enumerate(frames[1:]):
         for tracker in (alone, among):
-            tracker.step(features, (2 * h, 2 * w))
+            tracker.step(frame)
         assert torch.equal(alone.read().points[0], among.read().points[among.ids.index(17)])
         assert torch.equal(alone.state.evidence[0], among.state.evidence[among.ids.index(17)])
         if t == 0:
             among.drop({0, 3, 16})
         if t == 1:
-            among.start([18, 19, 20], points[18:], features)
+            among.start([18, 19, 20], points[18:], frame)
     assert among.read().ids == [i for i in range(21) if i not in (0, 3, 16)]
 
 
 def test_a_tracker_without_points_goes_on():
     features = unit_features(12, 12)
     tracker = started(features, [(5.0, 5.0), (9.0, 9.0)])
-    tracker.step(features, (24, 24))
+    tracker.step(frame_of(features))
     tracker.drop({0, 1, 7})
-    tracker.step(features, (24, 24))
+    tracker.step(frame_of(features))
     readout = tracker.read()
     assert readout.ids == [] and readout.points.shape == readout.expected.shape == (0, 2) and tracker.nbytes == 0
-    tracker.start([3], torch.tensor([[7.0, 7.0]], dtype=torch.float64), features)
-    tracker.step(features, (24, 24))
+    tracker.start([3], torch.tensor([[7.0, 7.0]], dtype=torch.float64), frame_of(features))
+    tracker.step(frame_of(features))
     np.testing.assert_allclose(tracker.read().points[0], (7.0, 7.0), atol=0.3)
 
 
@@ -161,7 +163,7 @@ def test_a_readout_stays_as_it_is():
     features = unit_features(12, 12)
     tracker = started(features, [(5.0, 5.0)])
     readout = tracker.read()
-    tracker.step(unit_features(12, 12, seed=1), (24, 24))
+    tracker.step(frame_of(unit_features(12, 12, seed=1)))
     assert readout.points.tolist() == readout.expected.tolist() == [[5.0, 5.0]] and readout.confidence.tolist() == [
         1.0
     ]
@@ -171,7 +173,7 @@ def test_a_readout_stays_as_it_is():
 def test_points_stay_in_the_frame():
     tracker = started(unit_features(10, 14), [(0.0, 0.0), (28.0, 20.0)], search_radius=0.5)
     for seed in range(1, 5):
-        tracker.step(unit_features(10, 14, seed=seed), (20, 28))
+        tracker.step(frame_of(unit_features(10, 14, seed=seed)))
         readout = tracker.read()
         assert (readout.points >= 0).all() and (readout.points <= torch.tensor([28, 20])).all()
         assert ((readout.confidence >= 0) & (readout.confidence <= 1)).all()
@@ -180,7 +182,39 @@ def test_points_stay_in_the_frame():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_memory_does_not_grow_and_is_known_before(dtype):
     tracker = started(unit_features(12, 12, dtype=dtype), [(5.0, 5.0)] * 3)
-    assert tracker.nbytes == tracker.bytes_of(3) == 3 * 17 * 49 * 16 * dtype.itemsize
+    assert tracker.nbytes == tracker.bytes_of(3) == 3 * 17 * (49 * 16 * dtype.itemsize + 13 * 13 * 4)
     for seed in range(20):
-        tracker.step(unit_features(12, 12, seed=seed, dtype=dtype), (24, 24))
+        tracker.step(frame_of(unit_features(12, 12, seed=seed, dtype=dtype)))
         assert tracker.nbytes == tracker.bytes_of(3)
+
+
+def moving_image(h, w, velocity, t):
+    """A smooth image (2h, 2w) whose content has moved by t times a velocity in pixels."""
+    x, y = (torch.arange(n, dtype=torch.float64) - v * t for n, v in zip((2 * w, 2 * h), velocity, strict=True))
+    return (torch.sin(x / 2.3) * torch.cos(y[:, None] / 3.1) + torch.sin((x + 2 * y[:, None]) / 5)).float()
+
+
+@pytest.mark.parametrize("reach", [3.0, 0.0])
+def test_the_image_places_points_where_features_see_no_motion(reach, monkeypatch, kernels):
+    """Features at rest, and an image that moves by fractions of a pixel: without the image, points stay where they are."""
+    monkeypatch.setattr(TemplateTracker, "constants", replace(TemplateTracker.constants, image_reach=reach))
+    h, w, velocity = 40, 50, (0.15, -0.1)
+    features = shifted(smooth_field(100, 100), 0, 0, h, w)
+    points = torch.tensor([[40.5, 36.5], [52.25, 41.75]], dtype=torch.float64)
+    tracker = started(EncodedFrame(features, moving_image(h, w, velocity, 0)), points)
+    for t in range(1, 11):
+        tracker.step(EncodedFrame(features, moving_image(h, w, velocity, t)))
+    error = (tracker.read().points - points - 10 * torch.tensor(velocity, dtype=torch.float64)).norm(dim=1)
+    assert (error.max() < 0.1) if reach else (error.min() > 1.5)
+
+
+def test_what_covers_a_point_on_the_image_does_not_place_it(kernels):
+    """The image under a point is replaced by another that moves; features, which see neither, stay the same."""
+    h, w = 40, 50
+    features = shifted(smooth_field(100, 100), 0, 0, h, w)
+    tracker = started(EncodedFrame(features, moving_image(h, w, (0, 0), 0)), [(40.5, 36.5)])
+    other = torch.randn(2 * h, 2 * w, generator=torch.Generator().manual_seed(0))
+    for shift in (1, 2):
+        tracker.step(EncodedFrame(features, other.roll(shift, dims=1)))
+        if shift == 1:  # nothing like the first image
+            np.testing.assert_allclose(tracker.read().points[0], (40.5, 36.5), atol=0.3)

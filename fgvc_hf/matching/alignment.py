@@ -1,0 +1,57 @@
+"""Points placed to a fraction of a pixel by the image itself: patches of earlier frames are aligned with the new one.
+
+Features tell where a point is to about a cell; the image tells by how much it is off, where the patch around it is found again. Each
+earlier patch is aligned by itself ([`TorchAlignment.align`]), and those that fit vote.
+"""
+
+import torch
+
+from ..kernels.dispatch import alignment_for
+from .patches import patch_weights
+
+
+ITERATIONS = 10  # most of the alignment; nearly all patches need fewer
+VOTE = 16  # power of the correlation that a patch votes with: 0.9 counts a fifth of 1
+GROWTH = 0.4, 2.5  # times by which the area of a patch may change; beyond, the alignment has failed
+
+
+def image_patches(image: torch.Tensor, points: torch.Tensor, radius: int) -> torch.Tensor:
+    """Patches (n, S, S), S = 2 * radius + 3, of an image (H, W) around points (n, 2) in pixels: one pixel more on each side for slopes."""
+    return alignment_for(image).sample(image, points.to(image.dtype), radius)
+
+
+def align_points(
+    image: torch.Tensor,
+    points: torch.Tensor,
+    patches: torch.Tensor,
+    known: torch.Tensor,
+    least_similarity: float,
+    reach: float,
+) -> torch.Tensor:
+    """Where points are, by the mean of where their patches of K earlier frames are found.
+
+    Args:
+        image (`torch.Tensor` of shape `(H, W)`, float32): The frame, in any unit of brightness.
+        points (`torch.Tensor` of shape `(n, 2)`): Where they are by their features, (x, y) in pixels.
+        patches (`torch.Tensor` of shape `(K, n, S, S)`, float32): By [`image_patches`].
+        known (`torch.Tensor` of shape `(K, n)`, bool): Which of them there are.
+        least_similarity (`float`): Normalised cross-correlation from which a patch counts as found.
+        reach (`float`): Pixels that a patch may be found from where its point is by features.
+
+    Returns:
+        Points (n, 2); those of which no patch is found stay where they are.
+    """
+    count, n = known.shape
+    start = points.to(image.dtype).repeat(count, 1)  # (K * n, 2)
+    weights = patch_weights((patches.shape[-1] - 3) // 2, image.device).to(image.dtype)
+    places, growth, similarity = alignment_for(image).align(image, patches.flatten(0, 1), weights, start, ITERATIONS)
+    found = known.flatten() & (similarity >= least_similarity) & ((places - start).norm(dim=1) <= reach)
+    found &= (growth > GROWTH[0]) & (growth < GROWTH[1])
+    votes = torch.where(found, similarity**VOTE, 0).view(count, n, 1)
+    places = torch.where(found[:, None], places, start).view(count, n, 2)
+    total = votes.sum(dim=0)  # (n, 1)
+    mean = (votes * places).sum(dim=0) / total.clamp_min(torch.finfo(total.dtype).tiny)
+    return torch.where(total > 0, mean.to(points.dtype), points)
+
+
+__all__ = ["align_points", "image_patches"]
