@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 PARAMETERS = 7  # of a warp: shift along x and y, the four numbers of a linear map, and the gain
 LARGEST_STEP = 3.0  # pixels that one iteration may move a patch
-SMALLEST_STEP = 0.01  # pixels below which a patch is moved no more
+SMALLEST_STEP = 0.05  # pixels below which a patch is moved no more
 DAMPING = 0.01  # share of its diagonal that is added to the matrix of the normal equations
 TINY = 1e-12  # relative to squared brightness, above errors of rounding; added to variances, so that without texture nothing moves
 GAIN = 1 / 3, 3.0  # least and largest contrast of a patch relative to the one it is compared with

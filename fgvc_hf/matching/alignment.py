@@ -10,7 +10,7 @@ from ..kernels.dispatch import alignment_for
 from .patches import patch_weights
 
 
-ITERATIONS = 10  # most of the alignment; nearly all patches need fewer
+ITERATIONS = 6  # of the alignment at most; more bring nothing
 VOTE = 16  # power of the correlation that a patch votes with: 0.9 counts a fifth of 1
 GROWTH = 0.4, 2.5  # times by which the area of a patch may change; beyond, the alignment has failed
 

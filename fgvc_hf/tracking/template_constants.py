@@ -47,6 +47,8 @@ class TemplateConstants:
             Radius of the window around the best block of the frame that is searched at full resolution in re-detection.
         recall_gain (`float`, similarity):
             By how much a place found by re-detection must resemble the first patch more than the local match does.
+        image_frames_back (`tuple[int, ...]`, frames):
+            Ages of the patches of the image that are aligned beside the first one; at most the largest of `frames_back`.
         image_radius (`int`, pixels of the model's input):
             Radius of the patches of the image that are aligned. Larger ones hold on to more texture, and to more of what moves otherwise.
         image_similarity (`float`, normalised cross-correlation):
@@ -73,6 +75,7 @@ class TemplateConstants:
     anchor_radius: int = 2
     recall_radius: int = 5
     recall_gain: float = 0.05
+    image_frames_back: tuple[int, ...] = (1, 2, 8)
     image_radius: int = 5
     image_similarity: float = 0.8
     image_reach: float = 3.0

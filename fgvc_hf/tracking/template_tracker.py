@@ -13,7 +13,7 @@ features around it, and its search window moves with it. One step, for every poi
 5. Refinement. Within two cells, the first patch counts one half, because recent patches are a little off and those errors add up;
    a parabola gives the fraction of a cell.
 6. Re-detection. A point that resembles its first patch too little is looked for in the whole frame, by pooled blocks of cells.
-7. Alignment. Patches of the image around the point on its first frame and on the trusted ones 1, 2, 4, 8 and 16 frames back are
+7. Alignment. Patches of the image around the point on its first frame and on the trusted ones 1, 2 and 8 frames back are
    aligned with the image (Lucas–Kanade), and place the point to a fraction of a pixel. What follows goes by the match of the
    features, which does not drift.
 8. Evidence. The scores and the margin over the next best place, with their fast and slow EMAs, give the probability that the point is
@@ -240,7 +240,7 @@ class TemplateTracker:
     def _align(self, rows: slice, image: torch.Tensor, match: Match) -> torch.Tensor:
         """[`align_points`] with this tracker's numbers: positions (n, 2) in pixels, float64."""
         constants = self.constants
-        patches, known = self.memory.images(rows, constants.frames_back)
+        patches, known = self.memory.images(rows, constants.image_frames_back)
         reach, least = constants.image_reach, constants.image_similarity
         return align_points(image, self._points(match.cells), patches, known, least, reach)
 
