@@ -271,7 +271,7 @@ class FgvcModel(FgvcPreTrainedModel):
         with evaluation_mode(self):
             features = self.normalized_features(pixel_values, check_weights=not session.weights_checked)
         session.weights_checked = True
-        session.propagate(EncodedFrame.of(features[0], pixel_values[0]), frame_idx)
+        session.propagate(EncodedFrame.of(features[0], pixel_values[0], session.last_image), frame_idx)
         return session.read()
 
     def propagate_in_video_iterator(

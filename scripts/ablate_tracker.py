@@ -50,6 +50,7 @@ CHANGES: dict[str, dict[str, object]] = {  # "off": the value without the idea b
     "image_frames_back": {"off": (), "half": (1,), "double": (1, 2, 4, 8, 16)},
     "image_radius": {"half": 3, "double": 10},
     "image_similarity": {"off": 2.0, "half": 0.4},
+    "image_return": {"off": -1.0, "half": 1.0, "double": 4.0},
     "image_reach": {"half": 1.5, "double": 6.0},
     "evidence_rates": {"off": (0.0, 0.0), "half": (0.2, 0.025), "double": (0.8, 0.1)},
     "least_evidence": {"off": (-1.0, -1.0, -1.0), "half": (0.35, 0.35, 0.0)},
@@ -141,7 +142,11 @@ def encode(tracker: Tracker, frames: np.ndarray) -> list[EncodedFrame]:
     """All frames as the tracker sees them."""
     session = tracker.processor.init_video_session()
     inputs = (session.preprocess(frame, tracker.model.device) for frame in frames)
-    return [EncodedFrame.of(tracker.model.normalized_features(pixels)[0], pixels[0]) for pixels in inputs]
+    encoded: list[EncodedFrame] = []
+    for pixels in inputs:
+        previous = encoded[-1].image if encoded else None
+        encoded.append(EncodedFrame.of(tracker.model.normalized_features(pixels)[0], pixels[0], previous))
+    return encoded
 
 
 @torch.inference_mode()

@@ -244,7 +244,8 @@ def scaling(rounds: int) -> dict:
 def _templates(model: FgvcModel, features: torch.Tensor, number: int) -> Callable[[], None]:
     """A step of tracking so many points on a frame with the same features (1, h, w, C)."""
     size = tuple(model.config.output_stride * side for side in features.shape[1:3])
-    frame = EncodedFrame(features[0], torch.rand(size, generator=torch.Generator().manual_seed(1)))
+    image = torch.rand(size, generator=torch.Generator().manual_seed(1))
+    frame = EncodedFrame(features[0], image, image)
     points = torch.rand(number, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     tracker = TemplateTracker.empty(features[0], model.config)
     tracker.start(list(range(number)), points * torch.tensor(size[::-1]), frame)

@@ -1,8 +1,11 @@
-"""Points placed to a fraction of a pixel by the image itself: patches of earlier frames are aligned with the new one.
+"""Points followed by the images themselves: patches of earlier frames are aligned with the new one.
 
-Features tell where a point is to about a cell; the image tells by how much it is off, where the patch around it is found again. Each
-earlier patch is aligned by itself ([`TorchAlignment.align`]), and those that fit vote.
+From one frame to the next the patch around a point hardly changes, which tells where it goes ([`carry_points`]). And features tell where a
+point is to about a cell; patches of several earlier images, where they are found again, tell it to a fraction of a pixel
+([`align_points`]).
 """
+
+from collections.abc import Sequence
 
 import torch
 
@@ -18,6 +21,54 @@ GROWTH = 0.4, 2.5  # times by which the area of a patch may change; beyond, the 
 def image_patches(image: torch.Tensor, points: torch.Tensor, radius: int) -> torch.Tensor:
     """Patches (n, S, S), S = 2 * radius + 3, of an image (H, W) around points (n, 2) in pixels: one pixel more on each side for slopes."""
     return alignment_for(image).sample(image, points.to(image.dtype), radius)
+
+
+def carry_points(
+    previous: Sequence[torch.Tensor],
+    current: Sequence[torch.Tensor],
+    points: torch.Tensor,
+    radius: int,
+    least_similarity: float,
+    tolerance: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where points of the previous image are on the current one: pyramidal Lucas–Kanade with a forward–backward check.
+
+    Args:
+        previous, current (sequence of `torch.Tensor`): The pyramids of both images, float32, each level half the size of the one before.
+        points (`torch.Tensor` of shape `(n, 2)`): Where they were, (x, y) in pixels.
+        radius (`int`): Pixels of the patches, on every level.
+        least_similarity (`float`): Normalised cross-correlation from which a patch counts as found.
+        tolerance (`float`): Pixels from where it was within which a point that is carried there and back must arrive.
+
+    Returns:
+        Points (n, 2), and which of them (n,), bool, were found; of the others the places mean nothing.
+    """
+    start = points.to(previous[0].dtype)
+    there, found = _descend(previous, current, start, start, radius, least_similarity)
+    back, returns = _descend(current, previous, there, there, radius, least_similarity)
+    good = found & returns & ((back - start).norm(dim=1) <= tolerance)
+    return there.to(points.dtype), good
+
+
+def _descend(
+    source: Sequence[torch.Tensor],
+    target: Sequence[torch.Tensor],
+    points: torch.Tensor,
+    places: torch.Tensor,
+    radius: int,
+    least_similarity: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Align the patches around points (n, 2) of one image with another, from places (n, 2) on, level by level; and which were found."""
+    kernels, found = alignment_for(source[0]), torch.zeros_like(points[:, 0], dtype=torch.bool)
+    weights = patch_weights(radius, points.device).to(points.dtype)
+    for level in reversed(range(len(source))):
+        scale = 2**level
+        patches = kernels.sample(source[level], points / scale, radius)
+        moved, growth, similarity = kernels.align(target[level], patches, weights, places / scale, ITERATIONS)
+        found = (similarity >= least_similarity) & (growth > GROWTH[0]) & (growth < GROWTH[1])
+        found &= (moved - places / scale).norm(dim=1) <= 2 * radius
+        places = torch.where(found[:, None], moved * scale, places)
+    return places, found
 
 
 def align_points(
@@ -54,4 +105,4 @@ def align_points(
     return torch.where(total > 0, mean.to(points.dtype), points)
 
 
-__all__ = ["align_points", "image_patches"]
+__all__ = ["align_points", "carry_points", "image_patches"]

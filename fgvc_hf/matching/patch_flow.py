@@ -128,4 +128,4 @@ def slopes(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return along_x[0, 0], F.conv2d(padded[..., 2:-2], weights.view(1, 1, 5, 1))[0, 0]
 
 
-__all__ = ["patch_flow"]
+__all__ = ["patch_flow", "pyramid"]

@@ -19,6 +19,7 @@ def redetect(
     mean: torch.Tensor,
     weights: torch.Tensor,
     match: Match,
+    carried: torch.Tensor,
     recall_similarity: float,
     recall_radius: int,
     recall_gain: float,
@@ -37,6 +38,7 @@ def redetect(
         anchor, mean (`torch.Tensor` of shape `(N, P, C)`): First patches and mean templates.
         weights (`torch.Tensor` of shape `(N, P)`): How much each of their cells counts.
         match ([`Match`]): What the local search found.
+        carried (`torch.Tensor` of shape `(N,)`, bool): Points that the images carried on from the last frame; these are not looked for.
         recall_similarity (`float`): Score of the first patch below which a point is looked for, and that a new place must reach.
         recall_radius (`int`): Cells around the best block that are searched.
         recall_gain (`float`): Similarity.
@@ -46,7 +48,7 @@ def redetect(
         The match with the points that were found again, and which these are (N,), bool.
     """
     recalled = torch.zeros_like(match.anchor, dtype=torch.bool)
-    rows = (match.anchor < recall_similarity).nonzero()[:, 0]  # (n,) points to look for
+    rows = ((match.anchor < recall_similarity) & ~carried).nonzero()[:, 0]  # (n,) points to look for
     if recall_similarity > 1 or not len(rows) or pyramid.blocks is None:
         return match, recalled
     features, radius = pyramid.features, (round(anchor.shape[1] ** 0.5) - 1) // 2

@@ -53,6 +53,8 @@ class TemplateConstants:
             Radius of the patches of the image that are aligned. Larger ones hold on to more texture, and to more of what moves otherwise.
         image_similarity (`float`, normalised cross-correlation):
             From which an aligned patch places its point.
+        image_return (`float`, pixels of the model's input):
+            Tolerance of the forward–backward check of points that the images carry from the last frame to the next.
         image_reach (`float`, pixels of the model's input):
             How far from the match by features a patch may be aligned.
         evidence_rates (`tuple[float, float]`, share of a frame):
@@ -78,6 +80,7 @@ class TemplateConstants:
     image_frames_back: tuple[int, ...] = (1, 2, 8)
     image_radius: int = 5
     image_similarity: float = 0.8
+    image_return: float = 2.0
     image_reach: float = 3.0
     evidence_rates: tuple[float, float] = (0.4, 0.05)
     least_evidence: tuple[float, float, float] = (0.7, 0.7, 0.0)

@@ -7,18 +7,21 @@ features around it, and its search window moves with it. One step, for every poi
    cells of a patch show the background, which moves in another way.
 2. Mean template. The mean of the first patch and of the trusted patches 1, 2, 4, 8 and 16 frames back, which finds the point through
    changes of its appearance.
-3. Coarse search. The mean template is correlated with a window around the last position at half resolution (the next pyramid level);
-   a quadratic motion prior is subtracted, and the two best places are candidates.
-4. Verification. The candidates are compared at full resolution, the second only where the first does not lead by far.
-5. Refinement. Within two cells, the first patch counts one half, because recent patches are a little off and those errors add up;
+3. Prediction. The patch of the last image around a point that was followed there is aligned with the new image (pyramidal
+   Lucas–Kanade with a forward–backward check). Where that fails, the point is expected where it was.
+4. Coarse search. The mean template is correlated with a window around the expected position at half resolution (the next pyramid
+   level); a quadratic motion prior is subtracted, and the two best places are candidates.
+5. Verification. The candidates are compared at full resolution, the second only where the first does not lead by far.
+6. Refinement. Within two cells, the first patch counts one half, because recent patches are a little off and those errors add up;
    a parabola gives the fraction of a cell.
-6. Re-detection. A point that resembles its first patch too little is looked for in the whole frame, by pooled blocks of cells.
-7. Alignment. Patches of the image around the point on its first frame and on the trusted ones 1, 2 and 8 frames back are
+7. Re-detection. A point that resembles its first patch too little, and that the images did not carry on, is looked for in the whole
+   frame, by pooled blocks of cells.
+8. Alignment. Patches of the image around the point on its first frame and on the trusted ones 1, 2 and 8 frames back are
    aligned with the image (Lucas–Kanade), and place the point to a fraction of a pixel. What follows goes by the match of the
    features, which does not drift.
-8. Evidence. The scores and the margin over the next best place, with their fast and slow EMAs, give the probability that the point is
+9. Evidence. The scores and the margin over the next best place, with their fast and slow EMAs, give the probability that the point is
    visible (logistic) and its expected error (log-linear).
-9. Memory. A patch becomes a template only if it is similar enough to the mean template, so that what covers a point is not learnt.
+10. Memory. A patch becomes a template only if it is similar enough to the mean template, so that what covers a point is not learnt.
    A point that is probably hidden stays where it was last seen.
 
 Numbers that belong to a checkpoint or to the user are fields of [`FgvcConfig`]; all others are in [`TemplateConstants`].
@@ -34,7 +37,7 @@ from ..configuration_fgvc import EVIDENCE_WEIGHTS, FgvcConfig
 from ..coordinates import cell_to_point, exact, exact_dtype, point_to_cell
 from ..kernels.chunks import limit_for
 from ..kernels.patches_torch import POINTS_AT_ONCE
-from ..matching.alignment import align_points, image_patches
+from ..matching.alignment import align_points, carry_points, image_patches
 from ..matching.patches import PointRows, sample_patches, search_cells, window_scores
 from ..matching.pyramid import FeaturePyramid
 from ..matching.redetection import redetect
@@ -176,24 +179,26 @@ class TemplateTracker:
         weights = memory.cell_weights(rows, config.template_radius, constants.cell_temperature)
         # 2. Mean template (n, P, C)
         mean = memory.mean(rows, constants.frames_back, constants.anchor_share)
-        # 3. Coarse search: two candidates for each point
-        search, prior = self._search_window(before, features)
+        # 3. Prediction (n, 2) in cells, and which points the images carried on (n,)
+        expected, carried = self._predict(before, frame)
+        # 4. Coarse search: two candidates for each point
+        search, prior = self._search_window(expected, before.lost, features)
         coarse_rival = constants.coarse_rival_distance
         candidates = search_coarse(pyramid.coarse, mean, weights, search, prior, coarse_rival, share)
-        # 4. Verification at full resolution: the window around the better one, and its lead (n,) over the other
+        # 5. Verification at full resolution: the window around the better one, and its lead (n,) over the other
         window, margin = verify(features, candidates, mean, weights, prior, fine, constants.close_margin, share)
-        # 5. Refinement: by the first patch, and to a fraction of a cell
+        # 6. Refinement: by the first patch, and to a fraction of a cell
         scores = window_scores(features, window.corner + fine, anchor, weights, fine).scores  # (n, D, D)
         match = refine(window, scores, prior, margin, constants.anchor_radius, rival, share)
-        # 6. Re-detection in the whole frame
-        match, recalled = self._redetect(pyramid, anchor, mean, weights, match)
-        # 7. Alignment: positions (n, 2) in pixels by the image
+        # 7. Re-detection in the whole frame
+        match, recalled = self._redetect(pyramid, anchor, mean, weights, match, carried)
+        # 8. Alignment: positions (n, 2) in pixels by the image
         points = self._align(rows, frame.image, match)
-        # 8. Evidence: visibility and expected error
+        # 9. Evidence: visibility and expected error
         judged = judge(match.evidence, before.averages, config, constants)
         visible = judged.confidence >= config.visibility_threshold  # (n,)
         hidden = (judged.confidence < config.hidden_threshold) & ~recalled  # (n,)
-        # 9. Memory: new templates, and the state for the next frame
+        # 10. Memory: new templates, and the state for the next frame
         trusted = match.mean >= config.template_trust  # (n,)
         images = image_patches(frame.image, points, constants.image_radius)
         memory.update(rows, features, match.cells, images, mean, trusted, visible, constants.cell_rate)
@@ -209,17 +214,36 @@ class TemplateTracker:
         )
         self.state.write(rows, after)
 
-    def _search_window(self, before: PointState, features: torch.Tensor) -> tuple[int, MotionPrior]:
+    def _predict(self, before: PointState, frame: EncodedFrame) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where n points are expected, cells (n, 2), and which of them (n,), bool, the images carried there from the last frame."""
+        config, constants = self.config, self.constants
+        if frame.previous_levels is None:
+            return before.cells, torch.zeros_like(before.lost, dtype=torch.bool)
+        patch = constants.image_radius, constants.image_similarity, constants.image_return
+        places, carried = carry_points(frame.previous_levels, frame.levels, before.points, *patch)
+        carried &= (before.lost == 0) & (before.confidence >= config.hidden_threshold)
+        cells = point_to_cell(places, config.output_stride, config.cell_origin).to(before.cells.dtype)
+        return torch.where(carried[:, None], cells, before.cells), carried
+
+    def _search_window(
+        self, expected: torch.Tensor, lost: torch.Tensor, features: torch.Tensor
+    ) -> tuple[int, MotionPrior]:
         """Radius in cells of the search window, and the motion prior, which is weaker the longer a point was not matched.
 
         `config.motion_prior` is what a shift by the mean side of the frame costs, sqrt(h * w) cells.
         """
         h, w, _ = features.shape
-        cost = self.config.motion_prior / (h * w) / (1 + self.constants.lost_growth * before.lost)  # (n,)
-        return search_cells(h, w, self.config.search_radius), MotionPrior(before.cells, cost)
+        cost = self.config.motion_prior / (h * w) / (1 + self.constants.lost_growth * lost)  # (n,)
+        return search_cells(h, w, self.config.search_radius), MotionPrior(expected, cost)
 
     def _redetect(
-        self, pyramid: FeaturePyramid, anchor: torch.Tensor, mean: torch.Tensor, weights: torch.Tensor, match: Match
+        self,
+        pyramid: FeaturePyramid,
+        anchor: torch.Tensor,
+        mean: torch.Tensor,
+        weights: torch.Tensor,
+        match: Match,
+        carried: torch.Tensor,
     ) -> tuple[Match, torch.Tensor]:
         """[`redetect`] with this tracker's numbers: the match (n points), and which were found again (n,), bool."""
         constants = self.constants
@@ -229,6 +253,7 @@ class TemplateTracker:
             mean,
             weights,
             match,
+            carried,
             recall_similarity=self.config.recall_similarity,
             recall_radius=constants.recall_radius,
             recall_gain=constants.recall_gain,

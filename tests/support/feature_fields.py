@@ -35,4 +35,4 @@ def frame_of(features, seed=None):
     if seed is not None:
         image = F.interpolate(unit_features(h, w, 1, seed).movedim(-1, 0)[None], scale_factor=2, mode="bicubic")[0, 0]
         image = image + F.interpolate(smooth_field(h, w, 1, seed), (2 * h, 2 * w))[0, 0]
-    return EncodedFrame(features, image)
+    return EncodedFrame(features, image, image)

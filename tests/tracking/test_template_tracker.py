@@ -203,7 +203,8 @@ def test_the_image_places_points_where_features_see_no_motion(reach, monkeypatch
     points = torch.tensor([[40.5, 36.5], [52.25, 41.75]], dtype=torch.float64)
     tracker = started(EncodedFrame(features, moving_image(h, w, velocity, 0)), points)
     for t in range(1, 11):
-        tracker.step(EncodedFrame(features, moving_image(h, w, velocity, t)))
+        image, previous = (moving_image(h, w, velocity, at) for at in (t, t - 1))
+        tracker.step(EncodedFrame(features, image, previous))
     error = (tracker.read().points - points - 10 * torch.tensor(velocity, dtype=torch.float64)).norm(dim=1)
     assert (error.max() < 0.1) if reach else (error.min() > 1.5)
 
@@ -218,3 +219,39 @@ def test_what_covers_a_point_on_the_image_does_not_place_it(kernels):
         tracker.step(EncodedFrame(features, other.roll(shift, dims=1)))
         if shift == 1:  # nothing like the first image
             np.testing.assert_allclose(tracker.read().points[0], (40.5, 36.5), atol=0.3)
+
+
+def jump_of(images):
+    """How far a point moves on a second frame on which its features have gone far away, in pixels."""
+    h, w = 60, 90
+    world, cover = shifted(smooth_field(120, 150), 0, 0, h, w), shifted(smooth_field(120, 150, seed=9), 0, 0, h, w)
+    there = cover.clone()
+    there[25:46, 60:81] = world[10:31, 10:31]  # 50 cells to the right, and 15 down
+    tracker = started(EncodedFrame(world, images[0]), [(40.5, 40.5)], search_radius=0.1)
+    tracker.step(EncodedFrame(there, images[1], images[0]))
+    return float((tracker.read().points[0] - torch.tensor([40.5, 40.5])).norm())
+
+
+def test_a_point_that_the_images_carry_on_is_not_looked_for_elsewhere(kernels):
+    """The same features, which say that it is far away: only the images differ."""
+    at_rest, noise = (
+        moving_image(60, 90, (0, 0), 0),
+        torch.randn(2, 120, 180, generator=torch.Generator().manual_seed(0)),
+    )
+    assert jump_of([at_rest, at_rest]) < 12 and jump_of(noise) > 90
+
+
+@pytest.mark.parametrize("moves", [True, False])
+def test_the_images_say_where_to_look(moves, kernels):
+    """A body faster than the search window reaches; where the images do not show its motion, it is lost."""
+    h, w, shift = 48, 80, 9  # cells, of a window of 3
+    ground, body = shifted(smooth_field(110, 140, seed=9), 0, 0, h, w), shifted(smooth_field(110, 140), 0, 0, h, w)
+    features = ground.clone()
+    features[14:35, 20 + shift : 41 + shift] = body[14:35, 20:41]
+    start = ground.clone()
+    start[14:35, 20:41] = body[14:35, 20:41]
+    image = frame_of(features, seed=3).image
+    tracker = started(EncodedFrame(start, image), [(60.5, 48.5)], search_radius=0.05, recall_similarity=2.0)
+    tracker.step(EncodedFrame(features, image.roll(2 * shift, dims=1) if moves else image, image))
+    error = (tracker.read().points[0] - torch.tensor([60.5 + 2 * shift, 48.5])).norm()
+    assert (error < 1) == moves
