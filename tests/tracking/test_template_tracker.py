@@ -250,8 +250,9 @@ def test_the_images_say_where_to_look(moves, kernels):
     features[14:35, 20 + shift : 41 + shift] = body[14:35, 20:41]
     start = ground.clone()
     start[14:35, 20:41] = body[14:35, 20:41]
-    coarse = torch.randn(1, 1, h // 6, w // 6, generator=torch.Generator().manual_seed(0))
-    image = 2 * F.interpolate(coarse, (2 * h, 2 * w), mode="bicubic")[0, 0] + frame_of(features, seed=3).image
+    generator = torch.Generator().manual_seed(0)
+    noise = [(k, torch.randn(1, 1, 2 * h // k, 2 * w // k, generator=generator)) for k in (4, 8, 16, 32)]
+    image = sum(k * F.interpolate(of, (2 * h, 2 * w), mode="bicubic")[0, 0] for k, of in noise)  # of all sizes
     tracker = started(EncodedFrame(start, image), [(60.5, 48.5)], search_radius=0.05, recall_similarity=2.0)
     tracker.step(EncodedFrame(features, image.roll(2 * shift, dims=1) if moves else image, image))
     error = (tracker.read().points[0] - torch.tensor([60.5 + 2 * shift, 48.5])).norm()
