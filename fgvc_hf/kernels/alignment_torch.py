@@ -5,7 +5,8 @@ Baker & Matthews, Lucas–Kanade 20 years on (IJCV 2004), with an affine warp an
 """
 
 import torch
-import torch.nn.functional as F
+
+from .bilinear import read_bilinear
 
 
 PARAMETERS = 7  # of a warp: shift along x and y, the four numbers of a linear map, and the gain
@@ -104,9 +105,7 @@ def _offsets(radius: int, like: torch.Tensor) -> torch.Tensor:
 
 def _read(image: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
     """Values (...) of an image (H, W) at points (..., 2) in pixels."""
-    size = points.new_tensor([image.shape[1], image.shape[0]])
-    grid = (2 * points / size - 1).view(1, 1, -1, 2)
-    return F.grid_sample(image[None, None], grid, padding_mode="border", align_corners=False).view(points.shape[:-1])
+    return read_bilinear(image[None], points - 0.5)[0]
 
 
 __all__ = [

@@ -4,7 +4,8 @@
 """
 
 import torch
-import torch.nn.functional as F
+
+from .bilinear import read_bilinear
 
 
 OUTSIDE = (
@@ -49,13 +50,11 @@ class TorchFlow:
             corner (`torch.Tensor` of shape `(N, 2)`): First pixel (x, y) of each.
             flow (`torch.Tensor` of shape `(N, 2)`): (x, y) in pixels.
         """
-        h, w = image.shape
         side = round(patches.shape[1] ** 0.5)
         axis = torch.arange(side, device=image.device)
         offsets = torch.cartesian_prod(axis, axis).flip(-1)  # (P, 2)
         places = (corner + flow)[:, None] + offsets  # (N, P, 2)
-        grid = 2 * places / places.new_tensor([max(w - 1, 1), max(h - 1, 1)]) - 1
-        values = F.grid_sample(image[None, None], grid[None], padding_mode="border", align_corners=True)[0, 0]
+        values = read_bilinear(image[None], places)[0]
         return values - values.mean(dim=1, keepdim=True) - patches
 
     @classmethod

@@ -3,16 +3,15 @@
 import torch
 import torch.nn.functional as F
 
+from ..kernels.bilinear import read_bilinear
+
 
 ALLOWED_SHARE = 0.05  # of their lengths by which flow and backward flow may differ, beside what is allowed anyway
 
 
 def read_at(maps: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """Values (..., M) of maps (h, w, M) at places (..., 2), (x, y) in cells: bilinear, and constant beyond the border."""
-    h, w = maps.shape[:2]
-    grid = 2 * places.flatten(0, -2) / places.new_tensor([max(w - 1, 1), max(h - 1, 1)]) - 1  # (n, 2)
-    values = F.grid_sample(maps.movedim(-1, 0)[None], grid[None, None], padding_mode="border", align_corners=True)
-    return values[0, :, 0].T.unflatten(0, places.shape[:-1])
+    return read_bilinear(maps.movedim(-1, 0), places).movedim(0, -1)
 
 
 def length(flow: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from ..configuration_fgvc import FgvcConfig
 from ..coordinates import ORIGIN, cell_to_point, exact, point_to_cell
+from ..kernels.bilinear import read_bilinear
 from ..matching.windows import Window, masked_scores
 
 
@@ -81,11 +82,10 @@ def read_masks(
 ) -> torch.Tensor:
     """Label maps `(labels, h, w)` at the pixels `(labels, H, W)` of the original video: bilinear between the centres of cells."""
     axes = []
-    for cells, side, length in zip(labels.shape[1:], input_size, output_size, strict=True):
+    for side, length in zip(input_size, output_size, strict=True):
         pixel = (torch.arange(length, dtype=torch.float32, device=labels.device) + 0.5) * (side / length)
-        axes.append(point_to_cell(pixel, stride, origin) / max(cells - 1, 1) * 2 - 1)  # in the units of grid_sample
-    grid = torch.stack(torch.meshgrid(axes[1], axes[0], indexing="xy"), dim=-1)[None]
-    return F.grid_sample(labels[None], grid, padding_mode="border", align_corners=True)[0]
+        axes.append(point_to_cell(pixel, stride, origin))
+    return read_bilinear(labels, torch.stack(torch.meshgrid(axes[1], axes[0], indexing="xy"), dim=-1))
 
 
 def object_ids(
