@@ -31,7 +31,7 @@ class EncodedFrame:
         cls, features: torch.Tensor, pixel_values: torch.Tensor, previous: torch.Tensor | None = None
     ) -> "EncodedFrame":
         """The frame with features (h, w, C) of the model's input (3, H, W)."""
-        return cls(features, pixel_values.float().mean(dim=0), previous)
+        return cls(features, pixel_values.float().mean(dim=0).to(features.device), previous)
 
     @property
     def size(self) -> tuple[int, int]:
