@@ -16,9 +16,10 @@ def _read(image, x, y):
     h, w = image.shape
     x = min(max(x - HALF, ZERO), np.float32(w - 1))
     y = min(max(y - HALF, ZERO), np.float32(h - 1))
-    x0, y0 = int(x), int(y)
-    x1, y1 = min(x0 + 1, w - 1), min(y0 + 1, h - 1)
-    fx, fy = x - np.float32(x0), y - np.float32(y0)
+    left, top = np.int32(x), np.int32(y)
+    fx, fy = x - np.float32(left), y - np.float32(top)
+    x0, y0 = np.uint32(left), np.uint32(top)
+    x1, y1 = np.uint32(min(left + np.int32(1), np.int32(w - 1))), np.uint32(min(top + np.int32(1), np.int32(h - 1)))
     upper = image[y0, x0] + fx * (image[y0, x1] - image[y0, x0])
     lower = image[y1, x0] + fx * (image[y1, x1] - image[y1, x0])
     return upper + fy * (lower - upper)
@@ -50,13 +51,14 @@ def _prepare(patch, weights, columns, template):
     """Write the patch (S, S) less its mean (P,), and how it changes with each parameter of a warp (7, P)."""
     side = patch.shape[0] - 2
     radius = side // 2
-    for p in range(side * side):
-        i, j = p // side + 1, p % side + 1
-        x, y = (patch[i, j + 1] - patch[i, j - 1]) * HALF, (patch[i + 1, j] - patch[i - 1, j]) * HALF
-        dx, dy = np.float32(j - 1 - radius), np.float32(i - 1 - radius)
-        columns[0, p], columns[1, p] = x, y
-        columns[2, p], columns[3, p], columns[4, p], columns[5, p] = x * dx, x * dy, y * dx, y * dy
-        columns[6, p] = patch[i, j]
+    for row in range(side):
+        i, dy = row + 1, np.float32(row - radius)
+        for column in range(side):
+            p, j, dx = row * side + column, column + 1, np.float32(column - radius)
+            x, y = (patch[i, j + 1] - patch[i, j - 1]) * HALF, (patch[i + 1, j] - patch[i - 1, j]) * HALF
+            columns[0, p], columns[1, p] = x, y
+            columns[2, p], columns[3, p], columns[4, p], columns[5, p] = x * dx, x * dy, y * dx, y * dy
+            columns[6, p] = patch[i, j]
     for k in range(len(columns)):
         _centre(columns[k], weights)
     for p in range(side * side):
@@ -100,10 +102,12 @@ def _solve(factor, step):
 def _warp(image, side, weights, x, y, linear, found):
     """Write the values (P,) of an image where a warp leads, less their mean."""
     radius = side // 2
-    for p in range(side * side):
-        dx, dy = np.float32(p % side - radius), np.float32(p // side - radius)
-        there_x = x + linear[0] * dx + linear[1] * dy
-        found[p] = _read(image, there_x, y + linear[2] * dx + linear[3] * dy)
+    a, b, c, d = linear
+    for row in range(side):
+        dy = np.float32(row - radius)
+        for column in range(side):
+            dx = np.float32(column - radius)
+            found[row * side + column] = _read(image, x + a * dx + b * dy, y + c * dx + d * dy)
     _centre(found, weights)
 
 

@@ -33,17 +33,19 @@ def _read(image, patch, side, left, top, difference):
     """Write the difference (P,) between an image where a patch begins at (left, top) and the patch, less the mean of the image there."""
     h, w = image.shape
     total = np.float32(0)
-    for p in range(side * side):
-        x = min(max(left + np.float32(p % side), np.float32(0)), np.float32(w - 1))
-        y = min(max(top + np.float32(p // side), np.float32(0)), np.float32(h - 1))
-        x0, y0 = int(x), int(y)
-        x1, y1 = min(x0 + 1, w - 1), min(y0 + 1, h - 1)
-        fx, fy = x - np.float32(x0), y - np.float32(y0)
-        upper = image[y0, x0] + fx * (image[y0, x1] - image[y0, x0])
-        lower = image[y1, x0] + fx * (image[y1, x1] - image[y1, x0])
-        value = upper + fy * (lower - upper)
-        difference[p] = value
-        total += value
+    for row in range(side):
+        y = min(max(top + np.float32(row), np.float32(0)), np.float32(h - 1))
+        y0 = int(y)
+        y1, fy = min(y0 + 1, h - 1), y - np.float32(y0)
+        for column in range(side):
+            x = min(max(left + np.float32(column), np.float32(0)), np.float32(w - 1))
+            x0 = int(x)
+            x1, fx = min(x0 + 1, w - 1), x - np.float32(x0)
+            upper = image[y0, x0] + fx * (image[y0, x1] - image[y0, x0])
+            lower = image[y1, x0] + fx * (image[y1, x1] - image[y1, x0])
+            value = upper + fy * (lower - upper)
+            difference[row * side + column] = value
+            total += value
     mean = total / np.float32(side * side)
     for p in range(side * side):
         difference[p] -= mean + patch[p]
