@@ -44,22 +44,22 @@ def carry_points(
         Points (n, 2), and which of them (n,), bool, were found; of the others the places mean nothing.
     """
     start = points.to(previous[0].dtype)
-    there, found = _descend(previous, current, start, start, radius, least_similarity)
-    back, returns = _descend(current, previous, there, there, radius, least_similarity)
-    good = found & returns & ((back - start).norm(dim=1) <= tolerance)
-    return there.to(points.dtype), good
+    there, found = _descend(previous, current, start, radius, least_similarity)
+    rows = found.nonzero()[:, 0]
+    back, returns = _descend(current, previous, there[rows], radius, least_similarity)
+    returns &= (back - start[rows]).norm(dim=1) <= tolerance
+    return there.to(points.dtype), found.index_copy(0, rows, returns)
 
 
 def _descend(
     source: Sequence[torch.Tensor],
     target: Sequence[torch.Tensor],
     points: torch.Tensor,
-    places: torch.Tensor,
     radius: int,
     least_similarity: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Align the patches around points (n, 2) of one image with another, from places (n, 2) on, level by level; and which were found."""
-    kernels, found = alignment_for(source[0]), torch.zeros_like(points[:, 0], dtype=torch.bool)
+    """Where the patches around points (n, 2) of one image are on another, level by level, and which (n,), bool, were found on the finest."""
+    kernels, places, found = alignment_for(source[0]), points, torch.zeros_like(points[:, 0], dtype=torch.bool)
     weights = patch_weights(radius, points.device).to(points.dtype)
     for level in reversed(range(len(source))):
         scale = 2**level

@@ -29,7 +29,7 @@ Numbers that belong to a checkpoint or to the user are fields of [`FgvcConfig`];
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -191,7 +191,7 @@ class TemplateTracker:
         scores = window_scores(features, window.corner + fine, anchor, weights, fine).scores  # (n, D, D)
         match = refine(window, scores, prior, margin, constants.anchor_radius, rival, share)
         # 7. Re-detection in the whole frame
-        match, recalled = self._redetect(pyramid, anchor, mean, weights, match, carried)
+        match, recalled = redetect(pyramid, anchor, mean, weights, match, carried, **self._redetection_numbers)
         # 8. Alignment: positions (n, 2) in pixels by the image
         points = self._align(rows, frame.image, match)
         # 9. Evidence: visibility and expected error
@@ -219,11 +219,14 @@ class TemplateTracker:
         config, constants = self.config, self.constants
         if frame.previous_levels is None:
             return before.cells, torch.zeros_like(before.lost, dtype=torch.bool)
-        patch = constants.image_radius, constants.image_similarity, constants.image_return
-        places, carried = carry_points(frame.previous_levels, frame.levels, before.points, *patch)
-        carried &= (before.lost == 0) & (before.confidence >= config.hidden_threshold)
+        followed = (before.lost == 0) & (before.confidence >= config.hidden_threshold)  # (n,)
+        rows = followed.nonzero()[:, 0]
+        numbers = constants.image_radius, constants.image_similarity, constants.image_return
+        places, good = carry_points(frame.previous_levels, frame.levels, before.points[rows], *numbers)
+        rows, places = rows[good], places[good]
         cells = point_to_cell(places, config.output_stride, config.cell_origin).to(before.cells.dtype)
-        return torch.where(carried[:, None], cells, before.cells), carried
+        carried = torch.zeros_like(followed).index_fill(0, rows, True)
+        return before.cells.index_copy(0, rows, cells), carried
 
     def _search_window(
         self, expected: torch.Tensor, lost: torch.Tensor, features: torch.Tensor
@@ -236,31 +239,12 @@ class TemplateTracker:
         cost = self.config.motion_prior / (h * w) / (1 + self.constants.lost_growth * lost)  # (n,)
         return search_cells(h, w, self.config.search_radius), MotionPrior(expected, cost)
 
-    def _redetect(
-        self,
-        pyramid: FeaturePyramid,
-        anchor: torch.Tensor,
-        mean: torch.Tensor,
-        weights: torch.Tensor,
-        match: Match,
-        carried: torch.Tensor,
-    ) -> tuple[Match, torch.Tensor]:
-        """[`redetect`] with this tracker's numbers: the match (n points), and which were found again (n,), bool."""
-        constants = self.constants
-        return redetect(
-            pyramid,
-            anchor,
-            mean,
-            weights,
-            match,
-            carried,
-            recall_similarity=self.config.recall_similarity,
-            recall_radius=constants.recall_radius,
-            recall_gain=constants.recall_gain,
-            anchor_radius=constants.anchor_radius,
-            rival_distance=constants.rival_distance,
-            least_share=constants.least_share,
-        )
+    @property
+    def _redetection_numbers(self) -> dict[str, Any]:
+        """The numbers that [`redetect`] takes."""
+        shared = "recall_radius", "recall_gain", "anchor_radius", "rival_distance", "least_share"
+        numbers = {name: getattr(self.constants, name) for name in shared}
+        return numbers | {"recall_similarity": self.config.recall_similarity}
 
     def _align(self, rows: slice, image: torch.Tensor, match: Match) -> torch.Tensor:
         """[`align_points`] with this tracker's numbers: positions (n, 2) in pixels, float64."""
