@@ -48,7 +48,7 @@ def _centre(values, weights):
 
 @jit
 def _prepare(patch, weights, columns, template):
-    """Write the patch (S, S) less its mean (P,), and how it changes with each parameter of a warp (7, P)."""
+    """Write the patch (S, S) less its mean (P,), and how it changes with each parameter of a warp (7, P), means included."""
     side = patch.shape[0] - 2
     radius = side // 2
     for row in range(side):
@@ -59,22 +59,29 @@ def _prepare(patch, weights, columns, template):
             columns[0, p], columns[1, p] = x, y
             columns[2, p], columns[3, p], columns[4, p], columns[5, p] = x * dx, x * dy, y * dx, y * dy
             columns[6, p] = patch[i, j]
-    for k in range(len(columns)):
-        _centre(columns[k], weights)
+    _centre(columns[6], weights)
     for p in range(side * side):
         template[p] = columns[6, p]
 
 
 @jit
-def _factorise(columns, weights, damping, floor, factor):
-    """Write the Cholesky factor (7, 7) of the matrix of the normal equations of weighted columns (7, P)."""
+def _factorise(columns, weights, damping, floor, weighted, means, factor):
+    """Write the Cholesky factor (7, 7) of the matrix of the normal equations of weighted columns (7, P) less their means.
+
+    `weighted` (P,) and `means` (7,) are room to work in.
+    """
     count = len(columns)
     for a in range(count):
+        total = ZERO
+        for p in range(len(weights)):
+            weighted[p] = weights[p] * columns[a, p]
+            total += weighted[p]
+        means[a] = total
         for b in range(a + 1):
             total = ZERO
             for p in range(len(weights)):
-                total += weights[p] * columns[a, p] * columns[b, p]
-            factor[a, b] = total
+                total += weighted[p] * columns[b, p]
+            factor[a, b] = total - means[a] * means[b]
         factor[a, a] += damping * factor[a, a] + floor
     for a in range(count):
         for b in range(a + 1):
@@ -131,7 +138,7 @@ def _align(image, patches, weights, points, iterations, numbers, first, last, mo
     for n in range(first, last):
         _prepare(patches[n], weights, columns, template)
         floor = tiny * (ONE + patches[n, 0, 0] * patches[n, 0, 0])
-        _factorise(columns, weights, damping, floor, factor)
+        _factorise(columns, weights, damping, floor, found, step, factor)
         energy = floor
         for p in range(side * side):
             energy += weights[p] * template[p] * template[p]
