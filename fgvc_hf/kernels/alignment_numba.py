@@ -4,25 +4,14 @@ import numpy as np
 import torch
 
 from .alignment_torch import DAMPING, GAIN, LARGEST_STEP, PARAMETERS, SMALLEST_STEP, TINY
+from .bilinear_numba import read_bilinear
 from .numba_runtime import array_of, in_parallel, jit
 
 
-ONE, ZERO, HALF = np.float32(1), np.float32(0), np.float32(0.5)
-
-
-@jit
-def _read(image, x, y):
-    """Value of an image (H, W) at (x, y) in pixels: bilinear, constant beyond the border."""
-    h, w = image.shape
-    x = min(max(x - HALF, ZERO), np.float32(w - 1))
-    y = min(max(y - HALF, ZERO), np.float32(h - 1))
-    left, top = np.int32(x), np.int32(y)
-    fx, fy = x - np.float32(left), y - np.float32(top)
-    x0, y0 = np.uint32(left), np.uint32(top)
-    x1, y1 = np.uint32(min(left + np.int32(1), np.int32(w - 1))), np.uint32(min(top + np.int32(1), np.int32(h - 1)))
-    upper = image[y0, x0] + fx * (image[y0, x1] - image[y0, x0])
-    lower = image[y1, x0] + fx * (image[y1, x1] - image[y1, x0])
-    return upper + fy * (lower - upper)
+ONE, ZERO = np.float32(1), np.float32(0)
+FARTHEST = np.float32(1e6)  # pixels; places beyond, and such as are no numbers, are brought inside
+LEAST_DETERMINANT = np.float32(1e-3)  # of the linear part of a step
+HALF = np.float32(0.5)  # coordinate in pixels of the centre of the first pixel
 
 
 @jit
@@ -31,8 +20,8 @@ def _sample(image, points, radius, first, last, patches):
     for n in range(first, last):
         for i in range(side):
             for j in range(side):
-                x, y = np.float32(j - radius - 1), np.float32(i - radius - 1)
-                patches[n, i, j] = _read(image, points[n, 0] + x, points[n, 1] + y)
+                x, y = np.float32(j - radius - 1) - HALF, np.float32(i - radius - 1) - HALF
+                patches[n, i, j] = read_bilinear(image, points[n, 0] + x, points[n, 1] + y)
 
 
 @jit
@@ -114,7 +103,7 @@ def _warp(image, side, weights, x, y, linear, found):
         dy = np.float32(row - radius)
         for column in range(side):
             dx = np.float32(column - radius)
-            found[row * side + column] = _read(image, x + a * dx + b * dy, y + c * dx + d * dy)
+            found[row * side + column] = read_bilinear(image, x + a * dx + b * dy - HALF, y + c * dx + d * dy - HALF)
     _centre(found, weights)
 
 
@@ -160,6 +149,9 @@ def _align(image, patches, weights, points, iterations, numbers, first, last, mo
                 step[k] = total
             _solve(factor, step)
             length = np.sqrt(step[0] * step[0] + step[1] * step[1])
+            determinant = (ONE + step[2]) * (ONE + step[5]) - step[3] * step[4]
+            if length > FARTHEST or abs(determinant) < LEAST_DETERMINANT:
+                break  # it diverges
             if length > largest:
                 step *= largest / length
             _compose(linear, step)
@@ -183,7 +175,7 @@ class NumbaAlignment:
     @staticmethod
     def sample(image, points, radius: int) -> torch.Tensor:
         patches = torch.empty((len(points), 2 * radius + 3, 2 * radius + 3), dtype=torch.float32, device="cpu")
-        inputs, output = (array_of(image), array_of(points), radius), patches.numpy()
+        inputs, output = (array_of(image), array_of(_finite(points)), radius), patches.numpy()
         in_parallel(lambda first, last: _sample(*inputs, first, last, output), len(points))
         return patches
 
@@ -192,10 +184,15 @@ class NumbaAlignment:
         moved = torch.empty(points.shape, dtype=torch.float32, device="cpu")
         growth, similarity = (torch.empty(len(points), dtype=torch.float32, device="cpu") for _ in range(2))
         numbers = tuple(np.float32(n) for n in (DAMPING, TINY, LARGEST_STEP, SMALLEST_STEP, *GAIN))
-        inputs = *(array_of(of) for of in (image, patches, weights, points)), iterations, numbers
+        inputs = *(array_of(of) for of in (image, patches, weights, _finite(points))), iterations, numbers
         outputs = [of.numpy() for of in (moved, growth, similarity)]
         in_parallel(lambda first, last: _align(*inputs, first, last, *outputs), len(points))
         return moved, growth, similarity
+
+
+def _finite(points: torch.Tensor) -> torch.Tensor:
+    """Points (M, 2) that a kernel may read an image at."""
+    return points.nan_to_num(nan=0.0).clamp(-float(FARTHEST), float(FARTHEST))
 
 
 __all__ = ["NumbaAlignment"]

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from .bilinear_numba import read_bilinear
 from .flow_torch import LARGEST_STEP, OUTSIDE
 from .numba_runtime import array_of, bits_of, in_parallel, jit, widen
 
@@ -31,19 +32,10 @@ def _similarity(query, shift, key, key_shift, flow, outside, first, last, scores
 @jit
 def _read(image, patch, side, left, top, difference):
     """Write the difference (P,) between an image where a patch begins at (left, top) and the patch, less the mean of the image there."""
-    h, w = image.shape
     total = np.float32(0)
     for row in range(side):
-        y = min(max(top + np.float32(row), np.float32(0)), np.float32(h - 1))
-        y0 = int(y)
-        y1, fy = min(y0 + 1, h - 1), y - np.float32(y0)
         for column in range(side):
-            x = min(max(left + np.float32(column), np.float32(0)), np.float32(w - 1))
-            x0 = int(x)
-            x1, fx = min(x0 + 1, w - 1), x - np.float32(x0)
-            upper = image[y0, x0] + fx * (image[y0, x1] - image[y0, x0])
-            lower = image[y1, x0] + fx * (image[y1, x1] - image[y1, x0])
-            value = upper + fy * (lower - upper)
+            value = read_bilinear(image, left + np.float32(column), top + np.float32(row))
             difference[row * side + column] = value
             total += value
     mean = total / np.float32(side * side)

@@ -109,3 +109,22 @@ def test_no_patches_give_nothing(kernels):
     none = torch.zeros(0, 2)
     patches = kernels.sample(picture(), none, RADIUS)
     assert [tuple(of.shape) for of in kernels.align(picture(), patches, WEIGHTS, none, 3)] == [(0, 2), (0,), (0,)]
+
+
+@BACKENDS
+@pytest.mark.parametrize("place", [np.nan, np.inf, -np.inf, 1e30, -1e30, 3e9])
+def test_no_place_leads_outside_the_image(kernels, place):
+    """The rows beside those that are nowhere are as without them."""
+    points = torch.tensor([[place, 20.0], [41.2, 33.7], [20.0, place]])
+    patches = kernels.sample(picture(), points, RADIUS)
+    assert torch.equal(patches[1], kernels.sample(picture(), points[1:2], RADIUS)[0])
+    found = kernels.align(picture(shift=(0.5, 0.5)), kernels.sample(picture(), POINTS[:3], RADIUS), WEIGHTS, points, 3)
+    alone = kernels.align(
+        picture(shift=(0.5, 0.5)),
+        patches[1:2] * 0 + kernels.sample(picture(), POINTS[1:2], RADIUS),
+        WEIGHTS,
+        points[1:2],
+        3,
+    )
+    for together, single in zip(found, alone, strict=True):
+        assert torch.equal(together[1], single[0])
