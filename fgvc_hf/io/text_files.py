@@ -10,17 +10,14 @@ from typing import Any
 MAX_TEXT = 64 * 2**20  # bytes of a file of prompts
 
 
-def read_text(path: Path, kind: str) -> str:
+def read_text(path: Path) -> str:
     """The text of a file in UTF-8, with a byte order mark or without one.
-
-    Args:
-        path (`Path`): The file.
-        kind (`str`): What it should be, for the message: "CSV".
 
     Raises:
         `ValueError`: it is of another encoding, or larger than any file of prompts.
         `OSError`: it cannot be read.
     """
+    kind = path.suffix[1:].upper()
     if path.stat().st_size > MAX_TEXT:
         raise ValueError(f"{path}: is larger than {MAX_TEXT >> 20} MiB, the limit for points.")
     content = path.read_bytes()
@@ -39,7 +36,7 @@ def read_rows(path: Path) -> list[tuple[int, list[str]]]:
     Raises:
         `ValueError`: as of [`read_text`], or it is no CSV file.
     """
-    rows = csv.reader(io.StringIO(read_text(path, "CSV"), newline=""))
+    rows = csv.reader(io.StringIO(read_text(path), newline=""))
     try:
         return [(rows.line_num, row) for row in rows if any(cell.strip() for cell in row)]
     except csv.Error:
@@ -52,7 +49,7 @@ def read_json(path: Path) -> Any:
     Raises:
         `ValueError`: as of [`read_text`], or it is no JSON.
     """
-    text = read_text(path, "JSON")
+    text = read_text(path)
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:

@@ -26,7 +26,8 @@ from .array_files import read_npz, write_npz
 from .files import atomic_write, local_path
 from .formats.labels import PointLabels, PointName
 from .formats.table import OWN, check_options, existing, find_format, read_foreign, write_foreign, write_foreign_boxes
-from .text_files import cut, read_text
+from .text_files import cut as _cut
+from .text_files import read_text as _read_text
 
 
 LARGEST = 1e9  # frame number and position, beyond any video
@@ -101,18 +102,18 @@ def grid_points(grid: int | tuple[int, int], height: int, width: int) -> np.ndar
 
 def _read_csv(path: Path) -> np.ndarray:
     points = []
-    rows = csv.reader(io.StringIO(read_text(path, "CSV"), newline=""))
+    rows = csv.reader(io.StringIO(_read_text(path), newline=""))
     try:
         header = [cell.strip().lower() for cell in next(rows, [])]
         if header != ["t", "x", "y"]:
-            raise ValueError(f"{path}, line 1: the header must be t,x,y, found {cut(','.join(header)) or 'nothing'}.")
+            raise ValueError(f"{path}, line 1: the header must be t,x,y, found {_cut(','.join(header)) or 'nothing'}.")
         for row in rows:
             if not any(cell.strip() for cell in row):
                 continue
             try:
                 t, x, y = (float(cell) for cell in row)
             except ValueError:
-                line, found = rows.line_num, cut(",".join(row))
+                line, found = rows.line_num, _cut(",".join(row))
                 raise ValueError(f"{path}, line {line}: expected three numbers t,x,y, found {found}.") from None
             points.append((t, x, y))
     except csv.Error:
@@ -123,7 +124,7 @@ def _read_csv(path: Path) -> np.ndarray:
 def _read_json(path: Path) -> np.ndarray:
     wanted = f'{path}: must hold {{"queries": [[t, x, y], ...]}} with numbers.'
     try:
-        queries = json.loads(read_text(path, "JSON"))["queries"]
+        queries = json.loads(_read_text(path))["queries"]
         numbers = all(type(value) in (int, float) for point in queries for value in point)
         points = np.array(queries, dtype=np.float64)
     except json.JSONDecodeError as error:

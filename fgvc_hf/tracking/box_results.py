@@ -1,8 +1,11 @@
 """Boxes over a whole video."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+from .track_objects import box_detections
 
 
 @dataclass
@@ -29,6 +32,19 @@ class BoxTracks:
     def sides(self) -> np.ndarray:
         """The upright boxes around them, `(M, T, 4)`: x0, y0, x1, y1."""
         return np.concatenate([self.corners.min(axis=2), self.corners.max(axis=2)], axis=-1)
+
+    def to_supervision(self) -> list[Any]:
+        """
+        The boxes as supervision takes them, for its annotators.
+
+        Returns:
+            `list[supervision.Detections]`, one for each frame, of the boxes that are visible on it, with their confidence and their ids
+            as `tracker_id`.
+
+        Raises:
+            `ImportError`: supervision is not installed (`pip install "fgvc-hf[formats]"`).
+        """
+        return box_detections(self)
 
 
 __all__ = ["BoxTracks"]

@@ -119,7 +119,7 @@ def _parse(path: Path) -> Element:
     parser.StartElementHandler, parser.EndElementHandler = start, end
     parser.CharacterDataHandler, parser.StartDoctypeDeclHandler = builder.data, refuse
     try:
-        parser.Parse(read_text(path, "XML"), True)
+        parser.Parse(read_text(path), True)
     except expat.ExpatError as error:
         raise ValueError(f"{path}, line {error.lineno}: is not valid XML.") from None
     root = builder.close()
