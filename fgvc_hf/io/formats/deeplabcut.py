@@ -44,9 +44,9 @@ def read(path: Path) -> tuple[list[Label], list[PointName], None]:
         twice = next(column for column in table.columns if table.columns.count(column) > 1)
         raise ValueError(f"{path}: the column of {cut(' '.join(twice))} is there twice.")
     owners = list(dict.fromkeys((individual, part) for individual, part, _ in table.columns))
-    for individual, part, coord in table.columns:
-        if coord not in ("x", "y", "likelihood"):
-            raise ValueError(f"{path}: coords must be x, y and likelihood, found {cut(coord)!r}.")
+    if strange := {coord for *_, coord in table.columns} - {"x", "y", "likelihood"}:
+        raise ValueError(f"{path}: coords must be x, y and likelihood, found {cut(min(strange))!r}.")
+    for individual, part in owners:
         if (individual, part, "x") not in at or (individual, part, "y") not in at:
             raise ValueError(f"{path}: {cut(part)!r} must have the columns x and y.")
     rows = []
