@@ -116,7 +116,7 @@ class TrackWidget(Container):
             raise ValueError("there are no tracks yet: press Track first.")
         return found[-1]
 
-    def _show(self, layer: Any) -> None:
+    def _put(self, layer: Any) -> None:
         """Put a layer in the place of the one of that name."""
         if layer.name in self._viewer.layers:
             self._viewer.layers.remove(layer.name)
@@ -162,20 +162,20 @@ class TrackWidget(Container):
 
     # ---- tracking ----
 
-    def _labels(self) -> Labels:
+    def _prompts(self) -> Labels:
         return {} if self.points.value is None else labels_of_layer(self.points.value, self._video())
 
     def _track(self) -> None:
         """Follow what is chosen: the points, and the masks of this frame."""
         masks = self.masks.value
         masks = None if masks is None or masks.name == MASKS else masks_at(masks, self.frame)
-        self._start(self._labels(), masks)
+        self._start(self._prompts(), masks)
 
     def _fix(self) -> None:
         """Make labels of the points that were moved, and follow all points again."""
         if self.points.value is None:
             raise ValueError("there is no layer for the corrections: choose the layer of your own points as Points.")
-        labels = corrected(self._labels(), moved_points(self._result()))
+        labels = corrected(self._prompts(), moved_points(self._result()))
         write_labels(self.points.value, self._video(), labels)
         self._start(labels, None)
 
@@ -214,9 +214,9 @@ class TrackWidget(Container):
             return
         chosen, transform = self.points.value, transform_of(self._video())
         if tracked.tracks is not None:
-            self._show(napari.layers.Layer.create(*track_layer(tracked.tracks, TRACKS, transform)))
+            self._put(napari.layers.Layer.create(*track_layer(tracked.tracks, TRACKS, transform)))
         if tracked.masks is not None:
-            self._show(napari.layers.Labels(tracked.masks, name=MASKS, **transform))
+            self._put(napari.layers.Labels(tracked.masks, name=MASKS, **transform))
         self.points.value, self._suggested = chosen, 0
         self.said.value = "Done."
 
