@@ -15,7 +15,7 @@ from ...tracking.optional_libraries import load_library
 from ...tracking.results import PointTracks
 from ..array_files import DAMAGED
 from ..hdf5_files import check_hdf5
-from .labels import Label, PointName
+from .point_labels import Label, PointName
 
 
 ONLY = "animal"  # what the individual is called where names have none

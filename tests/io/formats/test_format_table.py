@@ -18,7 +18,7 @@ from fgvc_hf import (
 )
 from fgvc_hf.cli.label_formats import READ, WRITTEN
 from fgvc_hf.cli.main import main
-from fgvc_hf.io.formats.labels import BoxLabels
+from fgvc_hf.io.formats.point_labels import BoxLabels
 from fgvc_hf.io.formats.table import TABLE, names_that
 from fgvc_hf.tracking.box_results import BoxTracks
 
