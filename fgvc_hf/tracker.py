@@ -21,13 +21,13 @@ from safetensors import SafetensorError
 from .configuration_fgvc import FgvcConfig
 from .image_processing_pil_fgvc import FgvcImageProcessorPil
 from .io.checkpoints import check_device, check_dtype, check_preset, resolve_checkpoint
-from .io.tracks import grid_points
 from .io.video import open_video
 from .modeling_fgvc import FgvcModel, evaluation_mode
 from .processing_fgvc import FgvcProcessor
 from .tracking.dense_flow import dense_flow, image_of
 from .tracking.frames import as_frame
 from .tracking.heat_map import match_cells
+from .tracking.point_grid import grid_points
 from .tracking.prompts import masks_of_ids
 from .tracking.results import FgvcFlowOutput, FgvcVideoOutput, PointTracks
 
