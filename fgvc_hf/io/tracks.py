@@ -21,10 +21,11 @@ from pathlib import Path
 import numpy as np
 
 from ..tracking.box_results import BoxTracks
+from ..tracking.point_grid import grid_points
 from ..tracking.results import PointTracks
 from .array_files import read_npz, write_npz
 from .files import atomic_write, local_path
-from .formats.labels import PointLabels, PointName
+from .formats.point_labels import PointLabels, PointName
 from .formats.table import OWN, check_options, existing, find_format, read_foreign, write_foreign, write_foreign_boxes
 from .text_files import cut as _cut
 from .text_files import read_text as _read_text
@@ -32,7 +33,6 @@ from .text_files import read_text as _read_text
 
 LARGEST = 1e9  # frame number and position, beyond any video
 HEADERS = (["t", "x", "y"], ["id", "t", "x", "y"])  # of CSV files
-FORMATS = (".csv", ".json", ".npz")
 ARRAYS = ("queries", "tracks", "visible", "confidence", "uncertainty", "outside")
 
 
@@ -82,31 +82,6 @@ def read_points_file(path: str | Path) -> np.ndarray | dict[int, np.ndarray]:
     if not ((np.abs(ids) < LARGEST) & (ids == np.floor(ids))).all():
         raise ValueError(f"{path}: ids must be whole numbers, below {LARGEST:g}.")
     return {int(obj_id): points[ids == obj_id] for obj_id in dict.fromkeys(ids.tolist())}
-
-
-def grid_points(grid: int | tuple[int, int], height: int, width: int) -> np.ndarray:
-    """
-    Prompts spread evenly over the first frame: the centres of a grid of equal cells, row by row.
-
-    Args:
-        grid (`int` or `tuple[int, int]`): Rows and columns of the grid; one number N stands for N rows of N points.
-        height, width (`int`): Size of the frame in pixels.
-
-    Returns:
-        `numpy.ndarray` of shape `(rows * columns, 3)`, float64: (t, x, y) with t = 0, in pixels of the frame.
-
-    Raises:
-        `ValueError`: `grid` is not one or two integers of 1 or more, or finer than the pixels.
-    """
-    counts = tuple(grid) if isinstance(grid, list | tuple) else (grid, grid)
-    whole = all(isinstance(count, int | np.integer) and not isinstance(count, bool) for count in counts)
-    if len(counts) != 2 or not whole or min(counts) < 1:
-        raise ValueError(f"grid must be an integer of 1 or more, or a pair (rows, columns) of such, got {grid!r}.")
-    rows, columns = counts
-    if rows > height or columns > width:
-        raise ValueError(f"grid must not have more points than the frame has pixels, {height}x{width}, got {grid!r}.")
-    y, x = np.mgrid[:rows, :columns].reshape(2, -1) + 0.5
-    return np.stack([np.zeros(x.size), x / columns * width, y / rows * height], axis=1)
 
 
 def _read_csv(path: Path) -> np.ndarray:
@@ -188,12 +163,12 @@ def read_labels(path: str | os.PathLike, format: str | None = None, clip: str | 
     name = find_format(path, format, "read")
     if name is not None:
         return read_foreign(existing(path), name, clip)
-    given = read_points_file(path)
-    found = given if isinstance(given, dict) else dict(enumerate(given[:, None]))
-    rows = [(obj_id, *point) for obj_id, points in sorted(found.items()) for point in points]
-    ids, points = np.array([row[0] for row in rows], np.int64), np.array([row[1:] for row in rows], np.float64)
-    names = {obj_id: PointName(str(obj_id)) for obj_id in sorted(found)}
-    return PointLabels(ids, points, np.ones(len(ids), bool), np.ones(len(ids)), names)
+    points = read_points_file(path)
+    labelled = points if isinstance(points, dict) else dict(enumerate(points[:, None]))  # (K, 3) by id
+    rows = np.concatenate(list(labelled.values()))
+    ids = np.repeat(np.array(list(labelled), dtype=np.int64), [len(one) for one in labelled.values()])
+    names = {obj_id: PointName(str(obj_id)) for obj_id in labelled}
+    return PointLabels(ids, rows, np.ones(len(rows), bool), np.ones(len(rows)), names)
 
 
 def save_tracks(
@@ -320,3 +295,14 @@ def _write_csv(tracks: PointTracks, path) -> None:
                 uncertainty = "" if np.isnan(tracks.uncertainty[n, t]) else f"{tracks.uncertainty[n, t]:.3f}"
                 seen = int(tracks.visible[n, t]), f"{tracks.confidence[n, t]:.4f}"
                 writer.writerow([obj_id, t, *position, *seen, uncertainty, int(tracks.outside[n, t])])
+
+
+__all__ = [
+    "check_format",
+    "grid_points",
+    "read_labels",
+    "read_points_file",
+    "read_tracks",
+    "save_boxes",
+    "save_tracks",
+]

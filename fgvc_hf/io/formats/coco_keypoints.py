@@ -14,7 +14,7 @@ import numpy as np
 
 from ...tracking.results import PointTracks
 from ..text_files import cut, read_json
-from .labels import Label, PointName
+from .point_labels import Label, PointName
 
 
 def read(path: Path) -> tuple[list[Label], list[PointName], tuple[int, int] | None]:

@@ -63,6 +63,11 @@ def test_the_documented_layout_of_analysis_files(tmp_path):
     assert positions_of(labels, "nose") == {0: (10.5, 20.5)} and labels.confidence.tolist() == [0.5]
 
 
+def test_without_a_video_a_file_is_whole(tmp_path):
+    save_tracks(example_tracks(), tmp_path / "t.slp")
+    assert len(read_labels(tmp_path / "t.slp")) == 7
+
+
 def test_what_people_labelled_goes_before_predictions(tmp_path):
     skeleton, video = sleap_io.Skeleton(["nose", "tail"]), sleap_io.Video("clip.mp4", open_backend=False)
     user = sleap_io.Instance.from_numpy(np.array([[1.0, 2], [np.nan, np.nan]]), skeleton)
