@@ -1,5 +1,6 @@
 """The panel in napari's window. It reads layers, starts the work in a thread, and shows what comes back; all else is in the modules beside it."""
 
+from pathlib import Path
 from typing import Any
 
 import napari.layers
@@ -64,7 +65,7 @@ class TrackWidget(Container):
         self.preset = ComboBox(label="Preset", choices=["fast", "balanced", "accurate"], value="balanced")
         self.direction = ComboBox(label="Direction", choices=["both", "forward", "backward"], value="both")
         tip = "Name of a checkpoint that comes with the package, a folder, or an id on the Hub"
-        self.checkpoint = LineEdit(label="Checkpoint", value=default_checkpoint(), tooltip=tip)
+        self.checkpoint = LineEdit(label="Checkpoint", value=Path(default_checkpoint()).name, tooltip=tip)
         self.points.changed.connect(self._watch)
         self.next_id.changed.connect(self._set_id)
 

@@ -41,7 +41,7 @@ def tiny(monkeypatch):
 
 @pytest.fixture
 def pointed(workspace):
-    workspace.points = [Point(0, 30.5, 20.5, "a"), Point(2, 60.5, 40.5, "b")]
+    workspace.points = [Point(0, 30.5, 20.5, "a", 0), Point(2, 60.5, 40.5, "b", 1)]
     return workspace
 
 
@@ -159,7 +159,7 @@ def test_an_upload_takes_the_place_of_the_clip_before(workspace, server_state, c
     before = workspace.clip
     workspace.points = [Point(0, 1, 1, "old")]
     shown = on.Intake(server_state).upload(workspace, upload_of(clip_file.read_bytes()))
-    assert len(shown) == 14 + 7 + 4 + 1 + 4 and workspace.points == [] and not before.video.path.exists()
+    assert len(shown) == 16 + (7 + 5 + 2) + 4 + 1 + 4 + 9 and workspace.points == [] and not before.video.path.exists()
     assert shown[0] == "**clip.mp4** · 6 frames of 120×72 pixels, 12 frames per second"
     assert shown[2].shape == (432, 720, 3) and shown[1].maximum == 5
 
@@ -174,15 +174,16 @@ def test_a_refused_upload_leaves_the_clip_before(workspace, server_state, upload
 
 def test_clicks_become_points(workspace):
     """The picture is shown 6 times as large as the clip."""
-    picture, legend, name = on.add_point(workspace, 2, "  left   <eye> ", click([717, 3]))
+    picture, legend, table, target, name = on.add_point(workspace, 2, "  left   <eye> ", click([717, 3]))
     assert workspace.points == [Point(2, 119.5, 0.5, "left <eye>")] and name == ""
+    assert table == [[0, 2, 119.5, 0.5]] and target["value"] == -1
     assert "left &lt;eye&gt;" in legend and "<eye>" not in legend
     assert picture.shape == (432, 720, 3) and (picture[::6, ::6] != workspace.clip.frame(2)).any()
     on.add_point(workspace, 0, None, click([3, 4]))
     assert workspace.points[1].name == "point 2"
     on.undo_point(workspace, 0)
     assert len(workspace.points) == 1
-    picture, legend = on.clear_points(workspace, 0)
+    picture, legend, table, target = on.clear_points(workspace, 0)
     assert (
         workspace.points == [] and (picture[5::6, 5::6] == workspace.clip.frame(0)).all() and "No points yet" in legend
     )
@@ -202,7 +203,7 @@ def test_tracking_gives_video_timeline_files_and_code(pointed, tiny, direction):
     video, timeline, code, *files = on.track(
         pointed, "fast", direction, lambda share, desc: shares.append((share, desc))
     )
-    files = [button["value"] for button in files]
+    files = [button["value"] for button in files[: len(on.POINT_FILES)]]
     overlay = open_video(video)
     assert (overlay.num_frames, overlay.fps, overlay.height, overlay.width) == (6, 12, 72, 120)
     assert [file.rpartition(".")[2] for file in files] == ["csv", "json", "npz", "mp4"]
@@ -292,9 +293,9 @@ def test_matching_a_frame_with_itself_finds_the_pixel(workspace):
 def test_examples_show_with_the_tracks_that_ship(example, server_state):
     workspace = server_state.workspace("me")
     shown = on.Intake(server_state).example(workspace, click(EXAMPLES.index(example)))
-    assert open_video(shown[14]).num_frames == workspace.clip.num_frames == example.tracks().tracks.shape[1]
+    assert open_video(shown[16]).num_frames == workspace.clip.num_frames == example.tracks().tracks.shape[1]
     assert example.tracks().queries.tolist() == [[point.t, point.x, point.y] for point in example.points]
-    assert shown[15].count('class="row"') == len(example.points) and example.thumbnail.is_file()
+    assert shown[17].count('class="row"') == len(example.points) and example.thumbnail.is_file()
 
 
 @pytest.mark.slow
