@@ -29,6 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -42,16 +43,17 @@ TARGETS = ("matching", "tracking", "io", "metrics", "kernels", "coordinates.py",
 TEST_BUDGET = 60.0  # seconds of tests a mutant, by the times of the unchanged code
 CAPTURE = ("-q", "-x", "-p", "no:cacheprovider", "--no-header", "--tb=no")
 
-COMPARISONS = {
+COMPARISONS: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
     ast.Lt: (ast.LtE, ast.GtE), ast.LtE: (ast.Lt, ast.Gt), ast.Gt: (ast.GtE, ast.LtE), ast.GtE: (ast.Gt, ast.Lt),
     ast.Eq: (ast.NotEq,), ast.NotEq: (ast.Eq,), ast.Is: (ast.IsNot,), ast.IsNot: (ast.Is,), ast.In: (ast.NotIn,), ast.NotIn: (ast.In,),
 }  # fmt: skip
-OPERATORS = {
+OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Div, ast.Mod: ast.FloorDiv,
     ast.Pow: ast.Mult, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd, ast.LShift: ast.RShift, ast.RShift: ast.LShift,
 }  # fmt: skip
 NAMES = {"min": "max", "any": "all", "argmin": "argmax", "minimum": "maximum", "floor": "ceil", "zeros": "ones", "zeros_like": "ones_like",
          "amin": "amax", "sum": "mean", "cumsum": "cumprod", "sin": "cos", "argsort": "sort", "lstrip": "rstrip", "append": "extend"}  # fmt: skip
+UNSEEN = {"annotation", "returns", "decorator_list", "type_params"}
 NAMES |= {new: old for old, new in NAMES.items()}
 
 
@@ -86,7 +88,7 @@ def changes(node: ast.AST) -> Iterator[ast.AST]:
         yield from constants(node.value)
     elif isinstance(node, ast.Call):
         yield from calls(node)
-    elif isinstance(node, ast.If | ast.While | ast.IfExp):
+    elif isinstance(node, ast.IfExp):
         yield changed(node, test=ast.UnaryOp(ast.Not(), node.test))
     elif isinstance(node, ast.Return) and node.value is not None and not isinstance(node.value, ast.Constant):
         yield ast.Return(ast.Constant(None))
@@ -134,42 +136,40 @@ def changed(node: ast.AST, **fields) -> ast.AST:
 
 def mutants_of(path: str) -> Iterator[Mutant]:
     """All mutants of a file of the package. Left alone: annotations, messages of errors and of the log, decorators, and what numba compiles."""
-    text = (ROOT / path).read_text(encoding="utf-8")
+    text = (ROOT / path).read_bytes()
     starts = [0]
-    for line in text.encode().splitlines(keepends=True):
+    for line in text.splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
+
+    def mutant(place: str, old: ast.stmt | ast.expr, new: ast.AST) -> Mutant:
+        start, end = (
+            starts[old.lineno - 1] + old.col_offset,
+            starts[(old.end_lineno or 0) - 1] + (old.end_col_offset or 0),
+        )
+        piece = ast.unparse(ast.fix_missing_locations(new))
+        return Mutant(path, place, old.lineno, start, end, f"({piece})" if isinstance(new, ast.expr) else piece)
 
     def visit(node: ast.AST, place: str) -> Iterator[Mutant]:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             if any("jit" in ast.unparse(one) for one in node.decorator_list):
                 return
             place = f"{place}.{node.name}".lstrip(".")
-        for new in changes(node):
-            start, end = (
-                starts[n - 1] + c for n, c in ((node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset))
-            )
-            piece = ast.unparse(ast.fix_missing_locations(new))
-            if isinstance(node, ast.If | ast.While):  # only the condition is replaced
-                test = node.test
-                start, end = (
-                    starts[test.lineno - 1] + test.col_offset,
-                    starts[test.end_lineno - 1] + test.end_col_offset,
-                )
-                piece = ast.unparse(new.test)
-            whole = f"({piece})" if isinstance(node, ast.expr) and not isinstance(node, ast.Slice) else piece
-            yield Mutant(path, place, node.lineno, start, end, whole)
+        if isinstance(node, ast.If | ast.While):  # only the condition is replaced
+            yield mutant(place, node.test, ast.UnaryOp(ast.Not(), node.test))
+        elif isinstance(node, ast.stmt | ast.expr):
+            for new in changes(node):
+                yield mutant(place, node, new)
         for name, value in ast.iter_fields(node):
-            if name in ("annotation", "returns", "decorator_list", "type_params") or isinstance(
-                node, ast.Raise | ast.JoinedStr
-            ):
-                continue
-            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith(("logger.", "warnings.", "TypeVar")):
-                continue
-            for child in value if isinstance(value, list) else [value]:
-                if isinstance(child, ast.AST):
-                    yield from visit(child, place)
+            if name not in UNSEEN and not isinstance(node, ast.Raise | ast.JoinedStr) and not is_message(node):
+                for child in value if isinstance(value, list) else [value]:
+                    if isinstance(child, ast.AST):
+                        yield from visit(child, place)
 
     yield from visit(ast.parse(text), "")
+
+
+def is_message(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and ast.unparse(node.func).startswith(("logger.", "warnings."))
 
 
 def all_mutants(only: list[str]) -> list[Mutant]:
@@ -204,7 +204,8 @@ def copy_of_checkout(folder: Path) -> Path:
 
 
 def environment(checkout: Path) -> dict[str, str]:
-    return {"PYTHONPATH": str(checkout), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    plain = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    return {"PYTHONPATH": str(checkout), **plain}
 
 
 class Lines:
@@ -220,6 +221,17 @@ class Lines:
     def pytest_runtest_logfinish(self, nodeid):
         self.seconds[nodeid] += time.perf_counter()
         self.coverage.switch_context("")
+
+
+class Alarm:
+    """A plugin of pytest that ends the process when a test takes far longer than it did with the unchanged code."""
+
+    def __init__(self, seconds: dict[str, float]):
+        self.seconds = seconds
+
+    def pytest_runtest_logstart(self, nodeid):
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, 20 + 10 * self.seconds[nodeid])
 
 
 def measure_map(checkout: Path, file: Path) -> None:
@@ -285,7 +297,6 @@ def in_fork(checkout: Path, work, limit: float) -> int | None:
         os.chdir(checkout)
         sys.path.insert(0, str(checkout))
         os.environ.update(environment(checkout))
-        sys.dont_write_bytecode = True
         status = 1
         try:
             status = int(work() or 0)
@@ -313,20 +324,21 @@ def verdict(mutant: Mutant, checkout: Path, measured: dict) -> str:
     place.unlink()
     place.write_bytes(mutated)
     try:
-        limit = 60 + 5 * sum(measured["seconds"].get(test, 0) for test in tests)
-        status = in_fork(checkout, lambda: pytest.main([*CAPTURE, *tests]), limit)
+        alarm = Alarm(measured["seconds"])
+        status = in_fork(checkout, lambda: pytest.main([*CAPTURE, *tests], plugins=[alarm]), 1200)
     finally:
         place.unlink()
         place.symlink_to(ROOT / mutant.path)
-    return "hangs" if status is None else "survives" if status == 0 else "killed"
+    return "hangs" if status in (None, -signal.SIGALRM) else "survives" if status == 0 else "killed"
 
 
-def line_of(mutant: Mutant, outcome: str) -> str:
+def shown(mutant: Mutant) -> str:
+    """Where a mutant is, and its line with the change in brackets."""
     text = source(mutant.path)
     old, before = text[mutant.start : mutant.end].decode(), text[: mutant.start].rpartition(b"\n")[2].decode()
     after = text[mutant.end :].partition(b"\n")[0].decode()
-    shown = " ".join(f"{before}[{old} -> {mutant.new}]{after}".split())
-    return f"{outcome} {mutant.path}:{mutant.line} {mutant.place}: {shown}"
+    change = " ".join(f"{before}[{old} -> {mutant.new}]{after}".split())
+    return f"{mutant.path}:{mutant.line} {mutant.place}: {change}"
 
 
 def main() -> None:
@@ -344,6 +356,10 @@ def main() -> None:
         "--output", type=Path, help="a file that every verdict is added to; mutants that are in it are not tried again"
     )
     arguments = parser.parse_args()
+    known = {}
+    if arguments.output and arguments.output.is_file():
+        lines = arguments.output.read_text(encoding="utf-8").splitlines()
+        known = {line.partition(" ")[2]: line for line in lines}
     with tempfile.TemporaryDirectory() as folder:
         checkout = copy_of_checkout(Path(folder))
         load_libraries(checkout)
@@ -351,12 +367,16 @@ def main() -> None:
             in_fork(checkout, lambda: measure_map(checkout, arguments.map.absolute()), 7200)
         measured = json.loads(arguments.map.read_text(encoding="utf-8"))
         sample = drawn(all_mutants(arguments.only), arguments.seed, arguments.sample)
-        killed = 0
-        for number, mutant in enumerate(sample, 1):
-            outcome = verdict(mutant, checkout, measured)
-            killed += outcome in ("killed", "hangs")
-            print(line_of(mutant, outcome), flush=True)
-        print(f"{killed} of {len(sample)} killed: {100 * killed / max(1, len(sample)):.1f} %")
+        counts = Counter()
+        for mutant in sample:
+            line = known.get(shown(mutant)) or f"{verdict(mutant, checkout, measured)} {shown(mutant)}"
+            counts[line.partition(" ")[0]] += 1
+            print(line, flush=True)
+            if arguments.output and shown(mutant) not in known:
+                with arguments.output.open("a", encoding="utf-8") as file:
+                    file.write(f"{line}\n")
+    killed = counts["killed"] + counts["hangs"]
+    print(f"{killed} of {len(sample)} killed, {100 * killed / max(1, len(sample)):.1f} %: {dict(counts)}")
 
 
 if __name__ == "__main__":
