@@ -136,7 +136,23 @@ def edited_csv(content: bytes, draw: np.random.Generator) -> bytes:
         return damaged(content, draw)
     rows = [line.split(",") for line in content.decode().splitlines()]
     row = rows[int(draw.integers(len(rows)))]
-    cells = ("", "1e300", "-1e300", "nan", "inf", "-1", "0.5", "x", '"', "1;2", "9" * 5000, "1_0", "０", "\0", "1e-400")
+    cells = (
+        "",
+        "1e300",
+        "-1e300",
+        "nan",
+        "inf",
+        "-1",
+        "0.5",
+        "x",
+        '"',
+        "1;2",
+        "9" * 5000,
+        "1_0",
+        "０",
+        "\0",
+        "1e-400",
+    )
     row[int(draw.integers(len(row)))] = cells[int(draw.integers(len(cells)))]
     if draw.random() < 0.2:
         row.append("0")
@@ -163,7 +179,18 @@ def edited_npz(content: bytes, draw: np.random.Generator) -> bytes:
 
 
 def npy_header(draw: np.random.Generator) -> bytes:
-    shapes = ("(1000000000000,)", "(-1, 3)", "(3, -1)", "()", "(0, 3)", "(4294967296, 4294967296)", "(1e9,)", "3", "(((", "(2,)*9")
+    shapes = (
+        "(1000000000000,)",
+        "(-1, 3)",
+        "(3, -1)",
+        "()",
+        "(0, 3)",
+        "(4294967296, 4294967296)",
+        "(1e9,)",
+        "3",
+        "(((",
+        "(2,)*9",
+    )
     types = ("<f8", "|O", "<U1000000", "|V0", "<f2", "<c16", "<M8[s]", ">i8", "x", "|b1", "[('a', '<f8')]", "<f99")
     shape, kind = shapes[int(draw.integers(len(shapes)))], types[int(draw.integers(len(types)))]
     text = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}".encode()

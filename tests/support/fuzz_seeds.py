@@ -108,11 +108,17 @@ def media_seeds(folder: Path, tracker: Tracker) -> list[Seed]:
 
 def picture_bombs() -> list[Seed]:
     """Small files that claim pictures of gigabytes."""
-    bombs = [one_file(f"bomb{i}.png", png(*size)) for i, size in enumerate(((30000, 30000), (2**31 - 1, 2**31 - 1), (65535, 1300)))]
+    bombs = [
+        one_file(f"bomb{i}.png", png(*size))
+        for i, size in enumerate(((30000, 30000), (2**31 - 1, 2**31 - 1), (65535, 1300)))
+    ]
     gif = b"GIF89a" + struct.pack("<HH", 65535, 65535) + b"\x80\0\0" + bytes(3) + b"\xff" * 3
     gif += b"\x2c" + struct.pack("<HHHHB", 0, 0, 65535, 65535, 0) + b"\x02\x02\x44\x01\0" + b"\x3b"
     webp = b"VP8X" + struct.pack("<IB3x", 10, 2) + (16383).to_bytes(3, "little") * 2
-    bombs += [one_file("bomb.gif", gif), one_file("bomb.webp", b"RIFF" + struct.pack("<I", 4 + len(webp)) + b"WEBP" + webp)]
+    bombs += [
+        one_file("bomb.gif", gif),
+        one_file("bomb.webp", b"RIFF" + struct.pack("<I", 4 + len(webp)) + b"WEBP" + webp),
+    ]
     tiff = struct.pack("<2sHIH", b"II", 42, 8, 5)
     for tag, kind, value in ((256, 4, 2**31), (257, 4, 2**31), (258, 3, 8), (262, 3, 1), (273, 4, 8)):
         tiff += struct.pack("<HHII", tag, kind, 1, value)
@@ -152,7 +158,17 @@ def hostile_points() -> list[Seed]:
     huge = mutations.npy_header(np.random.default_rng(0)).replace(b"\0", b"\0")
     claimed = huge[:10] + b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000, 3), }".ljust(117) + b"\n"
     zeros = mutations.npy(np.zeros((30_000_000, 3)))  # 720 MB, of 700 kB
-    texts = ("0,1e300,1", "1e300,1,1", "-1,1,1", "nan,1,1", "0,inf,1", "0,1e309,1", "9" * 400 + ",1,1", ";" * 10_000, "0,1,1;" * 100_000)
+    texts = (
+        "0,1e300,1",
+        "1e300,1,1",
+        "-1,1,1",
+        "nan,1,1",
+        "0,inf,1",
+        "0,1e309,1",
+        "9" * 400 + ",1,1",
+        ";" * 10_000,
+        "0,1,1;" * 3000,
+    )
     return [
         one_file("points.json", mutations.deep("[")),
         one_file("points.json", b'{"queries": ' * 50_000 + b"1" + b"}" * 50_000),
@@ -179,7 +195,17 @@ def masks_seeds(folder: Path, tracker: Tracker) -> list[Seed]:
     Image.fromarray(np.dstack([colours, (ids > 0).astype(np.uint8) * 255])).save(folder / "alpha.png")
     for suffix in ("gif", "bmp", "tif"):
         Image.fromarray(ids.astype(np.uint8)).save(folder / f"grey.{suffix}")
-    names = ("palette.png", "wide.png", "bits.png", "grey.png", "davis.png", "alpha.png", "grey.gif", "grey.bmp", "grey.tif")
+    names = (
+        "palette.png",
+        "wide.png",
+        "bits.png",
+        "grey.png",
+        "davis.png",
+        "alpha.png",
+        "grey.gif",
+        "grey.bmp",
+        "grey.tif",
+    )
     return [one_file(name, (folder / name).read_bytes(), mutations.damaged) for name in names] + picture_bombs()
 
 
