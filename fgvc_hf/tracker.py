@@ -15,12 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 
 from .configuration_fgvc import FgvcConfig
 from .image_processing_pil_fgvc import FgvcImageProcessorPil
 from .io.checkpoints import check_device, check_dtype, check_preset, resolve_checkpoint
+from .io.json_files import reason_of
 from .io.tracks import grid_points
 from .io.video import open_video
 from .modeling_fgvc import FgvcModel, evaluation_mode
@@ -89,8 +88,12 @@ class Tracker:
             config = FgvcConfig.from_pretrained(path, **source, **(method | config_fields))
             model = FgvcModel.from_pretrained(path, config=config, dtype=precision, **source)
             processor = FgvcProcessor(FgvcImageProcessorPil.from_pretrained(path, **source))
-        except (StrictDataclassError, SafetensorError, RuntimeError) as error:
-            raise ValueError(f"{path}: is no checkpoint that can be loaded ({error}).") from None
+        except (ImportError, torch.OutOfMemoryError, OSError):
+            raise  # these say what is wrong
+        except Exception as error:  # transformers raises anything on settings of other types
+            if isinstance(error, ValueError) and str(error).endswith("."):
+                raise  # our own sentences
+            raise ValueError(f"{path}: is no checkpoint that can be loaded ({reason_of(error)}).") from None
         if resizing:
             processor = FgvcProcessor(FgvcImageProcessorPil(**(processor.image_processor.to_dict() | resizing)))
         return cls(model.to(place), processor)

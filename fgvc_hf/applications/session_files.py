@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from ..configuration_fgvc import FgvcConfig
 from ..image_processing_pil_fgvc import FgvcImageProcessorPil
 from ..io.files import atomic_write
+from ..io.json_files import understanding
 from ..io.video import open_video
 from ..modeling_fgvc import FgvcModel
 from ..tracker import LiveTracker, Tracker
@@ -95,6 +96,11 @@ def load_session(path: str | Path, model: FgvcModel | Tracker, video: Any = None
         `ValueError`: it is no session, is damaged or was edited, has another format, or is of another model or of a video of another size.
     """
     model = _model_of(model)
+    with understanding(path, f"a saved session of the format {FORMAT!r}"):
+        return _load(path, model, video)
+
+
+def _load(path: str | Path, model: FgvcModel, video: Any) -> FgvcInferenceSession:
     metadata, tensors = _read(path, str(model.device))
     if metadata["model"] != fingerprint(model, model.config):
         raise ValueError(f"{path}: is a session of another checkpoint; load the one that it was saved with.")

@@ -136,7 +136,8 @@ def _read_csv(path: Path) -> np.ndarray:
 
 
 def _cut(text: str) -> str:
-    """Text that a message can hold."""
+    """Text that a message can hold, in one line."""
+    text = " ".join(text.split())
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
