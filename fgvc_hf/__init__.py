@@ -14,16 +14,21 @@ from .hub.lazy_auto import make_known
 __version__ = "0.2.0"
 
 _HOMES = {
+    "BoxTracks": "tracking.box_results",
     "FgvcConfig": "configuration_fgvc",
     "FgvcImageProcessorPil": "image_processing_pil_fgvc",
     "FgvcInferenceSession": "tracking.session",
     "FgvcModel": "modeling_fgvc",
     "FgvcProcessor": "processing_fgvc",
     "LiveTracker": "tracker",
+    "PointLabels": "io.formats.labels",
+    "PointName": "io.formats.labels",
     "PointTracks": "tracking.results",
     "Tracker": "tracker",
     "VideoWriter": "io.video",
+    "boxes_from_supervision": "io.formats.supervision_objects",
     "bundled_checkpoints": "io.checkpoints",
+    "camera_motion": "applications.camera_motion",
     "chain_flow": "applications.flow_chaining",
     "contact_sheet": "io.drawing",
     "default_checkpoint": "io.checkpoints",
@@ -38,13 +43,20 @@ _HOMES = {
     "model_from_backbone": "conversion.external_backbone",
     "open_video": "io.video",
     "paint": "applications.painting",
+    "points_from_supervision": "io.formats.supervision_objects",
+    "read_boxes": "io.formats.table",
+    "read_labels": "io.tracks",
     "read_mask": "io.masks",
     "read_points_file": "io.tracks",
     "read_tracks": "io.tracks",
     "render_clip": "data.synthetic",
+    "save_boxes": "io.tracks",
     "save_session": "applications.session_files",
     "save_tracks": "io.tracks",
     "side_by_side": "io.drawing",
+    "smooth": "applications.track_smoothing",
+    "track_boxes": "applications.tracked_boxes",
+    "velocity": "applications.track_smoothing",
 }
 __all__ = list(_HOMES)
 

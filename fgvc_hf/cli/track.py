@@ -1,9 +1,11 @@
 """`fgvc-hf track`: track points through a video."""
 
 import argparse
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..io.checkpoints import DEFAULT_CHECKPOINT, PRESETS
+from .label_formats import add_format_options, output_options
 from .options import add_direction_option, add_model_options, add_video_option, load_tracker
 from .outputs import add_drawing_options, check_drawings, check_files, write_drawings
 
@@ -23,9 +25,15 @@ def add_track(commands) -> None:
     add_video_option(command)
     prompt = command.add_mutually_exclusive_group(required=True)
     prompt.add_argument("--points", metavar='"t,x,y;..."', help='points separated by ";"')
-    prompt.add_argument("--points-file", metavar="FILE", help="points as .csv with header t,x,y, or .json, or .npz")
+    prompt.add_argument(
+        "--points-file",
+        metavar="FILE",
+        help="points as .csv with header t,x,y, .json or .npz, or labels of another tool",
+    )
+    prompt.add_argument("--boxes-file", metavar="FILE", help="boxes of MOTChallenge or CVAT, to track boxes")
     prompt.add_argument("--grid", type=int, metavar="N", help="N x N points spread evenly over the first frame")
-    command.add_argument("--output", metavar="FILE", help="tracks as .csv, .json or .npz")
+    add_format_options(command)
+    command.add_argument("--output", metavar="FILE", help="tracks as .csv, .json or .npz, or in another tool's format")
     add_drawing_options(command, "tracks")
     command.add_argument(
         "--compare", nargs="+", default=[], metavar="NAME", help="presets or checkpoints to draw beside it"
@@ -45,14 +53,16 @@ def run_track(arguments: argparse.Namespace) -> None:
 
     if not (arguments.output or arguments.overlay or arguments.sheet):
         raise ValueError("nothing to write: give --output FILE, --overlay FILE, --sheet FILE, or several of them.")
+    if arguments.boxes_file:
+        return run_boxes(arguments)
     if arguments.compare and not (arguments.overlay or arguments.sheet):
         raise ValueError("--compare is drawn: give --overlay FILE, --sheet FILE, or both.")
     check_files(arguments, ["output", "overlay", "sheet"], ["video", "points_file"])
     if arguments.output:
-        check_writable(check_format(arguments.output))
+        check_writable(check_format(arguments.output, arguments.output_format))
     check_drawings(arguments)
     video = open_video(arguments.video, arguments.allow_truncated)
-    points = read_points(arguments, video.height, video.width)
+    points, names = read_prompts(arguments, video)
     name = arguments.preset or arguments.checkpoint or DEFAULT_CHECKPOINT
     trackers = {name: load_tracker(arguments)}
     trackers |= {name: load_tracker(compared(arguments, name)) for name in arguments.compare}
@@ -62,9 +72,36 @@ def run_track(arguments: argparse.Namespace) -> None:
         for name, tracker in trackers.items()
     }
     if arguments.output:
-        save_tracks(next(iter(tracks.values())), arguments.output)
+        options = output_options(arguments, video)
+        save_tracks(next(iter(tracks.values())), arguments.output, arguments.output_format, names=names, **options)
         print(arguments.output)
     for path in write_drawings(video, drawn_tracks(tracks), arguments):
+        print(path)
+
+
+def run_boxes(arguments: argparse.Namespace) -> None:
+    """Track boxes, and write them and drawings."""
+    from ..applications.tracked_boxes import track_boxes
+    from ..io.files import check_writable
+    from ..io.formats.table import find_format, read_boxes
+    from ..io.overlays import drawn_boxes
+    from ..io.tracks import save_boxes
+    from ..io.video import open_video
+
+    if arguments.compare:
+        raise ValueError("--compare is of points; leave it out to track boxes.")
+    check_files(arguments, ["output", "overlay", "sheet"], ["video", "boxes_file"])
+    if arguments.output:
+        find_format(check_writable(arguments.output), arguments.output_format, "write_boxes")
+    check_drawings(arguments)
+    boxes = read_boxes(arguments.boxes_file, arguments.format)
+    video = open_video(arguments.video, arguments.allow_truncated)
+    tracker = load_tracker(arguments)
+    tracks = track_boxes(tracker, video, boxes, arguments.direction, arguments.threshold, progress=True)
+    if arguments.output:
+        save_boxes(tracks, arguments.output, arguments.output_format, names=boxes.names)
+        print(arguments.output)
+    for path in write_drawings(video, drawn_boxes(tracks), arguments):
         print(path)
 
 
@@ -72,6 +109,29 @@ def compared(arguments: argparse.Namespace, name: str) -> argparse.Namespace:
     """The arguments with another preset, or else with another checkpoint."""
     change = {"preset": name} if name in PRESETS else {"checkpoint": name}
     return argparse.Namespace(**vars(arguments) | change)
+
+
+def read_prompts(arguments: argparse.Namespace, video) -> tuple[Any, Any]:
+    """Points to track, as [`Tracker.track`] takes them, and what they are called, where a file of labels tells.
+
+    Raises:
+        `ValueError`, `OSError`: they are malformed, of another clip, or the file cannot be read.
+    """
+    from ..io.formats.table import find_format
+    from ..io.tracks import read_labels
+
+    path = arguments.points_file
+    if path is None or find_format(Path(path), arguments.format, "read") is None:
+        if arguments.parts or arguments.clip:
+            raise ValueError(
+                "--parts and --clip are of labels of another tool, which are read by --points-file and --format."
+            )
+        return read_points(arguments, video.height, video.width), None
+    labels = read_labels(path, arguments.format, arguments.clip)
+    labels = labels.select(arguments.parts) if arguments.parts else labels
+    labels.check(video.num_frames, (video.height, video.width))
+    prompts = labels.prompts()
+    return prompts, {obj_id: labels.names[obj_id] for obj_id in prompts}
 
 
 def read_points(arguments: argparse.Namespace, height: int, width: int) -> "np.ndarray":

@@ -9,8 +9,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from ..tracking.box_results import BoxTracks
 from ..tracking.results import PointTracks
-from .drawing import draw_tracks
+from .drawing import draw_boxes, draw_tracks
 from .files import atomic_write, check_writable
 from .panels import contact_sheet, panel_scale, side_by_side
 from .video import VideoWriter, writing_rate
@@ -54,6 +55,16 @@ def drawn_tracks(shown: Mapping[str, PointTracks]) -> Draw:
     return draw
 
 
+def drawn_boxes(boxes: BoxTracks) -> Draw:
+    """A function that draws the boxes that are visible."""
+
+    def draw(t: int, frame: np.ndarray, scale: float = 1.0) -> np.ndarray:
+        seen = np.flatnonzero(boxes.visible[:, t])
+        return draw_boxes(frame, boxes.corners[seen, t], [boxes.object_ids[row] for row in seen], scale=scale)
+
+    return draw
+
+
 def write_overlay(video, draw: Draw, path: str | Path) -> None:
     """Write a video of every frame of a source with `draw` applied, at the frame times of the source."""
     frames = (
@@ -90,6 +101,7 @@ def sheet_frames(start: int, stop: int) -> list[int]:
 __all__ = [
     "Draw",
     "check_picture_name",
+    "drawn_boxes",
     "drawn_tracks",
     "sheet_frames",
     "write_overlay",

@@ -1,4 +1,5 @@
-"""Point files: prompts to read, tracks to write and read. One schema in CSV, JSON and NPZ, in pixels of the original video.
+"""Point files: prompts to read, tracks to write and read. One schema in CSV, JSON and NPZ, in pixels of the original video; and the formats of
+other tools, of `formats/`.
 
 | format | prompts                         | tracks                                                                             |
 |--------|---------------------------------|------------------------------------------------------------------------------------|
@@ -14,30 +15,33 @@ import csv
 import io
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from ..tracking.box_results import BoxTracks
 from ..tracking.results import PointTracks
 from .array_files import read_npz, write_npz
 from .files import atomic_write, local_path
+from .formats.labels import PointLabels, PointName
+from .formats.table import OWN, check_options, existing, find_format, read_foreign, write_foreign, write_foreign_boxes
+from .text_files import cut as _cut
+from .text_files import read_text as _read_text
 
 
-MAX_TEXT = 64 * 2**20  # bytes of a file of prompts
 LARGEST = 1e9  # frame number and position, beyond any video
-FORMATS = (".csv", ".json", ".npz")
 ARRAYS = ("queries", "tracks", "visible", "confidence", "uncertainty", "outside")
 
 
-def check_format(path: str | Path) -> Path:
-    """The path, checked to end in .csv, .json or .npz.
+def check_format(path: str | Path, format: str | None = None) -> Path:
+    """The path of tracks to write, checked to end as the format wants it.
 
     Raises:
-        `ValueError`: it has another suffix.
+        `ValueError`: it has another suffix, or there is no such format.
     """
     path = Path(path)
-    if path.suffix.lower() not in FORMATS:
-        raise ValueError(f"{path}: the name must end in .csv, .json or .npz.")
+    find_format(path, format, "write")
     return path
 
 
@@ -54,9 +58,10 @@ def read_points_file(path: str | Path) -> np.ndarray:
     Raises:
         `OSError`, `ValueError`: the file is missing or malformed; a CSV error names the line.
     """
-    path = check_format(local_path(path))
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such points file.")
+    path = local_path(path)
+    if path.suffix.lower() not in OWN:
+        raise ValueError(f"{path}: the name must end in .csv, .json or .npz.")
+    path = existing(path)
     reader = {".csv": _read_csv, ".json": _read_json, ".npz": _read_npz}[path.suffix.lower()]
     points = reader(path)
     if points.ndim != 2 or points.shape[1] != 3 or not len(points):
@@ -95,25 +100,6 @@ def grid_points(grid: int | tuple[int, int], height: int, width: int) -> np.ndar
     return np.stack([np.zeros(x.size), x / columns * width, y / rows * height], axis=1)
 
 
-def _read_text(path: Path) -> str:
-    """The text of a file in UTF-8, with a byte order mark or without one.
-
-    Raises:
-        `ValueError`: it is of another encoding, or larger than any file of prompts.
-    """
-    kind = path.suffix[1:].upper()
-    if path.stat().st_size > MAX_TEXT:
-        raise ValueError(f"{path}: is larger than {MAX_TEXT >> 20} MiB, the limit for points.")
-    content = path.read_bytes()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: is not a {kind} text file in UTF-8.") from None
-    if "\0" in text:
-        raise ValueError(f"{path}: is not a {kind} text file in UTF-8.")
-    return text
-
-
 def _read_csv(path: Path) -> np.ndarray:
     points = []
     rows = csv.reader(io.StringIO(_read_text(path), newline=""))
@@ -133,12 +119,6 @@ def _read_csv(path: Path) -> np.ndarray:
     except csv.Error:
         raise ValueError(f"{path}: is not a CSV text file.") from None
     return np.array(points, dtype=np.float64).reshape(-1, 3)
-
-
-def _cut(text: str) -> str:
-    """Text that a message can hold, in one line."""
-    text = " ".join(text.split())
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _read_json(path: Path) -> np.ndarray:
@@ -166,33 +146,113 @@ def _read_npz(path: Path) -> np.ndarray:
     return queries.astype(np.float64)
 
 
-def save_tracks(tracks: PointTracks, path: str | Path) -> None:
+def read_labels(path: str | os.PathLike, format: str | None = None, clip: str | None = None) -> PointLabels:
+    """
+    Read labelled points, of an annotation tool or of this package's own prompts.
+
+    Args:
+        path: A file of DeepLabCut (.csv, .h5), SLEAP (.h5, .slp), COCO keypoints or PoseMark (.json), CVAT for video (.xml), or prompts as
+            described above.
+        format (`str`, *optional*): `"dlc"`, `"sleap"`, `"coco"`, `"posemark"` or `"cvat"`; if it is not given, .csv, .json and .npz are
+            prompts, and other suffixes decide where they can.
+        clip (`str`, *optional*): Which clip, of a file that holds labels of several: the folder of its images in DeepLabCut, the name of
+            the video in SLEAP.
+
+    Returns:
+        [`PointLabels`] in pixels of the video, whose `prompts()` [`Tracker.track`] takes.
+
+    Raises:
+        `OSError`, `ValueError`: the file is missing, malformed or of another format, or a point is labelled twice on a frame.
+        `ImportError`: a library that reads the format is not installed.
+    """
+    path = local_path(path)
+    name = find_format(path, format, "read")
+    if name is not None:
+        return read_foreign(existing(path), name, clip)
+    points = read_points_file(path)
+    names = {i: PointName(str(i)) for i in range(len(points))}
+    return PointLabels(np.arange(len(points)), points, np.ones(len(points), bool), np.ones(len(points)), names)
+
+
+def save_tracks(
+    tracks: PointTracks,
+    path: str | Path,
+    format: str | None = None,
+    *,
+    names: Mapping[int, PointName | str] | None = None,
+    fps: float | None = None,
+    first_frame: int | None = None,
+    images: str | None = None,
+    video: str | os.PathLike | None = None,
+) -> None:
     """
     Write tracks. On failure no file is left behind.
 
     Args:
         tracks ([`PointTracks`]): As [`Tracker.track`] returns them.
-        path: A .csv, .json or .npz file, as described above.
+        path: A .csv, .json or .npz file, as described above, or one in a format of another tool.
+        format (`str`, *optional*): `"dlc"`, `"sleap"`, `"coco"`, `"posemark"`, `"cvat"`, `"nuke"`, `"blender"` or `"after-effects"`; if
+            it is not given, .csv, .json and .npz are this package's own, and other suffixes decide where they can.
+        names (`dict`, *optional*): What the points are called, by id: a `str`, or a [`PointName`] of an individual; `labels.names` of
+            [`read_labels`] for instance. `point0` and so on if not given. The own formats have ids only.
+        fps (`float`, *optional*): Of After Effects, which needs it: frames per second of the composition.
+        first_frame (`int`, *optional*): Of Nuke and Blender: the number of the clip's first frame there; 1 if not given.
+        images (`str`, *optional*): Of DeepLabCut: write labels of a project, of images in this folder (`labeled-data/clip`), in the place
+            of predictions.
+        video (`str`, *optional*): Of SLEAP: the video to open with them.
 
     Raises:
-        `ValueError`: it has another suffix.
+        `ValueError`: it has another suffix, a name is missing or there twice, or an argument is not one of the format.
+        `OSError`: the file cannot be written.
+        `ImportError`: a library that writes the format is not installed.
+    """
+    path = Path(path)
+    name = find_format(path, format, "write")
+    options = {"fps": fps, "first_frame": first_frame, "images": images, "video": video}
+    check_options(name, options)
+    with atomic_write(path) as temporary:
+        if name is None:
+            _write_own(tracks, temporary)
+        else:
+            write_foreign(tracks, temporary, path, name, names, options)
+
+
+def save_boxes(
+    tracks: BoxTracks, path: str | Path, format: str | None = None, *, names: Mapping[int, str] | None = None
+) -> None:
+    """
+    Write boxes. On failure no file is left behind.
+
+    Args:
+        tracks ([`BoxTracks`]): As [`track_boxes`] returns them.
+        path: A file of MOTChallenge (.txt, .csv) or CVAT for video (.xml).
+        format (`str`, *optional*): `"mot"` or `"cvat"`; by the suffix if it is not given.
+        names (`dict[int, str]`, *optional*): What the objects are called, by id; of CVAT.
+
+    Raises:
+        `ValueError`: it has another suffix, or there is no such format.
         `OSError`: the file cannot be written.
     """
-    path = check_format(path)
+    path = Path(path)
+    name = find_format(path, format, "write_boxes")
+    with atomic_write(path) as temporary:
+        write_foreign_boxes(tracks, temporary, str(name), names or {})
+
+
+def _write_own(tracks: PointTracks, path: Path) -> None:
     arrays = {name: getattr(tracks, name) for name in ARRAYS} | {
         "size": np.array(tracks.size, dtype=np.int64),
         "object_ids": np.array(tracks.object_ids, dtype=np.int64),
     }
-    with atomic_write(path) as temporary:
-        if path.suffix.lower() == ".npz":
-            write_npz(temporary, **arrays)
-        elif path.suffix.lower() == ".json":
-            content = {name: array.tolist() for name, array in arrays.items()}
-            content["tracks"] = [[None if np.isnan(p).any() else p.tolist() for p in row] for row in tracks.tracks]
-            content["uncertainty"] = [[None if np.isnan(u) else float(u) for u in row] for row in tracks.uncertainty]
-            Path(temporary).write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
-        else:
-            _write_csv(tracks, temporary)
+    if path.suffix.lower() == ".npz":
+        write_npz(path, **arrays)
+    elif path.suffix.lower() == ".json":
+        content = {name: array.tolist() for name, array in arrays.items()}
+        content["tracks"] = [[None if np.isnan(p).any() else p.tolist() for p in row] for row in tracks.tracks]
+        content["uncertainty"] = [[None if np.isnan(u) else float(u) for u in row] for row in tracks.uncertainty]
+        path.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
+    else:
+        _write_csv(tracks, path)
 
 
 def read_tracks(path: str | os.PathLike) -> PointTracks:

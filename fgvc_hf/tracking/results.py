@@ -4,12 +4,15 @@ Trackers read their state out in pixels of the model's input, as readouts. A ses
 pixels of the original video, and a [`TrackTable`] turns the outputs of many frames into [`PointTracks`].
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from transformers.utils import ModelOutput
+
+from .track_objects import track_frame, track_key_points
 
 
 GIVEN: Any = None  # of fields that always have a value: a ModelOutput needs a default for all but its first
@@ -150,6 +153,36 @@ class PointTracks:
     uncertainty: np.ndarray
     outside: np.ndarray
     size: tuple[int, int]
+
+    def to_frame(self, names: Mapping[int, object] | None = None) -> Any:
+        """
+        The tracks as a table of pandas, a row for each point and frame, point by point.
+
+        Args:
+            names (`dict`, *optional*): What the points are called, by id; adds a column.
+
+        Returns:
+            `pandas.DataFrame` with the columns `point` (id), `name` if names are given, `t`, `x`, `y`, `visible`, `confidence`,
+            `uncertainty` and `outside`.
+
+        Raises:
+            `ImportError`: pandas is not installed (`pip install "fgvc-hf[formats]"`).
+        """
+        return track_frame(self, names)
+
+    def to_supervision(self) -> list[Any]:
+        """
+        The tracks as supervision takes them, for its annotators.
+
+        Returns:
+            `list[supervision.KeyPoints]`, one for each frame: one instance with N key points, in the order of `object_ids`, with their
+            confidence and whether they are visible. Where a point was not tracked it is not visible, at (0, 0). Positions need no
+            conversion: supervision draws what is at x on pixel floor(x).
+
+        Raises:
+            `ImportError`: supervision is not installed (`pip install "fgvc-hf[formats]"`).
+        """
+        return track_key_points(self)
 
 
 class TrackTable:

@@ -1,0 +1,42 @@
+"""Options of commands that read labels, and write tracks, in the formats of other tools."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+# As of the table in fgvc_hf/io/formats, which help must not wait for
+READ = ("dlc", "sleap", "coco", "posemark", "cvat", "mot")
+WRITTEN = ("dlc", "sleap", "coco", "posemark", "cvat", "mot", "nuke", "blender", "after-effects")
+
+
+def add_format_options(command: argparse.ArgumentParser) -> None:
+    """The formats of `--points-file`, `--boxes-file` and `--output`, and what is read and written of them."""
+    command.add_argument("--format", choices=READ, help="whose labels the file holds, where its suffix does not tell")
+    command.add_argument(
+        "--parts", nargs="+", default=[], metavar="NAME", help="of labels, only points of these names"
+    )
+    command.add_argument("--clip", metavar="NAME", help="of labels of several clips, those of this one")
+    command.add_argument(
+        "--output-format", choices=WRITTEN, help="whose format to write, where the suffix does not tell"
+    )
+    command.add_argument("--fps", type=float, help="of After Effects: the composition's; default: the video's")
+    command.add_argument(
+        "--first-frame", type=int, metavar="N", help="of Nuke and Blender: number of the first; default: 1"
+    )
+    command.add_argument("--images", metavar="FOLDER", help="of DeepLabCut: write labels of images in this folder")
+
+
+def output_options(arguments: argparse.Namespace, video: Any) -> dict[str, Any]:
+    """What [`save_tracks`] needs beside tracks for the format of `--output`: what was given, else what the video tells."""
+    from ..io.formats.table import TABLE, find_format
+
+    name = find_format(Path(arguments.output), arguments.output_format, "write")
+    options = {option: getattr(arguments, option) for option in ("fps", "first_frame", "images")}
+    told = {"fps": video.fps, "video": arguments.video}
+    return options | {
+        key: told[key] for key in (TABLE[name].options if name else ()) if options.get(key) is None and key in told
+    }
+
+
+__all__ = ["add_format_options", "output_options"]

@@ -1,0 +1,195 @@
+"""CVAT for video 1.1: XML with a `track` for each object, of `points`, `box` or `skeleton` shapes on frames.
+
+A shape is `outside` where the object is not in the frame, `occluded` where something hides it, and a `keyframe` where someone set it; CVAT
+interpolates between keyframes, and shapes that it interpolated are not read. A file that declares a document type is refused, since entities
+of one can grow without bound.
+"""
+
+from collections import Counter
+from pathlib import Path
+from xml.etree.ElementTree import Element, ElementTree, SubElement, TreeBuilder
+from xml.parsers import expat
+
+import numpy as np
+
+from ...tracking.box_results import BoxTracks
+from ...tracking.results import PointTracks
+from ..text_files import cut, read_text
+from .labels import BoxLabel, Label, PointName
+
+
+SIDES = ("xtl", "ytl", "xbr", "ybr")
+DEEPEST = 32  # elements within elements; CVAT has 6
+
+
+def read(path: Path) -> tuple[list[Label], list[PointName], tuple[int, int] | None]:
+    """Labels of points of a file, names in its order, and (height, width) if it tells."""
+    root = _parse(path)
+    tracks = [track for track in root.findall("track") if track.find("box") is None]
+    repeated = Counter(track.get("label") for track in tracks)
+    rows: list[Label] = []
+    for track in tracks:
+        label, number = track.get("label", ""), track.get("id", "")
+        owner = label if repeated[label] == 1 else f"{label} {number}"
+        for shape in track:
+            if shape.tag == "skeleton":
+                rows += [
+                    row
+                    for one in shape.findall("points")
+                    for row in _points(one, shape, one.get("label", ""), owner, path)
+                ]
+            elif shape.tag == "points":
+                rows += _points(shape, shape, label, "" if repeated[label] == 1 else owner, path)
+    return rows, list(dict.fromkeys(row.name for row in rows)), _size(root)
+
+
+def _points(shape: Element, timed: Element, part: str, owner: str, path: Path) -> list[Label]:
+    """Labels of a shape of one point or several; of none where it is outside or interpolated."""
+    t, (outside, occluded) = (
+        _number(timed, "frame", path),
+        (shape.get(flag, "0") == "1" for flag in ("outside", "occluded")),
+    )
+    keyframe = shape.get("keyframe", timed.get("keyframe", "1")) == "1"
+    if outside or not keyframe:
+        return []
+    places = shape.get("points", "").split(";")
+    rows = []
+    for i, place in enumerate(places):
+        try:
+            x, y = (float(value) for value in place.split(","))
+        except ValueError:
+            raise ValueError(f"{path}: points must be x,y;x,y;..., found {cut(place)!r}.") from None
+        name = PointName(part if len(places) == 1 else f"{part} {i}", owner)
+        rows.append(Label(name, t, x, y, not occluded))
+    return rows
+
+
+def read_boxes(path: Path) -> list[BoxLabel]:
+    """Boxes of a file, of keyframes on which the object is inside the frame."""
+    rows = []
+    for track in _parse(path).findall("track"):
+        number, label = int(_number(track, "id", path)), track.get("label", "")
+        for box in track.findall("box"):
+            if box.get("outside", "0") == "0" and box.get("keyframe", "1") == "1":
+                x0, y0, x1, y1 = (_number(box, side, path) for side in SIDES)
+                rows.append(BoxLabel(number, _number(box, "frame", path), (x0, y0, x1, y1), label))
+    return rows
+
+
+def _number(element: Element, attribute: str, path: Path) -> float:
+    text = element.get(attribute, "nothing")
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{path}: {attribute} of a {element.tag} must be a number, found {cut(text)!r}.") from None
+
+
+def _size(root: Element) -> tuple[int, int] | None:
+    """(height, width) of the video, if the file tells."""
+    told = [root.findtext(f"meta//original_size/{side}", "") for side in ("height", "width")]
+    height, width = (int(text) if text.isdecimal() and len(text) < 9 else 0 for text in told)
+    return (height, width) if height and width else None
+
+
+def _parse(path: Path) -> Element:
+    """The root element of a file of CVAT for video.
+
+    Raises:
+        `ValueError`: it is malformed, declares a document type, or is of another kind.
+    """
+    builder, depth, parser = TreeBuilder(), 0, expat.ParserCreate()
+
+    def start(tag: str, attributes: dict[str, str]) -> None:
+        nonlocal depth
+        depth += 1
+        if depth > DEEPEST:
+            raise ValueError(f"{path}: is not a file of CVAT: elements lie more than {DEEPEST} deep.")
+        builder.start(tag, attributes)
+
+    def end(tag: str) -> None:
+        nonlocal depth
+        depth -= 1
+        builder.end(tag)
+
+    def refuse(*_) -> None:
+        raise ValueError(
+            f"{path}: declares a document type, which is not read, since its entities could grow without bound."
+        )
+
+    parser.StartElementHandler, parser.EndElementHandler = start, end
+    parser.CharacterDataHandler, parser.StartDoctypeDeclHandler = builder.data, refuse
+    try:
+        parser.Parse(read_text(path), True)
+    except expat.ExpatError as error:
+        raise ValueError(f"{path}, line {error.lineno}: is not valid XML.") from None
+    root = builder.close()
+    if root.tag != "annotations":
+        raise ValueError(f"{path}: is not a file of CVAT, whose XML begins with annotations; found {cut(root.tag)}.")
+    if root.find("track") is None:
+        kind = "is of CVAT for images" if root.find("image") is not None else "holds no track"
+        raise ValueError(f"{path}: {kind}; export tracks as CVAT for video 1.1.")
+    return root
+
+
+def write(tracks: PointTracks, path: Path, names: list[PointName]) -> None:
+    """Write tracks: one track for each point, with a keyframe on every frame that was processed."""
+    kinds = {str(name): "points" for name in names}
+    root = _document(kinds, tracks.size, tracks.tracks.shape[1])
+    there = ~np.isnan(tracks.tracks[..., 0])  # (N, T)
+    for number, name in enumerate(names):
+        shapes = [
+            ("points", t, tracks.outside[number, t], not tracks.visible[number, t], {"points": f"{x:.3f},{y:.3f}"})
+            for t, (x, y) in enumerate(tracks.tracks[number])
+            if there[number, t]
+        ]
+        _track(root, number, str(name), shapes, tracks.tracks.shape[1])
+    _save(root, path)
+
+
+def write_boxes(tracks: BoxTracks, path: Path, names: dict[int, str]) -> None:
+    """Write boxes: one track for each, with a keyframe on every frame that was processed; what turned gets the upright box around it."""
+    labels = [names.get(obj_id) or f"box{obj_id}" for obj_id in tracks.object_ids]
+    root = _document(dict.fromkeys(labels, "bbox"), tracks.size, tracks.corners.shape[1])
+    for row, (obj_id, label) in enumerate(zip(tracks.object_ids, labels, strict=True)):
+        shapes = []
+        for t, sides in enumerate(tracks.sides[row]):
+            if not np.isnan(sides[0]):
+                places = {side: f"{value:.3f}" for side, value in zip(SIDES, sides, strict=True)}
+                shapes.append(("box", t, False, not tracks.visible[row, t], places))
+        _track(root, obj_id, label, shapes, tracks.corners.shape[1])
+    _save(root, path)
+
+
+def _document(labels: dict[str, str], size: tuple[int, int], length: int) -> Element:
+    root = Element("annotations")
+    SubElement(root, "version").text = "1.1"
+    task = SubElement(SubElement(root, "meta"), "task")
+    for tag, text in (("name", "fgvc_hf"), ("size", str(length)), ("mode", "interpolation")):
+        SubElement(task, tag).text = text
+    declared = SubElement(task, "labels")
+    for name, kind in labels.items():
+        label = SubElement(declared, "label")
+        SubElement(label, "name").text, SubElement(label, "type").text = name, kind
+        SubElement(label, "attributes")
+    of_video = SubElement(task, "original_size")
+    SubElement(of_video, "width").text, SubElement(of_video, "height").text = str(size[1]), str(size[0])
+    return root
+
+
+def _track(root: Element, number: int, label: str, shapes: list[tuple], length: int) -> None:
+    """Add a track. CVAT carries the last shape on, so one that ends before the clip, or pauses, is set outside on the next frame."""
+    track = SubElement(root, "track", id=str(number), label=label, source="auto")
+    frames = {t for _, t, *_ in shapes}
+    for tag, t, outside, occluded, places in shapes:
+        _shape(track, tag, t, outside, occluded, places)
+        if t + 1 not in frames and t + 1 < length:
+            _shape(track, tag, t + 1, True, occluded, places)
+
+
+def _shape(track: Element, tag: str, t: int, outside: bool, occluded: bool, places: dict[str, str]) -> None:
+    flags = {"outside": str(int(outside)), "occluded": str(int(occluded)), "keyframe": "1"}
+    SubElement(track, tag, {"frame": str(t), **flags, **places, "z_order": "0"})
+
+
+def _save(root: Element, path: Path) -> None:
+    ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)

@@ -1,0 +1,196 @@
+"""DeepLabCut: CSV and H5 of labels (`CollectedData_*.csv`) and of predictions, of one animal or several.
+
+A file is a table. Its columns have the levels scorer, (individuals,) bodyparts, coords, with x, y and, in predictions, likelihood. Its index
+is a frame number, or an image as `labeled-data/clip/img0012.png`, whose number is that of the frame; DeepLabCut from version 2.2 on splits that
+name into three columns. An H5 file is the same table, as pandas stores it under `df_with_missing`.
+
+DeepLabCut writes H5 in two layouts, with names in arrays or in a pickle of text. Both are read here with h5py, and the pickle without running
+what it may ask for. Writing uses pandas, as DeepLabCut does.
+"""
+
+import csv
+import io
+import pickle
+import re
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from ...tracking.optional_libraries import load_library
+from ...tracking.results import PointTracks
+from ..text_files import cut, read_rows
+from .labels import Label, PointName
+
+
+KEY = "df_with_missing"
+SCORER = "fgvc_hf"
+UNIQUE = "single"  # what DeepLabCut calls the owner of body parts that belong to no individual
+LEVELS = (["scorer", "bodyparts", "coords"], ["scorer", "individuals", "bodyparts", "coords"])
+
+
+class Table:
+    """Columns (individual, part, coord), the index as text, and values (rows, columns), float64."""
+
+    def __init__(self, columns: list[tuple[str, str, str]], index: list[str], values: np.ndarray):
+        self.columns, self.index, self.values = columns, index, values
+
+
+def read(path: Path) -> tuple[list[Label], list[PointName], None]:
+    """Labels of a file, names in its order, and no size."""
+    table = _read_h5(path) if path.suffix.lower() == ".h5" else _read_csv(path)
+    at = {column: i for i, column in enumerate(table.columns)}
+    if len(at) != len(table.columns):
+        twice = next(column for column in table.columns if table.columns.count(column) > 1)
+        raise ValueError(f"{path}: the column of {cut(' '.join(twice))} is there twice.")
+    owners = list(dict.fromkeys((individual, part) for individual, part, _ in table.columns))
+    if strange := {coord for *_, coord in table.columns} - {"x", "y", "likelihood"}:
+        raise ValueError(f"{path}: coords must be x, y and likelihood, found {cut(min(strange))!r}.")
+    for individual, part in owners:
+        if (individual, part, "x") not in at or (individual, part, "y") not in at:
+            raise ValueError(f"{path}: {cut(part)!r} must have the columns x and y.")
+    rows = []
+    for index, values in zip(table.index, table.values, strict=True):
+        clip, t = _frame(index, path)
+        for individual, part in owners:
+            x, y = (float(values[at[individual, part, coord]]) for coord in "xy")
+            certain = at.get((individual, part, "likelihood"))
+            confidence = 1.0 if certain is None else float(np.nan_to_num(values[certain]))
+            rows.append(Label(PointName(part, individual), t, x, y, True, confidence, clip))
+    return rows, [PointName(part, individual) for individual, part in owners], None
+
+
+def _frame(index: str, path: Path) -> tuple[str, float]:
+    """Folder and frame number of `labeled-data/clip/img0012.png`, or of a number."""
+    name = PurePosixPath(index.replace("\\", "/"))
+    digits = re.findall(r"\d+", name.stem)
+    if not digits or len(digits[-1]) > 9:
+        raise ValueError(
+            f"{path}: {cut(index)!r} is neither a frame number nor the name of an image that ends in one."
+        )
+    return name.parent.name, float(digits[-1])
+
+
+def _read_csv(path: Path) -> Table:
+    rows = read_rows(path)
+    heads = [row[0].strip() for _, row in rows[:4]]
+    levels = next((names for names in LEVELS if heads[: len(names)] == names), None)
+    if levels is None:
+        found = cut(", ".join(heads)) or "nothing"
+        raise ValueError(
+            f"{path}: is not a file of DeepLabCut, whose rows begin with {', '.join(LEVELS[0])}; found {found}."
+        )
+    header, body = [row for _, row in rows[: len(levels)]], rows[len(levels) :]
+    width = len(header[0])
+    given = next((i for i, cell in enumerate(header[-1][1:], 1) if cell.strip()), width)  # columns of the index
+    for line, row in rows:
+        if len(row) != width:
+            raise ValueError(f"{path}, line {line}: has {len(row)} cells, but the header has {width}.")
+    cells = [[cell.strip() for cell in row[given:]] for row in header[1:]]
+    parts, coords = cells[-2:]
+    columns = list(zip(cells[0] if len(cells) == 3 else [""] * len(parts), parts, coords, strict=True))
+    index = ["/".join(cell.strip() for cell in row[:given]) for _, row in body]
+    values = np.empty((len(body), len(columns)))
+    for i, (line, row) in enumerate(body):
+        try:
+            values[i] = [float(cell) if cell.strip() else np.nan for cell in row[given:]]
+        except ValueError:
+            raise ValueError(f"{path}, line {line}: must hold numbers, found {cut(','.join(row))}.") from None
+    return Table(columns, index, values)
+
+
+class _TextOnly(pickle.Unpickler):
+    """Reads lists, tuples, numbers and text; a pickle that names anything else is refused before it is made."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"names {module}.{name}")
+
+
+def _read_h5(path: Path) -> Table:
+    h5py = load_library("h5py", "reading H5 of DeepLabCut", "formats")
+    try:
+        with h5py.File(path, "r") as file:
+            group = file[KEY]
+            return _read_appendable(group) if "table" in group else _read_fixed(group)
+    except (OSError, KeyError, IndexError, TypeError, ValueError, AttributeError, EOFError, pickle.UnpicklingError):
+        raise ValueError(f"{path}: is not an H5 file of DeepLabCut, or a damaged one.") from None
+
+
+def _read_fixed(group) -> Table:
+    """The layout of labels: names in arrays, each with its distinct values and the number of each column's."""
+    columns = [_level(group, "axis0", i) for i in range(int(group.attrs["axis0_nlevels"]))]
+    if "axis1" in group:
+        index = _texts(group["axis1"][()])
+    else:
+        index = ["/".join(row) for row in zip(*(_level(group, "axis1", i) for i in range(3)), strict=True)]
+    values = np.full((len(index), len(columns[0])), np.nan)
+    names = list(zip(*columns, strict=True))
+    for block in range(int(group.attrs["nblocks"])):  # one for each type of numbers
+        held = [_level(group, f"block{block}_items", i) for i in range(len(columns))]
+        values[:, [names.index(name) for name in zip(*held, strict=True)]] = group[f"block{block}_values"][()]
+    return Table([_column(name) for name in names], index, values)
+
+
+def _level(group, axis: str, level: int) -> list[str]:
+    distinct = _texts(group[f"{axis}_level{level}"][()])
+    return [distinct[code] for code in group[f"{axis}_label{level}"][()]]
+
+
+def _texts(values: np.ndarray) -> list[str]:
+    return [value.decode("utf-8") if isinstance(value, bytes) else str(value) for value in values]
+
+
+def _read_appendable(group) -> Table:
+    """The layout of predictions: a table of one row for each frame, with the names of its columns in a pickle of text."""
+    table = group["table"]
+    names = _TextOnly(io.BytesIO(bytes(table.attrs["values_block_0_kind"]))).load()
+    values = np.asarray(table["values_block_0"], dtype=np.float64)
+    return Table([_column(name) for name in names], _texts(table["index"]), values.reshape(len(table), len(names)))
+
+
+def _column(name) -> tuple[str, str, str]:
+    """(individual, part, coord) of the levels of a column."""
+    scorer, *individual, part, coord = (str(level) for level in name)
+    return (individual[0] if individual else "", part, coord)
+
+
+def write(tracks: PointTracks, path: Path, names: list[PointName], images: str | None = None) -> None:
+    """
+    Write tracks as DeepLabCut writes predictions: a row for every frame, with the confidence as likelihood.
+
+    Args:
+        images (`str`, *optional*): Write labels of a project instead: the folder of the images, `labeled-data/clip`. A row for every frame
+            on which a point is visible, named as DeepLabCut names images, without likelihood; hidden points are not labelled.
+    """
+    several = any(name.individual for name in names)
+    coords = ("x", "y") if images else ("x", "y", "likelihood")
+    columns = [
+        (SCORER, *((name.individual or UNIQUE,) if several else ()), name.part, coord)
+        for name in names
+        for coord in coords
+    ]
+    xy = np.where(tracks.visible[..., None], tracks.tracks, np.nan) if images else tracks.tracks  # (N, T, 2)
+    values = xy if images else np.concatenate([xy, tracks.confidence[..., None]], axis=-1)
+    values = values.transpose(1, 0, 2).reshape(values.shape[1], -1)  # (T, N * coords)
+    frames = np.flatnonzero(tracks.visible.any(axis=0)) if images else np.arange(len(values))
+    digits = len(str(max(len(values) - 1, 0)))
+    index = [(*PurePosixPath(images).parts, f"img{t:0{digits}}.png") if images else (int(t),) for t in frames]
+    if images and len(index[0] if index else (0, 0, 0)) != 3:
+        raise ValueError(f"images must be a folder as labeled-data/clip, got {cut(images)!r}.")
+    if path.suffix.lower() == ".h5":
+        _write_h5(path, columns, index, values[frames], LEVELS[several])
+        return
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        padding = [""] * ((len(index[0]) if index else 1) - 1)
+        writer.writerows([level, *padding, *cells] for level, *cells in zip(LEVELS[several], *columns, strict=True))
+        for at, row in zip(index, values[frames], strict=True):
+            writer.writerow([*at, *("" if np.isnan(value) else f"{value:.4f}" for value in row)])
+
+
+def _write_h5(path: Path, columns: list[tuple], index: list[tuple], values: np.ndarray, levels: list[str]) -> None:
+    pandas = load_library("pandas", "writing H5 of DeepLabCut", "formats")
+    load_library("tables", "writing H5 of DeepLabCut", "formats")
+    rows = pandas.MultiIndex.from_tuples(index) if index and len(index[0]) > 1 else [row[0] for row in index]
+    frame = pandas.DataFrame(values, index=rows, columns=pandas.MultiIndex.from_tuples(columns, names=levels))
+    frame.astype("float64").to_hdf(path, key=KEY, mode="w")

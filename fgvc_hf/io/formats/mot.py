@@ -1,0 +1,40 @@
+"""MOTChallenge: text of one box in a row, `frame,id,left,top,width,height,conf,x,y,z`.
+
+Frames, ids and pixels count from 1. In files of ground truth the seventh number is 0 for boxes that do not count; they are not read.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from ...tracking.box_results import BoxTracks
+from ..text_files import cut, read_rows
+from .labels import BoxLabel
+
+
+def read_boxes(path: Path) -> list[BoxLabel]:
+    """Boxes of a file."""
+    rows = []
+    for line, cells in read_rows(path):
+        try:
+            frame, number, left, top, width, height, *more = (float(cell) for cell in cells)
+            whole = frame.is_integer() and number.is_integer() and abs(number) < 2**53 and frame >= 1
+        except ValueError:
+            whole = False
+        if not whole:
+            raise ValueError(
+                f"{path}, line {line}: expected frame,id,left,top,width,height,... as MOTChallenge has them, found {cut(','.join(cells))}."
+            )
+        if not more or more[0] != 0:
+            rows.append(BoxLabel(int(number), frame - 1, (left, top, left + width, top + height)))
+    return rows
+
+
+def write_boxes(tracks: BoxTracks, path: Path, names: dict[int, str]) -> None:
+    """Write boxes: a row for each one that is visible, frame by frame, with its confidence; what turned gets the upright box around it."""
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        for t in range(tracks.corners.shape[1]):
+            for row in np.flatnonzero(tracks.visible[:, t]):
+                x0, y0, x1, y1 = tracks.sides[row, t]
+                numbers = f"{x0:.3f},{y0:.3f},{x1 - x0:.3f},{y1 - y0:.3f},{tracks.confidence[row, t]:.4f}"
+                file.write(f"{t + 1},{tracks.object_ids[row]},{numbers},-1,-1,-1\n")

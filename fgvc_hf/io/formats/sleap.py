@@ -1,0 +1,103 @@
+"""SLEAP: analysis H5 and `.slp`, both by its own library, sleap-io.
+
+An analysis H5 holds `tracks` (tracks, 2, nodes, frames), `node_names`, `track_names`, `track_occupancy` (frames, tracks) and
+`point_scores` (tracks, nodes, frames); sleap-io also reads its other orders of axes. SLEAP's instances are individuals here and its nodes
+parts; point scores are confidences.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...tracking.optional_libraries import load_library
+from ...tracking.results import PointTracks
+from ..array_files import DAMAGED
+from .labels import Label, PointName
+
+
+ONLY = "animal"  # what the individual is called where names have none
+
+
+def read(path: Path) -> tuple[list[Label], list[PointName], tuple[int, int] | None]:
+    """Labels of a file, names in its order, and (height, width) if it tells. What people labelled goes before predictions of a frame."""
+    sleap_io = load_library("sleap_io", "reading files of SLEAP", "formats")
+    try:
+        if path.suffix.lower() == ".h5":
+            labels = sleap_io.load_analysis_h5(str(path), video=sleap_io.Video("", open_backend=False))
+        else:
+            labels = sleap_io.load_slp(str(path), open_videos=False)
+        several = len({instance.track for frame in labels.labeled_frames for instance in frame.instances}) > 1
+        rows = [row for frame in labels.labeled_frames for row in _frame_rows(frame, several, path)]
+        tracks = [track.name for track in labels.tracks] if several else [""]
+        names = [PointName(node, track) for track in tracks for node in labels.skeletons[0].node_names]
+        shapes = {tuple(video.shape[1:3]) for video in labels.videos if video.shape is not None}
+    except DAMAGED as error:
+        if isinstance(error, ValueError) and str(error).startswith(str(path)):
+            raise
+        raise ValueError(f"{path}: is not a file of SLEAP, or a damaged one.") from None
+    unknown = {row.name for row in rows} - set(names)
+    if unknown:
+        raise ValueError(f"{path}: holds several skeletons; files of one skeleton are read.")
+    return rows, names, shapes.pop() if len(shapes) == 1 else None
+
+
+def _frame_rows(frame: Any, several: bool, path: Path) -> list[Label]:
+    """Labels of a frame of sleap-io."""
+    made = [instance for instance in frame.instances if not hasattr(instance, "score")]
+    rows = []
+    for instance in made or frame.instances:
+        if several and instance.track is None:
+            raise ValueError(
+                f"{path}: holds several instances of which one is in no track; give all of them tracks in SLEAP."
+            )
+        individual = instance.track.name if several else ""
+        for node, point in zip(instance.skeleton.node_names, instance.points, strict=True):
+            (x, y), score = point["xy"].tolist(), 1.0 if made else float(point["score"])
+            name = PointName(node, individual)
+            rows.append(Label(name, frame.frame_idx, x, y, bool(point["visible"]), score, _clip(frame.video)))
+    return rows
+
+
+def _clip(video: Any) -> str:
+    name = video.filename if isinstance(video.filename, str) else video.filename[0]
+    return Path(name).stem
+
+
+def write(tracks: PointTracks, path: Path, names: list[PointName], video: str | os.PathLike | None = None) -> None:
+    """
+    Write tracks as predictions: an instance for each individual on every frame that was processed.
+
+    Args:
+        video (`str`, *optional*): The video that they are of, which SLEAP will open.
+    """
+    sleap_io = load_library("sleap_io", "writing files of SLEAP", "formats")
+    parts = list(dict.fromkeys(name.part for name in names))
+    individuals = list(dict.fromkeys(name.individual or ONLY for name in names))
+    skeleton, shape = sleap_io.Skeleton(parts), (tracks.tracks.shape[1], *tracks.size, 3)
+    clip = sleap_io.Video(
+        "" if video is None else os.fspath(video), backend_metadata={"shape": shape}, open_backend=False
+    )
+    owners = [sleap_io.Track(individual) for individual in individuals]
+    frames = []
+    for t in range(tracks.tracks.shape[1]):
+        instances = []
+        for owner in owners:
+            xy, scores = np.full((len(parts), 2), np.nan), np.zeros(len(parts))
+            for row, name in enumerate(names):
+                if (name.individual or ONLY) == owner.name:
+                    node = parts.index(name.part)
+                    xy[node], scores[node] = tracks.tracks[row, t], tracks.confidence[row, t]
+            there = ~np.isnan(xy[:, 0])
+            if there.any():
+                mean = float(scores[there].mean())
+                make = sleap_io.PredictedInstance.from_numpy
+                instances.append(make(xy, skeleton, point_scores=scores, score=mean, track=owner))
+        if instances:
+            frames.append(sleap_io.LabeledFrame(video=clip, frame_idx=t, instances=instances))
+    labels = sleap_io.Labels(frames, videos=[clip], skeletons=[skeleton], tracks=owners)
+    if path.suffix.lower() == ".h5":
+        sleap_io.save_analysis_h5(labels, str(path), video=clip)
+    else:
+        labels.save(str(path), format="slp", verbose=False)

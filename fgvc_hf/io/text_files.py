@@ -1,0 +1,67 @@
+"""Text files that people hand in: read in bounded memory, whatever their byte order mark and line ends."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+
+MAX_TEXT = 64 * 2**20  # bytes of a file of prompts
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, with a byte order mark or without one.
+
+    Raises:
+        `ValueError`: it is of another encoding, or larger than any file of prompts.
+        `OSError`: it cannot be read.
+    """
+    kind = path.suffix[1:].upper()
+    if path.stat().st_size > MAX_TEXT:
+        raise ValueError(f"{path}: is larger than {MAX_TEXT >> 20} MiB, the limit for points.")
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: is not a {kind} text file in UTF-8.") from None
+    if "\0" in text:
+        raise ValueError(f"{path}: is not a {kind} text file in UTF-8.")
+    return text
+
+
+def read_rows(path: Path) -> list[tuple[int, list[str]]]:
+    """The rows of a CSV file that are not empty, each with the number of its line.
+
+    Raises:
+        `ValueError`: as of [`read_text`], or it is no CSV file.
+    """
+    rows = csv.reader(io.StringIO(read_text(path), newline=""))
+    try:
+        return [(rows.line_num, row) for row in rows if any(cell.strip() for cell in row)]
+    except csv.Error:
+        raise ValueError(f"{path}: is not a CSV text file.") from None
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        `ValueError`: as of [`read_text`], or it is no JSON.
+    """
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}, line {error.lineno}: is not valid JSON ({error.msg}).") from None
+    except (ValueError, RecursionError):  # a number of thousands of digits, brackets in brackets
+        raise ValueError(f"{path}: is not a JSON file that can be read.") from None
+
+
+def cut(text: str) -> str:
+    """Text that a message can hold, on one line."""
+    text = " ".join(text.split())
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+__all__ = ["cut", "read_json", "read_rows", "read_text"]

@@ -1,0 +1,216 @@
+"""SLEAP, COCO keypoints and PoseMark: files of the tools' own libraries are read, and they open ours."""
+
+import json
+
+import numpy as np
+import pytest
+from labelled_clips import NAMES, SIZE, example_tracks, positions_of, tracked, two_animals
+
+from fgvc_hf import read_labels, save_tracks
+
+
+sleap_io = pytest.importorskip("sleap_io")
+
+
+# ---- SLEAP ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".slp"])
+@pytest.mark.parametrize("several", [False, True])
+def test_sleap_io_opens_what_is_written(tmp_path, suffix, several):
+    tracks, names = two_animals() if several else (example_tracks(), NAMES)
+    path = tmp_path / f"tracked{suffix}"
+    save_tracks(tracks, path, "sleap", names=names, video="clip.mp4")
+    opened = (
+        sleap_io.load_analysis_h5(str(path)) if suffix == ".h5" else sleap_io.load_slp(str(path), open_videos=False)
+    )
+    assert opened.skeletons[0].node_names == (["nose", "tail"] if several else ["nose", "tail tip"])
+    assert [track.name for track in opened.tracks] == (["mouse1", "mouse2"] if several else ["animal"])
+    assert opened.videos[0].filename == "clip.mp4" and [frame.frame_idx for frame in opened.labeled_frames] == [
+        0,
+        1,
+        2,
+        3,
+    ]
+    instance = opened.labeled_frames[2].instances[0]
+    np.testing.assert_allclose(instance.numpy(), tracks.tracks[:2, 2] - 0.5, atol=1e-5)
+    np.testing.assert_allclose(instance.points["score"], tracks.confidence[:2, 2], atol=1e-5)
+    labels = read_labels(path, "sleap")
+    for row, name in enumerate(
+        ["mouse1/nose", "mouse1/tail", "mouse2/nose", "mouse2/tail"] if several else NAMES.values()
+    ):
+        assert positions_of(labels, name) == pytest.approx(tracked(tracks, row))
+
+
+def test_the_documented_layout_of_analysis_files(tmp_path):
+    """Arrays as SLEAP's own export has them: tracks (tracks, 2, nodes, frames)."""
+    h5py = pytest.importorskip("h5py")
+    tracks = example_tracks()
+    save_tracks(tracks, tmp_path / "t.h5", "sleap", names=NAMES)
+    with h5py.File(tmp_path / "t.h5") as file:
+        assert file["tracks"].shape == (1, 2, 2, 4) and file["point_scores"].shape == (1, 2, 4)
+        np.testing.assert_allclose(file["tracks"][0].transpose(1, 2, 0), tracks.tracks - 0.5, atol=1e-5)
+        assert [name.decode() for name in file["node_names"]] == list(NAMES.values())
+        assert file["track_occupancy"].shape == (4, 1) and file["track_occupancy"][()].all()
+    with h5py.File(tmp_path / "own.h5", "w") as file:  # without what sleap-io adds
+        file["tracks"] = np.array([[[[10, np.nan]], [[20, np.nan]]]])
+        file["point_scores"], file["instance_scores"] = np.array([[[0.5, 0]]]), np.zeros((1, 2))
+        file["tracking_scores"], file["track_occupancy"] = np.zeros((1, 2)), np.array([[1], [0]], np.uint8)
+        file["node_names"], file["track_names"] = np.array([b"nose"]), np.array([b"mouse"])
+        file["video_path"] = b"clip.mp4"
+    labels = read_labels(tmp_path / "own.h5", "sleap")
+    assert positions_of(labels, "nose") == {0: (10.5, 20.5)} and labels.confidence.tolist() == [0.5]
+
+
+def test_what_people_labelled_goes_before_predictions(tmp_path):
+    skeleton, video = sleap_io.Skeleton(["nose", "tail"]), sleap_io.Video("clip.mp4", open_backend=False)
+    user = sleap_io.Instance.from_numpy(np.array([[1.0, 2], [np.nan, np.nan]]), skeleton)
+    found = sleap_io.PredictedInstance.from_numpy(
+        np.array([[9.0, 9], [8, 8]]), skeleton, point_scores=np.array([0.5, 0.25])
+    )
+    frames = [sleap_io.LabeledFrame(video=video, frame_idx=5, instances=[found, user])]
+    frames.append(sleap_io.LabeledFrame(video=video, frame_idx=7, instances=[found]))
+    sleap_io.Labels(frames, videos=[video], skeletons=[skeleton]).save(str(tmp_path / "l.slp"), verbose=False)
+    labels = read_labels(tmp_path / "l.slp")  # no other format has this suffix
+    assert positions_of(labels, "nose") == {5: (1.5, 2.5), 7: (9.5, 9.5)}
+    assert positions_of(labels, "tail") == {7: (8.5, 8.5)}
+    assert len(labels.confident(0.4)) == 2 and list(labels.confident(0.4).names.values()) == [("nose", "")]
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\x89HDF\r\n\x1a\n" + b"\0" * 100])
+@pytest.mark.parametrize("suffix", [".h5", ".slp"])
+def test_damaged_files_of_sleap_are_one_sentence(tmp_path, content, suffix):
+    path = tmp_path / f"l{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="is not a file of SLEAP, or a damaged one"):
+        read_labels(path, "sleap")
+
+
+def test_a_file_of_deeplabcut_is_not_one_of_sleap(tmp_path):
+    save_tracks(example_tracks(), tmp_path / "t.h5", "dlc")
+    with pytest.raises(ValueError, match="is not a file of SLEAP"):
+        read_labels(tmp_path / "t.h5", "sleap")
+    save_tracks(example_tracks(), tmp_path / "t.h5", "sleap")
+    with pytest.raises(ValueError, match="is not an H5 file of DeepLabCut"):
+        read_labels(tmp_path / "t.h5", "dlc")
+
+
+# ---- COCO keypoints -------------------------------------------------------------------------------------------------
+
+
+def coco(**changes) -> dict:
+    """Two labelled frames of one mouse: the nose on both, hidden on the second; the tail on none."""
+    shape = {"height": SIZE[0], "width": SIZE[1]}
+    images = [
+        {"id": 70, "file_name": "frames/img0003.png", **shape},
+        {"id": 71, "file_name": "frames/img0012.png", **shape},
+    ]
+    one = {"category_id": 1, "iscrowd": 0, "bbox": [0, 0, 5, 5], "area": 25, "num_keypoints": 1}
+    annotations = [
+        {"id": 1, "image_id": 70, "keypoints": [10, 20, 2, 0, 0, 0], **one},
+        {"id": 2, "image_id": 71, "keypoints": [11.25, 21, 1, 0, 0, 0], **one},
+    ]
+    categories = [{"id": 1, "name": "mouse", "keypoints": ["nose", "tail"], "skeleton": []}]
+    return {"images": images, "annotations": annotations, "categories": categories} | changes
+
+
+def write_json(path, content) -> str:
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return str(path)
+
+
+def test_coco_labels_are_read(tmp_path):
+    labels = read_labels(write_json(tmp_path / "l.json", coco()), "coco")
+    assert positions_of(labels, "nose") == {3: (10.5, 20.5), 12: (11.75, 21.5)} and labels.size == SIZE
+    assert labels.visible.tolist() == [True, False] and labels.prompts() == {0: (3, 10.5, 20.5)}
+    with pytest.raises(ValueError, match="the labels are of a video of 48x64, but this video is 48x65"):
+        labels.check(20, (48, 65))
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_coco_opens_in_sleap_io_and_comes_back(tmp_path, several):
+    tracks, names = two_animals() if several else (example_tracks(), NAMES)
+    save_tracks(tracks, tmp_path / "t.json", "coco", names=names)
+    opened = sleap_io.load_coco(str(tmp_path / "t.json"), dataset_root=str(tmp_path))
+    assert opened.skeletons[0].node_names == list(dict.fromkeys(part if several else part for part in
+                                                                (n[0] if several else n for n in names.values())))  # fmt: skip
+    first = opened.labeled_frames[0].instances[0].numpy()
+    np.testing.assert_allclose(first[0], tracks.tracks[0, 0] - 0.5, atol=1e-3)
+    labels = read_labels(tmp_path / "t.json", "coco")
+    for row, name in enumerate(
+        ["mouse1/nose", "mouse1/tail", "mouse2/nose", "mouse2/tail"] if several else NAMES.values()
+    ):
+        assert positions_of(labels, name) == tracked(tracks, row)
+    seen = labels.visible[labels.ids == 0].tolist()
+    assert seen == [True, True, False, True]
+
+
+MALFORMED = {
+    "[]": "is not a file of COCO keypoints",
+    "{}": "is not a file of COCO keypoints",
+    "": "l.json, line 1: is not valid JSON",
+    "[" * 100_000: "is not a JSON file that can be read",
+    '{"images": ' + "9" * 9000 + "}": "is not a JSON file that can be read",
+    json.dumps({"queries": [[0, 1, 2]]}): "is not a file of COCO keypoints",
+    json.dumps(
+        coco(images=[{"id": 70, "file_name": "first.png"}])
+    ): "'first.png' is not the name of an image that ends",
+    json.dumps(
+        coco(annotations=[{"image_id": 70, "category_id": 1, "keypoints": [1, 2]}])
+    ): "not x, y, v for each name",
+    json.dumps(
+        coco(annotations=[{"image_id": 70, "category_id": 1, "keypoints": [1, "a", 2, 0, 0, 0]}])
+    ): "not x, y, v",
+    json.dumps(
+        coco(annotations=[{"image_id": 99, "category_id": 1, "keypoints": [1, 2, 2, 0, 0, 0]}])
+    ): "is not a file of COCO",
+    json.dumps(coco(annotations=2 * coco()["annotations"])): "several individuals on an image, which need a track_id",
+    json.dumps(coco(annotations=[])): "holds no labelled point",
+    json.dumps(coco()).replace("10, 20, 2", "NaN, Infinity, 2"): "holds no labelled point|finite",
+    json.dumps(coco()).replace("10, 20, 2", "1e400, 20, 2"): "at a finite position",
+}
+
+
+@pytest.mark.parametrize(("text", "message"), MALFORMED.items(), ids=range(len(MALFORMED)))
+def test_malformed_coco_is_one_sentence(tmp_path, text, message):
+    path = write_json(tmp_path / "l.json", text)
+    if "NaN" in text:  # not labelled there; the second label stays
+        assert list(positions_of(read_labels(path, "coco"), "nose")) == [12]
+        return
+    with pytest.raises(ValueError, match=message) as caught:
+        read_labels(path, "coco")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+# ---- PoseMark -------------------------------------------------------------------------------------------------------
+
+
+CLIP = "sub-M1_ses-02_cam-top_start-0500_dur-4_cliplabels.json"
+
+
+def test_posemark_start_labels_are_prompts_and_clip_labels_come_back(tmp_path):
+    tracks = example_tracks()
+    save_tracks(tracks, tmp_path / CLIP, "posemark", names=NAMES)
+    content = json.loads((tmp_path / CLIP).read_text())
+    assert [image["id"] for image in content["images"]] == [0, 1, 2, 3]
+    assert content["images"][3]["file_name"] == "sub-M1_ses-02_cam-top_frame-0503"
+    assert positions_of(read_labels(tmp_path / CLIP, "posemark"), "nose") == tracked(tracks, 0)
+    content["annotations"], content["images"] = content["annotations"][:1], content["images"][:1]
+    start = write_json(tmp_path / CLIP.replace("cliplabels", "startlabels"), content)
+    assert read_labels(start, "posemark").prompts() == {0: (0, 1.5, 2.25)}
+
+
+def test_posemark_says_how_files_are_named(tmp_path):
+    tracks, names = two_animals()
+    for name, message in (
+        ("t.json", "must be named sub-X_ses-Y_cam-Z_start"),
+        (CLIP.replace("dur-4", "dur-5"), "of 5 frames"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            save_tracks(example_tracks(), tmp_path / name, "posemark")
+    with pytest.raises(ValueError, match="PoseMark is of one animal"):
+        save_tracks(tracks, tmp_path / CLIP, "posemark", names=names)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="the id of an image must be its frame number, got 'a'"):
+        content = coco(images=[{"id": "a", "file_name": "x"}])
+        read_labels(write_json(tmp_path / "l.json", content), "posemark")
