@@ -34,6 +34,7 @@ _HOMES = {
     "draw_tracks": "io.drawing",
     "load": "tracker",
     "load_session": "applications.session_files",
+    "load_tracks": "dataset_tracking.row_encoding",
     "model_card": "hub.model_card",
     "model_from_backbone": "conversion.external_backbone",
     "open_video": "io.video",
@@ -45,6 +46,8 @@ _HOMES = {
     "save_session": "applications.session_files",
     "save_tracks": "io.tracks",
     "side_by_side": "io.drawing",
+    "track_dataset": "dataset_tracking.dataset_run",
+    "track_rows": "dataset_tracking.clip_tracking",
 }
 __all__ = list(_HOMES)
 

@@ -78,7 +78,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
 def _track(arguments: argparse.Namespace) -> None:
     from transformers.utils import logging
 
-    from ..dataset_tracking.dataset_run import Model, track_dataset
+    from ..dataset_tracking.dataset_run import track_dataset
     from ..dataset_tracking.ray_engine import Actors
 
     if not (arguments.source and arguments.destination and arguments.points):
@@ -89,14 +89,21 @@ def _track(arguments: argparse.Namespace) -> None:
         arguments.destination,
         arguments.points,
         video=arguments.video,
-        model=Model(arguments.checkpoint, arguments.preset, arguments.device, arguments.dtype, arguments.revision),
         engine=arguments.engine,
         actors=Actors(arguments.actors, arguments.cpus, arguments.gpus),
         num_shards=arguments.num_shards,
         time_limit=arguments.time_limit,
+        append_to=arguments.append_to,
         progress=True,
+        checkpoint=arguments.checkpoint,
+        preset=arguments.preset,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        revision=arguments.revision,
     )
     print(f"{arguments.destination}: {summary.rows} rows, {summary.errors} with an error; {summary.added} new")
+    if arguments.append_to:
+        print(arguments.append_to)
 
 
 __all__ = ["add_track_dataset"]

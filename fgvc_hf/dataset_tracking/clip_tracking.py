@@ -96,12 +96,9 @@ def _tracked(
     row: Mapping[str, Any], tracker: Tracker, time_limit: float | None, folder: Path, source: str
 ) -> dict[str, Any]:
     """The columns of a row that are found by tracking it."""
-    video, read = row["video"], folder / "clip"
+    video = on_disk(row["video"], folder)
     if video is None:
         raise ClipError("video", "the row has no video.")
-    if isinstance(video, bytes | bytearray | memoryview):
-        read.write_bytes(video)
-        video = read
     named = (
         str(video) if isinstance(video, str | Path) else None
     )  # what messages call it; in the row it has the name of the source
@@ -111,7 +108,6 @@ def _tracked(
         raise ClipError("video", _renamed(error, named, source)) from None
     try:
         tracks = tracker.track(frames, _queries(row["points"], frames.height, frames.width))
-        return encode_tracks(tracks) | {"fps": frames.fps, "error": None}
     except ClipError:
         raise
     except ValueError as error:
@@ -120,6 +116,16 @@ def _tracked(
         raise ClipError("video", _renamed(error, named, source)) from None
     except Exception as error:  # out of memory on a GPU, or a fault of a library: the other clips go on
         raise ClipError("tracker", f"{type(error).__name__}: {error}") from None
+    return encode_tracks(tracks) | {"fps": frames.fps, "error": None}
+
+
+def on_disk(video: Any, folder: Path) -> Any:
+    """The bytes of a video as a file in a folder; anything else as it is."""
+    if not isinstance(video, bytes | bytearray | memoryview):
+        return video
+    path = folder / "clip"
+    path.write_bytes(video)
+    return path
 
 
 def _renamed(error: Exception, path: str | None, source: str) -> str:

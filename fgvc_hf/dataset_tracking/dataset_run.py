@@ -1,18 +1,21 @@
 """A run over a whole data set: check, list, track what is missing, and write the shards when all rows are there."""
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 from tqdm import tqdm
 
 from .. import __version__
-from ..io.checkpoints import check_preset, resolve_checkpoint
+from ..data.shard_manifest import shard_files
+from ..io.checkpoints import resolve_checkpoint
 from ..tracker import Tracker
-from .clip_sources import ClipSource
+from .clip_sources import Clip, ClipSource
 from .clip_tracking import parse_grid
 from .finished_rows import FinishedRows
+from .lerobot_columns import append_tracks, check_append
 from .ray_engine import Actors, track_on_ray
 from .run_folder import ROWS, begin_run, check_destination, complete, errors_in, is_whole, locked
 from .source_kinds import open_source
@@ -21,6 +24,7 @@ from .track_job import Options, TrackJob, described, revision_of
 
 ENGINES = ("local", "ray")
 TIME_LIMIT = 3600.0  # seconds for a clip
+LOADING = {"preset", "device", "dtype", "revision"}
 
 
 @dataclass(frozen=True)
@@ -32,33 +36,20 @@ class Summary:
     added: int
 
 
-@dataclass(frozen=True)
-class Model:
-    """What tracks: arguments of [`Tracker.from_pretrained`]."""
-
-    checkpoint: str | None = None
-    preset: str | None = None
-    device: str | None = None
-    dtype: str | None = None
-    revision: str | None = None
-
-    def load(self, device: str | None) -> Tracker:
-        """The tracker, on a device."""
-        return Tracker.from_pretrained(self.checkpoint, self.preset, device, self.dtype, self.revision)
-
-
 def track_dataset(
     source: str | os.PathLike,
     destination: str | os.PathLike,
     points: str = "grid:16",
     *,
     video: str | None = None,
-    model: Model | None = None,
     engine: str = "local",
     actors: Actors | None = None,
     num_shards: int | None = None,
     time_limit: float = TIME_LIMIT,
+    append_to: str | os.PathLike | None = None,
     progress: bool = False,
+    checkpoint: str | None = None,
+    **loading,
 ) -> Summary:
     """
     Track the clips of a data set, and write a data set of their tracks. The same call again does what is missing.
@@ -68,12 +59,14 @@ def track_dataset(
         destination: Folder of the tracks; made if needed.
         points (`str`, defaults to `"grid:16"`): `"grid:N"` or `"grid:ROWSxCOLUMNS"` on the first frame, or `"column:NAME"`.
         video (`str`, *optional*): The column, extension or camera of videos; found by itself where only one can be meant.
-        model ([`Model`], *optional*): What tracks; the default checkpoint if not given.
         engine (`str`, defaults to `"local"`): `"local"`, this process, or `"ray"`, Ray Data.
         actors ([`Actors`], *optional*): Of the engine `"ray"`.
         num_shards (`int`, *optional*): Files of the result; such that each has about 256 MB before compression if not given.
         time_limit (`float`, defaults to 3600): Seconds for a clip.
+        append_to (*optional*): A new folder, for a copy of a LeRobotDataset with the tracks as columns.
         progress (`bool`, defaults to `False`): Show a progress bar on standard error if it is a terminal.
+        checkpoint (`str`, *optional*): As of [`Tracker.from_pretrained`].
+        loading: `preset`, `device`, `dtype` and `revision`, as of [`Tracker.from_pretrained`].
 
     Returns:
         [`Summary`].
@@ -83,30 +76,46 @@ def track_dataset(
         `OSError`: something cannot be read or written, the source has changed, or the destination is of another run.
     """
     column = check_options(points, engine, num_shards, time_limit)
-    opened, model = open_source(source, video, column), model or Model()
+    opened = open_source(source, video, column)
     folder = check_destination(destination, opened.root)
-    check_preset(model.preset)
-    resolve_checkpoint(model.checkpoint)
-    clips = list(tqdm(opened.clips(), desc="listing", unit=" clips", disable=None if progress else True))
-    if not clips:
-        raise ValueError(f"{source}: holds no clips.")
-    if num_shards is not None and num_shards > len(clips):
-        raise ValueError(f"--num-shards must be at most the number of clips, {len(clips)}, got {num_shards}.")
+    if append_to is not None:
+        check_append(opened, folder, append_to)
+    clips = list_clips(opened, num_shards, progress)
     # The driver of a cluster needs the weights only to name them
-    tracker = model.load("cpu" if engine == "ray" else model.device)
-    job = make_job(opened, points, model, tracker, time_limit)
-    run = described(clips, opened.root, job.options, video)
+    tracker = load_tracker(checkpoint, loading | ({"device": "cpu"} if engine == "ray" else {}))
+    job = make_job(opened, points, checkpoint, loading, tracker, time_limit)
     named = {job.name(clip): clip for clip in clips}
     with locked(folder):
-        begin_run(folder, run)
-        if is_whole(folder):
-            return Summary(len(named), errors_in(folder), 0)
-        rows = FinishedRows(folder / ROWS)
-        left = [clip for name, clip in named.items() if name not in rows]
-        found = job.rows(left, tracker) if engine == "local" else track_on_ray(job, left, actors or Actors())
-        added = collect(found, rows, len(named), progress)
-        complete(folder, list(named), rows, num_shards, run)
+        begin_run(folder, run := described(clips, opened.root, job.options, video))
+        added = 0
+        if not is_whole(folder):
+            rows = FinishedRows(folder / ROWS)
+            left = [clip for name, clip in named.items() if name not in rows]
+            found = job.rows(left, tracker) if engine == "local" else track_on_ray(job, left, actors or Actors())
+            added = collect(found, rows, len(named), progress)
+            complete(folder, list(named), rows, num_shards, run)
+        if append_to is not None:
+            append_tracks(
+                opened, shard_files(folder), {(clip.row, *clip.place): name for name, clip in named.items()}, append_to
+            )
         return Summary(len(named), errors_in(folder), added)
+
+
+def list_clips(source: ClipSource, num_shards: int | None, progress: bool) -> list[Clip]:
+    """The clips of a source; a `ValueError` if there are none, or fewer than shards are to be written."""
+    clips = list(tqdm(source.clips(), desc="listing", unit=" clips", disable=None if progress else True))
+    if not clips:
+        raise ValueError(f"{source.root}: holds no clips.")
+    if num_shards is not None and num_shards > len(clips):
+        raise ValueError(f"--num-shards must be at most the number of clips, {len(clips)}, got {num_shards}.")
+    return clips
+
+
+def load_tracker(checkpoint: str | None, loading: Mapping[str, Any]) -> Tracker:
+    """The tracker; a `ValueError` for an argument that loading does not take."""
+    if wrong := set(loading) - LOADING:
+        raise ValueError(f"arguments must be among {', '.join(sorted(LOADING))}, got {', '.join(sorted(wrong))}.")
+    return Tracker.from_pretrained(checkpoint, **loading)
 
 
 def collect(found: Generator[dict], rows: FinishedRows, total: int, progress: bool) -> int:
@@ -143,21 +152,27 @@ def check_options(points: str, engine: str, num_shards: int | None, time_limit: 
     return None
 
 
-def make_job(source: ClipSource, points: str, model: Model, tracker: Tracker, time_limit: float) -> TrackJob:
+def make_job(
+    source: ClipSource,
+    points: str,
+    checkpoint: str | None,
+    loading: Mapping[str, Any],
+    tracker: Tracker,
+    time_limit: float,
+) -> TrackJob:
     """The job of tracking the clips of a source with what was loaded."""
-    checkpoint = resolve_checkpoint(model.checkpoint)
-    local = os.path.isdir(checkpoint)
-    revision = revision_of(tracker)
+    place = resolve_checkpoint(checkpoint)
+    local, revision = os.path.isdir(place), revision_of(tracker)
+    place = os.path.abspath(place) if local else place
     options = Options(
         points=points,
-        model=os.path.basename(os.path.abspath(checkpoint)) if local else checkpoint,
+        model=os.path.basename(place) if local else place,
         revision=revision,
-        preset=model.preset,
-        dtype=model.dtype,
+        preset=loading.get("preset"),
+        dtype=None if loading.get("dtype") is None else str(loading["dtype"]),
         package=__version__,
     )
-    place = os.path.abspath(checkpoint) if local else checkpoint
-    return TrackJob(source, options, place, None if local else revision, model.device, time_limit)
+    return TrackJob(source, options, place, None if local else revision, loading.get("device"), time_limit)
 
 
-__all__ = ["Model", "Summary", "track_dataset"]
+__all__ = ["Summary", "track_dataset"]

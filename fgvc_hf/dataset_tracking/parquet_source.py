@@ -94,7 +94,8 @@ class ParquetSource:
                 self._reader.close()
             self._reader = RowReader(path, group, [name for name in (self.video, self.points) if name])
         row = self._reader.row(index)
-        return Content(self._video(row[self.video], path, folder), None if self.points is None else row[self.points])
+        video = self._video(row[self.video or ""], path, folder)
+        return Content(video, None if self.points is None else row[self.points])
 
     def _video(self, value: Any, file: str, folder: Path) -> Path | bytes | None:
         """Bytes or path of a video. A relative path is one beside the Parquet file, and one of a data set of the Hub stays in it."""

@@ -7,6 +7,7 @@ and then becomes a row with an error.
 
 import logging
 import os
+import warnings
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -63,15 +64,16 @@ def load_ray():
         `OSError`: the cluster cannot be reached.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         import ray
         import ray.data
     except ImportError:
         raise ImportError("--engine ray needs Ray: pip install 'fgvc-hf[ray]'") from None
     if not ray.is_initialized():
-        own = {} if os.environ.get("RAY_ADDRESS") else {"include_dashboard": False}
+        dashboard = None if os.environ.get("RAY_ADDRESS") else False
         try:
-            ray.init(logging_level=logging.ERROR, log_to_driver=False, **own)
+            ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=dashboard)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise OSError(f"the Ray cluster cannot be reached ({' '.join(str(error).split())}).") from None
     settings = ray.data.DataContext.get_current()
@@ -108,16 +110,18 @@ def _pass(ray, job: TrackJob, clips: list[Clip], actors: Actors, size: int) -> I
     most, gpus = actors_of(ray, actors)
     parts = [clips[start : start + size] for start in range(0, len(clips), size)]
     tables = [pyarrow.table({"clip": [clip.to_json() for clip in part]}) for part in parts]
-    rows = ray.data.from_arrow(tables).map_batches(
-        ClipActor,
-        batch_size=None,  # a table as it is
-        batch_format="pyarrow",
-        fn_constructor_args=(job, actors.threads),
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(most, len(parts))),
-        num_cpus=actors.threads,
-        num_gpus=gpus,
-        max_task_retries=ATTEMPTS,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # without max_task_retries, a clip that ends its process would do so for ever
+        rows = ray.data.from_arrow(tables).map_batches(
+            ClipActor,
+            batch_size=None,  # a table as it is
+            batch_format="pyarrow",
+            fn_constructor_args=(job, actors.threads),
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(most, len(parts))),
+            num_cpus=actors.threads,
+            num_gpus=gpus,
+            max_task_retries=ATTEMPTS,
+        )
     try:
         for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
             for row in batch.to_pylist():

@@ -91,17 +91,18 @@ class TrackJob:
         from .clip_tracking import EMPTY, track_rows
 
         options, column = self.options, self.options.points.startswith("column:")
-        row = {"id": self.name(clip), "source": clip.source, "frames": (clip.start, clip.stop)}
         names = {"model": options.model, "revision": options.revision, "preset": options.preset}
+        names |= {"id": self.name(clip), "source": clip.source}
         with tempfile.TemporaryDirectory(prefix="fgvc-hf-clip-") as folder:
             try:
                 content = self.source.read(clip, Path(folder))
             except FileNotFoundError as error:
-                return EMPTY | names | {"id": row["id"], "source": row["source"], "error": f"video: {error}"}
+                return EMPTY | names | {"error": f"video: {error}"}
             except ValueError as error:
-                return EMPTY | names | {"id": row["id"], "source": row["source"], "error": f"points: {error}"}
-            row |= {"video": content.video, "points": content.points if column else options.points}
-            return next(track_rows([row | names], tracker, self.time_limit))
+                return EMPTY | names | {"error": f"points: {error}"}
+            points = content.points if column else options.points
+            row = {"video": content.video, "points": points, "frames": (clip.start, clip.stop), **names}
+            return next(track_rows([row], tracker, self.time_limit))
 
 
 def check_unchanged(path: str, clip: Clip) -> None:
