@@ -39,6 +39,7 @@ _HOMES = {
     "draw_tracks": "io.drawing",
     "load": "tracker",
     "load_session": "applications.session_files",
+    "load_tracks": "dataset_tracking.row_encoding",
     "model_card": "hub.model_card",
     "model_from_backbone": "conversion.external_backbone",
     "open_video": "io.video",
@@ -57,6 +58,8 @@ _HOMES = {
     "smooth": "applications.track_smoothing",
     "track_boxes": "applications.tracked_boxes",
     "velocity": "applications.track_smoothing",
+    "track_dataset": "dataset_tracking.dataset_run",
+    "track_rows": "dataset_tracking.clip_tracking",
 }
 __all__ = list(_HOMES)
 
