@@ -40,8 +40,9 @@ TARGETS = ("matching", "tracking", "io", "metrics", "kernels", "coordinates.py",
     f"training/{name}.py"
     for name in ("objectives", "tracking_objective", "window_losses", "window_targets", "window_tiles", "ancestors/uvc", "ancestors/time_cycle")
 ))  # fmt: skip
+ELSEWHERE = ("demo", "real", "hub", "docs", "conversion", "transformers_shared")  # folders of tests of other parts
 TEST_BUDGET = 60.0  # seconds of tests a mutant, by the times of the unchanged code
-CAPTURE = ("-q", "-x", "-p", "no:cacheprovider", "--no-header", "--tb=no")
+CAPTURE = ("-q", "-x", "-o", "addopts=", "-p", "no:cacheprovider", "--no-header", "--tb=no")
 
 COMPARISONS: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
     ast.Lt: (ast.LtE, ast.GtE), ast.LtE: (ast.Lt, ast.Gt), ast.Gt: (ast.GtE, ast.LtE), ast.GtE: (ast.Gt, ast.Lt),
@@ -234,21 +235,21 @@ class Alarm:
         signal.setitimer(signal.ITIMER_REAL, 20 + 10 * self.seconds[nodeid])
 
 
-def measure_map(checkout: Path, file: Path) -> None:
+def measure_map(file: Path) -> None:
     """Write which fast tests execute which lines, and how long they take."""
     import coverage
     import pytest
 
-    measured = coverage.Coverage(data_file=None, source=[str(checkout / "fgvc_hf")], messages=False)
+    measured = coverage.Coverage(data_file=None, source=[str(ROOT / "fgvc_hf")], messages=False)
     lines = Lines(measured)
     measured.start()
     pytest.main(
-        [*CAPTURE[:1], *CAPTURE[2:], "-m", "not slow", "--ignore=tests/demo", "--ignore=tests/real", "tests"],
+        [*CAPTURE[:1], *CAPTURE[2:], "-m", "not slow", *(f"--ignore=tests/{name}" for name in ELSEWHERE), "tests"],
         plugins=[lines],
     )
     measured.stop()
     data = measured.get_data()
-    executed = {os.path.relpath(path, checkout): data.contexts_by_lineno(path) for path in data.measured_files()}
+    executed = {os.path.relpath(path, ROOT): data.contexts_by_lineno(path) for path in data.measured_files()}
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps({"seconds": lines.seconds, "executed": executed}), encoding="utf-8")
 
@@ -364,7 +365,8 @@ def main() -> None:
         checkout = copy_of_checkout(Path(folder))
         load_libraries(checkout)
         if not arguments.map.is_file():
-            in_fork(checkout, lambda: measure_map(checkout, arguments.map.absolute()), 7200)
+            place = arguments.map.absolute()
+            in_fork(checkout, lambda: measure_map(place), 7200)
         measured = json.loads(arguments.map.read_text(encoding="utf-8"))
         sample = drawn(all_mutants(arguments.only), arguments.seed, arguments.sample)
         counts = Counter()
