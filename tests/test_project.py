@@ -47,7 +47,7 @@ DISTRIBUTIONS = {
     "cv2": "opencv-python-headless",
     "yaml": "pyyaml",
 }  # where the name differs from the module's
-OPTIONAL = {"triton", "spaces", "h5py"}  # used where they are there
+OPTIONAL = {"triton", "spaces", "h5py", "bpy"}  # used where they are there; bpy is Blender
 
 
 def imported_modules(path: Path) -> set[str]:

@@ -19,8 +19,10 @@ def add_flow(commands) -> None:
         "--output",
         metavar="FILE",
         required=True,
-        help="flow as .flo (Middlebury), .npz with occlusions, or .png in colours",
+        help="flow as .flo (Middlebury), .npz with occlusions, .png in colours, or .exr with the flow back",
     )
+    command.add_argument("--stmap", metavar="FILE", help="STMap that warps the second image onto the first, as .exr")
+    command.add_argument("--inverse-stmap", metavar="FILE", help="STMap that warps the first onto the second, as .exr")
     command.add_argument(
         "--overlay",
         metavar="FILE",
@@ -50,22 +52,33 @@ def add_match(commands) -> None:
 
 
 def run_flow(arguments: argparse.Namespace) -> None:
-    """Estimate flow, and write it and its drawing."""
+    """Estimate flow, and write it, its maps and its drawing."""
     from ..io.drawing import draw_flow_panels
+    from ..io.exr_files import check_exr_name, save_stmap
     from ..io.files import check_writable
     from ..io.flow_files import check_flow_format, save_flow
     from ..io.image_files import read_image
     from ..io.overlays import check_picture_name, write_picture
 
-    check_files(arguments, ["output", "overlay"], ["images"])
+    check_files(arguments, ["output", "overlay", "stmap", "inverse_stmap"], ["images"])
     check_writable(check_flow_format(arguments.output))
+    for path in (arguments.stmap, arguments.inverse_stmap):
+        if path:
+            check_writable(check_exr_name(path))
     if arguments.overlay:
         check_picture_name(arguments.overlay)
     first, second = (read_image(path) for path in arguments.images)
-    found = load_tracker(arguments).flow(first, second)
+    tracker = load_tracker(arguments)
+    found = tracker.flow(first, second)
     flow, occluded = found.flow, found.occluded
-    save_flow(flow, occluded, arguments.output)
+    both_ways = arguments.inverse_stmap or Path(arguments.output).suffix.lower() == ".exr"
+    backward = tracker.flow(second, first).flow if both_ways else None
+    save_flow(flow, occluded, arguments.output, backward)
     print(arguments.output)
+    for path, field in ((arguments.stmap, flow), (arguments.inverse_stmap, backward)):
+        if path and field is not None:
+            save_stmap(field, path)
+            print(path)
     if arguments.overlay:
         write_picture(draw_flow_panels(first, flow, occluded), arguments.overlay)
         print(arguments.overlay)

@@ -1,4 +1,4 @@
-"""Optical flow files: Middlebury .flo, .npz, and .png pictures in flow colours; KITTI's .png and Spring's .flo5 are read only."""
+"""Optical flow files: Middlebury .flo, .npz, OpenEXR, and .png pictures in flow colours; KITTI's .png and Spring's .flo5 are read only."""
 
 import io
 from pathlib import Path
@@ -11,24 +11,26 @@ from PIL.PngImagePlugin import PngInfo
 from .array_files import write_npz
 from .containers import load_av
 from .drawing import draw_flow
+from .exr_files import check_exr_name, flow_channels, write_exr
 from .files import atomic_write
 from .flow_colours import largest_flow
 from .image_files import load_picture
 
 
-FORMATS = (".flo", ".npz", ".png")
+FORMATS = (".flo", ".npz", ".png", ".exr")
 FLO_TAG = b"PIEH"  # first bytes of a Middlebury flow file: 202021.25 as a little-endian float
 
 
 def check_flow_format(path: str | Path) -> Path:
-    """The path, checked to end in .flo, .npz or .png; a `ValueError` otherwise."""
+    """The path, checked to end in .flo, .npz, .png or .exr (else a `ValueError`), and that OpenEXR is there if it is needed."""
     if Path(path).suffix.lower() not in FORMATS:
-        raise ValueError(f"{path}: the name must end in .flo, .npz or .png.")
-    return Path(path)
+        raise ValueError(f"{path}: the name must end in .flo, .npz, .png or .exr.")
+    return check_exr_name(path) if Path(path).suffix.lower() == ".exr" else Path(path)
 
 
-def save_flow(flow: np.ndarray, occluded: np.ndarray, path: str | Path) -> None:
-    """Write a flow field: `.flo` as Middlebury, `.npz` with the arrays `flow` and `occluded`, `.png` in the colours of [`draw_flow`].
+def save_flow(flow: np.ndarray, occluded: np.ndarray, path: str | Path, backward: np.ndarray | None = None) -> None:
+    """Write a flow field: `.flo` as Middlebury, `.npz` with the arrays `flow` and `occluded`, `.png` in the colours of [`draw_flow`], `.exr` in half
+    floats with the channels `forward.u` and `forward.v`, v upwards.
 
     The `.png` is for programs too: every pixel has the colour of its flow and nothing is drawn over it. The length of full saturation, in
     pixels, is in its text field `largest`.
@@ -37,15 +39,20 @@ def save_flow(flow: np.ndarray, occluded: np.ndarray, path: str | Path) -> None:
         flow (`numpy.ndarray` of shape `(H, W, 2)`, float32): (x, y) displacements in pixels.
         occluded (`numpy.ndarray` of shape `(H, W)`, bool): Pixels without a match; stored in `.npz` only.
         path: Where to write; its suffix decides the format.
+        backward (`numpy.ndarray` of shape `(H, W, 2)`, float32, *optional*): The flow from the second frame to the first, for the channels
+            `backward.u` and `backward.v` of `.exr`; other formats have no place for it.
 
     Raises:
         `ValueError`: the name has another suffix.
         `OSError`: the file cannot be written; none is left behind.
+        `ImportError`: `.exr` is wanted and OpenEXR is not installed (`pip install "fgvc-hf[exr]"`).
     """
     suffix = check_flow_format(path).suffix.lower()
     with atomic_write(path) as temporary:
         if suffix == ".npz":
             write_npz(temporary, flow=flow, occluded=occluded)
+        elif suffix == ".exr":
+            write_exr(temporary, flow_channels(flow, backward))
         elif suffix == ".png":
             text = PngInfo()
             text.add_text("largest", f"{largest_flow(flow):.6g}")

@@ -121,7 +121,7 @@ def test_command(tmp_path, noise_clip, suffix):
         (["0.png", "none.png"], "out.flo", "none.png: cannot be read as an image"),
         (["0.png", "text.png"], "out.flo", "text.png: cannot be read as an image"),
         (["0.png", "small.png"], "out.flo", "frame must be of size (40, 56)"),
-        (["0.png", "0.png"], "out.txt", "the name must end in .flo, .npz or .png"),
+        (["0.png", "0.png"], "out.txt", "the name must end in .flo, .npz, .png or .exr"),
     ],
 )
 def test_user_errors(tmp_path, monkeypatch, capsys, noise_clip, images, output, message):

@@ -134,7 +134,10 @@ class PointLabels:
         t, x, y = self.points.T
         late = np.zeros(len(t), bool) if num_frames is None else t >= num_frames
         away = ~((x >= 0) & (x <= size[1]) & (y >= 0) & (y <= size[0]))
-        for wrong, problem in ((late, f"the clip ends with frame {(num_frames or 0) - 1}"), (away, "outside of it")):
+        for wrong, problem in (
+            (late, f"the clip ends with frame {(num_frames or 0) - 1}"),
+            (away, "the frame is {}x{} (height x width)".format(*size)),
+        ):
             if wrong.any():
                 row = int(wrong.argmax())
                 name, position = self.names[int(self.ids[row])], f"({x[row]:g}, {y[row]:g})"

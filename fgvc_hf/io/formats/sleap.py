@@ -75,7 +75,7 @@ def write(tracks: PointTracks, path: Path, names: list[PointName], video: str | 
     sleap_io = load_library("sleap_io", "writing files of SLEAP", "formats")
     parts = list(dict.fromkeys(name.part for name in names))
     individuals = list(dict.fromkeys(name.individual or ONLY for name in names))
-    skeleton, shape = sleap_io.Skeleton(parts), (tracks.tracks.shape[1], *tracks.size, 3)
+    skeleton, shape = sleap_io.Skeleton(list(parts)), (tracks.tracks.shape[1], *tracks.size, 3)
     clip = sleap_io.Video(
         "" if video is None else os.fspath(video), backend_metadata={"shape": shape}, open_backend=False
     )
