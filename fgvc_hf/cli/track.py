@@ -1,6 +1,7 @@
 """`fgvc-hf track`: track points through a video."""
 
 import argparse
+from textwrap import shorten
 from typing import TYPE_CHECKING
 
 from ..io.checkpoints import DEFAULT_CHECKPOINT, PRESETS
@@ -96,7 +97,8 @@ def read_points(arguments: argparse.Namespace, height: int, width: int) -> "np.n
     except ValueError:
         points = [[]]
     if any(len(point) != 3 for point in points):
-        raise ValueError(f'--points must be "t,x,y;t,x,y;...", got "{arguments.points}".')
+        shown = shorten(arguments.points.replace("\0", " "), 100, placeholder="...")
+        raise ValueError(f'--points must be "t,x,y;t,x,y;...", got "{shown}".')
     return np.array(points)
 
 
