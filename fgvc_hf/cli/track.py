@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from ..io.checkpoints import DEFAULT_CHECKPOINT, PRESETS
@@ -156,7 +157,8 @@ def read_points(arguments: argparse.Namespace, height: int, width: int) -> "np.n
     except ValueError:
         points = [[]]
     if any(len(point) != 3 for point in points):
-        raise ValueError(f'--points must be "t,x,y;t,x,y;...", got "{arguments.points}".')
+        shown = shorten(arguments.points.replace("\0", " "), 100, placeholder="...")
+        raise ValueError(f'--points must be "t,x,y;t,x,y;...", got "{shown}".')
     return np.array(points)
 
 

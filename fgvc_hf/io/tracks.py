@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from ..tracking.box_results import BoxTracks
+from ..tracking.prompts import MAX_POINTS
 from ..tracking.results import PointTracks
 from .array_files import read_npz, write_npz
 from .files import atomic_write, local_path
@@ -66,6 +67,8 @@ def read_points_file(path: str | Path) -> np.ndarray:
     points = reader(path)
     if points.ndim != 2 or points.shape[1] != 3 or not len(points):
         raise ValueError(f"{path}: holds no points; it must hold (t, x, y) for one point or more.")
+    if len(points) > MAX_POINTS:
+        raise ValueError(f"{path}: holds {len(points)} points, at most {MAX_POINTS} are followed at a time.")
     wrong = ~(np.abs(points) < LARGEST).all(axis=1) | (points[:, 0] < 0) | (points[:, 0] != np.floor(points[:, 0]))
     if wrong.any():
         t, x, y = points[wrong.argmax()]
@@ -87,7 +90,7 @@ def grid_points(grid: int | tuple[int, int], height: int, width: int) -> np.ndar
         `numpy.ndarray` of shape `(rows * columns, 3)`, float64: (t, x, y) with t = 0, in pixels of the frame.
 
     Raises:
-        `ValueError`: `grid` is not one or two integers of 1 or more, or finer than the pixels.
+        `ValueError`: `grid` is not one or two integers of 1 or more, or has more points than there are pixels or 100,000.
     """
     counts = tuple(grid) if isinstance(grid, list | tuple) else (grid, grid)
     whole = all(isinstance(count, int | np.integer) and not isinstance(count, bool) for count in counts)
@@ -96,6 +99,8 @@ def grid_points(grid: int | tuple[int, int], height: int, width: int) -> np.ndar
     rows, columns = counts
     if rows > height or columns > width:
         raise ValueError(f"grid must not have more points than the frame has pixels, {height}x{width}, got {grid!r}.")
+    if rows * columns > MAX_POINTS:
+        raise ValueError(f"grid must have at most {MAX_POINTS} points, got {grid!r}.")
     y, x = np.mgrid[:rows, :columns].reshape(2, -1) + 0.5
     return np.stack([np.zeros(x.size), x / columns * width, y / rows * height], axis=1)
 

@@ -7,8 +7,10 @@ without an index or duration, as a browser records it, is whole as long as its l
 import mmap
 import re
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
+
+from .asf_packets import packets_are_whole
 
 
 Head = Callable[[bytes], int | None]  # the first bytes of an element -> its length; `None`: no element, or the end
@@ -51,6 +53,7 @@ def damage(path: Path, kinds: set[str]) -> str | None:
         "ogg": _ogg,
         "ivf": lambda data: _walk(data, lambda head: 12 + _u32(head), start=32),
         "yuv4mpegpipe": _yuv4mpeg,
+        "jpeg_pipe": _motion_jpeg,
         "mjpeg": lambda data: not data[-4096:].rstrip(b"\0\r\n").endswith(b"\xff\xd9"),
     }
     check = next((checks[name] for name in checks if name in kinds), None)
@@ -120,7 +123,7 @@ def _matroska(data) -> bool:
         except (Incomplete, IndexError):
             return True
         if identity is None or not (live or ends or identity in (EBML, SEGMENT, VOID)):
-            if ends or data.find(CLUSTER.to_bytes(4), position) >= 0:
+            if ends or data.find(CLUSTER.to_bytes(4), position) >= 0 or (live and any(data[position : position + 64])):
                 raise Broken
             return False  # programs append data of their own
         position += head
@@ -169,8 +172,11 @@ def _riff(data) -> bool:
 
 
 def _whole_chunk(head: bytes) -> int | None:
-    """A chunk of a RIFF file of known size, in which any other bytes are damage."""
-    if head[:4].strip(b"\0") and not all(32 <= byte < 127 for byte in head[:4]):
+    """A chunk of a RIFF file of known size, in which any other bytes are damage; those of headers as well."""
+    if head[:4] == b"LIST" and head[8:12] in (b"hdrl", b"strl"):
+        return 12
+    zeros = not head[:4].strip(b"\0")
+    if any(head) if zeros else not all(32 <= byte < 127 for byte in head[:4]):
         raise Broken
     return _chunk(head)
 
@@ -192,7 +198,11 @@ def _asf(data) -> bool:
         length = struct.unpack_from("<Q", head, 16)[0]
         return length if 24 <= length < 1 << 62 else None
 
-    return _walk(data, item)
+    if _walk(data, item):
+        return True
+    if not packets_are_whole(data):
+        raise Broken
+    return False
 
 
 # ---- GIF, PNG ------------------------------------------------------------------------------------------------------
@@ -200,28 +210,35 @@ def _asf(data) -> bool:
 
 def _gif(data) -> bool:
     """Whether the trailer is missing."""
+    try:
+        for _ in image_blocks(data):
+            pass
+    except IndexError:
+        return True
+    return False
+
+
+def image_blocks(data) -> Generator[int]:
+    """Yield where each image of a GIF file begins; an `IndexError` if it ends before the trailer."""
 
     def colours(flags: int) -> int:
         return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
-    try:
-        position = 13 + colours(data[10])
-        while (kind := data[position]) != 0x3B:
-            if kind == 0x21:  # an extension
-                position += 2
-            elif kind == 0x2C:  # an image
-                position += 11 + colours(data[position + 9])
-            elif kind == 0:  # some programs write more ends than blocks
-                position += 1
-                continue
-            else:
-                raise Broken
-            while size := data[position]:
-                position += 1 + size
+    position = 13 + colours(data[10])
+    while (kind := data[position]) != 0x3B:
+        if kind == 0:  # some programs write more ends than blocks
             position += 1
-    except IndexError:
-        return True
-    return False
+            continue
+        if kind == 0x21:  # an extension
+            position += 2
+        elif kind == 0x2C:
+            yield position
+            position += 11 + colours(data[position + 9])
+        else:
+            raise Broken
+        while size := data[position]:
+            position += 1 + size
+        position += 1
 
 
 def _png(data) -> bool:
@@ -238,6 +255,13 @@ def _png(data) -> bool:
 
 
 # ---- Streams -------------------------------------------------------------------------------------------------------
+
+
+def _motion_jpeg(data) -> bool:
+    """Motion JPEG that is taken for a picture, because its first frame is damaged, is read up to there."""
+    if data.find(b"\xff\xd9\xff\xd8") >= 0:
+        raise Broken
+    return False
 
 
 def _transport_stream(data) -> bool:
@@ -321,4 +345,4 @@ def _yuv4mpeg(data) -> bool:
     return _walk(data, frame, start=data.find(b"\n") + 1)
 
 
-__all__ = ["BROKEN", "CUT_OFF", "damage"]
+__all__ = ["BROKEN", "CUT_OFF", "damage", "image_blocks"]

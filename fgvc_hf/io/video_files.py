@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from .containers import MAX_PIXELS, best_video, load_av, open_media
+from .frame_starts import frame_starts
 from .image_files import check_range
 from .truncation import BROKEN, CUT_OFF, damage
 
@@ -101,24 +102,27 @@ class VideoFile:
     def _read_index(self, container, stream, kinds: set[str]) -> bool:
         """Take PTS from the packets, if every frame has one of its own; returns whether the packets end in the middle."""
         packets, corrupt, failed, marked = [], False, False, 0  # packets themselves hold the compressed file
-        self._last, end = 0, None  # number of packets, and where the last one ends in the file
+        self._last, self._hidden, end = 0, 0, None  # number of packets, and where the last one ends in the file
         try:
             for packet in container.demux(stream):
                 if packet.size:
                     corrupt, end = packet.is_corrupt, None if packet.pos is None else packet.pos + packet.size
                     self._last += 1
                     marked += corrupt
-                    if not _is_hidden(packet, stream):
+                    self._hidden += (hidden := _is_hidden(packet, stream))
+                    if not hidden:
                         packets.append((packet.pts, packet.dts, packet.is_keyframe, packet.is_discard))
         except load_av().FFmpegError:
             failed = True
         if not packets:
             raise OSError(f"{self.path}: has no frames.")
-        self._packets_missing = marked > 0  # in the middle, as where two recordings were joined
         # Whether the last packet is whole even if the file was cut off
         self._whole = not corrupt and not kinds & ENDLESS and end is not None and end < self.path.stat().st_size
         pts, dts, keys, discarded = zip(*packets, strict=True)
         self._has_keys = any(keys)
+        # In the middle, as where two recordings were joined; or before the first key frame
+        self._packets_missing = marked > 0 or self._last < frame_starts(self.path, kinds, stream.id)
+        self._packets_missing |= self._has_keys and not keys[0] and not kinds & {"mpegts", *ENDLESS}
         # Pictures before the first key frame are not counted on, for they may refer to others that are not there
         unique = None not in pts and len(set(pts)) == len(pts) and keys[0] and pts[0] == min(pts)
         ordered = None not in dts and all(before < after for before, after in itertools.pairwise(dts))
@@ -157,6 +161,9 @@ class VideoFile:
         if problem and not allow_truncated:
             way = f"the first {count} can be read with allow_truncated=True (--allow-truncated)"
             raise OSError(f"{self.path}: is damaged, {problem} {where}; {way}.")
+        expected = self._last - self._hidden
+        # Two fields of a frame may be packets of their own
+        self._packets_missing |= count < expected and not problem and not 2 * count - 2 <= expected <= 2 * count
         if problem:
             warnings.warn(f"{self.path}: {problem} {where}; it is read up to there.", stacklevel=4)
 
@@ -250,6 +257,8 @@ class VideoFile:
 
     def _decoded(self, target: int | None) -> Iterator[Any]:
         with open_media(self.path) as container:
+            if self._stream >= len(container.streams):  # what is found of damaged headers may differ
+                raise _CorruptFrameError
             stream = container.streams[self._stream]
             context = stream.codec_context
             context.options = {"max_pixels": str(MAX_PIXELS)}
