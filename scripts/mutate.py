@@ -356,6 +356,9 @@ def main() -> None:
     parser.add_argument(
         "--output", type=Path, help="a file that every verdict is added to; mutants that are in it are not tried again"
     )
+    parser.add_argument(
+        "--least", type=float, default=0.0, help="share in per cent that must be killed; status 1 if fewer are"
+    )
     arguments = parser.parse_args()
     known = {}
     if arguments.output and arguments.output.is_file():
@@ -378,7 +381,9 @@ def main() -> None:
                 with arguments.output.open("a", encoding="utf-8") as file:
                     file.write(f"{line}\n")
     killed = counts["killed"] + counts["hangs"]
-    print(f"{killed} of {len(sample)} killed, {100 * killed / max(1, len(sample)):.1f} %: {dict(counts)}")
+    share = 100 * killed / max(1, len(sample))
+    print(f"{killed} of {len(sample)} killed, {share:.1f} %: {dict(counts)}")
+    sys.exit(share < arguments.least)
 
 
 if __name__ == "__main__":
