@@ -123,9 +123,9 @@ def read_prompts(arguments: argparse.Namespace, video) -> tuple[Any, Any]:
 
     path = arguments.points_file
     if path is None or find_format(Path(path), arguments.format, "read") is None:
-        if arguments.parts or arguments.clip:
+        if arguments.format or arguments.parts or arguments.clip:
             raise ValueError(
-                "--parts and --clip are of labels of another tool, which are read by --points-file and --format."
+                "--format, --parts and --clip are of labels of another tool, which are read by --points-file and --format."
             )
         return read_points(arguments, video.height, video.width), None
     labels = read_labels(path, arguments.format, arguments.clip)

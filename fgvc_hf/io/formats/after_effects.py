@@ -4,6 +4,7 @@ One point becomes the layer's Position, several become the effects Point Control
 from the layer's time indicator; a point has keyframes where it is visible. Lines end as After Effects' own do.
 """
 
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ def write(tracks: PointTracks, path: Path, names: list[PointName], fps: float | 
     Raises:
         `ValueError`: it is not given, or no positive number.
     """
-    if fps is None or not 0 < fps < 1e6:
+    if not isinstance(fps, Real) or not 0 < fps < 1e6:
         raise ValueError(f"fps must be the positive number of frames per second of the composition, got {fps}.")
     height, width = tracks.size
     lines = ["Adobe After Effects 8.0 Keyframe Data", "", f"\tUnits Per Second\t{float(fps):.6g}"]

@@ -15,7 +15,7 @@ import numpy as np
 from ...tracking.box_results import BoxTracks
 from ...tracking.results import PointTracks
 from ..text_files import cut, read_text
-from .labels import BoxLabel, Label, PointName
+from .labels import LARGEST, BoxLabel, Label, PointName
 
 
 SIDES = ("xtl", "ytl", "xbr", "ybr")
@@ -79,9 +79,12 @@ def read_boxes(path: Path) -> list[BoxLabel]:
 def _number(element: Element, attribute: str, path: Path) -> float:
     text = element.get(attribute, "nothing")
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
-        raise ValueError(f"{path}: {attribute} of a {element.tag} must be a number, found {cut(text)!r}.") from None
+        number = np.inf
+    if abs(number) < LARGEST:
+        return number
+    raise ValueError(f"{path}: {attribute} of a {element.tag} must be a number, found {cut(text)!r}.")
 
 
 def _size(root: Element) -> tuple[int, int] | None:

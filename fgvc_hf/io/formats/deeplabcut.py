@@ -19,6 +19,7 @@ import numpy as np
 
 from ...tracking.optional_libraries import load_library
 from ...tracking.results import PointTracks
+from ..hdf5_files import check_hdf5
 from ..text_files import cut, read_rows
 from .labels import Label, PointName
 
@@ -99,7 +100,7 @@ def _read_csv(path: Path) -> Table:
     return Table(columns, index, values)
 
 
-class _TextOnly(pickle.Unpickler):
+class _TextOnly(pickle._Unpickler):  # the one in Python: that in C reserves memory for any number of a memo
     """Reads lists, tuples, numbers and text; a pickle that names anything else is refused before it is made."""
 
     def find_class(self, module: str, name: str) -> Any:
@@ -107,6 +108,7 @@ class _TextOnly(pickle.Unpickler):
 
 
 def _read_h5(path: Path) -> Table:
+    check_hdf5(path, "reading H5 of DeepLabCut", "an H5 file of DeepLabCut")
     h5py = load_library("h5py", "reading H5 of DeepLabCut", "formats")
     try:
         with h5py.File(path, "r") as file:
@@ -150,6 +152,8 @@ def _read_appendable(group) -> Table:
 
 def _column(name) -> tuple[str, str, str]:
     """(individual, part, coord) of the levels of a column."""
+    if not all(isinstance(level, str | int | float) for level in name):
+        raise TypeError("a level of a column must be text")
     scorer, *individual, part, coord = (str(level) for level in name)
     return (individual[0] if individual else "", part, coord)
 

@@ -279,12 +279,20 @@ def names_of(ids: list[int], names: Mapping[int, PointName | str] | None) -> lis
         raise ValueError(
             f"names has one for point {unknown[0]}, but the tracks are of {cut(', '.join(map(str, ids)))}."
         )
-    found = [PointName(name) if isinstance(name, str) else PointName(*name) for name in (names[i] for i in ids)]
+    found = [_as_name(names[obj_id]) for obj_id in ids]
     for name in found:
         check_label_name(name, "names")
         if found.count(name) > 1:
             raise ValueError(f"names must differ, but {cut(str(name))} is there twice.")
     return found
+
+
+def _as_name(name: object) -> PointName:
+    """A name, given as the text of a part or as part and individual."""
+    texts = (name,) if isinstance(name, str) else name
+    if not (isinstance(texts, tuple) and len(texts) in (1, 2) and all(isinstance(text, str) for text in texts)):
+        raise ValueError(f"names must be text, or a PointName of part and individual, got {cut(repr(name))}.")
+    return PointName(*texts)
 
 
 __all__ = ["BoxLabel", "BoxLabels", "Label", "PointLabels", "PointName", "gather_boxes", "gather_points", "names_of"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from ...tracking.results import PointTracks
 from ..text_files import cut
 from .coco_keypoints import keypoint_file, read_keypoints
-from .labels import Label, PointName
+from .labels import LARGEST, Label, PointName
 
 
 CLIP = re.compile(
@@ -25,7 +25,7 @@ def read(path: Path) -> tuple[list[Label], list[PointName], tuple[int, int] | No
 
 
 def _frame_of(image: dict, path: Path) -> int:
-    if type(image["id"]) is not int:
+    if type(image["id"]) is not int or not 0 <= image["id"] < LARGEST:
         raise ValueError(f"{path}: the id of an image must be its frame number, got {cut(repr(image['id']))}.")
     return image["id"]
 

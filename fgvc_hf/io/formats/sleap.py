@@ -14,6 +14,7 @@ import numpy as np
 from ...tracking.optional_libraries import load_library
 from ...tracking.results import PointTracks
 from ..array_files import DAMAGED
+from ..hdf5_files import check_hdf5
 from .labels import Label, PointName
 
 
@@ -23,6 +24,7 @@ ONLY = "animal"  # what the individual is called where names have none
 def read(path: Path) -> tuple[list[Label], list[PointName], tuple[int, int] | None]:
     """Labels of a file, names in its order, and (height, width) if it tells. What people labelled goes before predictions of a frame."""
     sleap_io = load_library("sleap_io", "reading files of SLEAP", "formats")
+    check_hdf5(path, "reading files of SLEAP", "a file of SLEAP")
     try:
         if path.suffix.lower() == ".h5":
             labels = sleap_io.load_analysis_h5(str(path), video=sleap_io.Video("", open_backend=False))

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from ...tracking.box_results import BoxTracks
+from ...tracking.prompts import whole_number
 from ...tracking.results import PointTracks
 from ..files import local_path
 from .labels import BoxLabels, PointLabels, PointName, gather_boxes, gather_points, names_of
@@ -196,6 +197,8 @@ def write_foreign(
     if form.upward:
         points[..., 1] = tracks.size[0] - points[..., 1]
     given = {option: value for option, value in options.items() if value is not None}
+    if "first_frame" in given:
+        given["first_frame"] = whole_number("first_frame", given["first_frame"])
     if form.by_name:
         given["target"] = path
     form.function("write")(replace(tracks, tracks=points), temporary, names_of(tracks.object_ids, names), **given)

@@ -116,6 +116,15 @@ def test_malformed_xml_is_one_sentence(tmp_path, text, message):
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
 
 
+@pytest.mark.parametrize(
+    ("old", "new"), [('id="1"', 'id="inf"'), ('xtl="1.5"', 'xtl="1e300"'), ('frame="2"', 'frame="nan"')]
+)
+def test_boxes_of_impossible_numbers_are_refused(tmp_path, old, new):
+    name, value = new.replace('"', "").split("=")
+    with pytest.raises(ValueError, match=f"{name} of a (track|box) must be a number, found '{value}'"):
+        read_boxes(write(tmp_path / "a.xml", CVAT.replace(old, new)))
+
+
 def test_xml_of_another_encoding(tmp_path):
     (tmp_path / "a.xml").write_bytes(CVAT.replace("utf-8", "utf-16").encode("utf-16"))
     with pytest.raises(ValueError, match="is not a XML text file in UTF-8"):

@@ -176,6 +176,17 @@ def test_damaged_h5_is_one_sentence_and_runs_nothing(tmp_path):
     assert not (tmp_path / "touched").exists()
 
 
+def test_h5_that_claims_more_than_memory_is_refused(tmp_path):
+    """Some hundred bytes, and an array of an exabyte of which no page is written."""
+    import h5py
+
+    for form, name in (("dlc", "df_with_missing/block0_values"), ("sleap", "tracks")):
+        with h5py.File(tmp_path / "l.h5", "w") as file:
+            file.create_dataset(name, shape=(2**30, 2**27), dtype="f8", chunks=(1024, 1024))
+        with pytest.raises(ValueError, match="its arrays take more than 2 GiB, the limit for labels"):
+            read_labels(tmp_path / "l.h5", form)
+
+
 def test_images_must_be_a_folder_of_two_names(tmp_path):
     with pytest.raises(ValueError, match="images must be a folder as labeled-data/clip, got 'clip'"):
         save_tracks(example_tracks(), tmp_path / "t.csv", "dlc", images="clip")

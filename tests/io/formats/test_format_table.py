@@ -78,6 +78,8 @@ def test_missing_files_and_odd_paths(tmp_path):
         ({4: "nose"}, "names must have a name for every point, but 11 has none"),
         ({4: "nose", 11: "tail", 12: "ear"}, "names has one for point 12, but the tracks are of 4, 11"),
         ({4: "nose", 11: "nose"}, "names must differ, but nose is there twice"),
+        ({4: ("a", "b", "c"), 11: "tail"}, "names must be text, or a PointName of part and individual, got"),
+        ({4: 5, 11: "tail"}, "names must be text, or a PointName of part and individual, got 5"),
         ({4: "", 11: "tail"}, "is not a name of a point"),
         ({4: "no\nse", 11: "tail"}, "is not a name of a point"),
         ({4: "n" * 1000, 11: "tail"}, "is not a name of a point"),
@@ -94,6 +96,7 @@ def test_arguments_of_another_format_are_refused(tmp_path):
     for form, arguments, message in (
         (None, {"fps": 25}, "fps is not an argument of this package's own format"),
         ("dlc", {"fps": 25}, "fps is not an argument of DeepLabCut, which takes images"),
+        ("blender", {"first_frame": 1.5}, "first_frame must be a whole number, got 1.5"),
         ("dlc", {"first_frame": 1}, "first_frame is not an argument of DeepLabCut"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -270,7 +273,7 @@ def test_a_projects_labels_are_tracked_and_written_back(folder_with_clip, capsys
         (["--points-file", "labels.csv", "--format", "dlc", "--parts", "tail"], "no point is called 'tail'; the labels are of nose."),
         (["--points-file", "labels.csv", "--format", "mot"], "format must be one of dlc, sleap, coco, posemark, cvat, got 'mot'"),
         (["--points-file", "labels.csv"], "the header must be t,x,y"),
-        (["--grid", "2", "--parts", "nose"], "--parts and --clip are of labels of another tool"),
+        (["--grid", "2", "--parts", "nose"], "--format, --parts and --clip are of labels of another tool"),
         (["--grid", "2", "--output-format", "mot"], "format must be one of dlc, sleap, coco"),
         (["--boxes-file", "labels.csv", "--format", "mot", "--output-format", "mot"], "labels.csv, line 1: expected frame,id,left"),
         (["--boxes-file", "labels.csv", "--compare", "paper"], "--compare is of points"),

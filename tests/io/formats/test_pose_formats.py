@@ -213,6 +213,7 @@ def test_posemark_says_how_files_are_named(tmp_path):
     with pytest.raises(ValueError, match="PoseMark is of one animal"):
         save_tracks(tracks, tmp_path / CLIP, "posemark", names=names)
     assert not list(tmp_path.iterdir())
-    with pytest.raises(ValueError, match="the id of an image must be its frame number, got 'a'"):
-        content = coco(images=[{"id": "a", "file_name": "x"}])
-        read_labels(write_json(tmp_path / "l.json", content), "posemark")
+    for number, shown in (("a", "'a'"), (-1, "-1"), (10**30, "1000"), (True, "True")):
+        content = coco(images=[{"id": number, "file_name": "x"}])
+        with pytest.raises(ValueError, match=f"the id of an image must be its frame number, got {shown}"):
+            read_labels(write_json(tmp_path / "l.json", content), "posemark")
