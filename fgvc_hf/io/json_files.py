@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-
-MAX_BYTES = 64 * 2**20
+from .text_files import read_text
 
 
 def reason_of(error: BaseException) -> str:
@@ -47,14 +46,12 @@ def read_json(path: str | os.PathLike, contents: str) -> Any:
 
     Raises:
         `OSError`: there is no such file, or it cannot be read.
-        `ValueError`: it is no JSON in UTF-8, is nested too deeply, or is larger than `MAX_BYTES`.
+        `ValueError`: it is no JSON in UTF-8, is nested too deeply, or is larger than 64 MiB.
     """
     path = Path(path)
     with understanding(path, contents):
         try:
-            if path.stat().st_size > MAX_BYTES:
-                raise ValueError(f"it is larger than {MAX_BYTES >> 20} MiB")
-            return json.loads(path.read_text(encoding="utf-8"))
+            return json.loads(read_text(path))
         except RecursionError:
             raise ValueError("it is nested too deeply") from None
         except OSError as error:

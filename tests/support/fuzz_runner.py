@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 SECONDS = 20.0  # of a processor that a case may take; ten times as long by the clock
@@ -57,7 +58,7 @@ class Wrong(Exception):
         super().__init__(text)
 
 
-def run_cases(cases: list, read: Callable[[object], str], seconds: float = SECONDS) -> Iterator[End]:
+def run_cases(cases: list, read: Callable[[Any], str], seconds: float = SECONDS) -> Iterator[End]:
     """
     Run cases one after the other, each in a forked process.
 
@@ -73,7 +74,7 @@ def run_cases(cases: list, read: Callable[[object], str], seconds: float = SECON
             yield end
 
 
-def _child(cases: list, read: Callable[[object], str], seconds: float) -> Iterator[End]:
+def _child(cases: list, read: Callable[[Any], str], seconds: float) -> Iterator[End]:
     """The ends of cases in one process, up to the first one that it does not survive."""
     sys.stdout.flush()
     sys.stderr.flush()
@@ -131,7 +132,7 @@ def _death(case, state: int, seconds: float) -> End:
     return End(case, "crash", f"exit status {os.waitstatus_to_exitcode(state)}", seconds)
 
 
-def _work(cases: list, read: Callable[[object], str], sender: int) -> None:
+def _work(cases: list, read: Callable[[Any], str], sender: int) -> None:
     """What a child does."""
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
@@ -150,7 +151,7 @@ def _work(cases: list, read: Callable[[object], str], sender: int) -> None:
         os.write(sender, json.dumps(line).encode() + b"\n")
 
 
-def _outcome(read: Callable[[object], str], case) -> tuple[str, str]:
+def _outcome(read: Callable[[Any], str], case) -> tuple[str, str]:
     try:
         return "ok", str(read(case))
     except Wrong as wrong:
