@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..io.formats.labels import BoxLabels
+from ..io.formats.point_labels import BoxLabels
 from ..io.video import open_video
 from ..tracker import DIRECTIONS, Tracker
 from ..tracking.box_results import BoxTracks

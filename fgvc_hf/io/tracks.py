@@ -25,7 +25,7 @@ from ..tracking.prompts import MAX_POINTS
 from ..tracking.results import PointTracks
 from .array_files import read_npz, write_npz
 from .files import atomic_write, local_path
-from .formats.labels import PointLabels, PointName
+from .formats.point_labels import PointLabels, PointName
 from .formats.table import OWN, check_options, existing, find_format, read_foreign, write_foreign, write_foreign_boxes
 from .text_files import cut as _cut
 from .text_files import read_text as _read_text
@@ -175,8 +175,11 @@ def read_labels(path: str | os.PathLike, format: str | None = None, clip: str | 
     if name is not None:
         return read_foreign(existing(path), name, clip)
     points = read_points_file(path)
-    names = {i: PointName(str(i)) for i in range(len(points))}
-    return PointLabels(np.arange(len(points)), points, np.ones(len(points), bool), np.ones(len(points)), names)
+    labelled = points if isinstance(points, dict) else dict(enumerate(points[:, None]))  # (K, 3) by id
+    rows = np.concatenate(list(labelled.values()))
+    ids = np.repeat(np.array(list(labelled), dtype=np.int64), [len(one) for one in labelled.values()])
+    names = {obj_id: PointName(str(obj_id)) for obj_id in labelled}
+    return PointLabels(ids, rows, np.ones(len(rows), bool), np.ones(len(rows)), names)
 
 
 def save_tracks(

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ...tracking.results import PointTracks
-from .labels import PointName
+from .point_labels import PointName
 
 
 def write(tracks: PointTracks, path: Path, names: list[PointName], fps: float | None = None) -> None:

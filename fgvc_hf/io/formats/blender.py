@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ...tracking.results import PointTracks
-from .labels import PointName
+from .point_labels import PointName
 
 
 def write(tracks: PointTracks, path: Path, names: list[PointName], first_frame: int = 1) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from ...tracking.results import PointTracks
 from ..json_files import read_json
 from ..text_files import cut
-from .labels import Label, PointName
+from .point_labels import Label, PointName
 
 
 def read(path: Path) -> tuple[list[Label], list[PointName], tuple[int, int] | None]:

@@ -15,7 +15,7 @@ import numpy as np
 from ...tracking.box_results import BoxTracks
 from ...tracking.results import PointTracks
 from ..text_files import cut, read_text
-from .labels import LARGEST, BoxLabel, Label, PointName
+from .point_labels import LARGEST, BoxLabel, Label, PointName
 
 
 SIDES = ("xtl", "ytl", "xbr", "ybr")

@@ -21,7 +21,7 @@ from ...tracking.optional_libraries import load_library
 from ...tracking.results import PointTracks
 from ..hdf5_files import check_hdf5
 from ..text_files import cut, read_rows
-from .labels import Label, PointName
+from .point_labels import Label, PointName
 
 
 KEY = "df_with_missing"

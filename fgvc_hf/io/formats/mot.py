@@ -9,7 +9,7 @@ import numpy as np
 
 from ...tracking.box_results import BoxTracks
 from ..text_files import cut, read_rows
-from .labels import BoxLabel
+from .point_labels import BoxLabel
 
 
 def read_boxes(path: Path) -> list[BoxLabel]:

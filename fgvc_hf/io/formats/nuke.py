@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ...tracking.results import PointTracks
-from .labels import PointName
+from .point_labels import PointName
 
 
 # The columns of the table that the knob holds: type, whether hidden, width, and the name

@@ -11,7 +11,7 @@ from pathlib import Path
 from ...tracking.results import PointTracks
 from ..text_files import cut
 from .coco_keypoints import keypoint_file, read_keypoints
-from .labels import LARGEST, Label, PointName
+from .point_labels import LARGEST, Label, PointName
 
 
 CLIP = re.compile(

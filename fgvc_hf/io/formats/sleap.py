@@ -15,7 +15,7 @@ from ...tracking.optional_libraries import load_library
 from ...tracking.results import PointTracks
 from ..hdf5_files import check_hdf5
 from ..json_files import understanding
-from .labels import Label, PointName
+from .point_labels import Label, PointName
 
 
 ONLY = "animal"  # what the individual is called where names have none
@@ -63,20 +63,18 @@ def _clip(video: Any) -> str:
     return Path(name).stem
 
 
-def write(tracks: PointTracks, path: Path, names: list[PointName], video: str | os.PathLike | None = None) -> None:
+def write(tracks: PointTracks, path: Path, names: list[PointName], video: str | os.PathLike = "video.mp4") -> None:
     """
     Write tracks as predictions: an instance for each individual on every frame that was processed.
 
     Args:
-        video (`str`, *optional*): The video that they are of, which SLEAP will open.
+        video (`str`, defaults to `"video.mp4"`): The video that they are of, which SLEAP will look for.
     """
     sleap_io = load_library("sleap_io", "writing files of SLEAP", "formats")
     parts = list(dict.fromkeys(name.part for name in names))
     individuals = list(dict.fromkeys(name.individual or ONLY for name in names))
     skeleton, shape = sleap_io.Skeleton(list(parts)), (tracks.tracks.shape[1], *tracks.size, 3)
-    clip = sleap_io.Video(
-        "" if video is None else os.fspath(video), backend_metadata={"shape": shape}, open_backend=False
-    )
+    clip = sleap_io.Video(os.fspath(video), backend_metadata={"shape": shape}, open_backend=False)
     owners = [sleap_io.Track(individual) for individual in individuals]
     frames = []
     for t in range(tracks.tracks.shape[1]):

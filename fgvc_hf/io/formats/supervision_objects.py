@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from .labels import BoxLabel, BoxLabels, Label, PointLabels, PointName, gather_boxes, gather_points
+from .point_labels import BoxLabel, BoxLabels, Label, PointLabels, PointName, gather_boxes, gather_points
 
 
 def points_from_supervision(frames: Sequence[Any], size: tuple[int, int] | None = None) -> PointLabels:

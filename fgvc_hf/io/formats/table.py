@@ -23,7 +23,7 @@ from ...tracking.box_results import BoxTracks
 from ...tracking.prompts import whole_number
 from ...tracking.results import PointTracks
 from ..files import local_path
-from .labels import BoxLabels, PointLabels, PointName, gather_boxes, gather_points, names_of
+from .point_labels import BoxLabels, PointLabels, PointName, gather_boxes, gather_points, names_of
 
 
 OWN = (".csv", ".json", ".npz")  # this package's, which need no name

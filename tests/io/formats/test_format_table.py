@@ -18,7 +18,7 @@ from fgvc_hf import (
 )
 from fgvc_hf.cli.label_formats import READ, WRITTEN
 from fgvc_hf.cli.main import main
-from fgvc_hf.io.formats.labels import BoxLabels
+from fgvc_hf.io.formats.point_labels import BoxLabels
 from fgvc_hf.io.formats.table import TABLE, names_that
 from fgvc_hf.tracking.box_results import BoxTracks
 
@@ -151,6 +151,37 @@ def test_a_missing_library_names_the_extra(tmp_path, monkeypatch, library, actio
         action(tmp_path)
     assert str(caught.value) == f'{message}: pip install "fgvc-hf[formats]"'
     assert {path.name for path in tmp_path.iterdir()} == {"l.slp", "l.h5"}
+
+
+READABLE = [
+    *((name, suffix) for name in names_that("read") for suffix in TABLE[name].suffixes if name != "posemark"),
+    ("mot", ".txt"),
+]
+
+
+@pytest.mark.parametrize(("form", "suffix"), READABLE)
+def test_damage_anywhere_is_one_sentence(tmp_path, form, suffix):
+    """Bytes that are changed, cut off, taken out and put in."""
+    path, random = tmp_path / f"l{suffix}", np.random.default_rng(0)
+    if form == "mot":
+        path.write_text("1,3,11,11,10,10,1,-1,-1,-1\n3,3,11,6,10,20,1,-1,-1,-1\n")
+    else:
+        save_tracks(example_tracks(), path, form, names=NAMES)
+    whole, read = path.read_bytes(), read_boxes if form == "mot" else read_labels
+    read(path, form)
+    put_in = [b"9" * 400, b"nan", b"-1", b",", b"\n", b'"', b"null", b"[]", b"1e999", b"\0", b"\xe9", b"<a>", b"&x;"]
+    refused = 0
+    for _ in range(60):
+        at, length = int(random.integers(len(whole))), int(random.integers(30))
+        changed = whole[:at] + bytes([random.integers(256)]) + whole[at + 1 :]
+        inserted = whole[:at] + put_in[random.integers(len(put_in))] + whole[at:]
+        path.write_bytes([changed, inserted, whole[:at], whole[:at] + whole[at + length :]][random.integers(4)])
+        try:
+            read(path, form)
+        except ValueError as error:
+            refused += 1
+            assert str(path) in str(error) and "\n" not in str(error) and len(str(error)) < 500
+    assert refused > 20
 
 
 # ---- labels ---------------------------------------------------------------------------------------------------------
