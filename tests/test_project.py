@@ -86,7 +86,7 @@ def test_what_the_core_imports_at_once_is_a_core_dependency():
             imported_modules(path)
             - set(sys.stdlib_module_names)
             - OPTIONAL
-            - {"fgvc_hf", "onnx", "onnxruntime", "onnxscript"}
+            - {"fgvc_hf", "onnx", "onnxruntime", "onnxscript", "pandas", "supervision"}
         )
         assert {DISTRIBUTIONS.get(name, name.replace("_", "-")) for name in third_party} <= core, path
 

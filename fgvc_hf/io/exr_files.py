@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ..tracking.optional_libraries import load_library
 from .files import atomic_write, local_path
+from .optional_libraries import load_library
 
 
 def load_openexr() -> Any:

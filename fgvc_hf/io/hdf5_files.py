@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from ..tracking.optional_libraries import load_library
 from .array_files import MAX_BYTES
+from .optional_libraries import load_library
 
 
 def check_hdf5(path: Path, purpose: str, kind: str) -> None:

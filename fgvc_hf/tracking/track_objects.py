@@ -5,12 +5,28 @@ from typing import Any
 
 import numpy as np
 
-from .optional_libraries import load_library
+
+def load_pandas() -> Any:
+    """pandas; an `ImportError` that names the extra if it is not installed."""
+    try:
+        import pandas
+    except ImportError:
+        raise ImportError('a table of tracks needs pandas: pip install "fgvc-hf[formats]"') from None
+    return pandas
+
+
+def load_supervision() -> Any:
+    """supervision; an `ImportError` that names the extra if it is not installed."""
+    try:
+        import supervision
+    except ImportError:
+        raise ImportError('objects of supervision need it: pip install "fgvc-hf[formats]"') from None
+    return supervision
 
 
 def track_frame(tracks: Any, names: Mapping[int, object] | None = None) -> Any:
     """A `pandas.DataFrame` of [`PointTracks`]: see [`~PointTracks.to_frame`]."""
-    pandas = load_library("pandas", "a table of tracks", "formats")
+    pandas = load_pandas()
     number, length = tracks.visible.shape
     columns: dict[str, Any] = {"point": np.repeat(np.array(tracks.object_ids, dtype=np.int64), length)}
     if names is not None:
@@ -23,7 +39,7 @@ def track_frame(tracks: Any, names: Mapping[int, object] | None = None) -> Any:
 
 def track_key_points(tracks: Any) -> list[Any]:
     """`supervision.KeyPoints` of [`PointTracks`]: see [`~PointTracks.to_supervision`]."""
-    supervision = load_library("supervision", "key points of supervision", "formats")
+    supervision = load_supervision()
     return [
         supervision.KeyPoints(
             xy=np.nan_to_num(tracks.tracks[None, :, t]).astype(np.float32),  # (1, N, 2)
@@ -37,7 +53,7 @@ def track_key_points(tracks: Any) -> list[Any]:
 
 def box_detections(boxes: Any) -> list[Any]:
     """`supervision.Detections` of [`BoxTracks`]: see [`~BoxTracks.to_supervision`]."""
-    supervision = load_library("supervision", "detections of supervision", "formats")
+    supervision = load_supervision()
     found = []
     for t in range(boxes.visible.shape[1]):
         rows = np.flatnonzero(boxes.visible[:, t])

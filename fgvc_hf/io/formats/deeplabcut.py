@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from ...tracking.optional_libraries import load_library
 from ...tracking.results import PointTracks
 from ..hdf5_files import check_hdf5
+from ..optional_libraries import load_library
 from ..text_files import cut, read_rows
 from .point_labels import Label, PointName
 

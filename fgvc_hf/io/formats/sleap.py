@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from ...tracking.optional_libraries import load_library
 from ...tracking.results import PointTracks
 from ..hdf5_files import check_hdf5
 from ..json_files import understanding
+from ..optional_libraries import load_library
 from .point_labels import Label, PointName
 
 

@@ -138,7 +138,7 @@ MISSING = [
         "writing H5 of DeepLabCut needs tables",
     ),
     ("pandas", lambda path: example_tracks().to_frame(), "a table of tracks needs pandas"),
-    ("supervision", lambda path: example_tracks().to_supervision(), "key points of supervision needs supervision"),
+    ("supervision", lambda path: example_tracks().to_supervision(), "objects of supervision need it"),
 ]
 
 
