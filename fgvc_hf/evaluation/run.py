@@ -183,7 +183,7 @@ def _prepare(parts: Path, settings: dict[str, Any], resume: bool) -> None:
     if any(path != file for path in parts.glob("*.json")):
         raise ValueError(f"{parts} holds an interrupted run: continue it by resume (--resume), or delete the folder.")
     parts.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(settings), encoding="utf-8")
+    _write_json(settings, file)
 
 
 def _measure(benchmark: Benchmark, tracker, video, options: dict[str, str], visuals) -> dict[str, Any]:

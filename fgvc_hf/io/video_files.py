@@ -104,15 +104,14 @@ class VideoFile:
         packets, corrupt, failed, marked = [], False, False, 0  # packets themselves hold the compressed file
         self._last, self._hidden, end = 0, 0, None  # number of packets, and where the last one ends in the file
         try:
-            for packet in container.demux(stream):
-                if packet.size:
-                    corrupt, end = packet.is_corrupt, None if packet.pos is None else packet.pos + packet.size
-                    self._last += 1
-                    marked += corrupt
-                    self._hidden += (hidden := _is_hidden(packet, stream))
-                    if not hidden:
-                        packets.append((packet.pts, packet.dts, packet.is_keyframe, packet.is_discard))
-        except load_av().FFmpegError:
+            for packet in _packets(container, stream):
+                corrupt, end = packet.is_corrupt, None if packet.pos is None else packet.pos + packet.size
+                self._last += 1
+                marked += corrupt
+                self._hidden += (hidden := _is_hidden(packet, stream))
+                if not hidden:
+                    packets.append((packet.pts, packet.dts, packet.is_keyframe, packet.is_discard))
+        except _errors():
             failed = True
         if not packets:
             raise OSError(f"{self.path}: has no frames.")
@@ -267,7 +266,7 @@ class VideoFile:
             started, shown = not self._has_keys, target is None
             if target is not None:
                 container.seek(target, stream=stream)
-            packets = itertools.islice((packet for packet in container.demux(stream) if packet.size), self._most)
+            packets = itertools.islice(_packets(container, stream), self._most)
             for packet in itertools.chain(packets, [None] if self._most is None else []):
                 started = started or packet is None or packet.is_keyframe
                 for frame in context.decode(packet) if started else ():
@@ -284,6 +283,14 @@ class _CorruptFrameError(Exception):
 def _errors() -> Any:
     """What decoding raises: exceptions with a `strerror`."""
     return load_av().FFmpegError, _CorruptFrameError
+
+
+def _packets(container, stream) -> Iterator[Any]:
+    """The packets of a stream that hold something."""
+    try:
+        yield from (packet for packet in container.demux(stream) if packet.size)
+    except IndexError:  # PyAV does not know a stream that damaged headers announce in the middle
+        raise _CorruptFrameError from None
 
 
 def _is_hidden(packet, stream) -> bool:
