@@ -8,7 +8,7 @@ print(tracks.tracks.shape, tracks.visible.shape)  # (N, T, 2), (N, T)
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,27 @@ import numpy as np
 import torch
 
 from .configuration_fgvc import FgvcConfig
+from .coordinates import exact_dtype, rescale_points
 from .image_processing_pil_fgvc import FgvcImageProcessorPil
 from .io.checkpoints import check_device, check_dtype, check_preset, resolve_checkpoint
 from .io.json_files import reason_of
+from .io.point_queries import PointQueries, point_list, points_in_masks, resizing_of, weights_hash
 from .io.tracks import grid_points
 from .io.video import open_video
 from .modeling_fgvc import FgvcModel, evaluation_mode
 from .processing_fgvc import FgvcProcessor
 from .tracking.dense_flow import dense_flow, image_of
+from .tracking.encoded_frame import EncodedFrame
+from .tracking.following import Following
 from .tracking.frames import as_frame
 from .tracking.heat_map import match_cells
-from .tracking.prompts import masks_of_ids
-from .tracking.results import FgvcFlowOutput, FgvcVideoOutput, PointTracks
+from .tracking.labels import labels_of
+from .tracking.live_tracker import LiveTracker
+from .tracking.prompts import PointLooks, PointTarget, check_fits, check_position, masks_of_ids, whole_number
+from .tracking.results import FgvcFlowOutput, PointTracks
+from .tracking.session import FgvcInferenceSession
+from .tracking.suggestions import Suggestion, suggest_frames
+from .tracking.template_tracker import looks_of
 
 
 HUB_OPTIONS = ("subfolder", "cache_dir", "token", "local_files_only", "force_download")
@@ -106,6 +115,8 @@ class Tracker:
         direction: str = "forward",
         threshold: float | None = None,
         progress: bool = False,
+        ids: Sequence[int] | None = None,
+        queries: PointQueries | None = None,
     ) -> PointTracks:
         """
         Follow points through a video.
@@ -113,43 +124,105 @@ class Tracker:
         Args:
             video: A path to a video file or to a folder of images, an array (T, H, W, 3), a list of frames, an iterator over frames;
                 everything [`open_video`] takes. One video: for several, call this once for each.
-            points (array of shape `(N, 3)`, or a `dict` from id to (t, x, y)): Prompts (t, x, y): frame number, and pixels of the video.
+            points (array of shape `(N, 3)`, or a `dict` from id to (t, x, y) or to several of them):
+                Labels (t, x, y): frame number, and pixels of the video. A point may have labels on several frames: between two of them it
+                goes from the one to the other, with `direction="both"` by what a pass from each found.
             grid (`int` or `tuple[int, int]`): Instead of points, N x N points, or (rows, columns), spread evenly over the first frame.
             direction (`str`, defaults to `"forward"`):
-                `"forward"` from each prompt to the end, `"backward"` from each prompt to the start, or `"both"`.
+                `"forward"` from each label to the end, `"backward"` from each label to the start, or `"both"`.
             threshold (`float`, *optional*): Confidence in [0, 1] from which a point counts as visible;
                 `config.visibility_threshold` if not given.
             progress (`bool`, defaults to `False`): Show a progress bar on standard error if it is a terminal.
+            ids (sequence of `int`, *optional*): Beside an array of points, whose label each row is; rows of one id are of one point.
+            queries ([`PointQueries`], *optional*): Instead of points, what they look like, as [`~Tracker.describe`] gives it. Each is looked
+                for in whole frames from the first one on (the last one, backward) and followed from where it is found.
 
         Returns:
-            [`PointTracks`] in pixels of the video; `object_ids` are the keys of a `dict`, else 0 to N-1, in the order of `points`.
+            [`PointTracks`] in pixels of the video; `object_ids` are the keys of a `dict` or `ids`, else 0 to N-1, in the order of `points`.
 
         Raises:
-            `ValueError`, `OSError`: the video cannot be read, a point is outside the frame or the clip, or an argument is not among
-            those accepted.
+            `ValueError`, `OSError`: the video cannot be read, a point is outside the frame or the clip or has two labels on one frame,
+            queries are of another checkpoint, or an argument is not among those accepted.
         """
         passes = _passes(direction)
         if threshold is not None and not (isinstance(threshold, Real) and 0 <= threshold <= 1):
             raise ValueError(f"threshold must be a probability from 0 to 1, got {threshold!r}.")
-        if (points is None) == (grid is None):
-            raise ValueError("exactly one of points and grid must be given.")
+        if sum(given is not None for given in (points, grid, queries)) != 1:
+            raise ValueError("exactly one of points, grid and queries must be given.")
+        if queries is not None:
+            self._check_queries(queries)
         video = _one_video(video)
-        if grid is not None:
-            points = grid_points(grid, video.height, video.width)
-        ids, points = _as_queries(points)
-        session = self.processor.init_video_session(video)
-        for obj_id, (t, x, y) in zip(ids, points, strict=True):
-            self.processor.add_inputs_to_inference_session(session, int(t), obj_id, [(x, y)])
-        outputs = (
-            output
-            for reverse in passes
-            for output in self.model.propagate_in_video_iterator(session, reverse=reverse, show_progress_bar=progress)
-        )
-        tracks = self.processor.post_process_point_tracking(outputs, session, threshold)
-        last = points[:, 0].max()
-        if last >= tracks.tracks.shape[1]:  # an iterator ends when it ends; other sources were checked before
-            raise ValueError(f"points start on frame_idx {last:.0f}, but the video ended before that frame.")
-        return tracks
+        following = Following(self.model, self.processor, video, passes, threshold, progress)
+        if queries is not None:
+            return following.queries(queries.looks())
+        labels = labels_of(points if grid is None else grid_points(grid, video.height, video.width), ids)
+        return following.labels(labels, self._look) if labels.several else following.points(labels)
+
+    def describe(self, frame, points=None, masks=None, points_per_mask: int = 8) -> PointQueries:
+        """
+        What points of an image look like, to look for them in videos: by `track(video, queries=...)` or [`LiveTracker.add_queries`].
+
+        Args:
+            frame (`numpy.ndarray` of shape `(H, W, 3)`, uint8, or `PIL.Image.Image`): The image, RGB.
+            points (array of shape `(N, 2)`, or a `dict` from id to (x, y)): Positions in pixels of the image.
+            masks (array of shape `(H, W)`, integer): Instead of points, object ids, 0 for the background. Points are spread over each mask and
+                get the ids 0, 1, ...; `mask_ids` of the result tells whose they are.
+            points_per_mask (`int`, defaults to 8): How many.
+
+        Returns:
+            [`PointQueries`], which can be saved.
+
+        Raises:
+            `ValueError`: a point is outside the image, there is none, or the tracker works by label maps.
+        """
+        if (points is None) == (masks is None):
+            raise ValueError("exactly one of points and masks must be given.")
+        self._check_templates()
+        frame, mask_ids = as_frame(frame), []
+        if masks is None:
+            ids, where = point_list(points)
+        else:
+            mask_ids, where = points_in_masks(masks, points_per_mask, frame.shape[:2])
+            ids = list(range(len(where)))
+        looks = self._look(frame, where)
+        resizing = resizing_of(self.processor.image_processor)
+        return PointQueries.of(ids, looks, where, weights_hash(self.model), resizing, mask_ids)
+
+    @torch.inference_mode()
+    def _look(self, frame: np.ndarray, points: np.ndarray) -> PointLooks:
+        """What points (n, 2), in pixels of a frame, look like on it."""
+        for row, (x, y) in enumerate(points):
+            check_position(row, (x, y))
+            check_fits(row, PointTarget(0, (x, y)), frame.shape[:2])
+        session, device = self.processor.init_video_session(), self.model.device
+        pixel_values = session.preprocess(frame, device)
+        encoded = EncodedFrame.of(self.features(pixel_values), pixel_values[0])
+        where = rescale_points(torch.from_numpy(points), *session.sizes).to(device, exact_dtype(device))
+        return looks_of(where, encoded, self.model.config)
+
+    def add_queries(self, session: FgvcInferenceSession, queries: PointQueries, frame_idx: int = 0) -> None:
+        """
+        Look for points in a session, from a frame on, by what they look like.
+
+        Raises:
+            `ValueError`: as of [`LiveTracker.add_queries`].
+        """
+        self._check_queries(queries)
+        session.add_queries(whole_number("frame_idx", frame_idx), queries.looks())
+
+    def _check_queries(self, queries: PointQueries) -> None:
+        if not isinstance(queries, PointQueries):
+            raise ValueError(f"queries must be what describe returns, got {type(queries).__name__}.")
+        self._check_templates()
+        queries.check(weights_hash(self.model), resizing_of(self.processor.image_processor))
+
+    def _check_templates(self) -> None:
+        if self.model.config.point_matching != "templates":
+            raise ValueError("points are described by templates, but this tracker works by label maps (preset paper).")
+
+    def suggest(self, tracks: PointTracks, n: int = 5) -> list[Suggestion]:
+        """[`suggest_frames`]: the frames on which labels of these tracks would help most."""
+        return suggest_frames(tracks, n)
 
     def propagate_masks(
         self, video, masks: np.ndarray, frame_idx: int = 0, direction: str = "forward", progress: bool = False
@@ -226,7 +299,7 @@ class Tracker:
         features_1 = self.features(second.preprocess(frame_1, self.model.device))
         return match_cells(features_0, features_1, point, first.sizes, second.sizes, self.model.config)
 
-    def stream(self) -> "LiveTracker":
+    def stream(self) -> LiveTracker:
         """Follow targets through frames that come one by one; see [`LiveTracker`]."""
         return LiveTracker(self)
 
@@ -234,91 +307,6 @@ class Tracker:
         """Normalised features (h, w, C) of one frame (1, 3, H, W), as the processor makes it."""
         with evaluation_mode(self.model):
             return self.model.normalized_features(pixel_values)[0]
-
-
-class LiveTracker:
-    """
-    Targets followed through frames as they come, from a camera for instance. The results are the same as offline, and each frame
-    costs the same however many came before.
-
-    A prompt is for the frame that [`~LiveTracker.step`] was given last, the one that a user has before them; before the first frame,
-    for the first.
-
-    Made by [`Tracker.stream`].
-    """
-
-    def __init__(self, tracker: Tracker):
-        self.tracker, self.session = tracker, tracker.processor.init_video_session()
-
-    def add_points(self, points: Mapping[int, tuple[float, float]]) -> None:
-        """
-        Follow points, or correct points that are followed already.
-
-        Args:
-            points (`dict[int, tuple[float, float]]`): Id and position (x, y) in pixels of the frame.
-
-        Raises:
-            `ValueError`: a position is outside the frame, or an id has a prompt on this frame or is of another kind of target. Nothing
-            is added then. Before the first frame its size is not known: the first `step` raises it, until the point is removed.
-        """
-        if not isinstance(points, Mapping):
-            raise ValueError(f"points must be a dict from id to (x, y), got {type(points).__name__}.")
-        self._add(list(points), input_points=list(points.values()))
-
-    def add_boxes(self, boxes: Mapping[int, Any]) -> None:
-        """
-        Follow boxes.
-
-        Args:
-            boxes (`dict`): Id and sides (x0, y0, x1, y1), or corners (4, 2) one after the other if the boxes may turn, in pixels.
-
-        Raises:
-            `ValueError`: as of [`~LiveTracker.add_points`], or a box has no area.
-        """
-        if not isinstance(boxes, Mapping):
-            raise ValueError(f"boxes must be a dict from id to (x0, y0, x1, y1), got {type(boxes).__name__}.")
-        self._add(list(boxes), input_boxes=list(boxes.values()))
-
-    def add_masks(self, masks: np.ndarray) -> None:
-        """
-        Follow objects by their masks.
-
-        Args:
-            masks (`numpy.ndarray` of shape `(H, W)`, integer): Object ids at the size of the frame, 0 for the background.
-
-        Raises:
-            `ValueError`: as of [`~LiveTracker.add_points`], or `masks` is of another size or holds no object.
-        """
-        ids, separate = masks_of_ids(masks)
-        self._add(ids, input_masks=separate)
-
-    def _add(self, ids: list[int], **prompts) -> None:
-        if ids:
-            frame_idx = self.session.last_frame_idx or 0
-            self.tracker.processor.add_inputs_to_inference_session(self.session, frame_idx, ids, **prompts)
-
-    def remove(self, obj_id: int) -> None:
-        """Stop following a target. The others go on as if it had never been there.
-
-        Raises:
-            `ValueError`: there is no such target.
-        """
-        self.session.remove(obj_id)
-
-    def step(self, frame) -> FgvcVideoOutput:
-        """
-        Find all targets on the next frame.
-
-        Args:
-            frame (`numpy.ndarray` of shape `(H, W, 3)`, uint8, or `PIL.Image.Image`): The frame, RGB.
-
-        Returns:
-            [`FgvcVideoOutput`] in pixels of the frame.
-
-        Raises:
-            `ValueError`: the frame is of another size than those before.
-        """
-        return self.tracker.model.step(self.session, frame)
 
 
 def load(
@@ -347,20 +335,6 @@ def _one_video(video) -> Any:
             "video must be one video, got a list of paths: call this once for each video, or give the folder that holds the images."
         )
     return open_video(video)
-
-
-def _as_queries(points) -> tuple[list[int], np.ndarray]:
-    """Ids, and queries (N, 3) of (t, x, y), float64, of points given as an array or by id."""
-    ids = list(points) if isinstance(points, Mapping) else None
-    try:
-        queries = np.asarray(list(points.values()) if isinstance(points, Mapping) else points, dtype=np.float64)
-    except (ValueError, TypeError):
-        raise ValueError("points must be an array (N, 3) of (t, x, y), or a dict from id to (t, x, y).") from None
-    if queries.ndim != 2 or queries.shape[1] != 3 or len(queries) == 0:
-        raise ValueError(f"points must be an array (N, 3) of (t, x, y), got shape {queries.shape}.")
-    if not (np.isfinite(queries[:, 0]) & (queries[:, 0] == np.round(queries[:, 0]))).all():
-        raise ValueError("points must have whole frame numbers t in (t, x, y).")
-    return list(range(len(queries))) if ids is None else ids, queries
 
 
 __all__ = ["LiveTracker", "Tracker", "load"]

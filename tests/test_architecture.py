@@ -24,7 +24,7 @@ FLOORS = [
     ["pipelines"],
     ["applications", "conversion", "data", "dataset_tracking", "evaluation", "hub"],
     ["training"],
-    ["demo"],
+    ["demo", "napari_plugin"],
     ["cli"],
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}

@@ -27,12 +27,13 @@ from ..modeling_fgvc import FgvcModel
 from ..tracker import LiveTracker, Tracker
 from ..tracking.box_tracker import BoxTracker
 from ..tracking.label_tracker import LabelMapTracker
-from ..tracking.prompts import BoxTarget, MaskTarget, PointTarget
+from ..tracking.prompts import BoxTarget, MaskTarget, PointLooks, PointTarget
 from ..tracking.session import FgvcInferenceSession
 from ..tracking.template_tracker import TemplateTracker
 
 
-FORMAT = "fgvc-session-7"
+FORMAT = "fgvc-session-8"
+LOOKS = "templates", "images"  # of a point
 LAST_IMAGE = "last_image"  # of the session: new targets start on it
 TRACKERS = {"labels": LabelMapTracker, "templates": TemplateTracker, "boxes": BoxTracker}
 
@@ -63,6 +64,8 @@ def save_session(session: FgvcInferenceSession | LiveTracker, model: FgvcModel |
         prompts.append([obj_id, frame_idx, point, box])
         if isinstance(prompt, MaskTarget):
             tensors[f"prompt{number}"] = torch.from_numpy(prompt.mask)
+        if isinstance(prompt, PointTarget) and prompt.looks is not None:
+            tensors |= {f"prompt{number}.{name}": getattr(prompt.looks, name) for name in LOOKS}
     metadata = {
         "format": FORMAT,
         "model": fingerprint(model, session.config or model.config),
@@ -123,7 +126,9 @@ def _restore(
     session.original_size = tuple(size) if size else session.original_size
     for number, (obj_id, frame_idx, point, box) in enumerate(metadata["prompts"]):
         if point is not None:
-            session.prompts[obj_id, frame_idx] = PointTarget(frame_idx, tuple(point))
+            looks = [tensors.get(f"prompt{number}.{name}") for name in LOOKS]
+            known = None if looks[0] is None else PointLooks(*looks)
+            session.prompts[obj_id, frame_idx] = PointTarget(frame_idx, tuple(point), known)
         elif box is not None:
             session.prompts[obj_id, frame_idx] = BoxTarget(frame_idx, np.array(box[0]), box[1])
         else:

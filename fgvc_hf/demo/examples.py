@@ -76,7 +76,7 @@ class Example:
 
 
 def _points(*places: tuple[float, float, str]) -> list[Point]:
-    return [Point(0, x, y, name) for x, y, name in places]
+    return [Point(0, x, y, name, obj_id) for obj_id, (x, y, name) in enumerate(places)]
 
 
 EXAMPLES = [

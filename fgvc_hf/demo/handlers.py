@@ -8,11 +8,14 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import gradio as gr
 
+from ..io.formats.table import TABLE, names_that
+from ..tracking.results import PointTracks
+from ..tracking.suggestions import suggest_frames
 from . import limits, views
 from .clips import Clip, ClipStore
 from .examples import DIRECTION, EXAMPLES, PRESET, Example
@@ -24,9 +27,19 @@ from .work import Followed, deliver, flow_between, follow_masks, match_of, raste
 
 POINT_FILES, MASK_FILES, FLOW_FILES = ("CSV", "JSON", "NPZ", "Video"), ("Masks", "Video"), (".flo", "NPZ", "Picture")
 NO_FILE = gr.update(value=None, interactive=False)
-# What the page shows before there are results: of `track`, and of `follow`, `match` and `flow`
-NO_POINTS = (None, "", "", *[NO_FILE] * len(POINT_FILES))
-NO_OTHERS = (None, "", *[NO_FILE] * len(MASK_FILES), "", None, *[NO_FILE] * len(FLOW_FILES))
+# What the page shows before there are results: of `track`, and of `follow`, `match`, `flow` and `find`
+SUGGESTIONS = 5
+NO_BUTTON = gr.update(visible=False)
+EXPORTS = {
+    f"{TABLE[name].tool} (*{suffix})": (name, suffix)
+    for name in names_that("write")
+    for suffix in TABLE[name].suffixes
+}
+NO_EXPORT = (gr.update(value=None), NO_FILE)
+NO_POINTS = (None, "", "", *[NO_FILE] * len(POINT_FILES), *[NO_BUTTON] * SUGGESTIONS, *NO_EXPORT)
+NO_LOOKS = (None, "", "", None, "", *[NO_FILE] * len(POINT_FILES))
+NO_OTHERS = (None, "", *[NO_FILE] * len(MASK_FILES), "", None, *[NO_FILE] * len(FLOW_FILES), *NO_LOOKS)
+NEW_POINT = "a new point"
 PREPARING = threading.Lock()  # one example at a time
 GPU_SECONDS = 120  # that a call may hold a ZeroGPU
 
@@ -102,7 +115,8 @@ class Intake:
         example = EXAMPLES[limits.whole_number("The example", event.index, 0, len(EXAMPLES) - 1)]
         clip = self.server_state.clip_store.copy(prepared(self.server_state.clip_store, example), f"{example.key}.mp4")
         self.server_state.place(workspace, clip, list(example.points))
-        followed = deliver(clip, example.tracks(), lambda share, what: None)
+        workspace.tracks = example.tracks()
+        followed = deliver(clip, workspace.tracks, lambda share, what: None)
         return *showing(workspace), *points_result(clip, workspace.points, followed, PRESET, DIRECTION), *NO_OTHERS
 
 
@@ -127,7 +141,7 @@ def showing(workspace: Workspace) -> tuple:
     times = 0, min(1, end), end
     frames = [clip.frame(t) for t in times]
     start, after, stop = (gr.Slider(maximum=max(end, 1), value=t) for t in times)
-    points = (start, views.picture_of(frames[0], workspace.points, 0), views.legend(workspace.points))
+    points = (start, *drawn(workspace, 0))
     painter = (start, gr.HTML(value="", picture=views.data_uri(frames[0])))
     first, second, last = map(views.enlarged, frames)
     to_match, for_flow = (start, stop, first, last), (start, after, first, second)
@@ -143,8 +157,19 @@ def markdown_escape(text: str) -> str:
 
 
 def drawn(workspace: Workspace, t: int) -> tuple:
-    """Picture and legend."""
-    return views.picture_of(workspace.the_clip().frame(t), workspace.points, t), views.legend(workspace.points)
+    """Picture, legend, table of labels, and the choice of what a click labels."""
+    frame, points = workspace.the_clip().frame(t), workspace.points
+    table = [[point.obj_id, point.t, round(point.x, 2), round(point.y, 2)] for point in points]
+    return views.picture_of(frame, points, t, workspace.tracks), views.legend(points), table, targets(workspace)
+
+
+def targets(workspace: Workspace) -> dict:
+    """What a click may label: a new point, or one that there is."""
+    named = {obj_id: labels[0].name for obj_id, labels in limits.by_point(workspace.points).items()}
+    if workspace.target not in named:
+        workspace.target = None
+    choices = [(NEW_POINT, -1), *((f"{name} (id {obj_id})", obj_id) for obj_id, name in named.items())]
+    return gr.update(choices=choices, value=-1 if workspace.target is None else workspace.target)
 
 
 @plain
@@ -154,11 +179,17 @@ def show_frame(workspace: Workspace, t):
 
 @plain
 def add_point(workspace: Workspace, t, name, event: gr.SelectData):
-    """A point where the picture was clicked."""
+    """A label where the picture was clicked: of a new point, or of the one that is chosen, in the place of its label on this frame."""
     t = workspace.frame_number(t)
     x, y = workspace.clicked(event.index)
-    name = limits.short_name(name, f"point {len(workspace.points) + 1}")
-    add(workspace, [Point(t, x, y, name)])
+    known = limits.by_point(workspace.points)
+    name, target = limits.short_name(name, f"point {len(known) + 1}"), workspace.target
+    if target in known:
+        label = Point(t, x, y, known[target][0].name, target)
+        kept = [point for point in workspace.points if (point.obj_id, point.t) != (target, t)]
+        workspace.points = limits.accepted([*kept, label])
+    else:
+        add(workspace, [Point(t, x, y, name, workspace.next_id())])
     return *drawn(workspace, t), ""
 
 
@@ -170,16 +201,16 @@ def add_grid(workspace: Workspace, t, side):
     places = [
         ((column + 0.5) / side * width, (row + 0.5) / side * height) for row in range(side) for column in range(side)
     ]
-    add(workspace, [Point(t, x, y, f"point {len(workspace.points) + i + 1}") for i, (x, y) in enumerate(places)])
+    first, known = workspace.next_id(), len(limits.by_point(workspace.points))
+    add(workspace, [Point(t, x, y, f"point {known + i + 1}", first + i) for i, (x, y) in enumerate(places)])
     return drawn(workspace, t)
 
 
 def add(workspace: Workspace, points: list[Point]) -> None:
-    if len(workspace.points) + len(points) > MAX_POINTS:
-        raise ValueError(
-            f"At most {MAX_POINTS} points are followed at a time; there are {len(workspace.points)} already."
-        )
-    workspace.points = [*workspace.points, *points]
+    known = len(limits.by_point(workspace.points))
+    if known + len(points) > MAX_POINTS:
+        raise ValueError(f"At most {MAX_POINTS} points are followed at a time; there are {known} already.")
+    workspace.points = limits.accepted([*workspace.points, *points])
 
 
 @plain
@@ -192,7 +223,7 @@ def undo_point(workspace: Workspace, t):
 @plain
 def clear_points(workspace: Workspace, t):
     t = workspace.frame_number(t)
-    workspace.points = []
+    workspace.points, workspace.tracks = [], None
     return drawn(workspace, t)
 
 
@@ -205,20 +236,48 @@ def track(workspace: Workspace, preset, direction, progress=gr.Progress()):
     if not points:
         raise ValueError("There are no points yet: click on the picture, or add a grid.")
     followed = track_points(clip, points, preset, direction, lambda share, what: progress(share, desc=what))
+    if workspace.clip is clip:
+        workspace.tracks = followed.tracks
     return points_result(clip, points, followed, preset, direction)
 
 
 def points_result(clip: Clip, points: list[Point], followed: Followed, preset: str, direction: str) -> tuple:
-    """Video, timeline, files, and the code that does the same."""
-    timeline = views.timeline([point.name for point in points], followed.ids, followed.confidence, followed.visible)
-    return str(followed.video), timeline, points_code(clip, points, preset, direction), *downloads(followed.files)
+    """Video, timeline, the code that does the same, files, suggestions, and files for other tools."""
+    names = {obj_id: labels[0].name for obj_id, labels in limits.by_point(points).items()}
+    titles = [names[obj_id] for obj_id in followed.ids]
+    timeline = views.timeline(titles, followed.ids, followed.confidence, followed.visible)
+    shown = str(followed.video), timeline, points_code(clip, points, preset, direction), *downloads(followed.files)
+    return *shown, *suggestion_buttons(followed.tracks, names), *NO_EXPORT
+
+
+def suggestion_buttons(tracks: PointTracks | None, names: Mapping[int, str]) -> list[dict]:
+    """A button for each frame on which labels would help; and for each pair of labels that seem to be of two points, a warning."""
+    for one in tracks.disagreements if tracks is not None else []:
+        frames = f"on frames {one.first_frame} and {one.last_frame}"
+        gr.Warning(
+            f"The labels of {names[one.object_id]} {frames} seem to be of two different points; please look again."
+        )
+    found = suggest_frames(tracks, SUGGESTIONS) if tracks is not None else []
+    buttons = [
+        gr.update(visible=True, value=f"Frame {one.frame_idx}: {', '.join(names[i] for i in one.object_ids[:3])}")
+        for one in found
+    ]
+    return [*buttons, *[NO_BUTTON] * (SUGGESTIONS - len(buttons))]
 
 
 def points_code(clip: Clip, points: list[Point], preset: str, direction: str) -> str:
-    places = ", ".join(f"({point.t}, {round(point.x, 2):g}, {round(point.y, 2):g})" for point in points)
+    places = {
+        obj_id: [f"({label.t}, {round(label.x, 2):g}, {round(label.y, 2):g})" for label in labels]
+        for obj_id, labels in limits.by_point(points).items()
+    }
+    if len(points) == len(places) and list(places) == list(range(len(places))):
+        given = f"[{', '.join(place for (place,) in places.values())}]"
+    else:
+        several = [f"{obj_id}: [{', '.join(of_point)}]" for obj_id, of_point in places.items()]
+        given = f"{{{', '.join(several)}}}"
     return (
         f"from fgvc_hf import Tracker\n\ntracker = Tracker.from_pretrained(preset={preset!r})\n"
-        f"tracks = tracker.track({clip.name!r}, points=[{places}], direction={direction!r})"
+        f"tracks = tracker.track({clip.name!r}, points={given}, direction={direction!r})"
     )
 
 

@@ -4,7 +4,7 @@ Errors are `ValueError`s of one sentence, which the page shows as they are.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -15,6 +15,8 @@ MAX_PIXELS = 1920 * 1080
 MIN_SIDE = 16
 MAX_ASPECT = 4  # the model works on a frame whose shorter side is given: its longer one is bounded by this
 MAX_POINTS = 64
+MAX_LABELS = 256  # of all points together
+MAX_ID = 10**6
 MAX_GRID = 8
 MAX_NAME = 24
 MAX_OBJECTS = 5
@@ -33,12 +35,19 @@ STATEMENT = (
 
 @dataclass(frozen=True)
 class Point:
-    """A point to follow: frame, position in pixels of the clip, and what the user calls it."""
+    """
+    A label of a point to follow: frame, and position in pixels of the clip. A point may have several, on different frames.
+
+    Args:
+        name (`str`): What the user calls the point.
+        obj_id (`int`): Which point it is a label of.
+    """
 
     t: int
     x: float
     y: float
     name: str
+    obj_id: int = 0
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,7 @@ class Shape:
     vertices: list[tuple[float, float]]
 
 
-def check_size(height: int, width: int) -> None:
+def check_size(height: int, width: int, what: str = "The clip") -> None:
     """A `ValueError` if frames of this size are not accepted."""
     problem = ""
     if max(height, width) > MAX_SIDE or height * width > MAX_PIXELS:
@@ -68,7 +77,7 @@ def check_size(height: int, width: int) -> None:
     elif max(height, width) > MAX_ASPECT * min(height, width):
         problem = f"a side may be at most {MAX_ASPECT} times as long as the other"
     if problem:
-        raise ValueError(f"The clip is {width}×{height} pixels; {problem}.")
+        raise ValueError(f"{what} is {width}×{height} pixels; {problem}.")
 
 
 def check_length(num_frames: int) -> None:
@@ -116,17 +125,71 @@ def points(value, num_frames: int, height: int, width: int) -> list[Point]:
             listed = None
     if not isinstance(listed, list) or not 0 < len(listed) <= MAX_POINTS:
         raise ValueError(f"points must be a list of 1 to {MAX_POINTS} points [t, x, y], got {_shown(value)}.")
-    return [_point(point, num_frames, height, width) for point in listed]
+    return [_point(point, num_frames, height, width, obj_id) for obj_id, point in enumerate(listed)]
 
 
-def _point(value, num_frames: int, height: int, width: int) -> Point:
+def _point(value, num_frames: int, height: int, width: int, obj_id: int, name: str = "") -> Point:
     numbers = [_number(number) for number in value] if isinstance(value, list) and len(value) == 3 else [None]
     if None in numbers:
         raise ValueError(f"A point must be three numbers [t, x, y], got {_shown(value)}.")
     t, x, y = (float(number) for number in numbers if number is not None)
     if not (0 <= x <= width and 0 <= y <= height):
         raise ValueError(f"A point must be inside of the frame of {width}×{height} pixels, got {_shown(value)}.")
-    return Point(whole_number("The frame of a point", t, 0, num_frames - 1), x, y, "")
+    return Point(whole_number("The frame of a point", t, 0, num_frames - 1), x, y, name, obj_id)
+
+
+def labels(table, names: Mapping[int, str], num_frames: int, height: int, width: int) -> list[Point]:
+    """
+    Labels from the table of the page, `{"data": [[id, frame, x, y], ...]}`. Rows that are not complete yet are left out.
+
+    Args:
+        names (`dict[int, str]`): What points are called; others get a name by their id.
+
+    Raises:
+        `ValueError`: it is anything else, a label is outside of the clip, a point has two on a frame, or there are too many.
+    """
+    rows = table.get("data") if isinstance(table, dict) else None
+    if not isinstance(rows, list) or len(rows) > 2 * MAX_LABELS or not all(isinstance(row, list) for row in rows):
+        raise ValueError(f"The labels must be a table of up to {MAX_LABELS} rows, got {_shown(table)}.")
+    found = []
+    for row in rows:
+        cells = [_cell(cell) for cell in row]
+        if len(cells) != 4 or any(cell is None or cell == "" for cell in cells):
+            continue
+        obj_id = whole_number("The id of a point", cells[0], 0, MAX_ID)
+        found.append(_point(cells[1:], num_frames, height, width, obj_id, names.get(obj_id, f"point {obj_id + 1}")))
+    return accepted(found)
+
+
+def accepted(labels: list[Point]) -> list[Point]:
+    """The labels; a `ValueError` if a point has two on a frame, or there are too many."""
+    places = [(label.obj_id, label.t) for label in labels]
+    if len(set(places)) < len(places):
+        obj_id, t = next(place for place in places if places.count(place) > 1)
+        raise ValueError(f"Point {obj_id} has two labels on frame {t}; please remove one of them.")
+    if len({label.obj_id for label in labels}) > MAX_POINTS:
+        raise ValueError(f"At most {MAX_POINTS} points are followed at a time.")
+    if len(labels) > MAX_LABELS:
+        raise ValueError(f"At most {MAX_LABELS} labels are used at a time.")
+    return labels
+
+
+def by_point(labels: list[Point]) -> dict[int, list[Point]]:
+    """The labels of each point by its id, in the order in which the points come first."""
+    found: dict[int, list[Point]] = {}
+    for label in labels:
+        found.setdefault(label.obj_id, []).append(label)
+    return found
+
+
+def _cell(value):
+    """A cell of a table: a number, or a text that may be one."""
+    if isinstance(value, str) and len(value) <= 20:
+        try:
+            return float(value)
+        except ValueError:
+            return value.strip()
+    return value
 
 
 def short_name(value, default: str) -> str:

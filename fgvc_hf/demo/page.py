@@ -9,7 +9,7 @@ from .. import __version__
 from ..io.drawing import point_colours
 from . import views
 from .examples import EXAMPLES
-from .handlers import FLOW_FILES, MASK_FILES, POINT_FILES
+from .handlers import EXPORTS, FLOW_FILES, MASK_FILES, NEW_POINT, POINT_FILES, SUGGESTIONS
 from .limits import DIRECTIONS, MAX_GRID, MAX_NAME, MAX_OBJECTS, PRESETS, STATEMENT
 
 
@@ -55,6 +55,23 @@ class PointsTab:
     timeline: gr.HTML
     files: list[gr.DownloadButton]
     code: gr.Code
+    target: gr.Dropdown
+    table: gr.Dataframe
+    between: gr.Button
+    suggestions: list[gr.Button]
+    format: gr.Dropdown
+    exported: gr.DownloadButton
+
+    @property
+    def labels(self) -> list[gr.Component]:
+        """What shows the labels."""
+        return [self.picture, self.legend, self.table, self.target]
+
+    @property
+    def results(self) -> list[gr.Component]:
+        """What shows the tracks."""
+        shown = [self.video, self.timeline, self.code, *self.files]
+        return [*shown, *self.suggestions, self.format, self.exported]
 
 
 @dataclass(frozen=True)
@@ -86,6 +103,25 @@ class FlowTab:
     start: gr.Button
     picture: gr.Image
     files: list[gr.DownloadButton]
+
+
+@dataclass(frozen=True)
+class LooksTab:
+    upload: gr.UploadButton
+    picture: gr.Image
+    legend: gr.HTML
+    clear: gr.Button
+    start: gr.Button
+    stop: gr.Button
+    sentence: gr.Markdown
+    video: gr.Video
+    timeline: gr.HTML
+    files: list[gr.DownloadButton]
+
+    @property
+    def results(self) -> list[gr.Component]:
+        """What shows what was found."""
+        return [self.sentence, self.video, self.timeline, *self.files]
 
 
 @dataclass(frozen=True)
@@ -152,14 +188,47 @@ def points_tab() -> PointsTab:
                 name = gr.Textbox(label="Name of the next point", max_length=MAX_NAME, max_lines=1, min_width=140)
                 side = gr.Slider(1, MAX_GRID, value=3, step=1, label="Points on a side of the grid", min_width=140)
             start, stop = start_and_stop("Track", "track")
+            target, table, between, suggestions = labels_part()
         with gr.Column(min_width=300):
             video = result_video("The points, followed", "tracked")
             gr.Markdown("Hollow: hidden. A ring around a dot: the error to expect.", elem_classes="hint")
             timeline = timeline_of("tracked")
             files = downloads(POINT_FILES)
+            with gr.Accordion("Files for other tools", open=False, elem_id="other-tools"):
+                format = gr.Dropdown(list(EXPORTS), value=None, label="Format", elem_id="format")
+                (exported,) = downloads(("File",))
             with gr.Accordion("The same in your own code", open=False):
                 code = gr.Code(language="python", show_label=False, interactive=False)
-    return PointsTab(frame, picture, legend, undo, clear, grid, name, side, start, stop, video, timeline, files, code)
+    made = (frame, picture, legend, undo, clear, grid, name, side, start, stop, video, timeline, files, code)
+    return PointsTab(*made, target, table, between, suggestions, format, exported)
+
+
+def labels_part() -> tuple[gr.Dropdown, gr.Dataframe, gr.Button, list[gr.Button]]:
+    """Labels of points on several frames."""
+    with gr.Accordion("Correct, and label several frames", open=False, elem_id="labels"):
+        gr.Markdown(
+            "Choose a point, go to a frame where it went wrong, and click where it is. Then track between the labels.",
+            elem_classes="hint",
+        )
+        target = gr.Dropdown([(NEW_POINT, -1)], value=-1, label="A click labels", elem_id="target")
+        table = gr.Dataframe(
+            headers=["id", "frame", "x", "y"],
+            datatype="number",
+            type="array",
+            value=[],
+            row_count=(0, "dynamic"),
+            column_count=(4, "fixed"),
+            interactive=True,
+            max_height=220,
+            label="Labels: edit, add or remove rows",
+            buttons=[],
+            elem_id="label-table",
+        )
+        between = gr.Button("Track between labels", elem_id="between")
+        gr.Markdown("Frames where another label would help most, once there are tracks:", elem_classes="hint")
+        with gr.Row(elem_id="suggestions"):
+            suggestions = [gr.Button(size="sm", min_width=120, visible=False) for _ in range(SUGGESTIONS)]
+    return target, table, between, suggestions
 
 
 def masks_tab() -> MasksTab:
@@ -184,6 +253,26 @@ def masks_tab() -> MasksTab:
             timeline = timeline_of("masked")
             files = downloads(MASK_FILES)
     return MasksTab(frame, painter, start, stop, video, timeline, files)
+
+
+def looks_tab() -> LooksTab:
+    with gr.Tab("From a picture", elem_id="looks"), gr.Row():
+        with gr.Column(min_width=300):
+            gr.Markdown(
+                "Upload a picture of something that is in the clip as well, click on it, and have it found and followed.",
+                elem_classes="hint",
+            )
+            upload = gr.UploadButton("Upload a picture", file_types=["image"], size="sm", elem_id="look-upload")
+            picture = picture_of("Click on the picture", "looks-picture", "clickable")
+            legend = gr.HTML("", elem_id="looks-legend")
+            clear = gr.Button("Clear", size="sm", min_width=60)
+            start, stop = start_and_stop("Find in the clip", "find")
+        with gr.Column(min_width=300):
+            sentence = gr.Markdown(elem_id="found-where")
+            video = result_video("The points, found and followed", "found")
+            timeline = timeline_of("found")
+            files = downloads(POINT_FILES)
+    return LooksTab(upload, picture, legend, clear, start, stop, sentence, video, timeline, files)
 
 
 def matching_tab() -> MatchingTab:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote
 
+from ..tracking.results import PointTracks
 from . import limits, views
 from .clips import PUT_AWAY, Clip, ClipStore
 from .jobs import FULL, WORKING, Busy, Job, Jobs
@@ -33,10 +34,23 @@ RESULT_BYTES = 128 << 20  # the most that a job is expected to write
 
 @dataclass
 class Workspace:
-    """What a session works on: its clip, the points on it, and when it last asked to cancel, on the monotonic clock."""
+    """
+    What a session works on.
+
+    Args:
+        clip ([`Clip`], *optional*): Its clip.
+        points (`list[Point]`): Labels of the points on it.
+        tracks ([`PointTracks`], *optional*): Where the points went when they were followed last.
+        target (`int`, *optional*): The point that a click labels; a new one if not given.
+        looks (`list[Point]`): Points on its picture, which is kept with the clip.
+        cancelled (`float`): When it last asked to cancel, on the monotonic clock.
+    """
 
     clip: Clip | None = None
     points: list[Point] = field(default_factory=list)
+    tracks: PointTracks | None = None
+    target: int | None = None
+    looks: list[Point] = field(default_factory=list)
     session: str = ""
     cancelled: float = 0.0
     used: float = field(default_factory=time.monotonic, compare=False)
@@ -56,10 +70,20 @@ class Workspace:
         height, width = self.the_clip().size
         return limits.clicked(index, height, width, views.zoom_of(width))
 
+    def next_id(self) -> int:
+        """An id that no point has, nor had when points were followed last."""
+        followed = [] if self.tracks is None else self.tracks.object_ids
+        return max([-1, *(point.obj_id for point in self.points), *followed]) + 1
+
+    def forget(self) -> None:
+        """Everything that belongs to a clip."""
+        self.clip, self.points, self.tracks, self.target, self.looks = None, [], None, None, []
+
     def clear(self) -> None:
         if self.clip is not None:
             self.clip.discard()
-        self.clip, self.points, self.put_away = None, [], False
+        self.forget()
+        self.put_away = False
 
 
 class ServerState:
@@ -115,7 +139,9 @@ class ServerState:
     def place(self, workspace: Workspace, clip: Clip, points: list[Point]) -> None:
         """Put a clip on a workspace, in the place of the one before; work on that one ends."""
         self.jobs.stop(self.jobs.of(workspace.session, WORKING), "Cancelled: another clip took its place.")
-        before, workspace.clip, workspace.points, workspace.put_away = workspace.clip, clip, points, False
+        before = workspace.clip
+        workspace.forget()
+        workspace.clip, workspace.points, workspace.put_away = clip, points, False
         if before is not None:
             before.discard()
 

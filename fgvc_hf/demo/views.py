@@ -10,7 +10,8 @@ from PIL import Image
 
 from ..io.drawing import draw_flow, draw_marker, draw_point, point_colours, with_flow_legend
 from ..io.flow_colours import largest_flow
-from .limits import Point
+from ..tracking.results import PointTracks
+from .limits import Point, by_point
 
 
 MIN_WIDTH = 640  # of pictures; no column of the page is wider
@@ -27,11 +28,25 @@ def enlarged(frame: np.ndarray) -> np.ndarray:
     return frame.repeat(zoom, axis=0).repeat(zoom, axis=1)
 
 
-def picture_of(frame: np.ndarray, points: list[Point], t: int) -> np.ndarray:
-    """Frame t, enlarged, with the points: dots where they start on it, small rings where they start on another."""
+def picture_of(frame: np.ndarray, points: list[Point], t: int, tracks: PointTracks | None = None) -> np.ndarray:
+    """
+    Frame t, enlarged, with the points: dots where they are labelled on it; where they were followed to, hollow if hidden; else small rings where they
+    are labelled on another frame. Once they were followed, labels have a white ring around them.
+    """
     picture, zoom = enlarged(frame), zoom_of(frame.shape[1])
-    for point, colour in zip(points, point_colours(range(len(points))), strict=True):
-        draw_point(picture, (zoom * point.x, zoom * point.y), colour, visible=point.t == t)
+    row = {} if tracks is None else {obj_id: n for n, obj_id in enumerate(tracks.object_ids)}
+    for obj_id, labels in by_point(points).items():
+        colour = point_colours([obj_id])[0]
+        here = [label for label in labels if label.t == t]
+        place = tracks.tracks[row[obj_id], t] if tracks is not None and obj_id in row else np.full(2, np.nan)
+        if here:
+            draw_point(picture, (zoom * here[0].x, zoom * here[0].y), colour)
+            if obj_id in row:
+                draw_marker(picture, (zoom * here[0].x, zoom * here[0].y))
+        elif tracks is not None and not np.isnan(place[0]):
+            draw_point(picture, zoom * place, colour, visible=bool(tracks.visible[row[obj_id], t]))
+        else:
+            draw_point(picture, (zoom * labels[0].x, zoom * labels[0].y), colour, visible=False)
     return picture
 
 
@@ -60,13 +75,13 @@ def css_colour(obj_id: int) -> str:
 
 
 def legend(points: list[Point]) -> str:
-    """The points by colour, name and place."""
+    """The points by colour, name and first label."""
     if not points:
         return '<p class="hint">No points yet: click on the picture, or add a grid.</p>'
     chips = (
-        f'<li><i style="background:{css_colour(i)}"></i><b>{html.escape(point.name)}</b>'
-        f"<span>frame {point.t} · {point.x:.1f}, {point.y:.1f}</span></li>"
-        for i, point in enumerate(points)
+        f'<li><i style="background:{css_colour(obj_id)}"></i><b>{html.escape(first.name)}</b>'
+        f"<span>frame {first.t} · {first.x:.1f}, {first.y:.1f}{f' · {len(others)} more' if others else ''}</span></li>"
+        for obj_id, (first, *others) in by_point(points).items()
     )
     return f'<ul class="legend">{"".join(chips)}</ul>'
 

@@ -2,6 +2,7 @@
 
 import functools
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,14 @@ from PIL import Image, ImageDraw
 
 from ..io.drawing import draw_heat_map, draw_masks, scaled
 from ..io.flow_files import save_flow
+from ..io.formats.table import TABLE
 from ..io.masks import read_mask, write_mask
 from ..io.overlays import drawn_tracks, write_overlay
 from ..io.tracks import save_tracks
+from ..io.video_files import DEFAULT_FPS
 from ..tracker import Tracker
 from ..tracking.results import FgvcFlowOutput, PointTracks
+from . import limits
 from .clips import Clip, WatchedVideo
 from .limits import Point, Shape
 
@@ -51,6 +55,7 @@ class Followed:
         confidence (`numpy.ndarray` of shape `(N, T)`): In [0, 1]; for a mask its area as a share of the largest. NaN where a target was
             not followed.
         visible (`numpy.ndarray` of shape `(N, T)`, bool): Whether it is seen.
+        tracks ([`PointTracks`], *optional*): Of points.
     """
 
     video: Path
@@ -58,6 +63,7 @@ class Followed:
     ids: list[int]
     confidence: np.ndarray
     visible: np.ndarray
+    tracks: PointTracks | None = None
 
 
 def frames_to_read(clip: Clip, times: list[int], direction: str) -> int:
@@ -68,21 +74,64 @@ def frames_to_read(clip: Clip, times: list[int], direction: str) -> int:
 
 def track_points(clip: Clip, points: list[Point], preset: str, direction: str, report: Report) -> Followed:
     """
-    Follow points through a clip.
+    Follow points through a clip, each from all of its labels.
 
     Raises:
         as [`WatchedVideo`].
     """
     expected = frames_to_read(clip, [point.t for point in points], direction)
     watched = WatchedVideo(clip, expected, lambda share: report(0.85 * share, "following points"))
-    queries = [(point.t, point.x, point.y) for point in points]
-    tracks = loaded(preset).track(watched, queries, direction=direction)
+    tracks = loaded(preset).track(watched, prompts(points), direction=direction)
     return deliver(clip, tracks, lambda share, what: report(0.85 + 0.15 * share, what))
 
 
-def deliver(clip: Clip, tracks: PointTracks, report: Report) -> Followed:
+def prompts(points: list[Point]) -> dict[int, list[tuple[int, float, float]]]:
+    """Labels as [`Tracker.track`] takes them."""
+    return {
+        obj_id: [(label.t, label.x, label.y) for label in labels] for obj_id, labels in limits.by_point(points).items()
+    }
+
+
+def find_points(
+    clip: Clip, picture: np.ndarray, points: list[Point], preset: str, direction: str, report: Report
+) -> Followed:
+    """
+    Look for points of a picture in a clip, and follow them from where they are found.
+
+    Raises:
+        as [`track_points`].
+    """
+    tracker = loaded(preset)
+    queries = tracker.describe(picture, {point.obj_id: (point.x, point.y) for point in points})
+    expected = clip.num_frames * (2 if direction == "both" else 1)
+    watched = WatchedVideo(clip, expected, lambda share: report(0.85 * share, "looking for points"))
+    tracks = tracker.track(watched, queries=queries, direction=direction)
+    return deliver(clip, tracks, lambda share, what: report(0.85 + 0.15 * share, what), "found")
+
+
+def export(clip: Clip, tracks: PointTracks, points: list[Point], format: str, suffix: str) -> Path:
+    """
+    A file of tracks in a format of another tool.
+
+    Raises:
+        `ValueError`: a library that writes it is not on this server.
+    """
+    named = {obj_id: labels[0].name for obj_id, labels in limits.by_point(points).items()}
+    names = {obj_id: named.get(obj_id, f"point {obj_id + 1}") for obj_id in tracks.object_ids}
+    twice = [name for name, count in Counter(names.values()).items() if count > 1]
+    names = {obj_id: f"{name} {obj_id}" if name in twice else name for obj_id, name in names.items()}
+    path = clip.results("export") / f"tracks_{format}{suffix}"
+    options = {"fps": clip.video.fps or DEFAULT_FPS} if "fps" in TABLE[format].options else {}
+    try:
+        save_tracks(tracks, path, format, names=names, **options)
+    except ImportError as error:
+        raise ValueError(f"This server cannot write files of {TABLE[format].tool}: {error}.") from None
+    return path
+
+
+def deliver(clip: Clip, tracks: PointTracks, report: Report, kind: str = "points") -> Followed:
     """Files and overlay of the tracks of a clip."""
-    folder = clip.results("points")
+    folder = clip.results(kind)
     files = [folder / f"tracks{suffix}" for suffix in (".csv", ".json", ".npz")]
     for file in files:
         save_tracks(tracks, file)
@@ -90,7 +139,7 @@ def deliver(clip: Clip, tracks: PointTracks, report: Report) -> Followed:
     drawn = WatchedVideo(clip, clip.num_frames, lambda share: report(share, "drawing"))
     write_overlay(drawn, drawn_tracks({"": tracks}), overlay)
     confidence = np.where(np.isnan(tracks.tracks[..., 0]), np.nan, tracks.confidence)
-    return Followed(overlay, [*files, overlay], tracks.object_ids, confidence, tracks.visible)
+    return Followed(overlay, [*files, overlay], tracks.object_ids, confidence, tracks.visible, tracks)
 
 
 def rasterize(shapes: list[Shape], height: int, width: int) -> np.ndarray:

@@ -3,12 +3,12 @@ other tools, of `formats/`.
 
 | format | prompts                         | tracks                                                                             |
 |--------|---------------------------------|------------------------------------------------------------------------------------|
-| CSV    | header `t,x,y`, a row per point | header `point,t,x,y,visible,confidence,uncertainty,outside`, a row per point and frame |
-| JSON   | `{"queries": [[t, x, y], ...]}` | an object with the arrays below as nested lists                                    |
-| NPZ    | `queries` (N, 3)                | the arrays below                                                                   |
+| CSV    | header `t,x,y` or `id,t,x,y`, a row per label | header `point,t,x,y,visible,confidence,uncertainty,outside`, a row per point and frame |
+| JSON   | `{"queries": [[t, x, y], ...]}`, and `"ids": [...]` if points have several labels | an object with the arrays below as nested lists                                    |
+| NPZ    | `queries` (N, 3), and `ids` (N,) if points have several labels | the arrays below                                                                   |
 
 Arrays: `queries` (N, 3) as (t, x, y), `tracks` (N, T, 2) as (x, y), `visible`, `confidence`, `uncertainty` and `outside` (N, T), `size`
-(height, width), `object_ids` (N,). On frames on which a point was not tracked, its position and uncertainty are NaN in NPZ, null in JSON, empty in CSV.
+(height, width), `object_ids` (N,), and where there are, `labels` (L, 4) as (id, t, x, y). On frames on which a point was not tracked, its position and uncertainty are NaN in NPZ, null in JSON, empty in CSV.
 """
 
 import csv
@@ -32,6 +32,8 @@ from .text_files import read_text as _read_text
 
 
 LARGEST = 1e9  # frame number and position, beyond any video
+HEADERS = (["t", "x", "y"], ["id", "t", "x", "y"])  # of CSV files
+FORMATS = (".csv", ".json", ".npz")
 ARRAYS = ("queries", "tracks", "visible", "confidence", "uncertainty", "outside")
 
 
@@ -46,7 +48,7 @@ def check_format(path: str | Path, format: str | None = None) -> Path:
     return path
 
 
-def read_points_file(path: str | Path) -> np.ndarray:
+def read_points_file(path: str | Path) -> np.ndarray | dict[int, np.ndarray]:
     """
     Read point prompts.
 
@@ -54,7 +56,8 @@ def read_points_file(path: str | Path) -> np.ndarray:
         path: A .csv, .json or .npz file, as described above.
 
     Returns:
-        `numpy.ndarray` of shape `(N, 3)`, float64: (t, x, y), a frame number and a position in pixels.
+        `numpy.ndarray` of shape `(N, 3)`, float64: (t, x, y), a frame number and a position in pixels. Of a file with ids, a `dict` from id to
+        the labels of that point, `(K, 3)`. [`Tracker.track`] takes either.
 
     Raises:
         `OSError`, `ValueError`: the file is missing or malformed; a CSV error names the line.
@@ -65,6 +68,8 @@ def read_points_file(path: str | Path) -> np.ndarray:
     path = existing(path)
     reader = {".csv": _read_csv, ".json": _read_json, ".npz": _read_npz}[path.suffix.lower()]
     points = reader(path)
+    ids = points[:, 0] if points.ndim == 2 and points.shape[1] == 4 else None
+    points = points if ids is None else points[:, 1:]
     if points.ndim != 2 or points.shape[1] != 3 or not len(points):
         raise ValueError(f"{path}: holds no points; it must hold (t, x, y) for one point or more.")
     if len(points) > MAX_POINTS:
@@ -75,7 +80,11 @@ def read_points_file(path: str | Path) -> np.ndarray:
         raise ValueError(
             f"{path}: point {wrong.argmax()} must be a frame number t of 0 or more and a finite position, got ({t:g}, {x:g}, {y:g})."
         )
-    return points
+    if ids is None:
+        return points
+    if not ((np.abs(ids) < LARGEST) & (ids == np.floor(ids))).all():
+        raise ValueError(f"{path}: ids must be whole numbers, below {LARGEST:g}.")
+    return {int(obj_id): points[ids == obj_id] for obj_id in dict.fromkeys(ids.tolist())}
 
 
 def grid_points(grid: int | tuple[int, int], height: int, width: int) -> np.ndarray:
@@ -110,31 +119,37 @@ def _read_csv(path: Path) -> np.ndarray:
     rows = csv.reader(io.StringIO(_read_text(path), newline=""))
     try:
         header = [cell.strip().lower() for cell in next(rows, [])]
-        if header != ["t", "x", "y"]:
-            raise ValueError(f"{path}, line 1: the header must be t,x,y, found {_cut(','.join(header)) or 'nothing'}.")
+        if header not in HEADERS:
+            found = _cut(",".join(header)) or "nothing"
+            raise ValueError(f"{path}, line 1: the header must be t,x,y or id,t,x,y, found {found}.")
         for row in rows:
             if not any(cell.strip() for cell in row):
                 continue
             try:
-                t, x, y = (float(cell) for cell in row)
+                points.append([float(cell) for cell in row])
             except ValueError:
-                line, found = rows.line_num, _cut(",".join(row))
-                raise ValueError(f"{path}, line {line}: expected three numbers t,x,y, found {found}.") from None
-            points.append((t, x, y))
+                points.append([])
+            if len(points[-1]) != len(header):
+                line, found, wanted = rows.line_num, _cut(",".join(row)), ",".join(header)
+                number = {3: "three", 4: "four"}[len(header)]
+                raise ValueError(f"{path}, line {line}: expected {number} numbers {wanted}, found {found}.")
     except csv.Error:
         raise ValueError(f"{path}: is not a CSV text file.") from None
-    return np.array(points, dtype=np.float64).reshape(-1, 3)
+    return np.array(points, dtype=np.float64).reshape(-1, len(header))
 
 
 def _read_json(path: Path) -> np.ndarray:
     wanted = f'{path}: must hold {{"queries": [[t, x, y], ...]}} with numbers.'
     try:
-        queries = json.loads(_read_text(path))["queries"]
+        content = json.loads(_read_text(path))
+        queries = content["queries"]
+        if content.get("ids") is not None:
+            queries = [[obj_id, *point] for obj_id, point in zip(content["ids"], queries, strict=True)]
         numbers = all(type(value) in (int, float) for point in queries for value in point)
         points = np.array(queries, dtype=np.float64)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}, line {error.lineno}: is not valid JSON ({error.msg}).") from None
-    except (KeyError, TypeError, OverflowError, RecursionError):
+    except (KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise ValueError(wanted) from None
     except ValueError as error:
         raise error if str(error).startswith(str(path)) else ValueError(wanted) from None
@@ -145,10 +160,14 @@ def _read_json(path: Path) -> np.ndarray:
 
 def _read_npz(path: Path) -> np.ndarray:
     contents = "an NPZ file with an array queries (N, 3) of (t, x, y)"
-    queries = read_npz(path, ("queries",), contents)["queries"]
+    arrays = read_npz(path, ("queries",), contents, optional=("ids",))
+    queries, ids = arrays["queries"], arrays.get("ids")
     if queries.dtype.kind not in "iuf":
         raise ValueError(f"{path}: must be {contents}, got {queries.dtype}.")
-    return queries.astype(np.float64)
+    if ids is not None and (ids.dtype.kind not in "iu" or ids.shape != queries.shape[:1] or queries.ndim != 2):
+        raise ValueError(f"{path}: ids must be whole numbers, one for each query, got {ids.dtype} of {ids.shape}.")
+    queries = queries.astype(np.float64)
+    return queries if ids is None else np.column_stack([ids, queries])
 
 
 def read_labels(path: str | os.PathLike, format: str | None = None, clip: str | None = None) -> PointLabels:
@@ -252,15 +271,22 @@ def _write_own(tracks: PointTracks, path: Path) -> None:
         "size": np.array(tracks.size, dtype=np.int64),
         "object_ids": np.array(tracks.object_ids, dtype=np.int64),
     }
+    if tracks.labels is not None:
+        arrays["labels"] = tracks.labels
+    with atomic_write(path) as temporary:
+        if tracks.labels is not None:
+        arrays["labels"] = tracks.labels
     if path.suffix.lower() == ".npz":
-        write_npz(path, **arrays)
-    elif path.suffix.lower() == ".json":
-        content = {name: array.tolist() for name, array in arrays.items()}
-        content["tracks"] = [[None if np.isnan(p).any() else p.tolist() for p in row] for row in tracks.tracks]
+            write_npz(temporary, **arrays)
+        elif path.suffix.lower() == ".json":
+            content = {name: array.tolist() for name, array in arrays.items()}
+            content["tracks"] = [[None if np.isnan(p).any() else p.tolist() for p in row] for row in tracks.tracks]
+            content["queries"] = [[None if np.isnan(v) else v for v in row] for row in content["queries"]]
+            content["queries"] = [[None if np.isnan(v) else v for v in row] for row in content["queries"]]
         content["uncertainty"] = [[None if np.isnan(u) else float(u) for u in row] for row in tracks.uncertainty]
-        path.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
-    else:
-        _write_csv(tracks, path)
+            Path(temporary).write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
+        else:
+            _write_csv(tracks, temporary)
 
 
 def read_tracks(path: str | os.PathLike) -> PointTracks:
@@ -275,11 +301,11 @@ def read_tracks(path: str | os.PathLike) -> PointTracks:
     """
     contents = f"an NPZ file with the arrays {', '.join(ARRAYS)} and size"
     try:
-        arrays = read_npz(path, (*ARRAYS, "size"), contents, optional=("object_ids",))
+        arrays = read_npz(path, (*ARRAYS, "size"), contents, optional=("object_ids", "labels"))
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: there is no such file of tracks.") from None
     number, length = arrays["tracks"].shape[:2] if arrays["tracks"].ndim == 3 else (0, 0)
-    ids = arrays.pop("object_ids", np.arange(number))
+    ids, labels = arrays.pop("object_ids", np.arange(number)), arrays.pop("labels", None)
     shapes = {"tracks": (number, length, 2), "queries": (number, 3), "size": (2,), "object_ids": (number,)}
     for name, array in (arrays | {"object_ids": ids}).items():
         shape = shapes.get(name, (number, length))
@@ -287,8 +313,10 @@ def read_tracks(path: str | os.PathLike) -> PointTracks:
             raise ValueError(f"{path}: {name} must be numbers of shape {shape}, got {array.dtype} of {array.shape}.")
     if ids.dtype.kind not in "iu" or len(set(ids.tolist())) != number:
         raise ValueError(f"{path}: object_ids must be integers, each once.")
+    if labels is not None and (labels.ndim != 2 or labels.shape[1:] != (4,) or labels.dtype.kind != "f"):
+        raise ValueError(f"{path}: labels must be numbers (L, 4), got {labels.dtype} of {labels.shape}.")
     height, width = arrays.pop("size").tolist()
-    return PointTracks(object_ids=ids.tolist(), size=(height, width), **arrays)
+    return PointTracks(object_ids=ids.tolist(), size=(height, width), labels=labels, **arrays)
 
 
 def _write_csv(tracks: PointTracks, path) -> None:

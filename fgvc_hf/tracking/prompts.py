@@ -1,9 +1,11 @@
 """What is followed through a video: prompts."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from .frames import host_array
 
@@ -12,12 +14,32 @@ MAX_MASKS = 255  # objects with a mask in one session: they fit into 8-bit image
 MAX_POINTS = 100_000  # points of one call or file: a file of a few bytes may claim any number
 
 
+@dataclass(frozen=True, eq=False)
+class PointLooks:
+    """
+    What a point looks like in K other places: on other labelled frames, or in other images.
+
+    Args:
+        templates (`torch.Tensor` of shape `(K, P, C)`): Patches of features around it.
+        images (`torch.Tensor` of shape `(K, S, S)`): Patches of the images, as of [`image_patches`].
+    """
+
+    templates: torch.Tensor
+    images: torch.Tensor
+
+
 @dataclass
 class PointTarget:
-    """A prompt: point (x, y) in pixels of the original video, on a frame."""
+    """A prompt: point (x, y) in pixels of the original video, on a frame; or one that is known by its looks alone, of which (x, y) are NaN."""
 
     frame_idx: int
-    point: tuple[float, float]
+    point: tuple[float, float] = (math.nan, math.nan)
+    looks: PointLooks | None = None
+
+    @property
+    def sought(self) -> bool:
+        """Whether it has no position, and is looked for."""
+        return math.isnan(self.point[0])
 
 
 @dataclass
@@ -116,6 +138,12 @@ def binary_masks(masks: Any, number: int) -> np.ndarray:
 Target = PointTarget | MaskTarget | BoxTarget
 
 
+def check_position(obj_id: int, point: tuple[float, float]) -> None:
+    """A `ValueError` if the position of a point is not finite."""
+    if not (math.isfinite(point[0]) and math.isfinite(point[1])):
+        raise ValueError(f"input_points must be finite, got {tuple(map(float, point))} for target {obj_id}.")
+
+
 def check_fits(obj_id: int, target: Target, size: tuple[int, int]) -> None:
     """A `ValueError` if a prompt does not fit frames of a size (height, width)."""
     height, width = size
@@ -135,11 +163,11 @@ def check_fits(obj_id: int, target: Target, size: tuple[int, int]) -> None:
             )
         return
     x, y = target.point
-    if not (0 <= x <= width and 0 <= y <= height):
+    if not target.sought and not (0 <= x <= width and 0 <= y <= height):
         raise ValueError(
             f"input_points must lie inside the frame, x in 0..{width} and y in 0..{height}, "
             f"got ({x:g}, {y:g}) for target {obj_id}."
         )
 
 
-__all__ = ["BoxTarget", "MaskTarget", "PointTarget", "Target"]
+__all__ = ["BoxTarget", "MaskTarget", "PointLooks", "PointTarget", "Target"]

@@ -5,7 +5,7 @@ pixels of the original video, and a [`TrackTable`] turns the outputs of many fra
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -127,6 +127,26 @@ class FgvcFlowOutput(ModelOutput):
         return cls(*(of.cpu().numpy() for of in (found.flow, found.occluded, found.uncertainty)))
 
 
+@dataclass(frozen=True)
+class LabelDisagreement:
+    """
+    Two neighbouring labels of a point that seem to be of two points: from each of them the point was followed with confidence to a place
+    far from the other.
+
+    Args:
+        object_id (`int`): Id of the point.
+        first_frame, last_frame (`int`): Frames of the two labels.
+        forward_error, backward_error (`float`): Pixels of the video from where the forward pass arrived to the later label, and from where
+            the backward pass arrived to the earlier one.
+    """
+
+    object_id: int
+    first_frame: int
+    last_frame: int
+    forward_error: float
+    backward_error: float
+
+
 @dataclass
 class PointTracks:
     """
@@ -134,8 +154,10 @@ class PointTracks:
 
     Args:
         object_ids (`list[int]`): Ids of the points.
-        queries (`numpy.ndarray` of shape `(N, 3)`, float32): Prompts (t, x, y).
-        tracks (`numpy.ndarray` of shape `(N, T, 2)`, float32): (x, y); NaN on frames that were not processed for a point.
+        queries (`numpy.ndarray` of shape `(N, 3)`, float32):
+            First prompts (t, x, y). Of a point that was looked for, the frame from which on, and NaN.
+        tracks (`numpy.ndarray` of shape `(N, T, 2)`, float32):
+            (x, y); NaN on frames that were not processed for a point, and before one that is looked for was found.
         visible (`numpy.ndarray` of shape `(N, T)`, bool): Whether the confidence reaches the threshold; always on the
             frame of the prompt, never on frames that were not processed.
         confidence (`numpy.ndarray` of shape `(N, T)`, float32): Probability in [0, 1] that the point is visible.
@@ -143,6 +165,9 @@ class PointTracks:
             frames that were not processed for it.
         outside (`numpy.ndarray` of shape `(N, T)`, bool): Whether the point is not visible because it left the frame.
         size (`tuple[int, int]`): (height, width) of the original video.
+        labels (`numpy.ndarray` of shape `(L, 4)`, float64, *optional*): All labels (id, t, x, y) that the tracks go through, point by
+            point; nothing if only `queries` is known.
+        disagreements (`list[LabelDisagreement]`): Neighbouring labels of a point that seem to be of two points.
     """
 
     object_ids: list[int]
@@ -153,6 +178,8 @@ class PointTracks:
     uncertainty: np.ndarray
     outside: np.ndarray
     size: tuple[int, int]
+    labels: np.ndarray | None = None
+    disagreements: list[LabelDisagreement] = field(default_factory=list)
 
     def to_frame(self, names: Mapping[int, object] | None = None) -> Any:
         """
@@ -259,6 +286,7 @@ __all__ = [
     "BoxReadout",
     "FgvcFlowOutput",
     "FgvcVideoOutput",
+    "LabelDisagreement",
     "MaskReadout",
     "PointReadout",
     "PointTracks",

@@ -1,8 +1,8 @@
 """A session: one video (or live source), its targets, and the trackers that follow them."""
 
 import copy
-import math
 import weakref
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,17 +13,14 @@ from ..coordinates import exact_dtype, rescale_points
 from .box_tracker import BoxTracker
 from .encoded_frame import EncodedFrame
 from .frames import as_frame
-from .label_maps import object_ids
 from .label_tracker import LabelMapTracker
 from .memory import FrameMemory
 from .memory_bound import frames_that_fit
-from .prompts import MAX_MASKS, BoxTarget, MaskTarget, PointTarget, Target, check_fits
-from .results import BoxReadout, FgvcVideoOutput, MaskReadout, PointReadout
+from .prompts import MAX_MASKS, BoxTarget, MaskTarget, PointLooks, PointTarget, Target, check_fits, check_position
+from .results import FgvcVideoOutput
+from .session_results import read_boxes, read_masks, read_points
 from .template_tracker import TemplateTracker
 from .video_order import OrderedFrames, ordered_frames
-
-
-BORDER = 0.02  # of the mean side of the frame: a point last seen as close to the border has left the frame
 
 
 class FgvcInferenceSession:
@@ -57,17 +54,37 @@ class FgvcInferenceSession:
 
     # ---- prompts ------------------------------------------------------------------------------------------------
 
-    def add_point(self, obj_id: int, frame_idx: int, point: tuple[float, float]) -> None:
+    def add_point(
+        self, obj_id: int, frame_idx: int, point: tuple[float, float], looks: PointLooks | None = None
+    ) -> None:
         """Add a point to follow, or say where a known point is on another frame: it starts anew from there.
+
+        `looks` are what it looks like elsewhere, on other frames or in other images, if that is known.
 
         Raises:
             `ValueError`: the id has a prompt on that frame or is of another kind of target, the point is not a finite position inside
             the frame, or the frame is not in the video or has been passed.
         """
         self._check_prompt(obj_id, frame_idx, PointTarget)
-        if not np.isfinite(point).all():
-            raise ValueError(f"input_points must be finite, got {tuple(map(float, point))} for target {obj_id}.")
-        self._add(obj_id, PointTarget(int(frame_idx), (float(point[0]), float(point[1]))))
+        check_position(obj_id, point)
+        self._add(obj_id, PointTarget(int(frame_idx), (float(point[0]), float(point[1])), looks))
+
+    def add_queries(self, frame_idx: int, looks: Mapping[int, PointLooks]) -> None:
+        """Add points by what they look like. From a frame on they are looked for in whole frames until they are found, and then followed.
+
+        Raises:
+            `ValueError`: an id has a prompt on that frame or is of another kind of target, or the frame is not in the video or has been
+            passed. Nothing is added then.
+        """
+        for obj_id in looks:
+            self._check_prompt(obj_id, frame_idx, PointTarget)
+        before = dict(self.prompts)
+        try:
+            for obj_id, look in looks.items():
+                self._add(obj_id, PointTarget(frame_idx, looks=look))
+        except ValueError:  # they do not fit into the memory
+            self.prompts = before
+            raise
 
     def add_mask(self, obj_id: int, frame_idx: int, mask: np.ndarray) -> None:
         """Add an object to follow by its mask (H, W), bool; or give a new mask of it on another frame.
@@ -286,7 +303,8 @@ class FgvcInferenceSession:
         labels, templates, boxes, config, image = self.labels, self.templates, self.boxes, self.config, self.last_image
         assert not (labels is None or templates is None or boxes is None or config is None or image is None)
         new = {obj_id: prompt for (obj_id, _), prompt in due.items()}
-        points = {i: t.point for i, t in new.items() if isinstance(t, PointTarget)}
+        points = {i: t for i, t in new.items() if isinstance(t, PointTarget) and not t.sought}
+        sought = {i: t.looks for i, t in new.items() if isinstance(t, PointTarget) and t.sought and t.looks}
         masks = {i: torch.from_numpy(t.mask) for i, t in new.items() if isinstance(t, MaskTarget)}
         new_boxes = {i: t for i, t in new.items() if isinstance(t, BoxTarget)}
         frames = self._frames_that_fit(due)
@@ -295,11 +313,13 @@ class FgvcInferenceSession:
             tracker.drop(set(new))
         device = image.device
         frame = EncodedFrame(labels.memory.last.to(device, copy=True), image)
-        where = torch.tensor(list(points.values()), dtype=torch.float64, device="cpu").view(-1, 2)
+        where = torch.tensor([t.point for t in points.values()], dtype=torch.float64, device="cpu").view(-1, 2)
         where = rescale_points(where, *self.sizes).to(device, exact_dtype(device))
         if points and config.point_matching == "templates":
-            templates.start(list(points), where, frame)
+            templates.start(list(points), where, frame, [t.looks for t in points.values()])
             points, where = {}, where[:0]
+        if sought:
+            templates.seek(list(sought), list(sought.values()), frame)
         if new_boxes:
             corners = torch.from_numpy(np.stack([box.corners for box in new_boxes.values()]))
             corners = rescale_points(corners, *self.sizes).to(device, exact_dtype(device))
@@ -318,83 +338,19 @@ class FgvcInferenceSession:
 
     def read(self) -> FgvcVideoOutput:
         """The targets on the frame seen last, in pixels of the original video; a `ValueError` before the first frame."""
-        labels, templates, boxes = self.labels, self.templates, self.boxes
-        if labels is None or templates is None or boxes is None or self.last_frame_idx is None:
+        labels, templates, boxes, config = self.labels, self.templates, self.boxes, self.config
+        if labels is None or templates is None or boxes is None or config is None or self.last_frame_idx is None:
             raise ValueError("inference_session has seen no frame yet, so there is nothing to read.")
+        here = {
+            obj_id: prompt for (obj_id, frame_idx), prompt in self.prompts.items() if frame_idx == self.last_frame_idx
+        }
+        sizes = self.sizes
         return FgvcVideoOutput(
             frame_idx=self.last_frame_idx,
-            **self._read_points([templates.read(), *labels.read_points()]),
-            **self._read_boxes(boxes.read()),
-            masks=self._read_masks(labels.read_masks()),
+            **read_points([templates.read(), *labels.read_points()], self.points, here, sizes, config),
+            **read_boxes(boxes.read(), self.obj_ids, here, sizes),
+            masks=read_masks(labels.read_masks(), self.masks, here, sizes, config),
         )
-
-    def _prompt_here(self, obj_id: int) -> Target | None:
-        """The prompt of a target on the frame seen last."""
-        return None if self.last_frame_idx is None else self.prompts.get((obj_id, self.last_frame_idx))
-
-    def _read_points(self, readouts: list[PointReadout]) -> dict[str, Any]:
-        """Points in the order in which they were added."""
-        assert self.config is not None
-        (original_size, input_size), first = self.sizes, self.points
-        row = {obj_id: i for i, obj_id in enumerate(obj_id for readout in readouts for obj_id in readout.ids)}
-        ids = [obj_id for obj_id in first if obj_id in row]
-        order = [row[obj_id] for obj_id in ids]
-        points, confidence, uncertainty, expected = (
-            np.concatenate([getattr(readout, name).cpu().numpy() for readout in readouts])[order]
-            for name in ("points", "confidence", "uncertainty", "expected")
-        )
-        points = rescale_points(points, input_size, original_size)
-        for i, obj_id in enumerate(ids):
-            if isinstance(prompt := self._prompt_here(obj_id), PointTarget):
-                points[i] = prompt.point  # exactly
-        visible = confidence >= self.config.visibility_threshold
-        at_border = self._at_border(expected, input_size)
-        return {
-            "ids": ids,
-            "queries": np.array([(first[i].frame_idx, *first[i].point) for i in ids], dtype=np.float64).reshape(-1, 3),
-            "points": points,
-            "visible": visible,
-            "confidence": confidence,
-            "uncertainty": uncertainty * np.float32(math.sqrt(math.prod(original_size) / math.prod(input_size))),
-            "at_border": at_border,
-            "outside": at_border & ~visible,
-        }
-
-    @staticmethod
-    def _at_border(expected: np.ndarray, input_size: tuple[int, int]) -> np.ndarray:
-        """Whether points (N, 2) are next to the border of the frame or across it."""
-        (height, width), (x, y) = input_size, expected.T
-        margin = BORDER * math.sqrt(height * width)
-        return (x < margin) | (y < margin) | (x > width - margin) | (y > height - margin)
-
-    def _read_boxes(self, readout: BoxReadout) -> dict[str, Any]:
-        """Boxes in the order in which they were added."""
-        row = {obj_id: i for i, obj_id in enumerate(readout.ids)}
-        ids = [obj_id for obj_id in self.targets if obj_id in row]
-        order = [row[obj_id] for obj_id in ids]
-        original_size, input_size = self.sizes
-        corners = rescale_points(readout.corners.cpu().numpy()[order], input_size, original_size)
-        for i, obj_id in enumerate(ids):
-            if isinstance(prompt := self._prompt_here(obj_id), BoxTarget):
-                corners[i] = prompt.corners  # exactly
-        return {"box_ids": ids, "boxes": corners, "box_confidence": readout.confidence.cpu().numpy()[order]}
-
-    def _read_masks(self, readouts: list[MaskReadout]) -> np.ndarray | None:
-        """Object ids (H, W); where there are masks."""
-        maps = {obj_id: one for readout in readouts for obj_id, one in zip(readout.ids, readout.maps, strict=True)}
-        ids = [obj_id for obj_id in self.masks if obj_id in maps]
-        if not ids:
-            return None
-        assert self.config is not None
-        original_size, input_size = self.sizes
-        stacked = torch.stack([maps[obj_id] for obj_id in ids])
-        place = self.config.output_stride, self.config.cell_origin
-        result = object_ids(stacked, ids, input_size, original_size, *place)
-        for obj_id in ids:  # on the frame of its prompt an object is exactly where that says
-            if isinstance(prompt := self._prompt_here(obj_id), MaskTarget):
-                result[(result == obj_id) & ~prompt.mask] = 0
-                result[prompt.mask] = obj_id
-        return result
 
 
 __all__ = ["FgvcInferenceSession"]

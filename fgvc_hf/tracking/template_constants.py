@@ -47,6 +47,10 @@ class TemplateConstants:
             Radius of the window around the best block of the frame that is searched at full resolution in re-detection.
         recall_gain (`float`, similarity):
             By how much a place found by re-detection must resemble the first patch more than the local match does.
+        found_similarity (`float`, similarity):
+            From which the best place in a whole frame is that of a point that is looked for by what it looks like.
+        found_margin (`float`, similarity):
+            By how much that place leads over the next best one, at least.
         image_frames_back (`tuple[int, ...]`, frames):
             Ages of the patches of the image that are aligned beside the first one; at most the largest of `frames_back`.
         image_radius (`int`, pixels of the model's input):
@@ -77,6 +81,8 @@ class TemplateConstants:
     anchor_radius: int = 2
     recall_radius: int = 5
     recall_gain: float = 0.05
+    found_similarity: float = 0.75
+    found_margin: float = 0.05
     image_frames_back: tuple[int, ...] = (1, 2, 8)
     image_radius: int = 5
     image_similarity: float = 0.8

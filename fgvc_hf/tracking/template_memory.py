@@ -1,17 +1,28 @@
-"""The memory of the template tracker: the first patch of each point and a ring of the patches since."""
+"""The memory of the template tracker: the first patch of each point, a ring of the patches since, and other looks of it."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from ..kernels.dispatch import patches_for
 from ..matching.patches import patch_weights
+from .prompts import PointLooks
 
 
 # Along which axis of each tensor the points lie
-POINTS_ALONG = {"anchor": 0, "recent": 1, "anchor_image": 0, "recent_image": 1, "trusted": 1, "similarity": 0}
+LOOKS_ALONG = {"look_images": 1, "known": 1}
+POINTS_ALONG = {
+    "anchor": 0,
+    "reference": 0,
+    "recent": 1,
+    "anchor_image": 0,
+    "recent_image": 1,
+    "trusted": 1,
+    "similarity": 0,
+}
+POINTS_ALONG |= LOOKS_ALONG
 
 
 @dataclass
@@ -27,6 +38,9 @@ class TemplateMemory:
         trusted (`torch.Tensor` of shape `(slots, N)`, bool): Whether it was similar enough to the mean template to become one.
         similarity (`torch.Tensor` of shape `(N, P)`, float32): EMA of the cosine similarity of each cell of the patch with that of the mean
             template, over frames on which the point was visible.
+        reference (`torch.Tensor` of shape `(N, P, C)`): Mean of the first patch and of those of other labelled frames or of other images.
+        look_images (`torch.Tensor` of shape `(K, N, S, S)`, float32), known (`torch.Tensor` of shape `(K, N)`, bool):
+            The patches of the other images, and which there are; zeros elsewhere.
         count (`int`): Frames since the first point was added.
     """
 
@@ -36,37 +50,63 @@ class TemplateMemory:
     recent_image: torch.Tensor
     trusted: torch.Tensor
     similarity: torch.Tensor
+    reference: torch.Tensor
+    look_images: torch.Tensor
+    known: torch.Tensor
     count: int = 0
 
     @classmethod
-    def of(cls, anchor: torch.Tensor, anchor_image: torch.Tensor, slots: int) -> "TemplateMemory":
-        """The memory, of as many slots, of points with first patches (N, P, C) and (N, S, S)."""
+    def of(
+        cls,
+        anchor: torch.Tensor,
+        anchor_image: torch.Tensor,
+        slots: int,
+        looks: Sequence[PointLooks | None] | None = None,
+    ) -> "TemplateMemory":
+        """The memory, of as many slots, of points with first patches (N, P, C) and (N, S, S), and with other looks of each if there are."""
         recent, recent_image = (patches.new_zeros((slots, *patches.shape)) for patches in (anchor, anchor_image))
         trusted = anchor.new_zeros((slots, len(anchor)), dtype=torch.bool)
         similarity = anchor.new_ones(anchor.shape[:2], dtype=torch.float32)
-        return cls(anchor, recent, anchor_image, recent_image, trusted, similarity)
+        others = [(row, look) for row, look in enumerate(looks or ()) if look is not None]
+        most, reference = max((len(look.images) for _, look in others), default=0), anchor.clone()
+        images, known = anchor_image.new_zeros((most, *anchor_image.shape)), trusted.new_zeros((most, len(anchor)))
+        for row, look in others:
+            patches = torch.cat([anchor[row : row + 1].float(), look.templates.to(anchor.device).float()])
+            reference[row], known[: len(look.images), row] = patches.mean(dim=0).to(anchor.dtype), True
+            images[: len(look.images), row] = look.images.to(anchor_image)
+        return cls(anchor, recent, anchor_image, recent_image, trusted, similarity, reference, images, known)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the patches."""
-        return sum(of.nbytes for of in (self.anchor, self.recent, self.anchor_image, self.recent_image))
+        names = "anchor", "reference", "recent", "anchor_image", "recent_image", "look_images"
+        return sum(getattr(self, name).nbytes for name in names)
 
-    def bytes_of(self, number: int) -> int:
-        """Bytes of the patches of a number of points."""
-        each = sum(math.prod(of.shape[1:]) * of.element_size() for of in (self.anchor, self.anchor_image))
-        return number * (1 + len(self.recent)) * each
+    def bytes_of(self, number: int, looks: int = 0) -> int:
+        """Bytes of the patches of a number of points, and of so many other looks of them."""
+        patch, image = (math.prod(of.shape[1:]) * of.element_size() for of in (self.anchor, self.anchor_image))
+        return number * ((2 + len(self.recent)) * patch + (1 + len(self.recent)) * image) + looks * image
 
-    def add(self, anchor: torch.Tensor, anchor_image: torch.Tensor) -> None:
-        """Add points with their first patches (n, P, C) and (n, S, S)."""
-        new = TemplateMemory.of(anchor, anchor_image, len(self.recent))
+    def join(self, new: "TemplateMemory") -> None:
+        """Add the points of another memory of as many slots."""
+        most = max(len(self.known), len(new.known))
         for name, dim in POINTS_ALONG.items():
-            setattr(self, name, torch.cat([getattr(self, name), getattr(new, name)], dim=dim))
+            parts = [getattr(memory, name) for memory in (self, new)]
+            if name in LOOKS_ALONG:
+                parts = [torch.cat([part, part.new_zeros((most - len(part), *part.shape[1:]))]) for part in parts]
+            setattr(self, name, torch.cat(parts, dim=dim))
 
     def keep(self, rows: list[int]) -> None:
         """Forget all other points."""
         for name, dim in POINTS_ALONG.items():
             tensor = getattr(self, name)
             setattr(self, name, tensor[:, rows] if dim else tensor[rows])
+
+    def rows(self, rows: list[int]) -> "TemplateMemory":
+        """A memory of some of the points."""
+        some = replace(self)
+        some.keep(rows)
+        return some
 
     def cell_weights(self, rows: slice, radius: int, temperature: float) -> torch.Tensor:
         """How much each cell of the patches counts (n, P): a Gaussian of its place, times exp(its usual similarity / temperature).
@@ -77,17 +117,18 @@ class TemplateMemory:
         return torch.softmax(patch_weights(radius, similarity.device).log() + similarity / temperature, dim=1)
 
     def mean(self, rows: slice, frames_back: Sequence[int], anchor_share: float) -> torch.Tensor:
-        """Mean template (n, P, C): the first patch, weighted `anchor_share`, and the trusted patches of some frames back, weighted 1."""
+        """Mean template (n, P, C): the reference, weighted `anchor_share`, and the trusted patches of some frames back, weighted 1."""
         slots = [(self.count - back) % len(self.recent) for back in frames_back]
         recent = [(self.recent[slot, rows], self.trusted[slot, rows]) for slot in slots]
-        return patches_for(self.anchor).mean(self.anchor[rows], anchor_share, recent)
+        return patches_for(self.anchor).mean(self.reference[rows], anchor_share, recent)
 
     def images(self, rows: slice, frames_back: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Patches (K, n, S, S) of the first image and of those some frames back, and which (K, n), bool, may be used."""
+        """Patches (K, n, S, S) of the first image, of those some frames back and of other looks, and which (K, n), bool, may be used."""
         slots = [(self.count - back) % len(self.recent) for back in frames_back]
-        patches = torch.stack([self.anchor_image[rows], *(self.recent_image[slot, rows] for slot in slots)])
+        recent = (self.recent_image[slot, rows] for slot in slots)
+        patches = torch.stack([self.anchor_image[rows], *recent, *self.look_images[:, rows]])
         first = torch.ones_like(self.trusted[0, rows])
-        return patches, torch.stack([first, *(self.trusted[slot, rows] for slot in slots)])
+        return patches, torch.stack([first, *(self.trusted[slot, rows] for slot in slots), *self.known[:, rows]])
 
     def update(
         self,

@@ -27,64 +27,29 @@ features around it, and its search window moves with it. One step, for every poi
 Numbers that belong to a checkpoint or to the user are fields of [`FgvcConfig`]; all others are in [`TemplateConstants`].
 """
 
-import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 
-from ..configuration_fgvc import EVIDENCE_WEIGHTS, FgvcConfig
+from ..configuration_fgvc import FgvcConfig
 from ..coordinates import cell_to_point, exact, exact_dtype, point_to_cell
 from ..kernels.chunks import limit_for
 from ..kernels.patches_torch import POINTS_AT_ONCE
 from ..matching.alignment import align_points, carry_points, image_patches
-from ..matching.patches import PointRows, sample_patches, search_cells, window_scores
+from ..matching.patches import sample_patches, search_cells, window_scores
 from ..matching.pyramid import FeaturePyramid
 from ..matching.redetection import redetect
 from ..matching.template_search import Match, MotionPrior, refine, search_coarse, verify
 from .encoded_frame import EncodedFrame
-from .evidence import EVIDENCE, judge
+from .evidence import judge
+from .point_search import PointSearch
+from .point_state import PointState
+from .prompts import PointLooks
 from .results import PointReadout
 from .template_constants import TemplateConstants
 from .template_memory import TemplateMemory
-
-
-@dataclass
-class PointState(PointRows):
-    """
-    What is known of N points beside their patches.
-
-    Args:
-        cells (`torch.Tensor` of shape `(N, 2)`): Cell (x, y) that the search window is around: where a point was last found.
-        lost (`torch.Tensor` of shape `(N,)`): Frames since its patch was trusted.
-        points, expected (`torch.Tensor` of shape `(N, 2)`, float64), confidence, uncertainty (`torch.Tensor` of shape `(N,)`):
-            As of [`PointReadout`].
-        evidence (`torch.Tensor` of shape `(N, 9)`), averages (`torch.Tensor` of shape `(N, 2, 3)`): As of [`Judgement`].
-    """
-
-    cells: torch.Tensor
-    lost: torch.Tensor
-    points: torch.Tensor
-    expected: torch.Tensor
-    confidence: torch.Tensor
-    uncertainty: torch.Tensor
-    evidence: torch.Tensor
-    averages: torch.Tensor
-
-    @classmethod
-    def first(cls, points: torch.Tensor, cells: torch.Tensor) -> "PointState":
-        """The state on the first frame of points, by their positions (n, 2) in pixels and in cells."""
-        n = len(points)
-        return cls(
-            cells=cells,
-            lost=cells.new_zeros(n),
-            points=points,
-            expected=points,
-            confidence=cells.new_ones(n),
-            uncertainty=cells.new_zeros(n),
-            evidence=cells.new_zeros((n, EVIDENCE_WEIGHTS - 1)),
-            averages=cells.new_full((n, 2, len(EVIDENCE)), math.inf),
-        )
 
 
 @dataclass
@@ -97,6 +62,7 @@ class TemplateTracker:
         ids (`list[int]`): Id of each point. Points may share one, and are dropped together then.
         memory ([`TemplateMemory`]): Their patches.
         state ([`PointState`]): What else is known of them.
+        search ([`PointSearch`]): Points that are known by their looks alone, until they are found.
 
     Attributes:
         constants ([`TemplateConstants`]): Of all trackers.
@@ -108,6 +74,7 @@ class TemplateTracker:
     ids: list[int]
     memory: TemplateMemory
     state: PointState
+    search: PointSearch
 
     # ---- interface of a tracker ---------------------------------------------------------------------------------
 
@@ -119,39 +86,66 @@ class TemplateTracker:
         image = features.new_zeros((0, side, side), dtype=torch.float32)
         memory = TemplateMemory.of(patch, image, max(cls.constants.frames_back))
         points = features.new_zeros((0, 2), dtype=exact_dtype(features.device))
-        return cls(config, [], memory, PointState.first(points, points.float()))
+        search = PointSearch(config, [], replace(memory))
+        return cls(config, [], memory, PointState.first(points, points.float()), search)
 
-    def start(self, ids: list[int], points: torch.Tensor, frame: EncodedFrame) -> None:
+    def start(
+        self,
+        ids: list[int],
+        points: torch.Tensor,
+        frame: EncodedFrame,
+        looks: Sequence[PointLooks | None] | None = None,
+    ) -> None:
         """Begin to follow points.
 
         Args:
             ids (`list[int]`): Their ids, of which none is followed yet.
             points (`torch.Tensor` of shape `(n, 2)`, float64): (x, y) in pixels of the model's input.
             frame ([`EncodedFrame`]): The frame that the points are given on.
+            looks (sequence of [`PointLooks`], *optional*): What each point looks like elsewhere; `None` where that is not known.
         """
         cells = point_to_cell(points, self.config.output_stride, self.config.cell_origin).float()
-        images = image_patches(frame.image, points, self.constants.image_radius)
-        self.memory.add(sample_patches(frame.features, cells, self.config.template_radius), images)
-        self.state = self.state.joined(PointState.first(points, cells))
+        here = looks_of(points, frame, self.config)
+        memory = TemplateMemory.of(here.templates, here.images, len(self.memory.recent), looks)
+        self._follow(ids, memory, PointState.first(points, cells))
+
+    def seek(self, ids: list[int], looks: Sequence[PointLooks], frame: EncodedFrame) -> None:
+        """Begin to look for points by their looks, on a frame and on those that come, until they are found.
+
+        Args:
+            ids (`list[int]`): Their ids, of which none is followed or looked for yet.
+            looks (sequence of [`PointLooks`]): What each looks like.
+            frame ([`EncodedFrame`]): The first frame.
+        """
+        new = PointSearch.of(self.config, ids, looks, self.memory)
+        found = new.step(FeaturePyramid(frame.features), frame)
+        self.search.join(new)
+        self._follow(*found)
+
+    def _follow(self, ids: list[int], memory: TemplateMemory, state: PointState) -> None:
+        """Follow points with these patches from this state on."""
+        self.memory.join(memory)
+        self.state = self.state.joined(state)
         self.ids = self.ids + ids
 
     def step(self, frame: EncodedFrame) -> None:
         """Find all points on the next frame, and learn from what was found."""
-        if not self.ids:
-            return
         pyramid, at_once = FeaturePyramid(frame.features), limit_for(frame.features, POINTS_AT_ONCE)
         for start in range(0, len(self.ids), at_once):
             self._step_rows(slice(start, start + at_once), pyramid, frame)
-        self.memory.count += 1
+        self.memory.count += bool(self.ids)
+        if self.search.ids:
+            self._follow(*self.search.step(pyramid, frame))
 
     def read(self) -> PointReadout:
-        """Where the points are on the last frame, in pixels of the model's input."""
-        state = self.state
+        """Where the points are on the last frame, in pixels of the model's input; NaN of those that have not been found yet."""
+        state = self.state.joined(PointState.unknown(len(self.search.ids), self.state))
         parts = state.points, state.confidence, state.uncertainty, state.expected
-        return PointReadout(list(self.ids), *(tensor.clone() for tensor in parts))
+        return PointReadout(self.ids + self.search.ids, *parts)
 
     def drop(self, ids: set[int]) -> None:
         """Forget points; the others go on as if these had never been there."""
+        self.search.drop(ids)
         rows = [row for row, obj_id in enumerate(self.ids) if obj_id not in ids]
         if len(rows) == len(self.ids):  # spares copies
             return
@@ -162,7 +156,7 @@ class TemplateTracker:
     @property
     def nbytes(self) -> int:
         """Bytes of the patches in memory."""
-        return self.memory.nbytes
+        return self.memory.nbytes + self.search.memory.nbytes
 
     def bytes_of(self, number: int) -> int:
         """Bytes of the patches of a number of points."""
@@ -262,4 +256,11 @@ class TemplateTracker:
         return self._points(2 * exact(cells) - before)
 
 
-__all__ = ["PointState", "TemplateTracker"]
+def looks_of(points: torch.Tensor, frame: EncodedFrame, config: FgvcConfig) -> PointLooks:
+    """What points (n, 2), in pixels of the model's input, look like on a frame: a look of each."""
+    cells = point_to_cell(points, config.output_stride, config.cell_origin).float()
+    images = image_patches(frame.image, points, TemplateTracker.constants.image_radius)
+    return PointLooks(sample_patches(frame.features, cells, config.template_radius), images)
+
+
+__all__ = ["TemplateTracker", "looks_of"]

@@ -1,0 +1,107 @@
+"""What the plugin asks the tracker for, and what it makes of the answer."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..tracker import Tracker
+from ..tracking.results import PointTracks
+from .layer_frames import LayerFrames
+from .layer_points import Labels
+
+
+@dataclass(frozen=True)
+class TrackRequest:
+    """
+    What is to be followed, and how.
+
+    Args:
+        image (`napari.layers.Image`): The video.
+        labels (`dict`): Labels (K, 3) of each point as (t, x, y); empty to follow no points.
+        masks (`numpy.ndarray` of shape `(H, W)`, *optional*): Object ids on the frame `frame_idx`.
+        checkpoint, preset, direction (`str`): As of [`Tracker`]; an empty checkpoint is the default one.
+    """
+
+    image: Any
+    labels: Labels
+    masks: np.ndarray | None
+    frame_idx: int
+    checkpoint: str
+    preset: str
+    direction: str
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """Tracks of the points, and object ids (T, H, W) of all frames; of each, nothing where it was not asked for."""
+
+    tracks: PointTracks | None
+    masks: np.ndarray | None
+
+
+@functools.lru_cache(maxsize=2)
+def tracker_of(checkpoint: str, preset: str) -> Tracker:
+    """A tracker, loaded once."""
+    return Tracker.from_pretrained(checkpoint or None, preset=preset)
+
+
+def follow(request: TrackRequest, report: Callable[[float], None]) -> Tracked:
+    """
+    Follow points and masks through a video.
+
+    Args:
+        report (callable): Called with the share that is done after every frame.
+
+    Raises:
+        as [`Tracker.track`] and [`Tracker.propagate_masks`], and what `report` raises.
+    """
+    if not request.labels and request.masks is None:
+        raise ValueError("there is nothing to follow: choose a layer of points or of masks.")
+    report(0.0)
+    tracker, count = tracker_of(request.checkpoint, request.preset), 0
+    expected = frames_expected(request)
+
+    def read() -> None:
+        nonlocal count
+        count += 1
+        report(min(1.0, count / expected))
+
+    video, tracks, masks = LayerFrames(request.image, read), None, None
+    if request.labels:
+        tracks = tracker.track(video, request.labels, direction=request.direction)
+    if request.masks is not None:
+        dtype = np.min_scalar_type(int(request.masks.max()))
+        masks = np.zeros((video.num_frames, video.height, video.width), dtype)
+        for t, ids in tracker.propagate_masks(video, request.masks, request.frame_idx, request.direction):
+            masks[t] = ids
+    return Tracked(tracks, masks)
+
+
+def frames_expected(request: TrackRequest) -> int:
+    """Frames that will be read."""
+    times = [points[:, 0] for points in request.labels.values()]
+    ranges = [(float(np.concatenate(times).min()), float(np.concatenate(times).max()))] if times else []
+    ranges += [(float(request.frame_idx),) * 2] if request.masks is not None else []
+    length = LayerFrames(request.image).num_frames
+    forward, backward = sum(length - first for first, _ in ranges), sum(last + 1 for _, last in ranges)
+    return max(1, int({"forward": forward, "backward": backward}.get(request.direction, forward + backward)))
+
+
+def masks_at(layer: Any, t: int) -> np.ndarray:
+    """Object ids (H, W) of a Labels layer on frame t; of a layer without frames, on any.
+
+    Raises:
+        `ValueError`: it has other dimensions, or no such frame.
+    """
+    shape = tuple(layer.data.shape)
+    if len(shape) not in (2, 3):
+        raise ValueError(f"layer {layer.name!r} must be masks (H, W) or (T, H, W), got shape {shape}.")
+    if len(shape) == 3 and not 0 <= t < shape[0]:
+        raise ValueError(f"layer {layer.name!r} has {shape[0]} frames, so there is no frame {t}.")
+    return np.asarray(layer.data if len(shape) == 2 else layer.data[t])
+
+
+__all__ = ["TrackRequest", "Tracked", "follow", "masks_at"]

@@ -1,0 +1,83 @@
+"""Which frames to label next: those on which tracks are least certain, spread over the video."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from .prompts import whole_number
+from .results import PointTracks
+
+
+LARGEST_ERROR = 1 / 8  # of the mean side of the frame: a point that is off by more is simply lost
+SHARE = 0.5  # of the largest gain on a frame: points that gain as much are named
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """
+    A frame on which labels would help.
+
+    Args:
+        frame_idx (`int`): The frame.
+        object_ids (`list[int]`): Ids of the points that need a label there, the least certain first.
+        score (`float`): Expected error in pixels of the video, summed over all points, by which the frame was chosen.
+    """
+
+    frame_idx: int
+    object_ids: list[int]
+    score: float
+
+
+def suggest_frames(tracks: PointTracks, n: int = 5) -> list[Suggestion]:
+    """
+    The frames on which labels would help most.
+
+    A label is worth the expected error of its point there ([`PointTracks`]' `uncertainty`, which contains how far the passes from two labels are
+    apart), and less next to a frame that has a label or was suggested already. Points that left the frame count nothing.
+
+    Args:
+        tracks ([`PointTracks`]): As [`Tracker.track`] returns them.
+        n (`int`, defaults to 5): Frames at most.
+
+    Returns:
+        `list[Suggestion]`: the best first; fewer than `n` where no other frame would gain.
+
+    Raises:
+        `ValueError`: `n` is below 1.
+    """
+    if whole_number("n", n) < 1:
+        raise ValueError(f"n must be 1 or more, got {n}.")
+    largest = LARGEST_ERROR * math.sqrt(math.prod(tracks.size))
+    errors = np.where(tracks.outside, 0, np.nan_to_num(tracks.uncertainty).clip(0, largest))  # (N, T)
+    number, length = errors.shape
+    reach = max(1.0, length / (2 * n))  # frames within which a label makes another one worth less
+    away = _distances(tracks, number, length)
+    suggestions: list[Suggestion] = []
+    while len(suggestions) < n:
+        gains = errors * np.minimum(1, away / reach)  # (N, T)
+        scores = gains.sum(axis=0)
+        if not scores.size or scores.max() <= 0:
+            break
+        t = int(scores.argmax())
+        order = np.argsort(-gains[:, t], kind="stable")
+        named = [tracks.object_ids[i] for i in order if gains[i, t] >= SHARE * gains[:, t].max()]
+        suggestions.append(Suggestion(t, named, float(scores[t])))
+        away = np.minimum(away, np.abs(np.arange(length) - t))
+    return suggestions
+
+
+def _distances(tracks: PointTracks, number: int, length: int) -> np.ndarray:
+    """Frames (N, T) from each frame to the nearest label of each point."""
+    away, frames = np.full((number, length), np.inf), np.arange(length)
+    row = {obj_id: i for i, obj_id in enumerate(tracks.object_ids)}
+    labels = tracks.labels
+    if labels is None:
+        labels = np.column_stack([tracks.object_ids, tracks.queries])
+    for obj_id, t, x, _ in labels:
+        if not np.isnan(x):
+            away[row[int(obj_id)]] = np.minimum(away[row[int(obj_id)]], np.abs(frames - t))
+    return away
+
+
+__all__ = ["Suggestion", "suggest_frames"]
