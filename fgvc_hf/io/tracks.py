@@ -273,20 +273,16 @@ def _write_own(tracks: PointTracks, path: Path) -> None:
     }
     if tracks.labels is not None:
         arrays["labels"] = tracks.labels
-    with atomic_write(path) as temporary:
-        if tracks.labels is not None:
-        arrays["labels"] = tracks.labels
     if path.suffix.lower() == ".npz":
-            write_npz(temporary, **arrays)
-        elif path.suffix.lower() == ".json":
-            content = {name: array.tolist() for name, array in arrays.items()}
-            content["tracks"] = [[None if np.isnan(p).any() else p.tolist() for p in row] for row in tracks.tracks]
-            content["queries"] = [[None if np.isnan(v) else v for v in row] for row in content["queries"]]
-            content["queries"] = [[None if np.isnan(v) else v for v in row] for row in content["queries"]]
+        write_npz(path, **arrays)
+    elif path.suffix.lower() == ".json":
+        content = {name: array.tolist() for name, array in arrays.items()}
+        content["tracks"] = [[None if np.isnan(p).any() else p.tolist() for p in row] for row in tracks.tracks]
+        content["queries"] = [[None if np.isnan(v) else v for v in row] for row in content["queries"]]
         content["uncertainty"] = [[None if np.isnan(u) else float(u) for u in row] for row in tracks.uncertainty]
-            Path(temporary).write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
-        else:
-            _write_csv(tracks, temporary)
+        path.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
+    else:
+        _write_csv(tracks, path)
 
 
 def read_tracks(path: str | os.PathLike) -> PointTracks:
