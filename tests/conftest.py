@@ -26,8 +26,6 @@ from fgvc_hf.tracking.template_tracker import TemplateTracker
 
 
 pytest_plugins = ["missing_libraries"]
-# The package may be used in a process whose default is another: FGVC_DEFAULT_DTYPE=float64 runs the tests in one
-torch.set_default_dtype(getattr(torch, os.environ.get("FGVC_DEFAULT_DTYPE", "float32")))
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from feature_fields import shifted, smooth_field
 
 from fgvc_hf.matching.patches import SearchWindow, patch_weights, sample_patches
 from fgvc_hf.matching.pyramid import FeaturePyramid, downsample
-from fgvc_hf.matching.redetection import redetect
+from fgvc_hf.matching.redetection import best_blocks, redetect
 from fgvc_hf.matching.template_search import Candidates, Match, MotionPrior, refine, search_coarse, verify
 from fgvc_hf.tracking.template_constants import TemplateConstants
 
@@ -170,3 +170,12 @@ def test_a_point_is_taken_from_afar_if_both_templates_agree(anchor, mean, carrie
     assert recalled.tolist() == [taken]
     expected = place if taken else match.cells
     torch.testing.assert_close(found.cells, expected, atol=0.2, rtol=0)
+
+
+def test_the_best_block_is_named_by_its_centre():
+    """Blocks of 4x4 cells at every second cell."""
+    features = torch.zeros(20, 24, 2)
+    features[..., 0] = 1
+    features[8:12, 4:8] = torch.tensor([0.0, 1.0])
+    patch = torch.tensor([0.0, 1.0]).expand(40, 9, 2)  # more than are multiplied at once
+    assert best_blocks(FeaturePyramid(features).blocks, patch, 1).tolist() == [[5.5, 9.5]] * 40
