@@ -22,7 +22,6 @@ from .image_processing_pil_fgvc import FgvcImageProcessorPil
 from .io.checkpoints import check_device, check_dtype, check_preset, resolve_checkpoint
 from .io.json_files import reason_of
 from .io.point_queries import PointQueries, point_list, points_in_masks, resizing_of, weights_hash
-from .io.tracks import grid_points
 from .io.video import open_video
 from .modeling_fgvc import FgvcModel, evaluation_mode
 from .processing_fgvc import FgvcProcessor
@@ -33,6 +32,7 @@ from .tracking.frames import as_frame
 from .tracking.heat_map import match_cells
 from .tracking.labels import labels_of
 from .tracking.live_tracker import LiveTracker
+from .tracking.point_grid import grid_points
 from .tracking.prompts import PointLooks, PointTarget, check_fits, check_position, masks_of_ids, whole_number
 from .tracking.results import FgvcFlowOutput, PointTracks
 from .tracking.session import FgvcInferenceSession

@@ -143,7 +143,8 @@ def read_points(arguments: argparse.Namespace, height: int, width: int) -> "np.n
     """
     import numpy as np
 
-    from ..io.tracks import grid_points, read_points_file
+    from ..io.tracks import read_points_file
+    from ..tracking.point_grid import grid_points
 
     if arguments.points_file:
         return read_points_file(arguments.points_file)

@@ -7,7 +7,7 @@ import pytest
 
 from fgvc_hf import PointTracks, read_points_file, save_tracks
 from fgvc_hf.io import tracks as tracks_module
-from fgvc_hf.io.tracks import grid_points
+from fgvc_hf.tracking.point_grid import grid_points
 
 
 POINTS = [[0, 12.5, 20.25], [3, 0, 0], [17, 639.875, 1e-3]]
