@@ -34,7 +34,6 @@ from .text_files import read_text as _read_text
 
 LARGEST = 1e9  # frame number and position, beyond any video
 HEADERS = (["t", "x", "y"], ["id", "t", "x", "y"])  # of CSV files
-FORMATS = (".csv", ".json", ".npz")
 ARRAYS = ("queries", "tracks", "visible", "confidence", "uncertainty", "outside")
 
 

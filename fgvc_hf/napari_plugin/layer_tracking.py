@@ -23,6 +23,9 @@ class TrackRequest:
         labels (`dict`): Labels (K, 3) of each point as (t, x, y); empty to follow no points.
         masks (`numpy.ndarray` of shape `(H, W)`, *optional*): Object ids on the frame `frame_idx`.
         checkpoint, preset, direction (`str`): As of [`Tracker`]; an empty checkpoint is the default one.
+
+    Raises:
+        `ValueError`: there are neither labels nor masks.
     """
 
     image: Any
@@ -32,6 +35,10 @@ class TrackRequest:
     checkpoint: str
     preset: str
     direction: str
+
+    def __post_init__(self):
+        if not self.labels and self.masks is None:
+            raise ValueError("there is nothing to follow: choose a layer of points or of masks.")
 
 
 @dataclass(frozen=True)
@@ -58,8 +65,6 @@ def follow(request: TrackRequest, report: Callable[[float], None]) -> Tracked:
     Raises:
         as [`Tracker.track`] and [`Tracker.propagate_masks`], and what `report` raises.
     """
-    if not request.labels and request.masks is None:
-        raise ValueError("there is nothing to follow: choose a layer of points or of masks.")
     report(0.0)
     tracker, count = tracker_of(request.checkpoint, request.preset), 0
     expected = frames_expected(request)

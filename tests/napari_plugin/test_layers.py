@@ -214,7 +214,7 @@ def test_points_and_masks_are_followed(image, tiny):
     assert tracked.masks.dtype == np.uint8 and (tracked.masks[1] == ids).all() and tracked.masks[5].any()
     assert shares == sorted(shares) and shares[0] == 0 and 0.9 < shares[-1] <= 1
     with pytest.raises(ValueError, match="nothing to follow"):
-        follow(TrackRequest(image, {}, None, 0, "", "fast", "both"), shares.append)
+        TrackRequest(image, {}, None, 0, "", "fast", "both")
 
 
 def test_masks_are_those_of_the_frame_that_is_shown():
