@@ -19,7 +19,8 @@ _HOMES = {
     "FgvcInferenceSession": "tracking.session",
     "FgvcModel": "modeling_fgvc",
     "FgvcProcessor": "processing_fgvc",
-    "LiveTracker": "tracker",
+    "LiveTracker": "tracking.live_tracker",
+    "PointQueries": "io.point_queries",
     "PointTracks": "tracking.results",
     "Tracker": "tracker",
     "VideoWriter": "io.video",
@@ -45,6 +46,7 @@ _HOMES = {
     "save_session": "applications.session_files",
     "save_tracks": "io.tracks",
     "side_by_side": "io.drawing",
+    "suggest_frames": "tracking.suggestions",
 }
 __all__ = list(_HOMES)
 

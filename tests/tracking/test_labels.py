@@ -173,7 +173,9 @@ def test_two_labels_that_disagree_are_a_warning(tiny_model, noise_clip):
     model.load_state_dict(tiny_model.state_dict())
     tracker = Tracker(model, FgvcProcessor(FgvcImageProcessorPil(resize_policy="none")))
     with pytest.warns(UserWarning, match="labels seem to be of different points: id 8 on frames 0 and 6") as caught:
-        tracks = tracker.track(noise_clip, {8: [drift(0), drift(6, 30, 32)], 2: [drift(0), drift(6)]}, direction="both")
+        tracks = tracker.track(
+            noise_clip, {8: [drift(0), drift(6, 30, 32)], 2: [drift(0), drift(6)]}, direction="both"
+        )
     assert [one.object_id for one in tracks.disagreements] == [8] and caught[0].filename == __file__
 
 
