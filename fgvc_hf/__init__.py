@@ -20,9 +20,10 @@ _HOMES = {
     "FgvcInferenceSession": "tracking.session",
     "FgvcModel": "modeling_fgvc",
     "FgvcProcessor": "processing_fgvc",
-    "LiveTracker": "tracker",
+    "LiveTracker": "tracking.live_tracker",
     "PointLabels": "io.formats.point_labels",
     "PointName": "io.formats.point_labels",
+    "PointQueries": "io.point_queries",
     "PointTracks": "tracking.results",
     "Tracker": "tracker",
     "VideoWriter": "io.video",
@@ -58,10 +59,11 @@ _HOMES = {
     "save_tracks": "io.tracks",
     "side_by_side": "io.drawing",
     "smooth": "applications.track_smoothing",
+    "suggest_frames": "tracking.suggestions",
     "track_boxes": "applications.tracked_boxes",
-    "velocity": "applications.track_smoothing",
     "track_dataset": "dataset_tracking.dataset_run",
     "track_rows": "dataset_tracking.clip_tracking",
+    "velocity": "applications.track_smoothing",
 }
 __all__ = list(_HOMES)
 

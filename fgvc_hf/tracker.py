@@ -156,7 +156,7 @@ class Tracker:
         if queries is not None:
             return following.queries(queries.looks())
         labels = labels_of(points if grid is None else grid_points(grid, video.height, video.width), ids)
-        return following.labels(labels, self._look) if labels.several else following.points(labels)
+        return following.labels(labels, self.look) if labels.several else following.points(labels)
 
     def describe(self, frame, points=None, masks=None, points_per_mask: int = 8) -> PointQueries:
         """
@@ -184,12 +184,12 @@ class Tracker:
         else:
             mask_ids, where = points_in_masks(masks, points_per_mask, frame.shape[:2])
             ids = list(range(len(where)))
-        looks = self._look(frame, where)
+        looks = self.look(frame, where)
         resizing = resizing_of(self.processor.image_processor)
         return PointQueries.of(ids, looks, where, weights_hash(self.model), resizing, mask_ids)
 
     @torch.inference_mode()
-    def _look(self, frame: np.ndarray, points: np.ndarray) -> PointLooks:
+    def look(self, frame: np.ndarray, points: np.ndarray) -> PointLooks:
         """What points (n, 2), in pixels of a frame, look like on it."""
         for row, (x, y) in enumerate(points):
             check_position(row, (x, y))
@@ -215,6 +215,8 @@ class Tracker:
             raise ValueError(f"queries must be what describe returns, got {type(queries).__name__}.")
         self._check_templates()
         queries.check(weights_hash(self.model), resizing_of(self.processor.image_processor))
+        if queries.templates.shape[1] != (2 * self.model.config.template_radius + 1) ** 2:
+            raise ValueError("queries have templates of another size; describe the points again with this tracker.")
 
     def _check_templates(self) -> None:
         if self.model.config.point_matching != "templates":

@@ -1,4 +1,4 @@
-"""The command line: `fgvc-hf track`, `track-dataset`, `propagate`, `paint`, `flow`, `match`, `evaluate`, `demo` and `info`.
+"""The command line: `fgvc-hf track`, `track-dataset`, `describe`, `propagate`, `paint`, `flow`, `match`, `evaluate`, `demo` and `info`.
 
 Each command is a module that adds its options to the parser, and runs. torch and the rest are imported only when a command runs, so
 that help is printed at once.
@@ -9,6 +9,7 @@ import sys
 
 from .. import __version__
 from ..kernels.process import clean_end, give_home, keep_freed_memory, rest_soon
+from .describe import add_describe
 from .evaluate import add_evaluate
 from .image_pair import add_flow, add_match
 from .info import add_info
@@ -27,6 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     for add in (
         add_track,
         add_track_dataset,
+        add_describe,
         add_propagate,
         add_paint,
         add_flow,

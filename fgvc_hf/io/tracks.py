@@ -17,6 +17,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -285,7 +286,8 @@ def read_tracks(path: str | os.PathLike) -> PointTracks:
     if labels is not None and (labels.ndim != 2 or labels.shape[1:] != (4,) or labels.dtype.kind != "f"):
         raise ValueError(f"{path}: labels must be numbers (L, 4), got {labels.dtype} of {labels.shape}.")
     height, width = arrays.pop("size").tolist()
-    return PointTracks(object_ids=ids.tolist(), size=(height, width), labels=labels, **arrays)
+    fields: dict[str, Any] = arrays
+    return PointTracks(object_ids=ids.tolist(), size=(height, width), labels=labels, **fields)
 
 
 def _write_csv(tracks: PointTracks, path) -> None:
