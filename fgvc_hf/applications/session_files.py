@@ -126,8 +126,8 @@ def _restore(
     session.original_size = tuple(size) if size else session.original_size
     for number, (obj_id, frame_idx, point, box) in enumerate(metadata["prompts"]):
         if point is not None:
-            looks = [tensors.get(f"prompt{number}.{name}") for name in LOOKS]
-            known = None if looks[0] is None else PointLooks(*looks)
+            names = [f"prompt{number}.{name}" for name in LOOKS]
+            known = PointLooks(*(tensors[name] for name in names)) if names[0] in tensors else None
             session.prompts[obj_id, frame_idx] = PointTarget(frame_idx, tuple(point), known)
         elif box is not None:
             session.prompts[obj_id, frame_idx] = BoxTarget(frame_idx, np.array(box[0]), box[1])

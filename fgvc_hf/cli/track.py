@@ -72,7 +72,7 @@ def run_track(arguments: argparse.Namespace) -> None:
     name = arguments.preset or arguments.checkpoint or DEFAULT_CHECKPOINT
     trackers = {name: load_tracker(arguments)}
     trackers |= {name: load_tracker(compared(arguments, name)) for name in arguments.compare}
-    options = {"direction": arguments.direction, "threshold": arguments.threshold, "progress": True}
+    options: dict[str, Any] = {"direction": arguments.direction, "threshold": arguments.threshold, "progress": True}
     tracks = {
         name: tracker.track(video, points, queries=read_queries(arguments, tracker), **options)
         for name, tracker in trackers.items()
