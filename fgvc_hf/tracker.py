@@ -15,13 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 
 from .configuration_fgvc import FgvcConfig
 from .coordinates import exact_dtype, rescale_points
 from .image_processing_pil_fgvc import FgvcImageProcessorPil
 from .io.checkpoints import check_device, check_dtype, check_preset, resolve_checkpoint
+from .io.json_files import reason_of
 from .io.point_queries import PointQueries, point_list, points_in_masks, resizing_of, weights_hash
 from .io.video import open_video
 from .modeling_fgvc import FgvcModel, evaluation_mode
@@ -98,8 +97,12 @@ class Tracker:
             config = FgvcConfig.from_pretrained(path, **source, **(method | config_fields))
             model = FgvcModel.from_pretrained(path, config=config, dtype=precision, **source)
             processor = FgvcProcessor(FgvcImageProcessorPil.from_pretrained(path, **source))
-        except (StrictDataclassError, SafetensorError, RuntimeError) as error:
-            raise ValueError(f"{path}: is no checkpoint that can be loaded ({error}).") from None
+        except (ImportError, torch.OutOfMemoryError, OSError):
+            raise  # these say what is wrong
+        except Exception as error:  # transformers raises anything on settings of other types
+            if isinstance(error, ValueError) and str(error).endswith("."):
+                raise  # our own sentences
+            raise ValueError(f"{path}: is no checkpoint that can be loaded ({reason_of(error)}).") from None
         if resizing:
             processor = FgvcProcessor(FgvcImageProcessorPil(**(processor.image_processor.to_dict() | resizing)))
         return cls(model.to(place), processor)
@@ -153,7 +156,7 @@ class Tracker:
         if queries is not None:
             return following.queries(queries.looks())
         labels = labels_of(points if grid is None else grid_points(grid, video.height, video.width), ids)
-        return following.labels(labels, self._look) if labels.several else following.points(labels)
+        return following.labels(labels, self.look) if labels.several else following.points(labels)
 
     def describe(self, frame, points=None, masks=None, points_per_mask: int = 8) -> PointQueries:
         """
@@ -181,12 +184,12 @@ class Tracker:
         else:
             mask_ids, where = points_in_masks(masks, points_per_mask, frame.shape[:2])
             ids = list(range(len(where)))
-        looks = self._look(frame, where)
+        looks = self.look(frame, where)
         resizing = resizing_of(self.processor.image_processor)
         return PointQueries.of(ids, looks, where, weights_hash(self.model), resizing, mask_ids)
 
     @torch.inference_mode()
-    def _look(self, frame: np.ndarray, points: np.ndarray) -> PointLooks:
+    def look(self, frame: np.ndarray, points: np.ndarray) -> PointLooks:
         """What points (n, 2), in pixels of a frame, look like on it."""
         for row, (x, y) in enumerate(points):
             check_position(row, (x, y))
@@ -212,6 +215,8 @@ class Tracker:
             raise ValueError(f"queries must be what describe returns, got {type(queries).__name__}.")
         self._check_templates()
         queries.check(weights_hash(self.model), resizing_of(self.processor.image_processor))
+        if queries.templates.shape[1] != (2 * self.model.config.template_radius + 1) ** 2:
+            raise ValueError("queries have templates of another size; describe the points again with this tracker.")
 
     def _check_templates(self) -> None:
         if self.model.config.point_matching != "templates":

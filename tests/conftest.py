@@ -25,6 +25,9 @@ from fgvc_hf.io.masks import write_mask
 from fgvc_hf.tracking.template_tracker import TemplateTracker
 
 
+pytest_plugins = ["missing_libraries"]
+
+
 @pytest.fixture
 def features_alone(monkeypatch):
     """Points stay where features match and are not moved by the image, for tests that compare features by their tracks."""

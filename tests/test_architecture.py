@@ -22,7 +22,7 @@ FLOORS = [
     ["processing_fgvc"],
     ["tracker"],
     ["pipelines"],
-    ["applications", "conversion", "data", "evaluation", "hub"],
+    ["applications", "conversion", "data", "dataset_tracking", "evaluation", "hub"],
     ["training"],
     ["demo", "napari_plugin"],
     ["cli"],

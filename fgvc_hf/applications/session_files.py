@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from ..configuration_fgvc import FgvcConfig
 from ..image_processing_pil_fgvc import FgvcImageProcessorPil
 from ..io.files import atomic_write
+from ..io.json_files import understanding
 from ..io.video import open_video
 from ..modeling_fgvc import FgvcModel
 from ..tracker import LiveTracker, Tracker
@@ -98,6 +99,11 @@ def load_session(path: str | Path, model: FgvcModel | Tracker, video: Any = None
         `ValueError`: it is no session, is damaged or was edited, has another format, or is of another model or of a video of another size.
     """
     model = _model_of(model)
+    with understanding(path, f"a saved session of the format {FORMAT!r}"):
+        return _load(path, model, video)
+
+
+def _load(path: str | Path, model: FgvcModel, video: Any) -> FgvcInferenceSession:
     metadata, tensors = _read(path, str(model.device))
     if metadata["model"] != fingerprint(model, model.config):
         raise ValueError(f"{path}: is a session of another checkpoint; load the one that it was saved with.")
@@ -120,8 +126,8 @@ def _restore(
     session.original_size = tuple(size) if size else session.original_size
     for number, (obj_id, frame_idx, point, box) in enumerate(metadata["prompts"]):
         if point is not None:
-            looks = [tensors.get(f"prompt{number}.{name}") for name in LOOKS]
-            known = None if looks[0] is None else PointLooks(*looks)
+            names = [f"prompt{number}.{name}" for name in LOOKS]
+            known = PointLooks(*(tensors[name] for name in names)) if names[0] in tensors else None
             session.prompts[obj_id, frame_idx] = PointTarget(frame_idx, tuple(point), known)
         elif box is not None:
             session.prompts[obj_id, frame_idx] = BoxTarget(frame_idx, np.array(box[0]), box[1])

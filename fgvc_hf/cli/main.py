@@ -1,4 +1,4 @@
-"""The command line: `fgvc-hf track`, `propagate`, `paint`, `flow`, `match`, `evaluate`, `demo` and `info`.
+"""The command line: `fgvc-hf track`, `track-dataset`, `describe`, `propagate`, `paint`, `flow`, `match`, `evaluate`, `demo` and `info`.
 
 Each command is a module that adds its options to the parser, and runs. torch and the rest are imported only when a command runs, so
 that help is printed at once.
@@ -9,6 +9,7 @@ import sys
 
 from .. import __version__
 from ..kernels.process import clean_end, give_home, keep_freed_memory, rest_soon
+from .describe import add_describe
 from .evaluate import add_evaluate
 from .image_pair import add_flow, add_match
 from .info import add_info
@@ -16,6 +17,7 @@ from .paint import add_paint
 from .propagate import add_propagate
 from .serve import add_demo
 from .track import add_track
+from .track_dataset import add_track_dataset
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -23,7 +25,18 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fgvc-hf", description="Track points, masks and dense flow through video.")
     parser.add_argument("--version", action="version", version=f"fgvc-hf {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (add_track, add_propagate, add_paint, add_flow, add_match, add_evaluate, add_demo, add_info):
+    for add in (
+        add_track,
+        add_track_dataset,
+        add_describe,
+        add_propagate,
+        add_paint,
+        add_flow,
+        add_match,
+        add_evaluate,
+        add_demo,
+        add_info,
+    ):
         add(commands)
     return parser
 

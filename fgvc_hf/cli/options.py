@@ -2,12 +2,15 @@
 
 import argparse
 import json
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from ..io.checkpoints import PRESETS
 
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ..tracker import Tracker
 
 
@@ -59,6 +62,24 @@ def load_tracker(arguments: argparse.Namespace, **config_fields) -> "Tracker":
     return Tracker.from_pretrained(arguments.checkpoint, arguments.preset, *place, **config_fields)
 
 
+def parse_points(text: str, form: str) -> "np.ndarray":
+    """Points (N, K) of the text of `--points`, of which each is of a form, `"t,x,y"` or `"x,y"`.
+
+    Raises:
+        `ValueError`: it has another form.
+    """
+    import numpy as np
+
+    try:
+        points = [[float(value) for value in point.split(",")] for point in text.strip("; ").split(";")]
+    except ValueError:
+        points = [[]]
+    if any(len(point) != len(form.split(",")) for point in points):
+        shown = shorten(text.replace("\0", " "), 100, placeholder="...")
+        raise ValueError(f'--points must be "{form};{form};...", got "{shown}".')
+    return np.array(points)
+
+
 def parse_setting(assignment: str) -> tuple[str, Any]:
     """Field and value of FIELD=VALUE. The value is JSON, otherwise text; an integer becomes a float where the field is one.
 
@@ -77,4 +98,11 @@ def parse_setting(assignment: str) -> tuple[str, Any]:
     return name, float(parsed) if type(parsed) is int and FgvcConfig.__annotations__.get(name) is float else parsed
 
 
-__all__ = ["add_direction_option", "add_model_options", "add_video_option", "load_tracker", "parse_setting"]
+__all__ = [
+    "add_direction_option",
+    "add_model_options",
+    "add_video_option",
+    "load_tracker",
+    "parse_points",
+    "parse_setting",
+]

@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from ..io.checkpoints import DEFAULT_CHECKPOINT, PRESETS
 from .label_formats import add_format_options, output_options
-from .options import add_direction_option, add_model_options, add_video_option, load_tracker
+from .options import add_direction_option, add_model_options, add_video_option, load_tracker, parse_points
 from .outputs import add_drawing_options, check_drawings, check_files, write_drawings
 
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from ..io.point_queries import PointQueries
+    from ..tracker import Tracker
 
 
 def add_track(commands) -> None:
@@ -28,16 +31,21 @@ def add_track(commands) -> None:
     prompt.add_argument(
         "--points-file",
         metavar="FILE",
-        help="points as .csv with header t,x,y, .json or .npz, or labels of another tool",
+        help="points as .csv with header t,x,y or id,t,x,y, .json or .npz, or labels of another tool",
     )
     prompt.add_argument("--boxes-file", metavar="FILE", help="boxes of MOTChallenge or CVAT, to track boxes")
     prompt.add_argument("--grid", type=int, metavar="N", help="N x N points spread evenly over the first frame")
+    prompt.add_argument("--queries", metavar="FILE", help="points of `fgvc-hf describe`, to look for")
+    command.add_argument(
+        "--queries-from", metavar="IMAGE", help='look for points of an image, of which --points are "x,y;..."'
+    )
     add_format_options(command)
     command.add_argument("--output", metavar="FILE", help="tracks as .csv, .json or .npz, or in another tool's format")
     add_drawing_options(command, "tracks")
     command.add_argument(
         "--compare", nargs="+", default=[], metavar="NAME", help="presets or checkpoints to draw beside it"
     )
+    command.add_argument("--suggest", type=int, metavar="N", help="print N frames that it would help most to label")
     command.add_argument("--threshold", type=float, metavar="P", help="confidence from which a point is visible")
     add_direction_option(command)
     add_model_options(command)
@@ -50,25 +58,23 @@ def run_track(arguments: argparse.Namespace) -> None:
     from ..io.overlays import drawn_tracks
     from ..io.tracks import check_format, save_tracks
     from ..io.video import open_video
+    from ..tracking.suggestions import suggest_frames
 
-    if not (arguments.output or arguments.overlay or arguments.sheet):
-        raise ValueError("nothing to write: give --output FILE, --overlay FILE, --sheet FILE, or several of them.")
+    check_request(arguments)
     if arguments.boxes_file:
         return run_boxes(arguments)
-    if arguments.compare and not (arguments.overlay or arguments.sheet):
-        raise ValueError("--compare is drawn: give --overlay FILE, --sheet FILE, or both.")
-    check_files(arguments, ["output", "overlay", "sheet"], ["video", "points_file"])
+    check_files(arguments, ["output", "overlay", "sheet"], ["video", "points_file", "queries", "queries_from"])
     if arguments.output:
         check_writable(check_format(arguments.output, arguments.output_format))
     check_drawings(arguments)
     video = open_video(arguments.video, arguments.allow_truncated)
-    points, names = read_prompts(arguments, video)
+    points, names = (None, None) if sought(arguments) else read_prompts(arguments, video)
     name = arguments.preset or arguments.checkpoint or DEFAULT_CHECKPOINT
     trackers = {name: load_tracker(arguments)}
     trackers |= {name: load_tracker(compared(arguments, name)) for name in arguments.compare}
-    direction, threshold = arguments.direction, arguments.threshold
+    options: dict[str, Any] = {"direction": arguments.direction, "threshold": arguments.threshold, "progress": True}
     tracks = {
-        name: tracker.track(video, points, direction=direction, threshold=threshold, progress=True)
+        name: tracker.track(video, points, queries=read_queries(arguments, tracker), **options)
         for name, tracker in trackers.items()
     }
     if arguments.output:
@@ -77,6 +83,43 @@ def run_track(arguments: argparse.Namespace) -> None:
         print(arguments.output)
     for path in write_drawings(video, drawn_tracks(tracks), arguments):
         print(path)
+    if arguments.suggest:
+        for one in suggest_frames(next(iter(tracks.values())), arguments.suggest):
+            ids = ", ".join(map(str, one.object_ids))
+            print(f"label frame {one.frame_idx}: point {ids} ({one.score:.1f} px of expected error)")
+
+
+def check_request(arguments: argparse.Namespace) -> None:
+    """A `ValueError` if options do not belong together."""
+    if not (arguments.output or arguments.overlay or arguments.sheet or arguments.suggest):
+        raise ValueError("nothing to write: give --output FILE, --overlay FILE, --sheet FILE, or several of them.")
+    if arguments.compare and not (arguments.overlay or arguments.sheet):
+        raise ValueError("--compare is drawn: give --overlay FILE, --sheet FILE, or both.")
+    if arguments.queries_from and arguments.points is None:
+        raise ValueError('--queries-from needs --points "x,y;...", positions in pixels of that image.')
+    if arguments.suggest is not None and arguments.suggest < 1:
+        raise ValueError(f"--suggest must be 1 or more, got {arguments.suggest}.")
+
+
+def sought(arguments: argparse.Namespace) -> bool:
+    """Whether points are looked for by what they look like."""
+    return bool(arguments.queries or arguments.queries_from)
+
+
+def read_queries(arguments: argparse.Namespace, tracker: "Tracker") -> "PointQueries | None":
+    """The described points of `--queries` or `--queries-from`; `None` without either.
+
+    Raises:
+        `ValueError`, `OSError`: they are malformed, or a file cannot be read.
+    """
+    from ..io.image_files import read_image
+    from ..io.point_queries import PointQueries
+
+    if arguments.queries:
+        return PointQueries.load(arguments.queries)
+    if arguments.queries_from:
+        return tracker.describe(read_image(arguments.queries_from), parse_points(arguments.points, "x,y"))
+    return None
 
 
 def run_boxes(arguments: argparse.Namespace) -> None:
@@ -134,14 +177,12 @@ def read_prompts(arguments: argparse.Namespace, video) -> tuple[Any, Any]:
     return prompts, {obj_id: labels.names[obj_id] for obj_id in prompts}
 
 
-def read_points(arguments: argparse.Namespace, height: int, width: int) -> "np.ndarray":
-    """Points (N, 3), (t, x, y), of `--points`, `--points-file` or `--grid`.
+def read_points(arguments: argparse.Namespace, height: int, width: int) -> "np.ndarray | dict[int, np.ndarray]":
+    """Labels (t, x, y), with ids where the file has them, of `--points`, `--points-file` or `--grid`.
 
     Raises:
         `ValueError`, `OSError`: they are malformed, or the file cannot be read.
     """
-    import numpy as np
-
     from ..io.tracks import read_points_file
     from ..tracking.point_grid import grid_points
 
@@ -151,14 +192,7 @@ def read_points(arguments: argparse.Namespace, height: int, width: int) -> "np.n
         if arguments.grid < 1:
             raise ValueError(f"--grid must be 1 or more, got {arguments.grid}.")
         return grid_points(arguments.grid, height, width)
-    prompts = arguments.points.strip("; ").split(";")
-    try:
-        points = [[float(value) for value in prompt.split(",")] for prompt in prompts]
-    except ValueError:
-        points = [[]]
-    if any(len(point) != 3 for point in points):
-        raise ValueError(f'--points must be "t,x,y;t,x,y;...", got "{arguments.points}".')
-    return np.array(points)
+    return parse_points(arguments.points, "t,x,y")
 
 
 __all__ = ["add_track"]

@@ -32,13 +32,41 @@ def write_dataset_card(folder: str | Path, source: str, license: str = UNKNOWN) 
     Raises:
         `OSError`: there are no shards, or the file cannot be written.
     """
+    files, features, count, size = shards_in(folder)
+    kind = "labelled pairs" if "flow" in features else "clips"
+    unstated = "The licence of the frames was not stated: state it above before you share them.\n\n"
+    text = f"""# {count} {kind} for fgvc_hf
+
+Made from {source} by `scripts/prepare.py`: {size / 2**20:.1f} MiB. {ROWS[kind]}
+
+{unstated if license == UNKNOWN else ""}`python scripts/train.py --shards FOLDER` trains on this folder, and with `--stream` on a dataset repository of the Hub.
+"""
+    write_card(folder, text, license)
+
+
+def shards_in(folder: str | Path) -> tuple[list[Path], datasets.Features, int, int]:
+    """The shards in a folder, their features, and their numbers of rows and of bytes.
+
+    Raises:
+        `OSError`: there are none.
+    """
     files = sorted(Path(folder).glob(SHARDS))
     if not files:
         raise FileNotFoundError(f"{folder}: holds no shards ({SHARDS}).")
-    metadata = [pyarrow.parquet.read_metadata(file) for file in files]
-    count, size = sum(part.num_rows for part in metadata), sum(file.stat().st_size for file in files)
-    held = sum(part.row_group(i).total_byte_size for part in metadata for i in range(part.num_row_groups))
+    count = sum(pyarrow.parquet.read_metadata(file).num_rows for file in files)
     features = datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(files[0]))
+    return files, features, count, sum(file.stat().st_size for file in files)
+
+
+def write_card(folder: str | Path, text: str, license: str = UNKNOWN) -> None:
+    """Write the README.md of a folder of shards: a header, with features, counts and sizes as the shards have them, and a text below it.
+
+    Raises:
+        `OSError`: there are no shards, or the file cannot be written.
+    """
+    files, features, count, size = shards_in(folder)
+    metadata = [pyarrow.parquet.read_metadata(file) for file in files]
+    held = sum(part.row_group(i).total_byte_size for part in metadata for i in range(part.num_row_groups))
     splits = datasets.SplitDict({"train": datasets.SplitInfo("train", held, count)})
     header = DatasetCardData(
         license=license,
@@ -48,17 +76,6 @@ def write_dataset_card(folder: str | Path, source: str, license: str = UNKNOWN) 
     )
     info = datasets.DatasetInfo(features=features, splits=splits, download_size=size, dataset_size=held)
     DatasetInfosDict({"default": info}).to_dataset_card_data(header)
-    kind = "labelled pairs" if "flow" in features else "clips"
-    unstated = "The licence of the frames was not stated: state it above before you share them.\n\n"
-    text = f"""---
-{header.to_yaml()}
----
-
-# {count} {kind} for fgvc_hf
-
-Made from {source} by `scripts/prepare.py`: {size / 2**20:.1f} MiB. {ROWS[kind]}
-
-{unstated if license == UNKNOWN else ""}`python scripts/train.py --shards FOLDER` trains on this folder, and with `--stream` on a dataset repository of the Hub.
-"""
+    card = f"---\n{header.to_yaml()}\n---\n\n{text}"
     with atomic_write(Path(folder) / "README.md") as path:
-        path.write_text(text, encoding="utf-8")
+        path.write_text(card, encoding="utf-8")

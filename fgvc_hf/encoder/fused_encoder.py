@@ -25,9 +25,9 @@ class FusedConvolution:
     def __init__(self, convolution: nn.Conv2d, norm: nn.BatchNorm2d):
         mean, variance = norm.running_mean, norm.running_var
         assert mean is not None and variance is not None
-        weight, bias = fuse_conv_bn_weights(
-            convolution.weight.float(), None, mean, variance, norm.eps, norm.weight.float(), norm.bias.float()
-        )
+        kind = torch.promote_types(mean.dtype, torch.float32)  # float64 in a model of that type
+        of_norm = mean.to(kind), variance.to(kind), norm.eps, norm.weight.to(kind), norm.bias.to(kind)
+        weight, bias = fuse_conv_bn_weights(convolution.weight.to(kind), None, *of_norm)
         dtype = convolution.weight.dtype
         self.weight = weight.detach().to(dtype).contiguous(memory_format=torch.channels_last)
         self.bias = bias.detach().to(dtype)

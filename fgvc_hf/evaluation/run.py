@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from ..io.files import atomic_write
+from ..io.json_files import read_json, understanding
 from ..io.names import check_names
 from ..metrics.end_point_error import IN_PIXELS
 from ..tracker import Tracker
@@ -28,6 +29,7 @@ from .flow_baselines import FlowBaseline
 from .visuals import keep_extremes, write_visual
 
 
+SETTINGS, PART = "the settings of an interrupted run", "the counts of a video; delete it to measure the video again"
 PACKAGES = ("fgvc-hf", "torch", "transformers", "numpy", "pillow")  # a result states their versions
 
 
@@ -172,7 +174,8 @@ def _prepare(parts: Path, settings: dict[str, Any], resume: bool) -> None:
     """
     file, wanted = parts / ".settings.json", json.loads(json.dumps(settings))
     if resume and file.is_file():
-        before = json.loads(file.read_text(encoding="utf-8"))
+        with understanding(file, SETTINGS):
+            before = dict(read_json(file, SETTINGS))
         different = sorted(key for key in {*before, *wanted} if before.get(key) != wanted.get(key))
         if different:
             raise ValueError(f"{parts}: the interrupted run had other settings ({', '.join(different)}).")
@@ -180,7 +183,7 @@ def _prepare(parts: Path, settings: dict[str, Any], resume: bool) -> None:
     if any(path != file for path in parts.glob("*.json")):
         raise ValueError(f"{parts} holds an interrupted run: continue it by resume (--resume), or delete the folder.")
     parts.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(settings), encoding="utf-8")
+    _write_json(settings, file)
 
 
 def _measure(benchmark: Benchmark, tracker, video, options: dict[str, str], visuals) -> dict[str, Any]:
@@ -200,14 +203,20 @@ def _write_json(content: dict[str, Any], path: Path, indent: int | None = None) 
 
 def _merge(benchmark: Benchmark, parts: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """The result, from the files of all videos."""
-    read = {name: json.loads((parts / f"{name}.json").read_text(encoding="utf-8")) for name in settings["sequences"]}
-    counts = {name: part["counts"] for name, part in read.items()}
+    counts, metrics, seconds = {}, {}, {}
+    for name in settings["sequences"]:
+        with understanding(file := parts / f"{name}.json", PART):
+            part = read_json(file, PART)
+            counts[name], seconds[name] = part["counts"], float(part["seconds"])
+            metrics[name] = benchmark.metrics({name: counts[name]})
+    with understanding(parts, "the finished videos of one run"):
+        average = benchmark.metrics(counts)
     return {
-        "metrics": benchmark.metrics(counts),
-        "videos": {name: {"counts": c, "metrics": benchmark.metrics({name: c})} for name, c in counts.items()},
+        "metrics": average,
+        "videos": {name: {"counts": counts[name], "metrics": metrics[name]} for name in counts},
         "settings": settings,
         "versions": {"python": platform.python_version()} | {package: version(package) for package in PACKAGES},
-        "seconds": {name: part["seconds"] for name, part in read.items()},
+        "seconds": seconds,
     }
 
 

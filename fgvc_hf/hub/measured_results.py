@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from huggingface_hub import EvalResult
 
+from ..io.json_files import read_json, understanding
 from ..metrics.end_point_error import IN_PIXELS
 
 
@@ -25,6 +26,7 @@ TASKS = {  # by benchmark; any other benchmark is its own task and data set
 }
 DATASETS = {"davis": "DAVIS-2017", "badja": "BADJA", "jhmdb": "JHMDB", "vip": "VIP"}
 TAP_VID = {"davis": "TAP-Vid-DAVIS", "kinetics": "TAP-Vid-Kinetics"}  # by split; other splits are of SHORT_CLIPS
+RESULT = "a result of fgvc-hf evaluate"
 SHORT_CLIPS = "TAP-Vid-DAVIS-32"  # the first 32 frames of each video
 
 
@@ -52,18 +54,17 @@ def measured_results(paths: Iterable[str | Path], model) -> list[EvalResult]:
         `OSError`: A file cannot be read.
         `ValueError`: A file is no result, was measured on a baseline or on other weights, or does not name its data set.
     """
-    return [entry for path in paths for entry in _eval_results(_read_result(path), path, model)]
+    entries = []
+    for path in paths:
+        with understanding(path, RESULT):
+            entries += _eval_results(_read_result(path), path, model)
+    return entries
 
 
 def _read_result(path: str | Path) -> dict:
-    try:
-        result = json.loads(Path(path).read_text(encoding="utf-8"))
-        if not (result["metrics"] and result["videos"] and result["settings"]["benchmark"]):
-            raise KeyError
-    except OSError as error:
-        raise OSError(f"{path}: cannot be read ({error.strerror}).") from None
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{path}: is no result of fgvc-hf evaluate.") from None
+    result = read_json(path, RESULT)
+    if not (result["metrics"] and result["videos"] and result["settings"]["benchmark"]):
+        raise ValueError("it names no videos or no benchmark")
     return result
 
 

@@ -1,13 +1,19 @@
 """Where checkpoints are, and the presets that they run with. torch is imported when there is work for it."""
 
-import json
 import platform
 from pathlib import Path
 from typing import Any
 
+from .json_files import read_json
+
 
 DEFAULT_CHECKPOINT = "fgvc-joint"
 FOLDER = Path(__file__).parents[1] / "checkpoints"  # those that ship with the package
+PROCESSING = (
+    "preprocessor_config.json",
+    "processor_config.json",
+)  # files of the image processor, where they are there
+SETTINGS = "a JSON object of settings"
 DTYPES = ("float32", "bfloat16", "float16")
 
 # Name -> settings of the image processor, and fields of the model's configuration
@@ -55,10 +61,10 @@ def resolve_checkpoint(name: str | Path | None, subfolder: str | None = None) ->
     config = folder / "config.json"
     if not config.is_file():
         raise ValueError(f"{name}: is no checkpoint, it has no config.json.")
-    try:
-        model_type = json.loads(config.read_text(encoding="utf-8")).get("model_type")
-    except (ValueError, AttributeError):
-        raise ValueError(f"{config}: is not valid JSON.") from None
+    for file in (config, *(folder / name for name in PROCESSING if (folder / name).is_file())):
+        if not isinstance(read_json(file, SETTINGS), dict):
+            raise ValueError(f"{file}: must be {SETTINGS}.")
+    model_type = read_json(config, SETTINGS).get("model_type")
     if model_type != "fgvc":
         raise ValueError(f"{name}: is a checkpoint of model type {model_type!r}, not 'fgvc'.")
     if not any(folder.glob("*.safetensors")):

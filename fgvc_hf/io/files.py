@@ -1,13 +1,20 @@
 """Writing: where may be written, and files and folders that appear complete, or not at all."""
 
+import hashlib
 import os
 import re
 import shutil
 import unicodedata
 import uuid
 from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 
 def local_path(path: str | os.PathLike) -> Path:
@@ -102,16 +109,43 @@ def atomic_write(path: str | os.PathLike) -> Generator[Path]:
         `OSError`: the file cannot be written, for instance on a full disk.
     """
     path = check_writable(path)
-    temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
+    with ExitStack() as stack:
+        try:
+            temporary = stack.enter_context(_temporary_file(path))
+            yield temporary
+            os.replace(temporary, path)
+        except OSError as error:
+            if error.errno is None:  # not from the system: a sentence about another file that was read meanwhile
+                raise
+            raise OSError(f"{path}: cannot be written ({error.strerror}).") from None
+
+
+@contextmanager
+def _temporary_file(path: Path) -> Generator[Path]:
+    """
+    A hidden file beside `path`, deleted at the end. It has the same name every time, so that what a process that was killed left behind is
+    overwritten by the next, and another name while a process that is alive writes to it.
+    """
+    temporary = path.with_name(f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32]}{path.suffix}")
+    lock = None
+    if fcntl is not None:
+        lock = os.open(temporary, os.O_WRONLY | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.path.samestat(os.fstat(lock), temporary.stat()):
+                raise FileNotFoundError  # it has just become the file of another process
+            os.truncate(lock, 0)
+        except OSError:
+            os.close(lock)
+            lock = None
+    if lock is None:
+        temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
     try:
         yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        if error.errno is None:  # not from the system: a sentence about another file that was read meanwhile
-            raise
-        raise OSError(f"{path}: cannot be written ({error.strerror}).") from None
     finally:
         temporary.unlink(missing_ok=True)
+        if lock is not None:
+            os.close(lock)
 
 
 def check_new_folder(path: str | os.PathLike) -> Path:
@@ -147,6 +181,31 @@ def growing_folder(path: str | os.PathLike) -> Generator[Path]:
     finally:
         if not existed and not any(path.iterdir()):
             path.rmdir()
+
+
+@contextmanager
+def updated_folder(path: str | os.PathLike) -> Generator[Path]:
+    """
+    A context manager: a temporary folder becomes `path` on success; if there is one, its files take the places of those there, one by one.
+
+    Every file is therefore whole at any moment, as in a folder of a model that is saved again and again.
+
+    Yields:
+        The temporary folder to write to, of files alone.
+    """
+    path = local_path(path)
+    temporary = path.with_name(f".{path.name}")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
+    try:
+        temporary.mkdir()
+        yield temporary
+        if not path.is_dir():
+            os.replace(temporary, path)
+        else:
+            for file in temporary.iterdir():
+                os.replace(file, path / file.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..tracking.frames import as_frame
 from .files import local_path
+from .json_files import reason_of
 
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -46,7 +47,7 @@ def open_picture(path: str | os.PathLike) -> Generator[Image.Image]:
     except UnidentifiedImageError:
         raise OSError(f"{path}: cannot be read as an image, it is no image of a known format.") from None
     except Exception as error:  # decoders raise anything on damaged files: SyntaxError, struct.error, IndexError, ...
-        raise OSError(f"{path}: cannot be read as an image ({error or type(error).__name__}).") from None
+        raise OSError(f"{path}: cannot be read as an image ({reason_of(error)}).") from None
 
 
 def load_picture(path: str | os.PathLike, page: int | None = None) -> Image.Image:

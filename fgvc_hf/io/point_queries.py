@@ -184,10 +184,13 @@ def weights_hash(model: torch.nn.Module) -> str:
     for name, tensor in sorted(model.state_dict().items()):
         if tensor.is_meta:
             raise ValueError("model must have its weights in memory to describe points, but they are offloaded.")
-        digest.update(
-            name.encode() + tensor.detach().to("cpu", torch.bfloat16).contiguous().view(torch.uint8).numpy().tobytes()
-        )
+        if tensor.is_floating_point():  # counters of batches have no effect
+            digest.update(name.encode() + _bytes(tensor))
     return digest.hexdigest()
+
+
+def _bytes(weights: torch.Tensor) -> bytes:
+    return weights.detach().to("cpu", torch.bfloat16).flatten().view(torch.uint8).numpy().tobytes()
 
 
 def resizing_of(image_processor) -> dict[str, Any]:

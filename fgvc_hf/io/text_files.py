@@ -2,24 +2,22 @@
 
 import csv
 import io
-import json
 from pathlib import Path
-from typing import Any
 
 
-MAX_TEXT = 64 * 2**20  # bytes of a file of prompts
+MAX_TEXT = 64 * 2**20  # bytes
 
 
 def read_text(path: Path) -> str:
     """The text of a file in UTF-8, with a byte order mark or without one.
 
     Raises:
-        `ValueError`: it is of another encoding, or larger than any file of prompts.
+        `ValueError`: it is of another encoding, or larger than 64 MiB.
         `OSError`: it cannot be read.
     """
     kind = path.suffix[1:].upper()
     if path.stat().st_size > MAX_TEXT:
-        raise ValueError(f"{path}: is larger than {MAX_TEXT >> 20} MiB, the limit for points.")
+        raise ValueError(f"{path}: is larger than {MAX_TEXT >> 20} MiB, the limit for text.")
     content = path.read_bytes()
     try:
         text = content.decode("utf-8-sig")
@@ -43,25 +41,10 @@ def read_rows(path: Path) -> list[tuple[int, list[str]]]:
         raise ValueError(f"{path}: is not a CSV text file.") from None
 
 
-def read_json(path: Path) -> Any:
-    """What a JSON file holds.
-
-    Raises:
-        `ValueError`: as of [`read_text`], or it is no JSON.
-    """
-    text = read_text(path)
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {error.lineno}: is not valid JSON ({error.msg}).") from None
-    except (ValueError, RecursionError):  # a number of thousands of digits, brackets in brackets
-        raise ValueError(f"{path}: is not a JSON file that can be read.") from None
-
-
 def cut(text: str) -> str:
     """Text that a message can hold, on one line."""
     text = " ".join(text.split())
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-__all__ = ["cut", "read_json", "read_rows", "read_text"]
+__all__ = ["cut", "read_rows", "read_text"]

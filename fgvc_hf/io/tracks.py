@@ -17,11 +17,13 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..tracking.box_results import BoxTracks
 from ..tracking.point_grid import grid_points
+from ..tracking.prompts import MAX_POINTS
 from ..tracking.results import PointTracks
 from .array_files import read_npz, write_npz
 from .files import atomic_write, local_path
@@ -71,6 +73,8 @@ def read_points_file(path: str | Path) -> np.ndarray | dict[int, np.ndarray]:
     points = points if ids is None else points[:, 1:]
     if points.ndim != 2 or points.shape[1] != 3 or not len(points):
         raise ValueError(f"{path}: holds no points; it must hold (t, x, y) for one point or more.")
+    if len(points) > MAX_POINTS:
+        raise ValueError(f"{path}: holds {len(points)} points, at most {MAX_POINTS} are followed at a time.")
     wrong = ~(np.abs(points) < LARGEST).all(axis=1) | (points[:, 0] < 0) | (points[:, 0] != np.floor(points[:, 0]))
     if wrong.any():
         t, x, y = points[wrong.argmax()]
@@ -282,7 +286,8 @@ def read_tracks(path: str | os.PathLike) -> PointTracks:
     if labels is not None and (labels.ndim != 2 or labels.shape[1:] != (4,) or labels.dtype.kind != "f"):
         raise ValueError(f"{path}: labels must be numbers (L, 4), got {labels.dtype} of {labels.shape}.")
     height, width = arrays.pop("size").tolist()
-    return PointTracks(object_ids=ids.tolist(), size=(height, width), labels=labels, **arrays)
+    fields: dict[str, Any] = arrays
+    return PointTracks(object_ids=ids.tolist(), size=(height, width), labels=labels, **fields)
 
 
 def _write_csv(tracks: PointTracks, path) -> None:

@@ -1,4 +1,4 @@
-"""Whether a file of media was cut off, by the structure of its container alone: the sizes that it states, and its end marks.
+"""Whether a file of media was cut off or is broken inside, by the structure of its container alone: the sizes that it states, and its end marks.
 
 Durations and numbers of frames in headers are no evidence: pauses, edit lists and encoders make them differ from what is stored. A file
 without an index or duration, as a browser records it, is whole as long as its last element is.
@@ -7,8 +7,10 @@ without an index or duration, as a browser records it, is whole as long as its l
 import mmap
 import re
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
+
+from .asf_packets import packets_are_whole
 
 
 Head = Callable[[bytes], int | None]  # the first bytes of an element -> its length; `None`: no element, or the end
@@ -16,13 +18,20 @@ HEAD = 300  # bytes that tell the length of any element; that of an Ogg page has
 UNKNOWN = (0, 0xFFFFFFFF)  # sizes of a RIFF chunk that is still being written
 
 
+CUT_OFF, BROKEN = "it is cut off", "its structure is broken"
+
+
 class Incomplete(Exception):
     """The first bytes of an element are cut off."""
 
 
-def is_cut_off(path: Path, kinds: set[str]) -> bool:
+class Broken(Exception):
+    """An element cannot be where it is: what comes next is skipped by demuxers, frames included."""
+
+
+def damage(path: Path, kinds: set[str]) -> str | None:
     """
-    Whether the end of a file is missing, as far as its container tells.
+    What is wrong with a file, as far as its container tells: `CUT_OFF` if its end is missing, `BROKEN` inside, or nothing.
 
     Args:
         path: The file, not empty.
@@ -38,19 +47,23 @@ def is_cut_off(path: Path, kinds: set[str]) -> bool:
         "png_pipe": _png,
         "mpegts": _transport_stream,
         "mpeg": lambda data: _walk(data, _program_stream),
-        "flv": lambda data: _walk(data, _flv),
-        "live_flv": lambda data: _walk(data, _flv),
+        "flv": _flv,
+        "live_flv": _flv,
         "asf": _asf,
         "ogg": _ogg,
         "ivf": lambda data: _walk(data, lambda head: 12 + _u32(head), start=32),
         "yuv4mpegpipe": _yuv4mpeg,
+        "jpeg_pipe": _motion_jpeg,
         "mjpeg": lambda data: not data[-4096:].rstrip(b"\0\r\n").endswith(b"\xff\xd9"),
     }
     check = next((checks[name] for name in checks if name in kinds), None)
     if check is None:
-        return False
+        return None
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return check(data)
+        try:
+            return CUT_OFF if check(data) else None
+        except Broken:
+            return BROKEN
 
 
 def _walk(data, head: Head, start: int = 0, slack: int = 0) -> bool:
@@ -96,30 +109,54 @@ def _mp4(data) -> bool:
 
 
 EBML, SEGMENT, CLUSTER, VOID = 0x1A45DFA3, 0x18538067, 0x1F43B675, 0xEC
+# Elements that hold others: header, segment, information, tracks and one of them, clusters of frames and groups of blocks
+PARENTS = (EBML, SEGMENT, 0x1549A966, 0x1654AE6B, 0xAE, CLUSTER, 0xA0)
 
 
 def _matroska(data) -> bool:
-    within = False  # a segment of unknown size
+    """Go through elements and those within them; demuxers skip to the next cluster where one does not fit into what holds it."""
+    position, ends, live = 0, [], False  # where the elements around this position end; whether one is of unknown size
+    while position < len(data):
+        ends = [end for end in ends if position < end]
+        try:
+            identity, size, head = _matroska_element(data[position : position + 12])
+        except (Incomplete, IndexError):
+            return True
+        if identity is None or not (live or ends or identity in (EBML, SEGMENT, VOID)):
+            if ends or data.find(CLUSTER.to_bytes(4), position) >= 0 or (live and any(data[position : position + 64])):
+                raise Broken
+            return False  # programs append data of their own
+        position += head
+        if size is None:
+            if identity not in (SEGMENT, CLUSTER):
+                raise Broken
+            live = True
+            continue
+        if position + size > len(data):
+            return True
+        if ends and position + size > ends[-1]:
+            raise Broken
+        if identity in PARENTS:
+            ends.append(position + size)
+        else:
+            position += size
+    return False
 
-    def element(head: bytes) -> int | None:
-        nonlocal within
-        if head[0] < 0x10:
-            return None  # no id of four bytes at most
-        id_size = 9 - head[0].bit_length()
-        identity, rest = int.from_bytes(head[:id_size]), head[id_size:]
-        if rest[:1] == b"\0" or not (within or identity in (EBML, SEGMENT, VOID)):
-            return None  # programs append data of their own
-        size_size = 9 - rest[0].bit_length()
-        if len(rest) < size_size:
-            raise Incomplete
-        bits = 7 * size_size
-        size = int.from_bytes(rest[:size_size]) & ((1 << bits) - 1)
-        # Of unknown size while it is written: its elements follow
-        inside = size == (1 << bits) - 1 and identity in (SEGMENT, CLUSTER)
-        within = within or inside
-        return id_size + size_size + (0 if inside else size)
 
-    return _walk(data, element)
+def _matroska_element(head: bytes) -> tuple[int | None, int | None, int]:
+    """Identity, size and bytes of the head of an element; no identity if it is none, and no size if that is unknown."""
+    if head[0] < 0x10:
+        return None, None, 0  # no id of four bytes at most
+    id_size = 9 - head[0].bit_length()
+    identity, rest = int.from_bytes(head[:id_size]), head[id_size:]
+    if rest[:1] == b"\0":
+        return None, None, 0
+    size_size = 9 - rest[0].bit_length()
+    if len(rest) < size_size:
+        raise Incomplete
+    bits = 7 * size_size
+    size = int.from_bytes(rest[:size_size]) & ((1 << bits) - 1)
+    return identity, None if size == (1 << bits) - 1 else size, id_size + size_size
 
 
 def _riff(data) -> bool:
@@ -128,12 +165,24 @@ def _riff(data) -> bool:
         size = _u32(data, position + 4)
         if size in UNKNOWN:
             return _walk(data, _chunk, slack=1)
+        if position + size <= len(data):
+            _walk(data[position : position + 8 + size], _whole_chunk)
         position += 8 + size + size % 2
     return position > len(data) + 8  # some programs count the eight bytes of the header in
 
 
+def _whole_chunk(head: bytes) -> int | None:
+    """A chunk of a RIFF file of known size, in which any other bytes are damage; those of headers as well."""
+    if head[:4] == b"LIST" and head[8:12] in (b"hdrl", b"strl"):
+        return 12
+    zeros = not head[:4].strip(b"\0")
+    if any(head) if zeros else not all(32 <= byte < 127 for byte in head[:4]):
+        raise Broken
+    return _chunk(head)
+
+
 def _chunk(head: bytes) -> int | None:
-    """A chunk of a RIFF file of unknown size; those of lists follow them."""
+    """A chunk of a RIFF file; those of lists follow them."""
     if not head[:4].strip(b"\0"):
         return None
     size = _u32(head, 4)
@@ -149,7 +198,11 @@ def _asf(data) -> bool:
         length = struct.unpack_from("<Q", head, 16)[0]
         return length if 24 <= length < 1 << 62 else None
 
-    return _walk(data, item)
+    if _walk(data, item):
+        return True
+    if not packets_are_whole(data):
+        raise Broken
+    return False
 
 
 # ---- GIF, PNG ------------------------------------------------------------------------------------------------------
@@ -157,25 +210,35 @@ def _asf(data) -> bool:
 
 def _gif(data) -> bool:
     """Whether the trailer is missing."""
+    try:
+        for _ in image_blocks(data):
+            pass
+    except IndexError:
+        return True
+    return False
+
+
+def image_blocks(data) -> Generator[int]:
+    """Yield where each image of a GIF file begins; an `IndexError` if it ends before the trailer."""
 
     def colours(flags: int) -> int:
         return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
-    try:
-        position = 13 + colours(data[10])
-        while (kind := data[position]) != 0x3B:
-            if kind == 0x21:  # an extension
-                position += 2
-            elif kind == 0x2C:  # an image
-                position += 11 + colours(data[position + 9])
-            else:
-                return False  # what decoders skip
-            while size := data[position]:
-                position += 1 + size
+    position = 13 + colours(data[10])
+    while (kind := data[position]) != 0x3B:
+        if kind == 0:  # some programs write more ends than blocks
             position += 1
-    except IndexError:
-        return True
-    return False
+            continue
+        if kind == 0x21:  # an extension
+            position += 2
+        elif kind == 0x2C:
+            yield position
+            position += 11 + colours(data[position + 9])
+        else:
+            raise Broken
+        while size := data[position]:
+            position += 1 + size
+        position += 1
 
 
 def _png(data) -> bool:
@@ -192,6 +255,13 @@ def _png(data) -> bool:
 
 
 # ---- Streams -------------------------------------------------------------------------------------------------------
+
+
+def _motion_jpeg(data) -> bool:
+    """Motion JPEG that is taken for a picture, because its first frame is damaged, is read up to there."""
+    if data.find(b"\xff\xd9\xff\xd8") >= 0:
+        raise Broken
+    return False
 
 
 def _transport_stream(data) -> bool:
@@ -219,10 +289,25 @@ def _program_stream(head: bytes) -> int | None:
     return 6 + struct.unpack_from(">H", head, 4)[0] if kind > 0xBA else None
 
 
-def _flv(head: bytes) -> int | None:
-    if head[:3] == b"FLV":
-        return _u32(head, 5, ">") + 4
-    return 15 + int.from_bytes(head[1:4]) if head[0] & 0x1F in (8, 9, 18) else None
+def _flv(data) -> bool:
+    """Whether the last tag is incomplete; the length of each is there again behind it."""
+    position = min(_u32(data, 5, ">") + 4, len(data))
+    while position < len(data):
+        head = data[position : position + 11]
+        if len(head) < 4:
+            return bool(head.strip(b"\0"))
+        if head[0] & 0x1F not in (8, 9, 18):
+            last = (
+                len(data) - 4 - _u32(data, len(data) - 4, ">")
+            )  # where the last tag begins, if data of programs is not behind it
+            if position <= last < len(data) - 15 and data[last] & 0x1F in (8, 9, 18):
+                raise Broken
+            return False
+        length = 11 + int.from_bytes(head[1:4])
+        position += length + 4
+        if position <= len(data) and _u32(data, position - 4, ">") not in (length, 0):
+            raise Broken
+    return position > len(data)
 
 
 def _ogg(data) -> bool:
@@ -260,4 +345,4 @@ def _yuv4mpeg(data) -> bool:
     return _walk(data, frame, start=data.find(b"\n") + 1)
 
 
-__all__ = ["is_cut_off"]
+__all__ = ["BROKEN", "CUT_OFF", "damage", "image_blocks"]

@@ -25,6 +25,7 @@ from .video_files import DEFAULT_FPS, VideoFile
 
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv")  # of the writer; the reader takes every format of FFmpeg
+END_AND_START = b"\xff\xd9\xff\xd8"  # of two JPEG images
 RATES = 0.001, 1000  # of written files, in frames per second
 TICKS = 90_000  # time base of written files in ticks per second, a multiple of the common frame rates
 
@@ -80,7 +81,10 @@ def _holds_video(path: Path) -> bool:
     """Whether a file holds video by its content, or else pictures; an `OSError` if neither."""
     try:
         with open_media(path) as container:
-            return not container.format.name.endswith("_pipe")
+            kind = container.format.name
+        if kind == "jpeg_pipe" and path.suffix.lower() not in IMAGE_SUFFIXES:
+            return END_AND_START in path.read_bytes()  # motion JPEG; of a picture, the second one is a preview
+        return not kind.endswith("_pipe")
     except OSError:
         if path.suffix.lower() in IMAGE_SUFFIXES:
             return False  # Pillow knows why

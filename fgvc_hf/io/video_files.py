@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from .containers import MAX_PIXELS, best_video, load_av, open_media
+from .frame_starts import frame_starts
 from .image_files import check_range
-from .truncation import is_cut_off
+from .truncation import BROKEN, CUT_OFF, damage
 
 
 DEFAULT_FPS = 24.0  # for sources without frame times
@@ -74,6 +75,7 @@ class VideoFile:
         self.path, self.name, self._shape = path, str(path), ()
         self._pts: list[int] = []  # by number; empty where the packets do not tell them
         self._most: int | None = None  # packets that are decoded of a file that was cut off
+        self._first_is_corrupt = False
         with open_media(path) as container:
             stream, kinds = best_video(container, path), set(container.format.name.split(","))
             rate = stream.average_rate or stream.guessed_rate
@@ -83,27 +85,33 @@ class VideoFile:
             short = self._read_index(container, stream, kinds)
         self._seconds = [float((time - self._pts[0]) * self._time_base) for time in self._pts]
         self._number = {time: number for number, time in enumerate(self._pts)}
-        cut_off = short or is_cut_off(path, kinds) or bool(self._pts and kinds & ENDLESS and self._last_is_corrupt())
-        if cut_off or not self._pts:
+        problem = CUT_OFF if short else damage(path, kinds)
+        if not problem and self._pts and kinds & ENDLESS and self._last_is_corrupt():
+            problem = CUT_OFF
+        if problem or not self._pts:
             self._pts, self._seconds = [], []
-            self._count(cut_off, allow_truncated)
+            self._count(problem, allow_truncated)
         self.num_frames = len(self._seconds)
         self.height, self.width = next(self._decode(0, 1)).shape[:2]
+        if not problem and (self._packets_missing or self._first_is_corrupt):
+            what = "packets are missing or damaged" if self._packets_missing else "its first frame is damaged"
+            warnings.warn(f"{path}: {what}, and frames may be missing.", stacklevel=3)
 
     # ---- Index ------------------------------------------------------------------------------------------------------
 
     def _read_index(self, container, stream, kinds: set[str]) -> bool:
         """Take PTS from the packets, if every frame has one of its own; returns whether the packets end in the middle."""
-        packets, corrupt, failed = [], False, False  # packets themselves hold the compressed file
-        self._last, end = 0, None  # number of packets, and where the last one ends in the file
+        packets, corrupt, failed, marked = [], False, False, 0  # packets themselves hold the compressed file
+        self._last, self._hidden, end = 0, 0, None  # number of packets, and where the last one ends in the file
         try:
-            for packet in container.demux(stream):
-                if packet.size:
-                    corrupt, end = packet.is_corrupt, None if packet.pos is None else packet.pos + packet.size
-                    self._last += 1
-                    if not _is_hidden(packet, stream):
-                        packets.append((packet.pts, packet.dts, packet.is_keyframe, packet.is_discard))
-        except load_av().FFmpegError:
+            for packet in _packets(container, stream):
+                corrupt, end = packet.is_corrupt, None if packet.pos is None else packet.pos + packet.size
+                self._last += 1
+                marked += corrupt
+                self._hidden += (hidden := _is_hidden(packet, stream))
+                if not hidden:
+                    packets.append((packet.pts, packet.dts, packet.is_keyframe, packet.is_discard))
+        except _errors():
             failed = True
         if not packets:
             raise OSError(f"{self.path}: has no frames.")
@@ -111,6 +119,9 @@ class VideoFile:
         self._whole = not corrupt and not kinds & ENDLESS and end is not None and end < self.path.stat().st_size
         pts, dts, keys, discarded = zip(*packets, strict=True)
         self._has_keys = any(keys)
+        # In the middle, as where two recordings were joined; or before the first key frame
+        self._packets_missing = marked > 0 or self._last < frame_starts(self.path, kinds, stream.id)
+        self._packets_missing |= self._has_keys and not keys[0] and not kinds & {"mpegts", *ENDLESS}
         # Pictures before the first key frame are not counted on, for they may refer to others that are not there
         unique = None not in pts and len(set(pts)) == len(pts) and keys[0] and pts[0] == min(pts)
         ordered = None not in dts and all(before < after for before, after in itertools.pairwise(dts))
@@ -128,30 +139,32 @@ class VideoFile:
             return True
         return corrupt
 
-    def _count(self, cut_off: bool, allow_truncated: bool) -> None:
-        """Count and time the frames by decoding the file; one that was cut off is refused, or read up to there.
+    def _count(self, problem: str | None, allow_truncated: bool) -> None:
+        """Count and time the frames by decoding the file; one that is damaged is refused, or what is left of it read.
 
         Raises:
-            `OSError`: decoding stops, or the file is cut off, and this is not allowed.
+            `OSError`: decoding stops, or the file is damaged, and this is not allowed.
         """
-        reason = "it is cut off"
-        if cut_off:
+        if problem == CUT_OFF:
             self._most = self._last if self._whole else self._last - 1
         try:
             self._time_frames()
         except _errors() as error:
-            reason = reason if cut_off else f"decoding stops ({error.strerror})"
-            cut_off, self._most = True, self._last
+            problem, self._most = problem or f"decoding stops ({error.strerror})", self._last
             with suppress(*_errors()):
                 self._time_frames()
         count = len(self._seconds)
         if not count:
-            raise OSError(f"{self.path}: is damaged, {reason if cut_off else 'no frame can be decoded'}.")
-        if cut_off and not allow_truncated:
+            raise OSError(f"{self.path}: is damaged, {problem or 'no frame can be decoded'}.")
+        where = "and frames may be missing" if problem == BROKEN else f"after frame {count - 1}"
+        if problem and not allow_truncated:
             way = f"the first {count} can be read with allow_truncated=True (--allow-truncated)"
-            raise OSError(f"{self.path}: is damaged, {reason} after frame {count - 1}; {way}.")
-        if cut_off:
-            warnings.warn(f"{self.path}: {reason} after frame {count - 1}; it is read up to there.", stacklevel=4)
+            raise OSError(f"{self.path}: is damaged, {problem} {where}; {way}.")
+        expected = self._last - self._hidden
+        # Two fields of a frame may be packets of their own
+        self._packets_missing |= count < expected and not problem and not 2 * count - 2 <= expected <= 2 * count
+        if problem:
+            warnings.warn(f"{self.path}: {problem} {where}; it is read up to there.", stacklevel=4)
 
     def _time_frames(self) -> None:
         """Take the times of the frames from the decoder."""
@@ -206,7 +219,7 @@ class VideoFile:
         matrix = display_matrix(frame)
         shown = turned_upright(frame.to_ndarray(format="rgb24"), matrix)
         if not self._shape:
-            self._shape = shown.shape
+            self._shape, self._first_is_corrupt = shown.shape, frame.is_corrupt
             self.pixel_aspect = 1 / self.pixel_aspect if transposes(matrix) else self.pixel_aspect
         if shown.shape != self._shape:
             size, before = (f"{shape[0]}x{shape[1]}" for shape in (shown.shape, self._shape))
@@ -243,6 +256,8 @@ class VideoFile:
 
     def _decoded(self, target: int | None) -> Iterator[Any]:
         with open_media(self.path) as container:
+            if self._stream >= len(container.streams):  # what is found of damaged headers may differ
+                raise _CorruptFrameError
             stream = container.streams[self._stream]
             context = stream.codec_context
             context.options = {"max_pixels": str(MAX_PIXELS)}
@@ -251,7 +266,7 @@ class VideoFile:
             started, shown = not self._has_keys, target is None
             if target is not None:
                 container.seek(target, stream=stream)
-            packets = itertools.islice((packet for packet in container.demux(stream) if packet.size), self._most)
+            packets = itertools.islice(_packets(container, stream), self._most)
             for packet in itertools.chain(packets, [None] if self._most is None else []):
                 started = started or packet is None or packet.is_keyframe
                 for frame in context.decode(packet) if started else ():
@@ -268,6 +283,14 @@ class _CorruptFrameError(Exception):
 def _errors() -> Any:
     """What decoding raises: exceptions with a `strerror`."""
     return load_av().FFmpegError, _CorruptFrameError
+
+
+def _packets(container, stream) -> Iterator[Any]:
+    """The packets of a stream that hold something."""
+    try:
+        yield from (packet for packet in container.demux(stream) if packet.size)
+    except IndexError:  # PyAV does not know a stream that damaged headers announce in the middle
+        raise _CorruptFrameError from None
 
 
 def _is_hidden(packet, stream) -> bool:

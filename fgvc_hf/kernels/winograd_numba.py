@@ -11,7 +11,7 @@ from itertools import product
 import numpy as np
 import torch
 
-from .numba_runtime import bits_of, in_parallel, jit, narrow, widen
+from .numba_runtime import array_of, bits_of, in_parallel, jit, narrow, widen
 
 
 POINTS = (0.0, 0.5**0.5, -(0.5**0.5), 2**0.5, -(2**0.5))  # and infinity
@@ -103,7 +103,7 @@ class WinogradConvolution:
         self.outputs, self.inputs = outputs.astype(np.float32), inputs.astype(np.float32)
         along = torch.from_numpy(weights)
         mixed = torch.einsum("ia,jb,ocab->ijco", along, along, weight.double())
-        self.weight, self.bias = mixed.flatten(0, 1).to(bias.dtype).contiguous(), bias.float().numpy()
+        self.weight, self.bias = mixed.flatten(0, 1).to(bias.dtype).contiguous(), array_of(bias.float())
 
     def __call__(self, images: torch.Tensor, residual: torch.Tensor | None = None, relu: bool = True) -> torch.Tensor:
         """Images (N, C, H, W), fastest in channels-last order, to (N, O, H, W); with a residual (N, O, H, W) and a ReLU, if asked for."""

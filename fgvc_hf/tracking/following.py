@@ -54,13 +54,21 @@ class Following:
             labels ([`Labels`]): All of them.
             look (callable): Looks of points (n, 2) on a frame.
         """
+        tracks = self.blend(self.label_passes(labels, look), labels)
+        report(tracks.disagreements)
+        return tracks
+
+    def label_passes(self, labels: Labels, look: Callable[[np.ndarray, np.ndarray], PointLooks]) -> list[LabelPass]:
+        """What each pass finds; arguments as of [`~Following.labels`]."""
         self._check(labels)
         templates = self.model.config.point_matching == "templates"
         looks = self._looks(labels, look) if templates else None
-        found = [self._label_pass(labels, looks, reverse) for reverse in self.passes]
-        tracks = found[0].tracks if len(found) == 1 else blended(*found, labels, self._threshold)
+        return [self._label_pass(labels, looks, reverse) for reverse in self.passes]
+
+    def blend(self, passes: list[LabelPass], labels: Labels) -> PointTracks:
+        """The tracks of one pass, or of both."""
+        tracks = passes[0].tracks if len(passes) == 1 else blended(*passes, labels, self._threshold)
         tracks.labels = labels.table
-        report(tracks.disagreements)
         return tracks
 
     def queries(self, looks: dict[int, PointLooks]) -> PointTracks:

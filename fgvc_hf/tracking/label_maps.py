@@ -187,7 +187,7 @@ def propagate_softmax(
             scores = scores / config.temperature  # (n, F*h*w)
             if allowed is not None:
                 scores = scores.masked_fill(~allowed[members].flatten(), -torch.inf)
-            weights = torch.softmax(scores, dim=-1)
+            weights = torch.softmax(scores, dim=-1).to(labels.dtype)
             weights = weights.nan_to_num() if allowed is not None else weights  # of cells without any key
             if per_reference and weights.shape[1] > config.propagation_topk:
                 least = weights.topk(config.propagation_topk, dim=-1).values[:, -1:]

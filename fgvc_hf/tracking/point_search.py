@@ -5,6 +5,7 @@ step of the template tracker ([`TemplateTracker`]) with a search window of the w
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
@@ -44,7 +45,7 @@ class PointSearch:
     memory: TemplateMemory
 
     @classmethod
-    def of(cls, config: FgvcConfig, ids: list[int], looks: list[PointLooks], like: TemplateMemory) -> Self:
+    def of(cls, config: FgvcConfig, ids: list[int], looks: Sequence[PointLooks], like: TemplateMemory) -> Self:
         """A search for points by their looks, the first of which becomes the first patch; tensors as those of a memory."""
         first = [torch.stack([getattr(look, name)[0] for look in looks]) for name in ("templates", "images")]
         others = [PointLooks(look.templates[1:], look.images[1:]) for look in looks]

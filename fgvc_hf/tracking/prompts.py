@@ -11,6 +11,7 @@ from .frames import host_array
 
 
 MAX_MASKS = 255  # objects with a mask in one session: they fit into 8-bit images
+MAX_POINTS = 100_000  # points of one call or file: a file of a few bytes may claim any number
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 
 from ..data.shards import StreamedClips
 from ..data.synthetic_pairs import SyntheticPairs
+from ..io.files import atomic_write, updated_folder
 from ..processing_fgvc import FgvcProcessor
 from .joint import make_clips, make_synthetic
 from .module import TrainingModule
@@ -383,10 +384,13 @@ class Training:
         labelled = self._labelled(numbers) if self.recipe.synthetic else None
         self.bare.eval()
         for name, picture in self.bare.draw(frames, labelled, self._seeds(numbers)).items():
-            Image.fromarray(picture).save(folder / f"{name}-{self.step:08d}.png")
+            with atomic_write(folder / f"{name}-{self.step:08d}.png") as temporary:
+                Image.fromarray(picture).save(temporary)
         self.bare.train()
 
     def _save_model(self, name: str) -> None:
         if self.accelerator.is_main_process:
-            self.bare.result.save_pretrained(self.output / name)
-            FgvcProcessor(self.bare.processor).save_pretrained(self.output / name)
+            self.output.mkdir(parents=True, exist_ok=True)
+            with updated_folder(self.output / name) as folder:
+                self.bare.result.save_pretrained(folder)
+                FgvcProcessor(self.bare.processor).save_pretrained(folder)

@@ -30,11 +30,9 @@ def prompt(session, processor):
 
 def assert_equal(first, second):
     assert first.frame_idx == second.frame_idx and first.ids == second.ids
-    for name in ("points", "visible", "confidence", "uncertainty", "outside"):
-        np.testing.assert_array_equal(getattr(first, name), getattr(second, name), err_msg=name)
-    assert (first.masks is None) == (second.masks is None)
-    if first.masks is not None:
-        np.testing.assert_array_equal(first.masks, second.masks)
+    assert first.keys() == second.keys() and len(first) > 10
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
 
 
 @pytest.mark.parametrize("moment", [0, 1, 4, 8])

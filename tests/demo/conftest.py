@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 
-pytest.importorskip("gradio", reason="the demo needs the extra demo")
+pytest.importorskip("gradio", reason="the extra demo is not installed")
 
 import httpx
 

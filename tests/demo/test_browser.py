@@ -16,7 +16,7 @@ from fgvc_hf.data.synthetic import translating_texture
 from fgvc_hf.demo.examples import EXAMPLES
 
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
     pytest.mark.slow,

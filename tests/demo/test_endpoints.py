@@ -17,10 +17,12 @@ from PIL import Image
 from fgvc_hf import open_video
 
 
-gradio_client = pytest.importorskip("gradio_client", reason="the demo needs the extra demo")
-mcp = pytest.importorskip("mcp", reason="the demo needs the extra demo")
-sse_client = pytest.importorskip("mcp.client.sse").sse_client
-streamablehttp_client = pytest.importorskip("mcp.client.streamable_http").streamablehttp_client
+gradio_client = pytest.importorskip("gradio_client", reason="the extra demo is not installed")
+mcp = pytest.importorskip("mcp", reason="the extra demo is not installed")
+sse_client = pytest.importorskip("mcp.client.sse", reason="the extra demo is not installed").sse_client
+streamablehttp_client = pytest.importorskip(
+    "mcp.client.streamable_http", reason="the extra demo is not installed"
+).streamablehttp_client
 
 
 pytestmark = pytest.mark.slow

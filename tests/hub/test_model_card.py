@@ -69,7 +69,7 @@ def test_every_benchmark_has_its_name(checkpoint, result, tmp_path, benchmark, s
         ({"settings": {"weights": "0" * 64}}, "was measured on other weights"),
         ({"settings": {"baseline": "dis"}}, "measures the baseline dis, not this model"),
         ({"settings": {"split": None}}, "does not say what it was measured on"),
-        ({"metrics": None}, "is no result of fgvc-hf evaluate"),
+        ({"metrics": None}, "must be a result of fgvc-hf evaluate"),
     ],
 )
 def test_numbers_of_something_else_are_refused(tiny_model, result, tmp_path, change, message):

@@ -18,7 +18,7 @@ from PIL import Image
 from fgvc_hf import open_video
 
 
-pytestmark = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="the command ffmpeg is not installed")
+pytestmark = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="there is no command ffmpeg")
 FFMPEG = ("ffmpeg", "-v", "error", "-y", "-threads", "1")
 BLOCKS = ",scale=4:4:flags=area,scale=64:48:flags=neighbor"  # of 16x12 pixels, in 20 frames
 SOURCE = ("-f", "lavfi", "-i", f"testsrc2=s=64x48:r=25:d=0.8{BLOCKS}")

@@ -148,3 +148,10 @@ def test_panels_show_arrows_colours_and_the_wheel(frame):
     arrows, colours = picture[strip:, :480], picture[strip:, 480 + gap : 2 * 480 + gap]
     assert (arrows == 100).all(axis=-1).mean() > 0.5 and (arrows != 100).any()
     np.testing.assert_array_equal(colours[3::6, 3::6], draw_flow(flow, occluded=occluded))
+
+
+def test_arrows_are_a_sixteenth_of_the_shorter_side_apart_and_eight_pixels_at_least():
+    for size, spacing in (((192, 256), 12), ((256, 192), 12), ((60, 80), 8)):
+        frame, flow = np.full((*size, 3), 90, np.uint8), np.full((*size, 2), 5.0, np.float32)
+        np.testing.assert_array_equal(draw_arrows(frame, flow), draw_arrows(frame, flow, spacing=spacing))
+        assert (draw_arrows(frame, flow) != draw_arrows(frame, flow, spacing=spacing + 1)).any()

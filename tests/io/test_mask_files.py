@@ -136,3 +136,20 @@ def test_ids_that_no_file_holds_are_not_written(tmp_path, ids, message):
     with pytest.raises(ValueError, match=message):
         write_mask(tmp_path / "a.png", ids)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_palette_of_davis_is_known():
+    """Ids 0 to 8, and 255, of DAVIS and Pascal VOC."""
+    known = [
+        (0, 0, 0),
+        (128, 0, 0),
+        (0, 128, 0),
+        (128, 128, 0),
+        (0, 0, 128),
+        (128, 0, 128),
+        (0, 128, 128),
+        (128, 128, 128),
+        (64, 0, 0),
+    ]
+    assert davis_palette()[:9].tolist() == [list(colour) for colour in known]
+    assert davis_palette()[255].tolist() == [224, 224, 192] and len(np.unique(davis_palette(), axis=0)) == 256

@@ -33,7 +33,9 @@ def test_a_mask_that_is_drawn_and_read_is_where_it_was(stride, input_size):
     assert iou(read, mask) > (0.93 if stride == 4 and input_size[0] < 100 else 0.96)
     rows, columns = np.nonzero(read)
     expected_rows, expected_columns = np.nonzero(mask)
-    assert abs(rows.mean() - expected_rows.mean()) < 0.5 and abs(columns.mean() - expected_columns.mean()) < 0.5
+    pixel = 160 / input_size[0]  # of the model's input, in pixels of the mask: less than a half of one is allowed
+    assert abs(rows.mean() - expected_rows.mean()) < 0.12 * pixel
+    assert abs(columns.mean() - expected_columns.mean()) < 0.12 * 224 / input_size[1]
 
 
 def test_a_cell_holds_the_share_that_is_covered():

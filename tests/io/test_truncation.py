@@ -2,84 +2,30 @@
 
 import re
 import warnings
-from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
-from PIL import Image
+from media_files import CONTAINERS, write_media
 
 from fgvc_hf import open_video
 
 
 FRAMES = 24
-KINDS = {  # name -> codec of the pictures, codec of the sound, options of the muxer
-    "index at the end.mp4": ("libx264", None, {}),
-    "index in front.mp4": ("libx264", "aac", {"movflags": "faststart"}),
-    "fragments.mp4": ("libx264", None, {"movflags": "frag_keyframe+empty_moov"}),
-    "fragments, sound.mp4": ("libx264", "aac", {"movflags": "frag_keyframe+empty_moov+default_base_moof"}),
-    "mpeg4.mov": ("mpeg4", None, {"movflags": "faststart"}),
-    "h264.mkv": ("libx264", None, {}),
-    "sound.mkv": ("libx264", "aac", {}),
-    "vp9.webm": ("libvpx-vp9", None, {}),
-    "vp8, sound.webm": ("libvpx", "libopus", {}),
-    "live.webm": ("libvpx", "libopus", {"live": "1"}),
-    "mpeg4.avi": ("mpeg4", None, {}),
-    "sound.avi": ("mpeg4", "mp2", {}),
-    "h264.ts": ("libx264", None, {}),
-    "sound.ts": ("mpeg2video", "mp2", {}),
-    "blu-ray.m2ts": ("libx264", None, {"mpegts_m2ts_mode": "1"}),
-    "h264.flv": ("libx264", None, {}),
-    "mpeg2.mpg": ("mpeg2video", None, {}),
-    "wmv.wmv": ("wmv2", None, {}),
-    "vp8.ivf": ("libvpx", None, {}),
-    "raw.y4m": ("wrapped_avframe", None, {}),
-    "frames.gif": ("gif", None, {}),
-    "frames.apng": ("apng", None, {}),
-    "raw.mjpeg": ("mjpeg", None, {}),
-    "pages.webp": ("pillow", None, {}),
-    "pages.tif": ("pillow", None, {}),
-}
-FORMATS = {"rgb8": ("gif",), "rgb24": ("apng",), "yuvj420p": ("mjpeg",)}
 SHARES = (0.25, 0.4, 0.55, 0.7, 0.8, 0.9, 0.97, 0.995)
 
 
 def write(path, codec, sound, options) -> None:
-    """24 frames of noise, so that every frame takes many bytes, and a tone beside them."""
+    """24 frames of noise, so that every frame takes many bytes."""
     noise = np.random.default_rng(0).integers(0, 256, (FRAMES, 48, 64, 3), dtype=np.uint8)
-    if codec == "pillow":
-        first, *others = map(Image.fromarray, noise)
-        first.save(path, save_all=True, append_images=others)
-        return
-    with av.open(str(path), "w", options=options) as container:
-        video = container.add_stream(codec, rate=25, options={"g": "8", "threads": "1"})
-        pix_fmt = next((name for name, codecs in FORMATS.items() if codec in codecs), "yuv420p")
-        video.height, video.width, video.pix_fmt = 48, 64, pix_fmt
-        audio = container.add_stream(sound, rate=48000) if sound else None
-        packets = []
-        for number, frame in enumerate(noise):
-            picture = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format=pix_fmt)
-            picture.pts, picture.time_base = number, Fraction(1, 25)
-            packets += video.encode(picture)
-        packets += video.encode()
-        if audio is not None:
-            tone = np.sin(np.arange(48000 * FRAMES // 25) / 17).astype(np.float32)[None]
-            whole = av.AudioFrame.from_ndarray(tone, format="flt", layout="mono")
-            whole.sample_rate, whole.pts, whole.time_base = 48000, 0, Fraction(1, 48000)
-            context = audio.codec_context
-            resampler = av.AudioResampler(context.format, context.layout, 48000, context.frame_size or 1024)
-            for part in (*resampler.resample(whole), *resampler.resample(None)):
-                packets += audio.encode(part)
-            packets += audio.encode()
-        for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
-            container.mux(packet)
+    write_media(path, noise, codec, sound, options)
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=CONTAINERS)
 def whole(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("whole") / request.param
     try:
-        write(path, *KINDS[request.param])
+        write(path, *CONTAINERS[request.param])
     except (av.FFmpegError, av.codec.codec.UnknownCodecError) as error:
         pytest.skip(f"PyAV cannot write it here ({error}).")
     return path
@@ -120,7 +66,7 @@ def test_a_part_is_refused_or_read_with_a_warning(whole, tmp_path, share):
 )
 @pytest.mark.parametrize("appended", [bytes(100), b"SEFT and other data of cameras\n" * 50], ids=["zeros", "data"])
 def test_what_programs_append_is_no_damage(tmp_path, name, appended):
-    write(tmp_path / name, *KINDS[name])
+    write(tmp_path / name, *CONTAINERS[name])
     with (tmp_path / name).open("ab") as file:
         file.write(appended)
     assert open_video(tmp_path / name).num_frames == FRAMES
@@ -128,7 +74,7 @@ def test_what_programs_append_is_no_damage(tmp_path, name, appended):
 
 def test_a_recorder_that_was_killed(tmp_path):
     """A file without duration and index is whole, as a browser writes it, unless it ends within an element."""
-    write(live := tmp_path / "live.webm", *KINDS["live.webm"])
+    write(live := tmp_path / "live.webm", *CONTAINERS["live.webm"])
     content = live.read_bytes()
     assert b"\x1c\x53\xbb\x6b" not in content  # no index
     assert open_video(live).num_frames == FRAMES

@@ -7,8 +7,9 @@ import torch
 from feature_fields import shifted, smooth_field
 
 from fgvc_hf.matching.patches import SearchWindow, patch_weights, sample_patches
-from fgvc_hf.matching.pyramid import downsample
-from fgvc_hf.matching.template_search import Candidates, MotionPrior, refine, search_coarse, verify
+from fgvc_hf.matching.pyramid import FeaturePyramid, downsample
+from fgvc_hf.matching.redetection import best_blocks, redetect
+from fgvc_hf.matching.template_search import Candidates, Match, MotionPrior, refine, search_coarse, verify
 from fgvc_hf.tracking.template_constants import TemplateConstants
 
 
@@ -124,3 +125,57 @@ def test_the_first_patch_decides_within_two_cells(first, expected):
     assert margin == pytest.approx(0.3)  # of what is known of the rest of the frame
     assert anchor == pytest.approx(float(firsts[0, expected[1], expected[0]]))
     assert mean == pytest.approx(float(scores[0, expected[1], expected[0]]))
+
+
+def test_the_prior_costs_the_square_of_a_shift_at_both_scales():
+    """A shift of 4 cells is one of 2 coarse cells, and costs the same."""
+    prior = MotionPrior(torch.tensor([[6.0, 4.0]]), torch.tensor([0.01]))
+    window = SearchWindow(torch.full((1, 9, 9), 0.5), torch.ones(1, 9, 9), torch.tensor([[2, 0]]))
+    scores = prior.scores(window, 0.25)[0]
+    assert scores[4, 4] == 0.5  # the place (6, 4) itself
+    assert float(scores[4, 8]) == pytest.approx(0.5 - 0.01 * 4**2)
+    assert float(scores[1, 2]) == pytest.approx(0.5 - 0.01 * (3**2 + 2**2))
+    coarse = prior.coarse()
+    assert coarse.last.tolist() == [[3, 2]] and float(coarse.cost[0]) == pytest.approx(0.04)
+    window = SearchWindow(torch.full((1, 5, 5), 0.5), torch.ones(1, 5, 5), torch.tensor([[1, 0]]))
+    assert float(coarse.scores(window, 0.25)[0, 2, 4]) == pytest.approx(0.5 - 0.01 * 4**2)
+    share = torch.ones(1, 5, 5)
+    share[0, 0, 0] = 0
+    assert coarse.scores(SearchWindow(window.scores, share, window.corner), 0.25)[0, 0, 0] == -torch.inf
+
+
+@pytest.mark.parametrize(
+    ("anchor", "mean", "carried", "taken"),
+    [
+        (0.3, 0.9, False, True),
+        (0.3, 0.99999, False, False),  # the mean template knows the place better
+        (0.3, 0.9, True, False),  # the images carried it on
+        (0.83, 0.5, False, True),
+        (0.96, 0.5, False, False),  # not better by enough
+    ],
+)
+def test_a_point_is_taken_from_afar_if_both_templates_agree(anchor, mean, carried, taken):
+    """The first patch is found at its place 30 cells away, at which the mean template has a similarity of 0.97 or so."""
+    world, other = shifted(smooth_field(90, 120), 0, 0, 60, 80), shifted(smooth_field(90, 120, seed=4), 0, 0, 60, 80)
+    place = torch.tensor([[56.0, 40.0]])
+    first = sample_patches(world, place, 3)
+    known = torch.nn.functional.normalize(first + 0.2 * sample_patches(other, place, 3), dim=-1)
+    match = Match(torch.tensor([[12.0, 10.0]]), torch.tensor([[anchor, mean, 0.1]]))
+    numbers = CONSTANTS.recall_radius, CONSTANTS.recall_gain, CONSTANTS.anchor_radius, CONSTANTS.rival_distance, SHARE
+    recall = 0.95 if anchor < 0.95 else 0.97
+    weights = patch_weights(3)[None]
+    found, recalled = redetect(
+        FeaturePyramid(world), first, known, weights, match, torch.tensor([carried]), recall, *numbers
+    )
+    assert recalled.tolist() == [taken]
+    expected = place if taken else match.cells
+    torch.testing.assert_close(found.cells, expected, atol=0.2, rtol=0)
+
+
+def test_the_best_block_is_named_by_its_centre():
+    """Blocks of 4x4 cells at every second cell."""
+    features = torch.zeros(20, 24, 2)
+    features[..., 0] = 1
+    features[8:12, 4:8] = torch.tensor([0.0, 1.0])
+    patch = torch.tensor([0.0, 1.0]).expand(40, 9, 2)  # more than are multiplied at once
+    assert best_blocks(FeaturePyramid(features).blocks, patch, 1).tolist() == [[5.5, 9.5]] * 40

@@ -269,3 +269,18 @@ def test_boxes_of_objects_need_their_family():
 def test_a_window_of_everything_needs_its_family():
     with pytest.raises(ValueError, match="propagation_window 'none' needs"):
         FgvcConfig(propagation_window="none")
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_beside_the_border_as_much_is_left_out_on_the_other_side(turned):
+    """On maps that are not square: of a peak in the last row but one only the rows beside it count, and of one in the first row that row alone."""
+    low, first = torch.zeros(10, 30), torch.zeros(10, 30)
+    low[5:10, 12] = torch.tensor([0.8, 0.8, 0.8, 1.0, 0.8])
+    first[0, 10:13], first[1, 11:15] = torch.tensor([0.75, 1.0, 0.75]), 0.9
+    maps = [of.T if turned else of for of in (low, first)]
+    size = tuple(maps[0].shape)
+    labels = torch.stack([of.flatten() for of in maps], dim=1)
+    found, peak = read_points(labels, size, (2 * size[0], 2 * size[1]), 2, 6.0, "aligned")
+    expected = torch.tensor([[24.5, 16.5], [22.5, 0.5]], dtype=torch.float64)
+    torch.testing.assert_close(found, expected.flip(1) if turned else expected)
+    assert peak.tolist() == [1, 1]

@@ -181,11 +181,24 @@ def test_points_stay_in_the_frame():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_memory_does_not_grow_and_is_known_before(dtype):
+    """All that the tracker holds, counted from its tensors, is what it was when the points were added."""
     tracker = started(unit_features(12, 12, dtype=dtype), [(5.0, 5.0)] * 3)
+
+    def held():
+        tensors = [
+            of
+            for part in (tracker.memory, tracker.state)
+            for of in vars(part).values()
+            if isinstance(of, torch.Tensor)
+        ]
+        return sum(of.untyped_storage().nbytes() for of in tensors)
+
     assert tracker.nbytes == tracker.bytes_of(3) == 3 * 17 * (49 * 16 * dtype.itemsize + 13 * 13 * 4)
+    before = held()
+    assert 0 < before - tracker.nbytes < 3 * 2**10  # trust, similarities and positions
     for seed in range(20):
         tracker.step(frame_of(unit_features(12, 12, seed=seed, dtype=dtype)))
-        assert tracker.nbytes == tracker.bytes_of(3)
+        assert held() == before and tracker.nbytes == tracker.bytes_of(3)
 
 
 def moving_image(h, w, velocity, t):

@@ -131,3 +131,52 @@ def test_unknown_forms():
     positions, valid = torch.zeros(1, H, W, 2), torch.ones(1, H, W, dtype=torch.bool)
     with pytest.raises(ValueError, match="teacher_norm must be"):
         soft_label_loss(first, second, F.relu(second), positions, valid, R, 0.07, "rows")
+
+
+def copied(query, key, values, radius, zeros):
+    """Colours (h, w, V) copied from the cells in the window of each query, by the softmax over products / sqrt(C), in loops.
+
+    With `zeros`, cells outside the frame have score 0 and colour 0; else they are left out.
+    """
+    h, w, channels = query.shape
+    result = torch.zeros(h, w, values.shape[-1])
+    for y in range(h):
+        for x in range(w):
+            scores, colours = [], []
+            for v in range(y - radius, y + radius + 1):
+                for u in range(x - radius, x + radius + 1):
+                    inside = 0 <= v < h and 0 <= u < w
+                    if inside or zeros:
+                        scores.append(float(query[y, x] @ key[v, u]) / channels**0.5 if inside else 0.0)
+                        colours.append(values[v, u] if inside else torch.zeros_like(values[0, 0]))
+            result[y, x] = torch.softmax(torch.tensor(scores), 0) @ torch.stack(colours)
+    return result
+
+
+def smooth_l1(difference):
+    size = (20 * difference).abs()
+    return torch.where(size < 1, size**2 / 2, size - 0.5).mean(-1)
+
+
+@pytest.mark.parametrize("form", ["aligned", "official"])
+def test_reconstruction_by_value(form):
+    """Eqs. 6 and 8, and with the check of Eq. 7 the mean over the cells that pass it."""
+    torch.manual_seed(0)
+    query, key = torch.randn(2, 1, 5, 6, 8)
+    key[:, :3] = query[:, :3].roll(1, 2)  # of what is seen on both frames
+    own, others = torch.rand(2, 1, 2, 10, 12)
+    copy = copied(query[0], key[0], others[0, :, ::2, ::2].movedim(0, -1), 2, form == "official")
+    visible = forward_backward_check(query, key, 2)[0].float()
+    assert 0.2 < visible.mean() < 0.9
+    if form == "official":
+        copy = F.interpolate(copy.movedim(-1, 0)[None], scale_factor=2, mode="bilinear")[0].movedim(0, -1)
+        losses, visible = (
+            smooth_l1(copy - own[0].movedim(0, -1)),
+            visible.repeat_interleave(2, 0).repeat_interleave(2, 1),
+        )
+    else:
+        losses = smooth_l1(copy - own[0, :, ::2, ::2].movedim(0, -1))
+    found = reconstruction_loss(query, key, own, others, 2, form)
+    torch.testing.assert_close(found, losses.mean()[None], rtol=1e-4, atol=1e-5)
+    masked = reconstruction_loss(query, key, own, others, 2, form, occlusion_test=True)
+    torch.testing.assert_close(masked, (losses * visible).sum()[None] / visible.sum(), rtol=1e-4, atol=1e-5)

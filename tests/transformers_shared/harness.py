@@ -35,7 +35,7 @@ def provide_shared_tests() -> None:
     if not (ROOT / "tests" / "__init__.py").is_file():
         try:
             _download()
-        except (subprocess.CalledProcessError, OSError) as error:
+        except (subprocess.SubprocessError, OSError) as error:
             if os.environ.get("FGVC_REQUIRE_NETWORK_TESTS"):
                 raise
             pytest.skip(
@@ -51,7 +51,10 @@ def _download() -> None:
     with tempfile.TemporaryDirectory(dir=ROOT.parent) as folder:
         requirement = f"transformers=={transformers.__version__}"
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "transformers"]
-        subprocess.run([*pip, "--no-build-isolation", "--dest", folder, requirement], check=True, timeout=300)
+        pip += ["--no-build-isolation", "--dest", folder, requirement]
+        done = subprocess.run(pip, capture_output=True, text=True, timeout=300)
+        if done.returncode:
+            raise OSError(done.stderr.strip() or f"pip ended with status {done.returncode}")
         (archive,) = Path(folder).glob("transformers-*.tar.gz")
         laid_out = Path(folder) / "shared"
         with tarfile.open(archive) as tar:

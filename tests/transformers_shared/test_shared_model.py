@@ -82,6 +82,13 @@ class FgvcModelTest(ModelTesterMixin, unittest.TestCase):
 
 class FgvcCoarseToFineModelTest(FgvcModelTest):
     model_tester_class = FgvcCoarseToFineModelTester
+    has_attentions = True  # of the head
+
+    def test_attention_outputs(self):
+        """The shared version counts layers and tokens of a whole model: here they are those of the head, and the cells of its windows."""
+        tester = self.model_tester
+        tester.num_hidden_layers, tester.num_attention_heads, tester.seq_length = 2, 2, 2 * 2
+        super().test_attention_outputs()
 
     def test_hidden_states_output(self):
         """As above; the encoder pools after the stem, and its maps shrink on the way to stride 8."""

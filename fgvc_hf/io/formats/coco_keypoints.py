@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from ...tracking.results import PointTracks
-from ..text_files import cut, read_json
+from ..json_files import read_json
+from ..text_files import cut
 from .point_labels import Label, PointName
 
 
@@ -36,7 +37,7 @@ def read_keypoints(
     path: Path, frame_of: Callable[[dict, Path], int]
 ) -> tuple[list[Label], list[PointName], tuple[int, int] | None]:
     """As [`read`], with the frame of an image by `frame_of(image, path)`."""
-    content = read_json(path)
+    content = read_json(path, "a JSON file of COCO keypoints")
     try:
         frames = {image["id"]: frame_of(image, path) for image in content["images"]}
         sizes = {(image.get("height"), image.get("width")) for image in content["images"]}

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from ...tracking.results import PointTracks
-from ..array_files import DAMAGED
 from ..hdf5_files import check_hdf5
+from ..json_files import understanding
 from ..optional_libraries import load_library
 from .point_labels import Label, PointName
 
@@ -25,7 +25,7 @@ def read(path: Path) -> tuple[list[Label], list[PointName], tuple[int, int] | No
     """Labels of a file, names in its order, and (height, width) if it tells. What people labelled goes before predictions of a frame."""
     sleap_io = load_library("sleap_io", "reading files of SLEAP", "formats")
     check_hdf5(path, "reading files of SLEAP", "a file of SLEAP")
-    try:
+    with understanding(path, "a file of SLEAP"):
         if path.suffix.lower() == ".h5":
             labels = sleap_io.load_analysis_h5(str(path), video=sleap_io.Video("", open_backend=False))
         else:
@@ -35,10 +35,6 @@ def read(path: Path) -> tuple[list[Label], list[PointName], tuple[int, int] | No
         tracks = [track.name for track in labels.tracks] if several else [""]
         names = [PointName(node, track) for track in tracks for node in labels.skeletons[0].node_names]
         shapes = {tuple(video.shape[1:3]) for video in labels.videos if video.shape is not None}
-    except DAMAGED as error:
-        if isinstance(error, ValueError) and str(error).startswith(str(path)):
-            raise
-        raise ValueError(f"{path}: is not a file of SLEAP, or a damaged one.") from None
     unknown = {row.name for row in rows} - set(names)
     if unknown:
         raise ValueError(f"{path}: holds several skeletons; files of one skeleton are read.")

@@ -1,0 +1,178 @@
+"""A run over a whole data set: check, list, track what is missing, and write the shards when all rows are there."""
+
+import os
+from collections.abc import Generator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+from tqdm import tqdm
+
+from .. import __version__
+from ..data.shard_manifest import shard_files
+from ..io.checkpoints import resolve_checkpoint
+from ..tracker import Tracker
+from .clip_sources import Clip, ClipSource
+from .clip_tracking import parse_grid
+from .finished_rows import FinishedRows
+from .lerobot_columns import append_tracks, check_append
+from .ray_engine import Actors, track_on_ray
+from .run_folder import ROWS, begin_run, check_destination, complete, errors_in, is_whole, locked
+from .source_kinds import open_source
+from .track_job import Options, TrackJob, described, revision_of
+
+
+ENGINES = ("local", "ray")
+TIME_LIMIT = 3600.0  # seconds for a clip
+LOADING = {"preset", "device", "dtype", "revision"}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a destination holds: rows, those with an error, and those that this run has added."""
+
+    rows: int
+    errors: int
+    added: int
+
+
+def track_dataset(
+    source: str | os.PathLike,
+    destination: str | os.PathLike,
+    points: str = "grid:16",
+    *,
+    video: str | None = None,
+    engine: str = "local",
+    actors: Actors | None = None,
+    num_shards: int | None = None,
+    time_limit: float = TIME_LIMIT,
+    append_to: str | os.PathLike | None = None,
+    progress: bool = False,
+    checkpoint: str | None = None,
+    **loading,
+) -> Summary:
+    """
+    Track the clips of a data set, and write a data set of their tracks. The same call again does what is missing.
+
+    Args:
+        source: A folder of videos, Parquet files, WebDataset tar files, or a LeRobotDataset v3, on this machine or `hf://datasets/USER/NAME`.
+        destination: Folder of the tracks; made if needed.
+        points (`str`, defaults to `"grid:16"`): `"grid:N"` or `"grid:ROWSxCOLUMNS"` on the first frame, or `"column:NAME"`.
+        video (`str`, *optional*): The column, extension or camera of videos; found by itself where only one can be meant.
+        engine (`str`, defaults to `"local"`): `"local"`, this process, or `"ray"`, Ray Data.
+        actors ([`Actors`], *optional*): Of the engine `"ray"`.
+        num_shards (`int`, *optional*): Files of the result; such that each has about 256 MB before compression if not given.
+        time_limit (`float`, defaults to 3600): Seconds for a clip.
+        append_to (*optional*): A new folder, for a copy of a LeRobotDataset with the tracks as columns.
+        progress (`bool`, defaults to `False`): Show a progress bar on standard error if it is a terminal.
+        checkpoint (`str`, *optional*): As of [`Tracker.from_pretrained`].
+        loading: `preset`, `device`, `dtype` and `revision`, as of [`Tracker.from_pretrained`].
+
+    Returns:
+        [`Summary`].
+
+    Raises:
+        `ValueError`: an option is not among those accepted, or the source holds no clips.
+        `OSError`: something cannot be read or written, the source has changed, or the destination is of another run.
+    """
+    column = check_options(points, engine, num_shards, time_limit)
+    opened = open_source(source, video, column)
+    folder = check_destination(destination, opened.root)
+    if append_to is not None:
+        check_append(opened, folder, append_to)
+    clips = list_clips(opened, num_shards, progress)
+    # The driver of a cluster needs the weights only to name them
+    tracker = load_tracker(checkpoint, loading | ({"device": "cpu"} if engine == "ray" else {}))
+    job = make_job(opened, points, checkpoint, loading, tracker, time_limit)
+    named = {job.name(clip): clip for clip in clips}
+    with locked(folder):
+        begin_run(folder, run := described(clips, opened.root, job.options, video))
+        added = 0
+        if not is_whole(folder):
+            rows = FinishedRows(folder / ROWS)
+            left = [clip for name, clip in named.items() if name not in rows]
+            found = job.rows(left, tracker) if engine == "local" else track_on_ray(job, left, actors or Actors())
+            added = collect(found, rows, len(named), progress)
+            complete(folder, list(named), rows, num_shards, run)
+        if append_to is not None:
+            append_tracks(
+                opened, shard_files(folder), {(clip.row, *clip.place): name for name, clip in named.items()}, append_to
+            )
+        return Summary(len(named), errors_in(folder), added)
+
+
+def list_clips(source: ClipSource, num_shards: int | None, progress: bool) -> list[Clip]:
+    """The clips of a source; a `ValueError` if there are none, or fewer than shards are to be written."""
+    clips = list(tqdm(source.clips(), desc="listing", unit=" clips", disable=None if progress else True))
+    if not clips:
+        raise ValueError(f"{source.root}: holds no clips.")
+    if num_shards is not None and num_shards > len(clips):
+        raise ValueError(f"--num-shards must be at most the number of clips, {len(clips)}, got {num_shards}.")
+    return clips
+
+
+def load_tracker(checkpoint: str | None, loading: Mapping[str, Any]) -> Tracker:
+    """The tracker; a `ValueError` for an argument that loading does not take."""
+    if wrong := set(loading) - LOADING:
+        raise ValueError(f"arguments must be among {', '.join(sorted(LOADING))}, got {', '.join(sorted(wrong))}.")
+    return Tracker.from_pretrained(checkpoint, **loading)
+
+
+def collect(found: Generator[dict], rows: FinishedRows, total: int, progress: bool) -> int:
+    """Keep the rows that an engine finds; whatever ends it, those that are there are written. Returns their number."""
+    before = len(rows)
+    with (
+        closing(found),
+        tqdm(total=total, initial=before, desc="tracking", unit=" clips", disable=None if progress else True) as bar,
+    ):
+        try:
+            for row in found:
+                bar.update(rows.add(row))
+        finally:
+            rows.write()
+    return len(rows) - before
+
+
+def check_options(points: str, engine: str, num_shards: int | None, time_limit: float) -> str | None:
+    """Check the options of a run; the column of points, if they are in one.
+
+    Raises:
+        `ValueError`: one is not among those accepted.
+    """
+    if engine not in ENGINES:
+        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}.")
+    if num_shards is not None and num_shards < 1:
+        raise ValueError(f"--num-shards must be 1 or more, got {num_shards}.")
+    if not 0 < time_limit < float("inf"):
+        raise ValueError(f"--time-limit must be a positive number of seconds, got {time_limit:g}.")
+    kind, _, column = points.partition(":")
+    if kind == "column" and column:
+        return column
+    parse_grid(points)
+    return None
+
+
+def make_job(
+    source: ClipSource,
+    points: str,
+    checkpoint: str | None,
+    loading: Mapping[str, Any],
+    tracker: Tracker,
+    time_limit: float,
+) -> TrackJob:
+    """The job of tracking the clips of a source with what was loaded."""
+    place = resolve_checkpoint(checkpoint)
+    local, revision = os.path.isdir(place), revision_of(tracker)
+    place = os.path.abspath(place) if local else place
+    options = Options(
+        points=points,
+        model=os.path.basename(place) if local else place,
+        revision=revision,
+        preset=loading.get("preset"),
+        dtype=None if loading.get("dtype") is None else str(loading["dtype"]),
+        package=__version__,
+    )
+    return TrackJob(source, options, place, None if local else revision, loading.get("device"), time_limit)
+
+
+__all__ = ["Summary", "track_dataset"]

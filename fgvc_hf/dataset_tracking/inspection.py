@@ -1,0 +1,86 @@
+"""What a data set of tracks holds: counts, errors by kind, and overlays of a sample."""
+
+import itertools
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from pyarrow.parquet import read_table
+
+from ..data.shard_manifest import shard_files
+from ..io.overlays import drawn_tracks, write_sheet
+from ..io.video import open_video
+from .clip_tracking import ClipFrames, on_disk
+from .row_encoding import load_tracks
+from .run_folder import ROWS, is_whole, read_run
+from .source_kinds import open_source
+
+
+OVERLAYS = "overlays"  # folder in the data set
+
+
+def inspect_tracks(folder: str | os.PathLike, sample: int = 4) -> Iterator[str]:
+    """
+    Lines about a data set of tracks, whole or not; and a sheet of six frames with tracks for each of a sample of its clips, in `overlays/`.
+
+    Args:
+        folder: Written by [`track_dataset`].
+        sample (`int`, defaults to 4): Clips that are drawn, spread evenly; none for 0.
+
+    Raises:
+        `OSError`: it is no such folder, or is damaged.
+    """
+    folder, run = Path(folder), read_run(Path(folder))
+    whole = is_whole(folder)
+    files = shard_files(folder) if whole else sorted((folder / ROWS).glob("[0-9]*.parquet"))
+    columns = ["id", "source", "num_frames", "error"]
+    rows = [row for file in files for row in read_table(file, columns=columns).to_pylist()]
+    state = "whole" if whole else f"unfinished, {run['clips'] - len(rows)} clips are missing"
+    size = sum(file.stat().st_size for file in files)
+    yield f"{folder}: {len(rows)} rows in {len(files)} files, {size / 2**20:.1f} MiB; {state}"
+    good = [row for row in rows if row["error"] is None]
+    yield f"  {len(good)} with tracks, of {sum(row['num_frames'] for row in good)} frames"
+    for kind, found in errors_by_kind(rows):
+        yield f"  {len(found)} with an error: {kind}; the first: {found[0]['source']}: {found[0]['error'].partition(': ')[2]}"
+    yield from draw_sample(folder, files, run, spread(good, sample))
+
+
+def errors_by_kind(rows: list[dict]) -> list[tuple[str, list[dict]]]:
+    """The rows with errors by their kind, the most frequent first."""
+    wrong = [row for row in rows if row["error"] is not None]
+    kinds = Counter(row["error"].partition(":")[0] for row in wrong)
+    return [(kind, [row for row in wrong if row["error"].startswith(f"{kind}:")]) for kind, _ in kinds.most_common()]
+
+
+def spread(rows: list[dict], number: int) -> set[str]:
+    """Ids of so many rows, spread evenly, or of all if there are fewer."""
+    number = min(number, len(rows))
+    return {rows[i * len(rows) // number]["id"] for i in range(number)}
+
+
+def draw_sample(folder: Path, files: list[Path], run: dict, wanted: set[str]) -> Iterator[str]:
+    """Draw the clips of some rows; a line for each file written, or one that says why there are none."""
+    kind, _, column = run["points"].partition(":")
+    try:
+        source = open_source(run["source"], run["video"], column if kind == "column" else None)
+    except (OSError, ValueError) as error:
+        yield f"  no overlays: {error}"
+        return
+    rows = itertools.chain.from_iterable(
+        read_table(file, filters=[("id", "in", wanted)]).to_pylist() for file in files
+    )
+    chosen = {row["source"]: row for row in rows} if wanted else {}
+    (folder / OVERLAYS).mkdir(exist_ok=True)
+    for clip in source.clips() if chosen else ():
+        if row := chosen.get(clip.source):
+            path = folder / OVERLAYS / f"{row['id']}.png"
+            with tempfile.TemporaryDirectory(prefix="fgvc-hf-clip-") as temporary:
+                video = on_disk(source.read(clip, Path(temporary)).video, Path(temporary))
+                frames = ClipFrames(open_video(video), (clip.start, clip.stop))
+                write_sheet(frames, drawn_tracks({"tracks": load_tracks(row)}), path)
+            yield f"  {path}: {clip.source}"
+
+
+__all__ = ["inspect_tracks"]

@@ -1,0 +1,139 @@
+"""Parquet files with a column of videos: their bytes, or their paths, on this machine or on the Hub.
+
+Only the footers are read to list the rows. A clip is read by itself, in the process that tracks it, so that the bytes of videos never pass through another.
+"""
+
+import posixpath
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+
+from .clip_sources import Clip, Content, candidates, file_names, label
+from .stored_files import is_remote, join, local_copy, open_file, stamp_of
+
+
+PATH_COLUMNS = ("video", "path", "file", "file_name", "video_path")
+
+
+def holds_bytes(kind: pyarrow.DataType) -> bool:
+    """Whether a column holds the bytes of files: as binary, or as the struct of `datasets`, whose bytes may be null beside a path."""
+    structure = pyarrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+    return structure or pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
+
+
+def holds_paths(kind: pyarrow.DataType) -> bool:
+    """Whether a column holds text."""
+    return pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)
+
+
+def video_column(schema: pyarrow.Schema, wanted: str | None, path: str) -> str:
+    """The column of videos: the one that is asked for, or else the only one with bytes, or else the only one with a usual name of paths.
+
+    Raises:
+        `ValueError`: there is no such column, several may be meant, or it holds something else.
+    """
+    if wanted is None:
+        binary = [field.name for field in schema if holds_bytes(field.type)]
+        found = binary or [
+            name for name in PATH_COLUMNS if name in schema.names and holds_paths(schema.field(name).type)
+        ]
+        if len(found) != 1:
+            raise ValueError(f"{path}: name the column of videos by --video; {candidates(schema.names)}.")
+        return found[0]
+    if wanted not in schema.names:
+        raise ValueError(f"{path}: has no column {wanted}; {candidates(schema.names)}.")
+    kind = schema.field(wanted).type
+    if not (holds_bytes(kind) or holds_paths(kind)):
+        raise ValueError(f"{path}: column {wanted} must hold the bytes or the paths of videos, it holds {kind}.")
+    return wanted
+
+
+class ParquetSource:
+    """
+    Parquet files, and their rows in order.
+
+    Args:
+        root (`str`): A folder, or one file.
+        video (`str`, *optional*): Name of the column of videos; the only one that holds some if not given.
+        points (`str`, *optional*): Name of the column of points: lists of (t, x, y), or of (x, y) on the first frame.
+    """
+
+    def __init__(self, root: str, video: str | None = None, points: str | None = None):
+        self.root, self.files = file_names(root, ".parquet")
+        self.video, self.points = video, points
+        self._reader: RowReader | None = None
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_reader": None}
+
+    def clips(self) -> Iterator[Clip]:
+        for name in self.files:
+            path, number = join(self.root, name), 0
+            stamp = stamp_of(path)
+            with open_file(path) as file:
+                try:
+                    table = pyarrow.parquet.ParquetFile(file)
+                except pyarrow.ArrowInvalid as error:
+                    raise OSError(f"{path}: is no Parquet file, or is damaged ({error}).") from None
+                self.video = video_column(table.schema_arrow, self.video, path)
+                if self.points is not None and self.points not in table.schema_arrow.names:
+                    raise ValueError(f"{path}: has no column {self.points}; {candidates(table.schema_arrow.names)}.")
+                sizes = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
+            for group, size in enumerate(sizes):
+                for index in range(size):
+                    yield Clip(f"{label(name)}#{number}", name, stamp, number, place=(group, index))
+                    number += 1
+
+    def read(self, clip: Clip, folder: Path) -> Content:
+        path, (group, index) = join(self.root, clip.file), clip.place
+        if self._reader is None or not self._reader.reaches(path, group, index):
+            if self._reader is not None:
+                self._reader.close()
+            self._reader = RowReader(path, group, [name for name in (self.video, self.points) if name])
+        row = self._reader.row(index)
+        video = self._video(row[self.video or ""], path, folder)
+        return Content(video, None if self.points is None else row[self.points])
+
+    def _video(self, value: Any, file: str, folder: Path) -> Path | bytes | None:
+        """Bytes or path of a video. A relative path is one beside the Parquet file, and one of a data set of the Hub stays in it."""
+        if isinstance(value, dict):
+            value = value["bytes"] if value["bytes"] is not None else value.get("path")
+        if not isinstance(value, str):
+            return value
+        if is_remote(file) and not is_remote(value):
+            value = posixpath.normpath("/" + value).lstrip("/")
+        return local_copy(value if is_remote(value) else join(posixpath.dirname(file), value), folder)
+
+
+class RowReader:
+    """One row after the other of a row group, of some columns; the row group is read as far as it is needed."""
+
+    def __init__(self, path: str, group: int, columns: list[str]):
+        self.path, self.group, self._next = path, group, 0
+        self._file = open_file(path)
+        try:
+            table = pyarrow.parquet.ParquetFile(self._file, pre_buffer=False, buffer_size=1 << 20)
+            self._batches = table.iter_batches(batch_size=1, row_groups=[group], columns=columns)
+        except (pyarrow.ArrowInvalid, IndexError) as error:
+            self._file.close()
+            raise OSError(f"{path}: is damaged ({error}).") from None
+
+    def reaches(self, path: str, group: int, index: int) -> bool:
+        """Whether a row is still to come."""
+        return (path, group) == (self.path, self.group) and index >= self._next
+
+    def row(self, index: int) -> dict[str, Any]:
+        """A row by its number in the group."""
+        while self._next <= index:
+            batch = next(self._batches)
+            self._next += 1
+        return batch.to_pylist()[0]
+
+    def close(self) -> None:
+        self._file.close()
+
+
+__all__ = ["ParquetSource"]

@@ -1,0 +1,160 @@
+"""The destination of a run: what it was begun with, its finished rows, and at the end its shards.
+
+.fgvc-hf-run.json            what the run was begun with
+.fgvc-hf-rows/000000.parquet finished rows, until all are in shards
+data-00000-of-00003.parquet  shards, in the order of the source
+SHA256SUMS                   their checksums, as `sha256sum --check` reads them
+README.md                    dataset card
+shards.json                  manifest, written last
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from pyarrow.parquet import read_table
+
+from ..data.dataset_card import shards_in, write_card
+from ..data.shard_manifest import MANIFEST, finish
+from ..io.files import atomic_write, check_outputs, local_path
+from .finished_rows import FinishedRows
+from .row_encoding import encoding_table
+from .shard_writer import write_track_shards
+from .stored_files import is_remote
+
+
+RUN, ROWS, LOCK = ".fgvc-hf-run.json", ".fgvc-hf-rows", ".fgvc-hf-lock"
+
+
+def check_destination(path: str | os.PathLike, source: str) -> Path:
+    """The path of a folder that is new, empty, or of a run.
+
+    Raises:
+        `ValueError`: it is the source, or in it.
+        `OSError`: it holds something else, or cannot be written.
+    """
+    path = local_path(path)
+    check_outputs([path], [None if is_remote(source) else source])
+    if path.exists() and not path.is_dir():
+        raise FileExistsError(f"{path}: is a file; the destination must be a folder.")
+    if path.is_dir() and not (path / RUN).is_file() and any(child.name != LOCK for child in path.iterdir()):
+        raise FileExistsError(
+            f"{path}: holds something else than tracks of a data set; give a new or an empty folder."
+        )
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"{path}: cannot be written, the folder {path.parent} does not exist.")
+    if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+        raise PermissionError(f"{path}: cannot be written, it is not writable.")
+    return path
+
+
+@contextmanager
+def locked(folder: Path) -> Generator[None]:
+    """A context in which no other run writes to a folder, which is made if needed, and removed if it stays empty. The lock ends with the process.
+
+    Raises:
+        `OSError`: another run is writing.
+    """
+    existed = folder.exists()
+    folder.mkdir(exist_ok=True)
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise OSError(f"{folder}: another run is writing to it; wait for its end, or choose another folder.") from None
+    try:
+        yield
+    finally:
+        (folder / LOCK).unlink(missing_ok=True)
+        lock.release()
+        if not existed and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether all rows are in shards."""
+    return (folder / MANIFEST).is_file()
+
+
+def begin_run(folder: Path, run: dict[str, Any]) -> None:
+    """Note what a run is begun with, or compare it with what is noted.
+
+    Raises:
+        `OSError`: the folder was begun with something else; the message names it.
+    """
+    if not (folder / RUN).is_file():
+        with atomic_write(folder / RUN) as temporary:
+            temporary.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
+        return
+    before = read_run(folder)
+    if before == run:
+        return
+    differing = [name for name in run if name != "listing" and before.get(name) != run[name]]
+    if not differing:
+        raise FileExistsError(
+            f"{folder}: the clips of the source have changed since it was begun; choose another folder."
+        )
+    shown = "; ".join(f"{name} was {before.get(name)}, now {run[name]}" for name in differing)
+    raise FileExistsError(f"{folder}: was begun with other options: {shown}; give the same, or choose another folder.")
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """What a run was begun with.
+
+    Raises:
+        `OSError`: the folder is not one of a run, or is damaged.
+    """
+    if not (folder / RUN).is_file():
+        raise FileNotFoundError(f"{folder}: holds no tracks of a data set.")
+    try:
+        run = json.loads((folder / RUN).read_text(encoding="utf-8"))
+        if not {"source", "points"} <= set(run):
+            raise ValueError
+    except (ValueError, TypeError):
+        raise OSError(f"{folder / RUN}: is damaged.") from None
+    return run
+
+
+def complete(folder: Path, names: Sequence[str], rows: FinishedRows, number: int | None, run: dict[str, Any]) -> None:
+    """Write shards, card and manifest of all rows, and remove what the run needed."""
+    shards = write_track_shards(folder, names, rows, number)
+    write_card(folder, card_text(folder, run))
+    finish(folder, shards)
+    shutil.rmtree(folder / ROWS)
+
+
+def errors_in(folder: Path) -> int:
+    """Rows with an error in the shards of a folder."""
+    files = shards_in(folder)[0]
+    return sum(
+        len(table) - table["error"].null_count for file in files if (table := read_table(file, columns=["error"]))
+    )
+
+
+def card_text(folder: Path, run: dict[str, Any]) -> str:
+    """The text of the dataset card."""
+    _, _, count, size = shards_in(folder)
+    preset = f", preset `{run['preset']}`" if run["preset"] else ""
+    return f"""# Point tracks of {count} clips
+
+Points `{run["points"]}` of the clips of `{os.path.basename(run["source"].rstrip("/"))}`, followed by
+[fgvc_hf](https://arxiv.org/abs/2308.03040) {run["package"]} with `{run["model"]}` at revision `{run["revision"]}`{preset}. {size / 2**20:.1f} MiB.
+
+    from datasets import load_dataset
+    from fgvc_hf import load_tracks
+
+    rows = load_dataset("THIS_REPOSITORY", split="train")
+    tracks = load_tracks(rows[0])  # tracks.tracks: (N, T, 2) in pixels; tracks.visible: (N, T)
+
+A row is a clip. Where it could not be tracked, `error` says why, and the arrays are null.
+
+{encoding_table()}
+"""
+
+
+__all__ = ["begin_run", "check_destination", "complete", "errors_in", "is_whole", "locked", "read_run"]

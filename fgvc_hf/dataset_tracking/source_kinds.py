@@ -1,0 +1,46 @@
+"""Which kind a source is of: a folder of videos, Parquet, WebDataset or a LeRobotDataset."""
+
+import os
+
+from ..io.files import local_path
+from .clip_sources import VIDEO_FILES, ClipSource, FolderSource
+from .lerobot_source import INFO, LeRobotSource
+from .parquet_source import ParquetSource
+from .stored_files import files_below, is_folder, is_remote, pinned
+from .tar_source import TarSource
+
+
+FILES = {".parquet": ParquetSource, ".tar": TarSource}
+
+
+def open_source(path: str | os.PathLike, video: str | None = None, points: str | None = None) -> ClipSource:
+    """
+    Open a source.
+
+    Args:
+        path: A folder, or a file in Parquet or tar; on this machine, or `hf://datasets/USER/NAME[@REVISION][/PATH]`.
+        video (`str`, *optional*): The column, extension or camera of videos.
+        points (`str`, *optional*): The column or extension of points.
+
+    Raises:
+        `OSError`: there is no such folder or file, or it is damaged.
+        `ValueError`: it holds none of the kinds, or several of them, or `video` is not in it.
+    """
+    root = pinned(os.fspath(path)) if is_remote(os.fspath(path)) else pinned(str(local_path(path)))
+    if not is_folder(root):
+        kind = next((kind for suffix, kind in FILES.items() if root.lower().endswith(suffix)), None)
+        if kind is None:
+            raise ValueError(f"{path}: must be a folder, or a file that ends in {' or '.join(FILES)}.")
+        return kind(root, video, points)
+    names = files_below(root)
+    if INFO in names:
+        return LeRobotSource(root, video, points)
+    held = [suffix for suffix in FILES if any(name.lower().endswith(suffix) for name in names)]
+    videos = any(name.lower().endswith(VIDEO_FILES) for name in names)
+    if len(held) > 1 or (videos and ".tar" in held):  # beside Parquet, videos may be those of its paths
+        kinds = " and ".join([*held, *["videos"] * videos])
+        raise ValueError(f"{path}: holds {kinds}; give the folder or the file of one kind.")
+    return FILES[held[0]](root, video, points) if held else FolderSource(root, video, points)
+
+
+__all__ = ["open_source"]

@@ -1,0 +1,96 @@
+"""WebDataset: tar files whose members with one name before the first dot are one sample, such as `a/0001.mp4` and `a/0001.points.json`.
+
+Only the headers are read to list the samples. A clip is read by its place in the file, in the process that tracks it.
+"""
+
+import io
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .clip_sources import VIDEO_FILES, Clip, Content, candidates, file_names, label
+from .stored_files import join, open_file, stamp_of
+
+
+class TarSource:
+    """
+    Tar files, and their samples in order.
+
+    Args:
+        root (`str`): A folder, or one file.
+        video (`str`, *optional*): Extension of the videos; the first one of a format of video if not given.
+        points (`str`, *optional*): Extension of the points, such as `points.json` or `points.npy`: (t, x, y) each, or (x, y) on the first frame.
+    """
+
+    def __init__(self, root: str, video: str | None = None, points: str | None = None):
+        self.root, self.files = file_names(root, ".tar")
+        self.video, self.points = video, points
+
+    def clips(self) -> Iterator[Clip]:
+        for name in self.files:
+            path, seen = join(self.root, name), set()
+            stamp = stamp_of(path)
+            for number, (key, members) in enumerate(samples(path)):
+                seen |= set(members)
+                place = (*members.get(self._extension(members), (0, None)), *members.get(self.points or "", (0, None)))
+                yield Clip(f"{label(name)}#{number}:{label(key)}", name, stamp, number, place=place)
+            for wanted in (self.video, self.points):
+                if wanted is not None and seen and wanted not in seen:
+                    raise ValueError(f"{path}: has no members .{wanted}; {candidates(sorted(seen))}.")
+
+    def _extension(self, members: dict[str, tuple[int, int]]) -> str:
+        """The extension of the video of a sample."""
+        return self.video or next((one for one in sorted(members) if f".{one}".lower().endswith(VIDEO_FILES)), "")
+
+    def read(self, clip: Clip, folder: Path) -> Content:
+        start, size, points_start, points_size = clip.place
+        with open_file(join(self.root, clip.file)) as file:
+
+            def member(start: int, size: int | None) -> bytes | None:
+                if size is None:
+                    return None
+                file.seek(start)
+                return file.read(size)
+
+            video, points = member(start, size), member(points_start, points_size)
+        return Content(video, None if points is None else read_points(points))
+
+
+def samples(path: str) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
+    """Key of each sample of a tar file, and its members by extension: where they start, and their size in bytes.
+
+    Raises:
+        `OSError`: it is no tar file, or is damaged.
+    """
+    key, members = "", {}
+    try:
+        with open_file(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
+            for member in archive:
+                folder, slash, name = member.name.rpartition("/")
+                stem, dot, extension = name.partition(".")
+                if not member.isfile() or not stem or not dot:
+                    continue
+                if members and (folder + slash + stem != key or extension in members):
+                    yield key, members
+                    members = {}
+                key = folder + slash + stem
+                members[extension] = (member.offset_data, member.size)
+    except tarfile.TarError as error:
+        raise OSError(f"{path}: is no tar file, or is damaged ({error}).") from None
+    if members:
+        yield key, members
+
+
+def read_points(data: bytes) -> Any:
+    """Points of a member in JSON, or of an array of NumPy; a `ValueError` otherwise."""
+    if data.startswith(b"\x93NUMPY"):
+        return np.load(io.BytesIO(data), allow_pickle=False)
+    points = json.loads(data)
+    return points["queries"] if isinstance(points, dict) and "queries" in points else points
+
+
+__all__ = ["TarSource"]

@@ -1,0 +1,81 @@
+"""The packets of an ASF file (WMV): whether the pieces of frames in them are where the packets say, for demuxers skip those that are not."""
+
+import struct
+
+
+FILE, STREAM, DATA = (
+    bytes.fromhex(text)
+    for text in (
+        "a1dcab8c47a9cf118ee400c00c205365",  # File Properties Object
+        "9107dcb7b7a9cf118ee600c00c205365",  # Stream Properties Object
+        "3626b2758e66cf11a6d900aa0062ce6c",  # Data Object
+    )
+)
+WIDTHS = (0, 1, 2, 4)  # bytes of a field by the two bits that say so
+
+
+def packets_are_whole(data) -> bool:
+    """
+    Whether every packet can be taken apart, by section 5.2 of the ASF specification.
+
+    Args:
+        data: The bytes of a file that is not cut off.
+    """
+    file, start, streams, at = data.find(FILE), data.find(DATA), set(), data.find(STREAM)
+    if file < 0 or start < 0:
+        return False
+    while 0 <= at < start:
+        streams.add(data[at + 72] & 0x7F)
+        at = data.find(STREAM, at + 16)
+    (size,) = struct.unpack_from("<I", data, file + 92)  # all packets have the same
+    (count,) = struct.unpack_from("<Q", data, start + 40)
+    try:
+        return size > 0 and all(
+            _is_whole(data[start + 50 + number * size : start + 50 + (number + 1) * size], size, streams)
+            for number in range(min(count, (len(data) - start - 50) // size))
+        )
+    except (struct.error, IndexError):
+        return False
+
+
+class _Fields:
+    """Numbers one after the other, of widths that flags say."""
+
+    def __init__(self, packet: bytes):
+        self.packet, self.at = packet, 0
+
+    def take(self, width: int) -> int:
+        self.at += width
+        if self.at > len(self.packet):
+            raise IndexError
+        return int.from_bytes(self.packet[self.at - width : self.at], "little")
+
+
+def _is_whole(packet: bytes, size: int, streams: set[int]) -> bool:
+    fields = _Fields(packet)
+    if packet[0] & 0x80:  # error correction data
+        fields.at = 1 + (packet[0] & 0x0F)
+    lengths, properties = fields.take(1), fields.take(1)
+    stated = fields.take(WIDTHS[lengths >> 5 & 3])
+    fields.take(WIDTHS[lengths >> 1 & 3])
+    padding = fields.take(WIDTHS[lengths >> 3 & 3])
+    fields.take(6)  # time and duration
+    end = (stated or size) - padding
+    if not fields.at <= end <= size:
+        return False
+    several = fields.take(1) if lengths & 1 else 0
+    for _ in range(several & 0x3F if lengths & 1 else 1):
+        stream = fields.take(1) & 0x7F
+        fields.take(WIDTHS[properties >> 4 & 3])
+        offset = fields.take(WIDTHS[properties >> 2 & 3])
+        replicated = fields.take(WIDTHS[properties & 3])
+        whole = struct.unpack_from("<I", packet, fields.at)[0] if replicated >= 8 else None  # bytes of the frame
+        fields.take(replicated)
+        length = fields.take(WIDTHS[several >> 6]) if lengths & 1 else end - fields.at
+        fields.at += length
+        if stream not in streams or fields.at > end or (whole is not None and offset + length > whole):
+            return False
+    return True
+
+
+__all__ = ["packets_are_whole"]

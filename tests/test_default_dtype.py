@@ -1,0 +1,65 @@
+"""What the package computes does not depend on torch's default type, which other code in the process may have set."""
+
+import contextlib
+
+import numpy as np
+import pytest
+import torch
+
+from fgvc_hf import FgvcConfig, FgvcModel, Tracker
+
+
+MATCHING = {
+    "labels": {},
+    "templates": {"point_matching": "templates"},
+    "boxes by coordinates": {"box_matching": "coordinates"},
+}
+
+
+@contextlib.contextmanager
+def default(dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def everything(model, processor, clip) -> dict[str, np.ndarray]:
+    """Points, a mask, boxes, flow, a heat map, and a training step's losses, as arrays by name."""
+    tracker = Tracker(model, processor)
+    session = processor.init_video_session(clip[:4])
+    mask = np.zeros(clip.shape[1:3], bool)
+    mask[8:20, 12:30] = True
+    processor.add_inputs_to_inference_session(session, 0, [1, 2], input_points=[(12.5, 14.5), (30, 20)])
+    processor.add_inputs_to_inference_session(session, 0, [3], input_masks=mask[None])
+    processor.add_inputs_to_inference_session(session, 0, [4], input_boxes=[(10, 6, 28, 22)])
+    found = {
+        f"{output.frame_idx} {name}": output[name]
+        for output in model.propagate_in_video_iterator(session)
+        for name in output
+    }
+    flow = tracker.flow(clip[0], clip[1])
+    found |= {name: flow[name] for name in flow}
+    images = torch.from_numpy(clip[:2].copy()).movedim(-1, 1).to(torch.float32) / 255
+    with torch.no_grad():
+        maps = model.match(images[:1], images[1:])
+    found["map"] = (maps if isinstance(maps, torch.Tensor) else maps[0]).numpy()
+    return {name: np.asarray(value) for name, value in found.items()}
+
+
+@pytest.mark.parametrize("kernels", ["numba", "torch"])
+@pytest.mark.parametrize("settings", MATCHING.values(), ids=MATCHING)
+def test_results_are_the_same_to_the_last_bit(tiny_model, processor, noise_clip, settings, kernels, monkeypatch):
+    monkeypatch.setenv("FGVC_KERNELS", kernels)
+    model = FgvcModel(FgvcConfig.from_dict(tiny_model.config.to_dict() | settings)).eval()
+    model.load_state_dict(tiny_model.state_dict())
+    expected = everything(model, processor, noise_clip)
+    for dtype in (torch.float64, torch.bfloat16):
+        with default(dtype):
+            found = everything(model, processor, noise_clip)
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            assert found[name].dtype == value.dtype, name
+            np.testing.assert_array_equal(found[name], value, err_msg=name)

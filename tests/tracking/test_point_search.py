@@ -1,0 +1,209 @@
+"""Points described in one image, and looked for in videos."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from fgvc_hf import (
+    FgvcConfig,
+    FgvcImageProcessorPil,
+    FgvcModel,
+    FgvcProcessor,
+    PointQueries,
+    Tracker,
+    load_session,
+    save_session,
+    save_tracks,
+)
+
+
+FIELDS = ("tracks", "confidence", "uncertainty", "visible", "outside")
+POINTS = {4: (30.3, 20.1), 9: (40.0, 25.5)}
+
+
+def tracker_of(tiny_model, resize_policy="none", **fields) -> Tracker:
+    config = FgvcConfig.from_dict(tiny_model.config.to_dict() | {"point_matching": "templates"} | fields)
+    model = FgvcModel(config).eval()
+    model.load_state_dict(tiny_model.state_dict())
+    return Tracker(model, FgvcProcessor(FgvcImageProcessorPil(resize_policy=resize_policy)))
+
+
+@pytest.fixture(scope="module")
+def tracker(tiny_model) -> Tracker:
+    return tracker_of(tiny_model)
+
+
+@pytest.fixture(scope="module")
+def late_clip(noise_clip):
+    """The clip after three frames of something else."""
+    other = np.random.default_rng(1).integers(0, 255, (3, *noise_clip.shape[1:]), np.uint8)
+    return np.concatenate([other, noise_clip[1:]])
+
+
+def test_points_are_found_where_they_are_and_followed(tracker, noise_clip, late_clip):
+    """Content moves by (-1, -1) a frame; before it comes, there is no position."""
+    queries = tracker.describe(noise_clip[0], POINTS)
+    tracks = tracker.track(late_clip, queries=queries)
+    assert tracks.object_ids == [4, 9]
+    assert np.isnan(tracks.tracks[:, :3]).all() and np.isnan(tracks.uncertainty[:, :3]).all()
+    assert (
+        not tracks.visible[:, :3].any() and (tracks.confidence[:, :3] == 0).all() and not tracks.outside[:, :3].any()
+    )
+    np.testing.assert_array_equal(tracks.queries, [(0, np.nan, np.nan)] * 2)
+    for row, point in enumerate(POINTS.values()):
+        truth = np.array(point) - np.arange(1, 10)[:, None]
+        assert np.abs(tracks.tracks[row, 3:] - truth).max() < 1
+    assert tracks.visible[:, 3:].all()
+
+
+def test_a_stream_is_the_same_as_a_video_and_points_do_not_depend_on_others(tracker, noise_clip, late_clip):
+    offline = tracker.track(late_clip, queries=tracker.describe(noise_clip[0], POINTS))
+    live = tracker.stream()
+    live.add_queries(tracker.describe(noise_clip[0], {9: POINTS[9]}))
+    for t, frame in enumerate(late_clip):
+        result = live.step(frame)
+        np.testing.assert_array_equal(np.float32(result.points[0]), offline.tracks[1, t])
+        assert result.confidence[0] == offline.confidence[1, t] and result.visible[0] == offline.visible[1, t]
+
+
+def test_queries_added_to_a_running_stream_are_looked_for_on_its_last_frame(tracker, noise_clip):
+    queries, live = tracker.describe(noise_clip[0], POINTS), tracker.stream()
+    live.add_points({1: (20, 20)})
+    live.step(noise_clip[0])
+    live.add_queries(queries)
+    with pytest.raises(ValueError, match="target 4 exists already"):
+        live.add_queries(PointQueries(**(vars(queries) | {"ids": [77, 4]})))
+    assert live.session.obj_ids == [1, 4, 9]
+    result = live.step(noise_clip[1])
+    assert result.ids == [1, 4, 9] and result.visible.all() and result.queries[1:, 0].tolist() == [0, 0]
+    live.add_points({4: (25, 25)})  # a correction
+    assert live.step(noise_clip[2]).ids == [1, 4, 9]
+    live.remove(9)
+    assert live.step(noise_clip[3]).ids == [1, 4]
+
+
+@pytest.mark.parametrize("moment", [0, 1, 3, 5])
+def test_a_session_with_points_to_be_found_is_saved(tracker, noise_clip, late_clip, tmp_path, moment):
+    live = tracker.stream()
+    live.add_queries(tracker.describe(noise_clip[0], POINTS))
+    for frame in late_clip[:moment]:
+        live.step(frame)
+    save_session(live, tracker, tmp_path / "s.safetensors")
+    restored = load_session(tmp_path / "s.safetensors", tracker)
+    for frame in late_clip[moment:]:
+        first, second = live.step(frame), tracker.model.step(restored, frame)
+        for name in ("points", "confidence", "uncertainty", "visible", "queries"):
+            np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
+
+
+@pytest.mark.parametrize("direction", ["backward", "both"])
+def test_in_reverse_and_both_ways(tracker, noise_clip, direction):
+    clip = noise_clip if direction == "backward" else np.concatenate([noise_clip[:1, ::-1, ::-1], noise_clip[1:]])
+    tracks = tracker.track(clip, queries=tracker.describe(noise_clip[4], {0: (30, 20)}), direction=direction)
+    truth = np.array((30, 20)) + 4 - np.arange(10)[:, None]
+    assert np.abs(tracks.tracks[0, 1:9] - truth[1:9]).max() < 1
+
+
+def test_several_looks_of_one_point(tracker, noise_clip):
+    first, second = (tracker.describe(noise_clip[t], {5: (35 - t, 22 - t)}) for t in (0, 6))
+    queries = first.joined(second)
+    assert len(queries) == 2 and list(queries.looks()) == [5]
+    tracks = tracker.track(noise_clip, queries=queries)
+    assert tracks.object_ids == [5] and np.abs(tracks.tracks[0, -1] - (26, 13)).max() < 1
+
+
+def test_a_file_gives_the_same_tracks(tracker, noise_clip, tmp_path):
+    queries = tracker.describe(noise_clip[0], POINTS)
+    queries.save(tmp_path / "q.safetensors")
+    loaded = PointQueries.load(tmp_path / "q.safetensors")
+    assert loaded.ids == [4, 9] and loaded.points.tolist() == [list(p) for p in POINTS.values()]
+    first, second = (tracker.track(noise_clip, queries=of) for of in (queries, loaded))
+    for name in FIELDS:
+        np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
+    save_tracks(second, tmp_path / "t.json")
+    assert json.loads((tmp_path / "t.json").read_text())["queries"] == [[0, None, None]] * 2
+
+
+def test_points_in_masks_are_spread(tracker, noise_clip):
+    masks = np.zeros((40, 56), np.uint8)
+    masks[5:15, 5:45], masks[30:32, 30:32] = 3, 7
+    queries = tracker.describe(noise_clip[0], masks=masks, points_per_mask=4)
+    assert queries.ids == list(range(8)) and queries.mask_ids == [3] * 4 + [7] * 4
+    x, y = queries.points[:4].T
+    assert np.diff(np.sort(x)).min() > 5 and (masks[y.astype(int), x.astype(int)] == 3).all()
+    assert len(np.unique(queries.points[4:], axis=0)) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "exactly one of points and masks"),
+        ({"points": [(1, 2, 3)]}, r"points must be an array \(N, 2\)"),
+        ({"points": []}, r"points must be an array \(N, 2\)"),
+        ({"points": "here"}, r"points must be an array \(N, 2\)"),
+        ({"points": [(57, 3)]}, "input_points must lie inside the frame"),
+        ({"points": [(np.nan, 3)]}, "input_points must be finite"),
+        ({"points": {"a": (1, 2)}}, "ids must be a whole number"),
+        ({"masks": np.zeros((40, 56), int)}, "masks hold no object"),
+        ({"masks": np.ones((4, 5), int)}, "masks must be 40x56 like the image, got 4x5"),
+        ({"masks": np.ones((40, 56), int), "points_per_mask": 0}, "points_per_mask must be 1 or more"),
+    ],
+)
+def test_what_cannot_be_described(tracker, noise_clip, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        tracker.describe(noise_clip[0], **arguments)
+
+
+def test_queries_of_another_checkpoint_or_resolution(tracker, tiny_model, noise_clip):
+    queries = tracker.describe(noise_clip[0], POINTS)
+    other = FgvcModel(tracker.model.config).eval()
+    for use in (lambda t: t.track(noise_clip, queries=queries), lambda t: t.stream().add_queries(queries)):
+        with pytest.raises(ValueError, match="queries are of another checkpoint"):
+            use(Tracker(other, tracker.processor))
+        with pytest.raises(ValueError, match="described at the size of the frames, but this tracker works at 256"):
+            use(tracker_of(tiny_model, "stretch"))
+        with pytest.raises(ValueError, match="works by label maps"):
+            use(tracker_of(tiny_model, point_matching="labels"))
+        with pytest.raises(ValueError, match="templates of another size"):
+            use(tracker_of(tiny_model, template_radius=2))
+    with pytest.raises(ValueError, match="queries must be what describe returns, got list"):
+        tracker.track(noise_clip, queries=[1])
+    with pytest.raises(ValueError, match="exactly one of points, grid and queries"):
+        tracker.track(noise_clip, points=[(0, 1, 2)], queries=queries)
+
+
+def test_the_hash_does_not_depend_on_the_precision(tracker, noise_clip):
+    queries = tracker.describe(noise_clip[0], POINTS)
+    half = FgvcModel(tracker.model.config).eval()
+    half.load_state_dict(tracker.model.state_dict())
+    tracks = Tracker(half.to(torch.bfloat16), tracker.processor).track(noise_clip, queries=queries)
+    assert tracks.visible[:, -1].all()
+
+
+def test_files_that_hold_no_queries(tracker, noise_clip, tmp_path):
+    path = tmp_path / "q.safetensors"
+    with pytest.raises(FileNotFoundError, match="there is no such file of queries"):
+        PointQueries.load(path)
+    tracker.describe(noise_clip[0], POINTS).save(path)
+    whole = path.read_bytes()
+    damaged = [
+        whole[:-5],
+        whole[: len(whole) // 2],
+        b"",
+        b"x" * 100,
+        whole.replace(b"fgvc-queries-1", b"fgvc-queries-0"),
+    ]
+    damaged.append(whole.replace(b'\\"ids\\": [4, 9]', b'\\"ids\\": [4.9]'))
+    for content in damaged:
+        assert content != whole
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="holds no described points, or is damaged"):
+            PointQueries.load(path)
+    save_file({"templates": torch.zeros(1)}, path)
+    with pytest.raises(ValueError, match="holds no described points"):
+        PointQueries.load(path)
+    with pytest.raises(ValueError, match=r"must end in \.safetensors"):
+        tracker.describe(noise_clip[0], POINTS).save(tmp_path / "q.npz")

@@ -1,0 +1,75 @@
+"""Which patches the template memory gives back, by value."""
+
+import pytest
+import torch
+
+from fgvc_hf.matching.patches import patch_weights
+from fgvc_hf.tracking.template_memory import TemplateMemory
+
+
+BACK, SLOTS, SHARE = (1, 2, 4), 4, 1.5
+
+
+def remembered(trust):
+    """A memory of two points of one cell and one channel: their first patches are 100 and 200, those of frame t are 10 * t and 10 * t + 1."""
+    memory = TemplateMemory.of(torch.zeros(0, 1, 1), torch.zeros(0, 3, 3), SLOTS)
+    memory.add(torch.tensor([100.0, 200.0]).view(2, 1, 1), torch.tensor([-1.0, -2.0]).view(2, 1, 1).expand(2, 3, 3))
+    for t, trusted in enumerate(trust):
+        features = torch.tensor([10.0 * t, 10.0 * t + 1]).view(1, 2, 1)
+        images = torch.tensor([float(t), t + 0.5]).view(2, 1, 1).expand(2, 3, 3)
+        cells, seen = torch.tensor([[0.0, 0.0], [1.0, 0.0]]), torch.tensor([True, True])
+        memory.update(slice(0, 2), features, cells, images, torch.ones(2, 1, 1), torch.tensor(trusted), seen, 0.5)
+        memory.count += 1
+    return memory
+
+
+def test_the_mean_template_is_of_the_first_patch_and_of_the_trusted_ones_at_their_ages():
+    memory = remembered([(True, True)] * 4 + [(True, False), (True, True)])  # frames 0 to 5; the next is 6
+    mean = memory.mean(slice(0, 2), BACK, SHARE).flatten()
+    first = (1.5 * 100 + 50 + 40 + 20) / 4.5
+    second = (1.5 * 200 + 51 + 21) / 3.5  # frame 4 was not trusted
+    torch.testing.assert_close(mean, torch.tensor([first, second]))
+    nothing = remembered([(True, True)]).mean(slice(0, 2), BACK, SHARE).flatten()  # one frame back alone is there
+    torch.testing.assert_close(nothing, torch.tensor([1.5 * 100 / 2.5, (1.5 * 200 + 1) / 2.5]))
+
+
+def test_images_are_the_first_and_those_at_their_ages_and_untrusted_ones_are_not_used():
+    memory = remembered([(True, True)] * 4 + [(True, False), (True, True)])
+    patches, known = memory.images(slice(0, 2), BACK)
+    assert patches[:, :, 1, 1].tolist() == [[-1, -2], [5, 5.5], [4, 4.5], [2, 2.5]]
+    assert known.tolist() == [[True, True], [True, True], [True, False], [True, True]]
+
+
+def test_the_similarity_of_a_cell_is_an_average_over_frames_on_which_the_point_was_visible():
+    memory = TemplateMemory.of(torch.zeros(0, 1, 2), torch.zeros(0, 3, 3), SLOTS)
+    memory.add(torch.tensor([[[1.0, 0.0]]]), torch.zeros(1, 3, 3))
+    assert memory.similarity.tolist() == [[1.0]]
+    for seen, expected in ((True, 0.4 + 0.6 * 0.6), (False, 0.4 + 0.6 * 0.6), (True, 0.4 * 0.76 + 0.6 * 0.6)):
+        features, mean = torch.tensor([[[0.6, 0.8]]]), torch.tensor([[[1.0, 0.0]]])
+        arguments = features, torch.zeros(1, 2), torch.zeros(1, 3, 3), mean, torch.tensor([True])
+        memory.update(slice(0, 1), *arguments, torch.tensor([seen]), 0.6)
+        assert float(memory.similarity[0, 0]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 1.0])
+def test_cells_that_stayed_similar_weigh_more(temperature):
+    memory = TemplateMemory.of(torch.zeros(0, 9, 1), torch.zeros(0, 3, 3), SLOTS)
+    memory.add(torch.ones(1, 9, 1), torch.zeros(1, 3, 3))
+    memory.similarity = torch.tensor([[0.9, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]])
+    weights = memory.cell_weights(slice(0, 1), 1, temperature)[0]
+    place = patch_weights(1)
+    ratio = float(weights[0] / weights[8] * place[8] / place[0])
+    assert ratio == pytest.approx(2.718281828 ** (0.4 / temperature), rel=1e-4) and float(
+        weights.sum()
+    ) == pytest.approx(1)
+
+
+def test_bytes_are_those_of_all_patches():
+    memory = remembered([(True, True)] * 6)
+    patches = memory.anchor, memory.recent, memory.anchor_image, memory.recent_image
+    assert (
+        memory.nbytes
+        == memory.bytes_of(2)
+        == sum(of.untyped_storage().nbytes() for of in patches[1:2]) + 4 * (2 + 18 + 72)
+    )
+    assert memory.recent.shape == (4, 2, 1, 1) and memory.recent_image.shape == (4, 2, 3, 3)

@@ -1,0 +1,66 @@
+"""The loop by value: its learning rate, its seeds, the directions of its losses, and the best score over a resume."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_loop import TINY, log, make, moving_pair
+
+
+def test_the_best_score_is_kept_over_a_resume(tmp_path):
+    def evaluate(model):
+        return {"score": next(scores)}
+
+    scores = iter([0.2, 0.9])
+    with pytest.raises(StopIteration):  # before the checkpoint of update 6
+        make(tmp_path, evaluate=evaluate, evaluate_every=2, save_every=2).run()
+    best = load_file(tmp_path / "best" / "model.safetensors")
+    scores = iter([0.8, 0.3])
+    resumed = make(tmp_path, evaluate=evaluate, evaluate_every=2, save_every=2)
+    assert (resumed.step, resumed.best) == (4, 0.9)
+    resumed.run()
+    again = load_file(tmp_path / "best" / "model.safetensors")
+    assert resumed.best == 0.9 and all(torch.equal(best[name], again[name]) for name in best)
+
+
+def test_the_learning_rate_falls_by_half_a_cosine_to_a_thousandth(tmp_path):
+    recipe = replace(TINY, steps=4, learning_rate=0.01)
+    assert [recipe.decay(step) for step in (0, 2, 4)] == pytest.approx([1, 0.5005, 0.001])
+    assert recipe.decay(1) == pytest.approx(0.001 + 0.999 * (2 + 2**0.5) / 4)
+    training = make(tmp_path, recipe)
+    training.run()
+    rates = [entry["learning_rate"] for entry in log(tmp_path)]
+    assert rates == pytest.approx([0.01 * recipe.decay(step) for step in range(4)])
+    assert training.optimizer.param_groups[0]["lr"] == pytest.approx(rates[-1])
+
+
+@pytest.mark.parametrize("loss", ["real", "synthetic", "distillation"])
+def test_both_directions_count_alike(loss, tmp_path):
+    """The loss of pairs both ways is the mean of those of the pairs and of the pairs turned round."""
+    only = {"real": 0.0, "synthetic": 0.0, "adversarial": 0.0, "light": 0.0, "synthetic_dropout": 0.0, loss: 1.0}
+    found = {}
+    for both in (False, True):
+        training = make(tmp_path / str(both), replace(TINY, both_ways=both, **only))
+        training.bare.eval()
+        frames, pairs = torch.stack([moving_pair(0), moving_pair(1)]), training._labelled([0, 1])
+        for name, order in (("as they are", [0, 1]), ("turned round", [1, 0])):
+            turned = replace(pairs, **{name: part[:, order] for name, part in vars(pairs).items()})
+            labelled = turned if loss == "synthetic" else None
+            with torch.no_grad():
+                (value,) = training.bare(frames[:, order], labelled, [5, 6]).values()
+            found[both, name] = float(value)
+    one, other = found[False, "as they are"], found[False, "turned round"]
+    assert found[True, "as they are"] == pytest.approx((one + other) / 2, rel=1e-4)
+    assert abs(one - other) > 1e-3 * one
+
+
+def test_a_seed_gives_its_pairs_and_another_seed_others(tmp_path):
+    found = {}
+    for name, seed in (("one", 0), ("same", 0), ("other", 1)):
+        training = make(tmp_path / name, replace(TINY, seed=seed))
+        found[name] = training._labelled([0, 1]).frames, training.update(training._batches())
+    assert torch.equal(found["one"][0], found["same"][0]) and found["one"][1] == found["same"][1]
+    assert not torch.equal(found["one"][0], found["other"][0])
+    assert all(found["one"][1][name] != found["other"][1][name] for name in ("reconstruction", "label"))
+    assert not torch.equal(found["one"][0][0], found["one"][0][1])  # and each number its own
