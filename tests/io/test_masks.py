@@ -43,6 +43,10 @@ def test_a_cell_holds_the_share_that_is_covered():
     mask[:, :, :5] = True  # cell 2 of stride 2 spans 3.5 to 5.5: four of its five samples are covered
     labels = draw_masks(mask, (8, 8), (16, 16), 2).view(8, 8)
     torch.testing.assert_close(labels[3], torch.tensor([1.0, 1, 0.8, 0, 0, 0, 0, 0]))
+    edge = torch.zeros(1, 16, 16, dtype=torch.bool)
+    edge[:, 0] = True  # the first row of cells spans -0.5 to 1.5, and what lies outside is as the pixels at the border
+    rows = draw_masks(edge, (8, 8), (16, 16), 2).view(8, 8)[:, 3]
+    torch.testing.assert_close(rows, torch.tensor([0.8, 0, 0, 0, 0, 0, 0, 0]))
 
 
 @pytest.fixture(scope="module")
