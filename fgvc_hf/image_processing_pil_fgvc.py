@@ -13,6 +13,7 @@ from .tracking.frames import host_array, rgb_of
 
 
 CHANNELS = (1, 3, 4)  # what transformers takes for an axis of channels
+MOST_PIXELS = 1 << 26  # of an input; the settings of a file may say any size
 RESIZE_POLICIES = ("stretch", "short_side", "none")
 # Linear sRGB to CIE XYZ, D65 white point (IEC 61966-2-1); rows X, Y, Z, which sum to the white point
 RGB_TO_XYZ = np.array(
@@ -244,6 +245,8 @@ def _resized(height: int, width: int, policy: str, size: SizeDict, divisor: int)
     if divisor < 1 or min(target) <= 0:
         raise ValueError(f"size and size_divisor must be positive, got {dict(size)} and {divisor}.")
     rounded = [max(divisor, int(side / divisor + 0.5) * divisor) for side in target]
+    if rounded[0] * rounded[1] > MOST_PIXELS:
+        raise ValueError(f"size must lead to {MOST_PIXELS} pixels or fewer, got {dict(size)} and {divisor}.")
     return rounded[0], rounded[1]
 
 

@@ -32,6 +32,7 @@ from .tracking.results import FgvcFlowOutput, FgvcVideoOutput, PointTracks
 
 
 HUB_OPTIONS = ("subfolder", "cache_dir", "token", "local_files_only", "force_download")
+TRIED = np.zeros((16, 16, 3), np.uint8)  # a frame that settings are tried on
 DIRECTIONS = {"forward": (False,), "backward": (True,), "both": (False, True)}  # whether each pass is in reverse
 
 
@@ -88,11 +89,13 @@ class Tracker:
             config = FgvcConfig.from_pretrained(path, **source, **(method | config_fields))
             model = FgvcModel.from_pretrained(path, config=config, dtype=precision, **source)
             processor = FgvcProcessor(FgvcImageProcessorPil.from_pretrained(path, **source))
-        except (ImportError, torch.OutOfMemoryError, OSError):
+            processor.image_processor(TRIED)
+        except (ImportError, torch.OutOfMemoryError):
             raise  # these say what is wrong
         except Exception as error:  # transformers raises anything on settings of other types
-            if isinstance(error, ValueError) and str(error).endswith("."):
-                raise  # our own sentences
+            of_hub = isinstance(error, OSError) and not Path(path).is_dir()
+            if of_hub or (isinstance(error, ValueError) and str(error).endswith(".") and "\n" not in str(error)):
+                raise
             raise ValueError(f"{path}: is no checkpoint that can be loaded ({reason_of(error)}).") from None
         if resizing:
             processor = FgvcProcessor(FgvcImageProcessorPil(**(processor.image_processor.to_dict() | resizing)))
