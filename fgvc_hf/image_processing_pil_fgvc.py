@@ -148,6 +148,19 @@ class FgvcImageProcessorPil(PilBackend):
             image, do_convert_rgb=do_convert_rgb, input_data_format=input_data_format, **kwargs
         )
 
+    def try_out(self) -> None:
+        """Process a small frame, with settings that may come from anywhere; a `ValueError` if they do not lead to finite numbers."""
+        try:
+            values = self(np.zeros((16, 16, 3), np.uint8), return_tensors="np").pixel_values
+        except Exception as error:  # settings of other types raise anything
+            if isinstance(error, ValueError) and str(error).endswith("."):
+                raise
+            raise ValueError(
+                f"the settings of the image processor cannot be used ({type(error).__name__}: {error})."
+            ) from None
+        if not np.isfinite(values).all():
+            raise ValueError("the settings of the image processor do not lead to finite numbers.")
+
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) in pixels of the model's input for a frame of the given size."""
         if not self.do_resize:

@@ -32,7 +32,6 @@ from .tracking.results import FgvcFlowOutput, FgvcVideoOutput, PointTracks
 
 
 HUB_OPTIONS = ("subfolder", "cache_dir", "token", "local_files_only", "force_download")
-TRIED = np.zeros((16, 16, 3), np.uint8)  # a frame that settings are tried on
 DIRECTIONS = {"forward": (False,), "backward": (True,), "both": (False, True)}  # whether each pass is in reverse
 
 
@@ -89,7 +88,7 @@ class Tracker:
             config = FgvcConfig.from_pretrained(path, **source, **(method | config_fields))
             model = FgvcModel.from_pretrained(path, config=config, dtype=precision, **source)
             processor = FgvcProcessor(FgvcImageProcessorPil.from_pretrained(path, **source))
-            processor.image_processor(TRIED)
+            processor.image_processor.try_out()
         except (ImportError, torch.OutOfMemoryError):
             raise  # these say what is wrong
         except Exception as error:  # transformers raises anything on settings of other types

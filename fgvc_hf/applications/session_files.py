@@ -116,6 +116,7 @@ def _restore(
 ) -> FgvcInferenceSession:
     """The session that was saved, with a frame source or nothing as its video."""
     processor = FgvcImageProcessorPil(**metadata["image_processor"])
+    processor.try_out()
     dtype, device, limit = metadata["memory_options"]
     limit = None if limit is None else whole_number("max_memory_bytes", limit)
     dtype = dtype and getattr(torch, dtype)

@@ -20,6 +20,7 @@ MOST = {  # of fields that sizes in memory and time depend on
     "window_radius": 1024,
     "propagation_radius": 1024,
     "propagation_topk": 10_000,
+    "search_radius": 10,
 }
 WITHOUT_EFFECT = "num_batches_tracked"  # of batch normalisation; older checkpoints have none
 SHOWN = 5  # names in a message
