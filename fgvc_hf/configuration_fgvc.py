@@ -287,7 +287,7 @@ class FgvcConfig(PreTrainedConfig):
         if (accepted := FIELDS.get(key)) is not None:
             given, value = value, accepted.normalised(value)
             if value not in accepted:
-                raise ValueError(f"{key} must be {accepted}, got {given!r}.")
+                raise ValueError(f"{key} must be {accepted}, got {given!r:.100}.")
         super().__setattr__(key, value)
 
     def __post_init__(self, **kwargs):

@@ -13,6 +13,7 @@ from .tracking.frames import host_array, rgb_of
 
 
 CHANNELS = (1, 3, 4)  # what transformers takes for an axis of channels
+MOST_PIXELS = 1 << 26  # of an input; the settings of a file may say any size
 RESIZE_POLICIES = ("stretch", "short_side", "none")
 # Linear sRGB to CIE XYZ, D65 white point (IEC 61966-2-1); rows X, Y, Z, which sum to the white point
 RGB_TO_XYZ = np.array(
@@ -147,6 +148,19 @@ class FgvcImageProcessorPil(PilBackend):
             image, do_convert_rgb=do_convert_rgb, input_data_format=input_data_format, **kwargs
         )
 
+    def try_out(self) -> None:
+        """Process a small frame, with settings that may come from anywhere; a `ValueError` if they do not lead to finite numbers."""
+        try:
+            values = self(np.zeros((16, 16, 3), np.uint8), return_tensors="np").pixel_values
+        except Exception as error:  # settings of other types raise anything
+            if isinstance(error, ValueError) and str(error).endswith("."):
+                raise
+            raise ValueError(
+                f"the settings of the image processor cannot be used ({type(error).__name__}: {error})."
+            ) from None
+        if not np.isfinite(values).all():
+            raise ValueError("the settings of the image processor do not lead to finite numbers.")
+
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) in pixels of the model's input for a frame of the given size."""
         if not self.do_resize:
@@ -244,6 +258,8 @@ def _resized(height: int, width: int, policy: str, size: SizeDict, divisor: int)
     if divisor < 1 or min(target) <= 0:
         raise ValueError(f"size and size_divisor must be positive, got {dict(size)} and {divisor}.")
     rounded = [max(divisor, int(side / divisor + 0.5) * divisor) for side in target]
+    if rounded[0] * rounded[1] > MOST_PIXELS:
+        raise ValueError(f"size must lead to {MOST_PIXELS} pixels or fewer, got {dict(size)} and {divisor}.")
     return rounded[0], rounded[1]
 
 

@@ -26,7 +26,7 @@ from .configuration_fgvc import FgvcConfig
 from .encoder.backbone import FgvcBasicBlock, FgvcBottleneckBlock, FgvcEncoder
 from .encoder.coarse_to_fine import FgvcAttention, FgvcAttentionLayer, FgvcCoarseToFineHead
 from .encoder.fused_encoder import FusedEncoder, fused_for_inference, modules_of
-from .encoder.loading import check_finite, load_complete, one_at_a_time
+from .encoder.loading import check_finite, check_size, load_complete, one_at_a_time
 from .matching.probability_map import probability_map, window_correlation
 from .matching.pyramid import unit_length
 from .tracking.encoded_frame import EncodedFrame
@@ -136,6 +136,7 @@ class FgvcModel(FgvcPreTrainedModel):
     @one_at_a_time
     def __init__(self, config: FgvcConfig, encoder: nn.Module | None = None):
         super().__init__(config)
+        check_size(config)
         if (encoder is None) != (config.encoder == "resnet"):
             raise ValueError("a model needs an encoder of its own exactly if config.encoder is 'external'.")
         self.encoder = FgvcEncoder(config) if encoder is None else encoder

@@ -97,11 +97,13 @@ class Tracker:
             config = FgvcConfig.from_pretrained(path, **source, **(method | config_fields))
             model = FgvcModel.from_pretrained(path, config=config, dtype=precision, **source)
             processor = FgvcProcessor(FgvcImageProcessorPil.from_pretrained(path, **source))
-        except (ImportError, torch.OutOfMemoryError, OSError):
+            processor.image_processor.try_out()
+        except (ImportError, torch.OutOfMemoryError):
             raise  # these say what is wrong
         except Exception as error:  # transformers raises anything on settings of other types
-            if isinstance(error, ValueError) and str(error).endswith("."):
-                raise  # our own sentences
+            of_hub = isinstance(error, OSError) and not Path(path).is_dir()
+            if of_hub or (isinstance(error, ValueError) and str(error).endswith(".") and "\n" not in str(error)):
+                raise
             raise ValueError(f"{path}: is no checkpoint that can be loaded ({reason_of(error)}).") from None
         if resizing:
             processor = FgvcProcessor(FgvcImageProcessorPil(**(processor.image_processor.to_dict() | resizing)))

@@ -35,11 +35,14 @@ def main() -> None:
         kind, _, number = arguments.case.partition(":")
         run_one(Case(kind, arguments.seed, int(number)), arguments.keep)
         return
-    kinds = tuple(arguments.kinds.split(","))
-    library, faults = Library(kinds), 0
+    counts = {
+        kind: int(count or arguments.cases)
+        for kind, _, count in (k.partition(":") for k in arguments.kinds.split(","))
+    }
+    library, faults = Library(tuple(counts)), 0
     print(f"{'':12s}" + "".join(f"{name:>10s}" for name in (*OUTCOMES, "ms/case", "most MiB")))
-    for kind in kinds:
-        cases: list = [Case(kind, arguments.seed, number) for number in range(arguments.first, arguments.cases)]
+    for kind, count in counts.items():
+        cases: list = [Case(kind, arguments.seed, number) for number in range(arguments.first, count)]
         began, ends = time.monotonic(), []
         for end in run_cases(cases, library.read, arguments.seconds):
             ends.append(end)
@@ -50,7 +53,11 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kinds", default=",".join(KINDS), help=f"some of {', '.join(KINDS)}; default: all")
+    parser.add_argument(
+        "--kinds",
+        default=",".join(KINDS),
+        help=f"some of {', '.join(KINDS)}, each with a number of cases such as media:900; default: all",
+    )
     parser.add_argument("--cases", type=int, default=500, help="of each kind; default: 500")
     parser.add_argument("--first", type=int, default=0, metavar="N", help="start with case N")
     parser.add_argument("--seed", type=int, default=0)

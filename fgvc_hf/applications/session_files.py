@@ -27,7 +27,7 @@ from ..modeling_fgvc import FgvcModel
 from ..tracker import LiveTracker, Tracker
 from ..tracking.box_tracker import BoxTracker
 from ..tracking.label_tracker import LabelMapTracker
-from ..tracking.prompts import BoxTarget, MaskTarget, PointLooks, PointTarget
+from ..tracking.prompts import BoxTarget, MaskTarget, PointLooks, PointTarget, whole_number
 from ..tracking.session import FgvcInferenceSession
 from ..tracking.template_tracker import TemplateTracker
 
@@ -119,22 +119,28 @@ def _restore(
 ) -> FgvcInferenceSession:
     """The session that was saved, with a frame source or nothing as its video."""
     processor = FgvcImageProcessorPil(**metadata["image_processor"])
+    processor.try_out()
     dtype, device, limit = metadata["memory_options"]
+    limit = None if limit is None else whole_number("max_memory_bytes", limit)
     dtype = dtype and getattr(torch, dtype)
     session = FgvcInferenceSession(processor, video, dtype, device, limit)
     size = metadata["original_size"]
     session.original_size = tuple(size) if size else session.original_size
     for number, (obj_id, frame_idx, point, box) in enumerate(metadata["prompts"]):
+        obj_id, frame_idx = whole_number("obj_id", obj_id), whole_number("frame_idx", frame_idx)
         if point is not None:
             names = [f"prompt{number}.{name}" for name in LOOKS]
             known = PointLooks(*(tensors[name] for name in names)) if names[0] in tensors else None
-            session.prompts[obj_id, frame_idx] = PointTarget(frame_idx, tuple(point), known)
+            x, y = point
+            session.prompts[obj_id, frame_idx] = PointTarget(frame_idx, (float(x), float(y)), known)
         elif box is not None:
             session.prompts[obj_id, frame_idx] = BoxTarget(frame_idx, np.array(box[0]), box[1])
         else:
             session.prompts[obj_id, frame_idx] = MaskTarget(frame_idx, tensors[f"prompt{number}"].cpu().numpy())
     session.started = {(obj_id, frame_idx) for obj_id, frame_idx in metadata["started"]}
-    session.last_frame_idx, session.last_image = metadata["last_frame_idx"], tensors.get(LAST_IMAGE)
+    last = metadata["last_frame_idx"]
+    session.last_frame_idx = None if last is None else whole_number("last_frame_idx", last)
+    session.last_image = tensors.get(LAST_IMAGE)
     if metadata["trackers"]:
         config = session.bind(model)
         for name, values in metadata["trackers"].items():

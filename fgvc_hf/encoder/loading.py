@@ -12,6 +12,16 @@ from torch import nn
 # While transformers makes a model, torch's default dtype and the functions of torch.nn.init are changed for the whole process
 MAKING = threading.RLock()
 CHECKED_TYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+MOST_PARAMETERS = 2**28  # of a model: 1 GiB in float32; the bundled ones have up to 3 million
+MOST = {  # of fields that sizes in memory and time depend on
+    "depths": 1000,
+    "num_attention_layers": 1000,
+    "attention_window": 1024,
+    "window_radius": 1024,
+    "propagation_radius": 1024,
+    "propagation_topk": 10_000,
+    "search_radius": 10,
+}
 WITHOUT_EFFECT = "num_batches_tracked"  # of batch normalisation; older checkpoints have none
 SHOWN = 5  # names in a message
 
@@ -25,6 +35,25 @@ def one_at_a_time(function: Callable) -> Callable:
             return function(*args, **kwargs)
 
     return locked
+
+
+def check_size(config: Any) -> None:
+    """Refuse an [`FgvcConfig`] of a model that no machine holds, before anything of it is made: a few bytes of JSON may say any number.
+
+    Raises:
+        `ValueError`: a field is beyond `MOST`, or there would be more than `MOST_PARAMETERS`.
+    """
+    for name, most in MOST.items():
+        value = getattr(config, name)
+        if max(value if isinstance(value, list) else [value]) > most:
+            raise ValueError(f"{name} must be at most {most}, got {value}.")
+    last, blocks = config.hidden_sizes[-1], zip(config.depths, config.hidden_sizes, strict=True)
+    count = 49 * config.num_channels * config.hidden_sizes[0] + sum(16 * depth * width**2 for depth, width in blocks)
+    count += config.projection_size * last * config.projection_kernel**2
+    if config.fine_size:
+        count += 4 * config.num_attention_layers * last**2 + config.fine_size * (last + config.fine_size)
+    if config.encoder == "resnet" and count > MOST_PARAMETERS:
+        raise ValueError(f"the model would have {count:.2g} parameters, at most {MOST_PARAMETERS:.2g} are accepted.")
 
 
 def load_complete(load: Callable[..., Any], name: Any, *args, output_loading_info: bool = False, **kwargs) -> Any:
@@ -89,4 +118,4 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + more
 
 
-__all__ = ["check_finite", "load_complete", "one_at_a_time"]
+__all__ = ["check_finite", "check_size", "load_complete", "one_at_a_time"]

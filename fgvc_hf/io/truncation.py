@@ -62,7 +62,7 @@ def damage(path: Path, kinds: set[str]) -> str | None:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
             return CUT_OFF if check(data) else None
-        except Broken:
+        except (Broken, KeyError, ValueError, IndexError, struct.error):  # what a header says makes no sense
             return BROKEN
 
 
@@ -166,19 +166,27 @@ def _riff(data) -> bool:
         if size in UNKNOWN:
             return _walk(data, _chunk, slack=1)
         if position + size <= len(data):
-            _walk(data[position : position + 8 + size], _whole_chunk)
+            _check_chunks(data, position + 12, position + 8 + size)
         position += 8 + size + size % 2
     return position > len(data) + 8  # some programs count the eight bytes of the header in
 
 
-def _whole_chunk(head: bytes) -> int | None:
-    """A chunk of a RIFF file of known size, in which any other bytes are damage; those of headers as well."""
-    if head[:4] == b"LIST" and head[8:12] in (b"hdrl", b"strl"):
-        return 12
-    zeros = not head[:4].strip(b"\0")
-    if any(head) if zeros else not all(32 <= byte < 127 for byte in head[:4]):
-        raise Broken
-    return _chunk(head)
+def _check_chunks(data, position: int, end: int) -> None:
+    """Go through the chunks of a RIFF file of known size, and those of its lists; one that does not fit is `Broken`."""
+    ends = [end]
+    while position + 8 <= end:
+        ends = [other for other in ends if position < other]
+        head = data[position : position + 12]
+        if len(ends) == 1 and not any(data[position : position + HEAD]):
+            return  # programs fill up
+        inside = position + 8 + _u32(head, 4)
+        if not all(32 <= byte < 127 for byte in head[:4]) or inside > ends[-1]:
+            raise Broken
+        if head[:4] == b"LIST" and head[8:] in (b"hdrl", b"strl", b"movi", b"rec "):
+            ends.append(inside)
+            position += 12
+        else:
+            position = inside + inside % 2
 
 
 def _chunk(head: bytes) -> int | None:

@@ -68,7 +68,13 @@ class FrameMemory:
         """
         kept = range(max(0, self.count - min(frames, len(self.ring))), self.count)
         moves = [(number % len(self.ring), number % frames) for number in kept]
-        old, self.ring = self.ring, self.ring.new_zeros((frames, *self.ring.shape[1:]))
+        try:
+            old, self.ring = self.ring, self.ring.new_zeros((frames, *self.ring.shape[1:]))
+        except RuntimeError:  # torch has no exception of its own for the CPU
+            size = frames * self.ring[0].nbytes / 2**30
+            raise ValueError(
+                f"{frames} previous frames take {size:.3g} GiB: set max_memory_bytes, or fewer num_context_frames."
+            ) from None
         for before, after in moves:
             self.ring[after] = old[before]
         return moves

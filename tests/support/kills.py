@@ -186,10 +186,12 @@ def command(*arguments) -> None:
     assert main([str(argument) for argument in arguments]) == 0
 
 
-def make_inputs(folder: Path) -> dict[str, Path]:
+INPUTS = ("checkpoint", "clip.mp4", "mask.png", "clips")
+
+
+def make_inputs(paths: dict[str, Path]) -> None:
     """A checkpoint, a clip, a mask, and a folder of clips."""
     tracker, frames = tiny_tracker(), clip_frames()
-    paths = {name: folder / name for name in ("checkpoint", "clip.mp4", "mask.png", "clips")}
     paths["clips"].mkdir(parents=True)
     tracker.model.save_pretrained(paths["checkpoint"])
     tracker.processor.save_pretrained(paths["checkpoint"])
@@ -200,12 +202,18 @@ def make_inputs(folder: Path) -> dict[str, Path]:
         with VideoWriter(path, 12, *frames.shape[1:3]) as writer:
             for frame in frames:
                 writer.write(frame)
-    return paths
 
 
 def writers(folder: Path) -> dict[str, Writer]:
     """The programs by name; what they read lies in a folder."""
-    paths = make_inputs(folder)
+    paths = {name: folder / name for name in INPUTS}
+    if not (child := os.fork()):  # encoders and progress bars have threads
+        try:
+            make_inputs(paths)
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert paths["clips"].is_dir()
     clip, options = paths["clip.mp4"], ("--checkpoint", paths["checkpoint"])
     drawn = ("--overlay", "overlay.mp4", "--sheet", "sheet.png")
 
