@@ -81,7 +81,7 @@ def _track(arguments: argparse.Namespace) -> None:
     from ..dataset_tracking.dataset_run import track_dataset
     from ..dataset_tracking.ray_engine import Actors
 
-    if not (arguments.source and arguments.destination and arguments.points):
+    if not (arguments.source and arguments.destination and arguments.points is not None):
         raise ValueError("give SRC, DST and --points, or --inspect DST.")
     logging.disable_progress_bar()
     summary = track_dataset(

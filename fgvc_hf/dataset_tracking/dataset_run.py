@@ -1,9 +1,10 @@
 """A run over a whole data set: check, list, track what is missing, and write the shards when all rows are there."""
 
 import os
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -77,7 +78,7 @@ def track_dataset(
     """
     column = check_options(points, engine, num_shards, time_limit)
     opened = open_source(source, video, column)
-    folder = check_destination(destination, opened.root)
+    folder = check_destination(destination, os.fspath(source))
     if append_to is not None:
         check_append(opened, folder, append_to)
     clips = list_clips(opened, num_shards, progress)
@@ -85,20 +86,33 @@ def track_dataset(
     tracker = load_tracker(checkpoint, loading | ({"device": "cpu"} if engine == "ray" else {}))
     job = make_job(opened, points, checkpoint, loading, tracker, time_limit)
     named = {job.name(clip): clip for clip in clips}
+    engines = {
+        "local": lambda left: job.rows(left, tracker),
+        "ray": lambda left: track_on_ray(job, left, actors or Actors()),
+    }
     with locked(folder):
         begin_run(folder, run := described(clips, opened.root, job.options, video))
-        added = 0
-        if not is_whole(folder):
-            rows = FinishedRows(folder / ROWS)
-            left = [clip for name, clip in named.items() if name not in rows]
-            found = job.rows(left, tracker) if engine == "local" else track_on_ray(job, left, actors or Actors())
-            added = collect(found, rows, len(named), progress)
-            complete(folder, list(named), rows, num_shards, run)
+        added = 0 if is_whole(folder) else finish_run(folder, named, engines[engine], num_shards, run, progress)
         if append_to is not None:
-            append_tracks(
-                opened, shard_files(folder), {(clip.row, *clip.place): name for name, clip in named.items()}, append_to
-            )
+            episodes = {(clip.row, *clip.place): name for name, clip in named.items()}
+            append_tracks(opened, shard_files(folder), episodes, append_to)
         return Summary(len(named), errors_in(folder), added)
+
+
+def finish_run(
+    folder: Path,
+    named: Mapping[str, Clip],
+    engine: Callable[[list[Clip]], Generator[dict]],
+    num_shards: int | None,
+    run: dict[str, Any],
+    progress: bool,
+) -> int:
+    """Track the clips that have no row yet, and write the shards. Returns the number of new rows."""
+    rows = FinishedRows(folder / ROWS)
+    left = [clip for name, clip in named.items() if name not in rows]
+    added = collect(engine(left), rows, len(named), progress) if left else 0
+    complete(folder, list(named), rows, num_shards, run)
+    return added
 
 
 def list_clips(source: ClipSource, num_shards: int | None, progress: bool) -> list[Clip]:

@@ -3,6 +3,7 @@
 import os
 import posixpath
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -38,7 +39,7 @@ def pinned(path: str) -> str:
     try:
         place = files.resolve_path(path)
         commit = HfApi().repo_info(place.repo_id, repo_type=place.repo_type, revision=place.revision).sha
-        place = files.resolve_path(path, revision=commit)
+        place = replace(place, revision=commit, _raw_revision=None)
         if not files.exists(place.unresolve()):
             raise FileNotFoundError("no such file or folder")
     except Exception as error:  # of the network, the Hub and its client, of many classes
