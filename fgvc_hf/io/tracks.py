@@ -95,7 +95,9 @@ def _read_csv(path: Path) -> np.ndarray:
         header = [cell.strip().lower() for cell in next(rows, [])]
         if header not in HEADERS:
             found = _cut(",".join(header)) or "nothing"
-            raise ValueError(f"{path}, line 1: the header must be t,x,y or id,t,x,y, found {found}.")
+            raise ValueError(
+                f"{path}, line 1: the header must be t,x,y or id,t,x,y, found {found}; labels of another tool need --format, or format=."
+            )
         for row in rows:
             if not any(cell.strip() for cell in row):
                 continue
