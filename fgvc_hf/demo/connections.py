@@ -131,7 +131,7 @@ def connect_clips(
     shown = [clip.description, points.frame, *points.labels, masks.frame, masks.painter]
     for pair in (matching, flow):
         shown += [pair.frame_a, pair.frame_b, pair.picture_a, pair.picture_b]
-    others = [masks.video, masks.timeline, *masks.files, matching.sentence, flow.picture, *flow.files]
+    others: list[Any] = [masks.video, masks.timeline, *masks.files, matching.sentence, flow.picture, *flow.files]
     others += [looks.picture, looks.legend, *looks.results]
     opened: dict[str, Any] = {
         "outputs": [*shown, *points.results, *others],

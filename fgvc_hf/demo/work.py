@@ -28,6 +28,7 @@ Report = Callable[[float, str], None]  # share of the work that is done, and wha
 
 # For masks: the preset of the working resolution, and stride and radius of the matching, in that order
 MASK_MATCHING = {"fast": ("fast", 4, 10), "balanced": ("balanced", 4, 10), "accurate": ("balanced", 2, 15)}
+CLIP_NAME = "sub-1_ses-1_cam-1_start-0_dur-{}_cliplabels"  # of PoseMark, which tells the clip by the name of the file
 
 
 @functools.cache
@@ -120,10 +121,11 @@ def export(clip: Clip, tracks: PointTracks, points: list[Point], format: str, su
     names = {obj_id: named.get(obj_id, f"point {obj_id + 1}") for obj_id in tracks.object_ids}
     twice = [name for name, count in Counter(names.values()).items() if count > 1]
     names = {obj_id: f"{name} {obj_id}" if name in twice else name for obj_id, name in names.items()}
-    path = clip.results("export") / f"tracks_{format}{suffix}"
-    options = {"fps": clip.video.fps or DEFAULT_FPS} if "fps" in TABLE[format].options else {}
+    name = CLIP_NAME.format(clip.num_frames) if TABLE[format].by_name else f"tracks_{format}"
+    path = clip.results("export") / f"{name}{suffix}"
+    fps = clip.video.fps or DEFAULT_FPS if "fps" in TABLE[format].options else None
     try:
-        save_tracks(tracks, path, format, names=names, **options)
+        save_tracks(tracks, path, format, names=names, fps=fps)
     except ImportError as error:
         raise ValueError(f"This server cannot write files of {TABLE[format].tool}: {error}.") from None
     return path

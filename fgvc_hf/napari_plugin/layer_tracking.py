@@ -88,8 +88,11 @@ def follow(request: TrackRequest, report: Callable[[float], None]) -> Tracked:
 def frames_expected(request: TrackRequest) -> int:
     """Frames that will be read."""
     times = [points[:, 0] for points in request.labels.values()]
-    ranges = [(float(np.concatenate(times).min()), float(np.concatenate(times).max()))] if times else []
-    ranges += [(float(request.frame_idx),) * 2] if request.masks is not None else []
+    ranges: list[tuple[float, float]] = []
+    if times:
+        ranges.append((float(np.concatenate(times).min()), float(np.concatenate(times).max())))
+    if request.masks is not None:
+        ranges.append((float(request.frame_idx), float(request.frame_idx)))
     length = LayerFrames(request.image).num_frames
     forward, backward = sum(length - first for first, _ in ranges), sum(last + 1 for _, last in ranges)
     return max(1, int({"forward": forward, "backward": backward}.get(request.direction, forward + backward)))

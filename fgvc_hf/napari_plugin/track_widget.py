@@ -33,6 +33,11 @@ LOOK_AGAIN = 50  # milliseconds between two looks at the work in the thread
 LARGEST_ID = 2**31 - 1
 
 
+def layer_choice(kind: Any, label: str) -> Any:
+    """A choice among the layers of a kind in the window."""
+    return create_widget(annotation=kind, label=label)
+
+
 class TrackWidget(Container):
     """
     Label points on frames of a video, track them, see where they need another label, correct them, and track again.
@@ -56,9 +61,9 @@ class TrackWidget(Container):
         viewer.layers.events.removed.connect(self._offer_id)
 
     def _make_choices(self) -> None:
-        self.image = create_widget(annotation=napari.layers.Image, label="Video")
-        self.points = create_widget(annotation=napari.layers.Points | None, label="Points")
-        self.masks = create_widget(annotation=napari.layers.Labels | None, label="Masks")
+        self.image = layer_choice(napari.layers.Image, "Video")
+        self.points = layer_choice(napari.layers.Points | None, "Points")
+        self.masks = layer_choice(napari.layers.Labels | None, "Masks")
         self.next_id = SpinBox(
             label="Next click", min=0, max=LARGEST_ID, tooltip="Id of the point that the next click labels"
         )

@@ -159,7 +159,9 @@ def test_tracks_are_written_in_every_format(pointed, choice):
     pointed.tracks = work.loaded("fast").track(pointed.clip.video, work.prompts(pointed.points), direction="both")
     update = labelling.export_tracks(pointed, choice)
     name, suffix = on.EXPORTS[choice]
-    assert update["value"].endswith(f"tracks_{name}{suffix}") and update["interactive"]
+    assert (
+        update["value"].endswith(suffix) and update["interactive"] and (name == "posemark" or name in update["value"])
+    )
     with open(update["value"], "rb") as file:
         assert len(file.read()) > 50
 
