@@ -69,6 +69,7 @@ def test_track_writes_everything(clip, tiny_checkpoint, tmp_path, capsys):
             "outside": (2, 4),
             "size": (2,),
             "object_ids": (2,),
+            "labels": (2, 4),
         }
         assert arrays["size"].tolist() == content["size"] == [40, 56]
         assert arrays["tracks"][0, 0].tolist() == [20, 10]

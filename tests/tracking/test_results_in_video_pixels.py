@@ -8,7 +8,7 @@ import torch
 
 from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor
 from fgvc_hf.tracking.results import FgvcVideoOutput, TrackTable
-from fgvc_hf.tracking.session import FgvcInferenceSession
+from fgvc_hf.tracking.session_results import _at_border
 
 
 @pytest.mark.parametrize("matching", ["labels", "templates"])
@@ -32,7 +32,7 @@ def test_the_border_is_two_per_cent_of_the_mean_side_on_a_frame_that_is_not_squa
     expected = np.array(
         [(100, 25), (1.9, 25), (2.1, 25), (100, 1.9), (100, 2.1), (198.1, 25), (197.9, 25), (100, 48.1), (100, 47.9)]
     )
-    found = FgvcInferenceSession._at_border(expected, (50, 200))
+    found = _at_border(expected, (50, 200))
     assert found.tolist() == [False, True, False, True, False, True, False, True, False]
 
 

@@ -13,7 +13,8 @@ BACK, SLOTS, SHARE = (1, 2, 4), 4, 1.5
 def remembered(trust):
     """A memory of two points of one cell and one channel: their first patches are 100 and 200, those of frame t are 10 * t and 10 * t + 1."""
     memory = TemplateMemory.of(torch.zeros(0, 1, 1), torch.zeros(0, 3, 3), SLOTS)
-    memory.add(torch.tensor([100.0, 200.0]).view(2, 1, 1), torch.tensor([-1.0, -2.0]).view(2, 1, 1).expand(2, 3, 3))
+    first, images = torch.tensor([100.0, 200.0]).view(2, 1, 1), torch.tensor([-1.0, -2.0]).view(2, 1, 1)
+    memory.join(TemplateMemory.of(first, images.expand(2, 3, 3).contiguous(), SLOTS))
     for t, trusted in enumerate(trust):
         features = torch.tensor([10.0 * t, 10.0 * t + 1]).view(1, 2, 1)
         images = torch.tensor([float(t), t + 0.5]).view(2, 1, 1).expand(2, 3, 3)
@@ -42,7 +43,7 @@ def test_images_are_the_first_and_those_at_their_ages_and_untrusted_ones_are_not
 
 def test_the_similarity_of_a_cell_is_an_average_over_frames_on_which_the_point_was_visible():
     memory = TemplateMemory.of(torch.zeros(0, 1, 2), torch.zeros(0, 3, 3), SLOTS)
-    memory.add(torch.tensor([[[1.0, 0.0]]]), torch.zeros(1, 3, 3))
+    memory.join(TemplateMemory.of(torch.tensor([[[1.0, 0.0]]]), torch.zeros(1, 3, 3), SLOTS))
     assert memory.similarity.tolist() == [[1.0]]
     for seen, expected in ((True, 0.4 + 0.6 * 0.6), (False, 0.4 + 0.6 * 0.6), (True, 0.4 * 0.76 + 0.6 * 0.6)):
         features, mean = torch.tensor([[[0.6, 0.8]]]), torch.tensor([[[1.0, 0.0]]])
@@ -54,7 +55,7 @@ def test_the_similarity_of_a_cell_is_an_average_over_frames_on_which_the_point_w
 @pytest.mark.parametrize("temperature", [0.1, 1.0])
 def test_cells_that_stayed_similar_weigh_more(temperature):
     memory = TemplateMemory.of(torch.zeros(0, 9, 1), torch.zeros(0, 3, 3), SLOTS)
-    memory.add(torch.ones(1, 9, 1), torch.zeros(1, 3, 3))
+    memory.join(TemplateMemory.of(torch.ones(1, 9, 1), torch.zeros(1, 3, 3), SLOTS))
     memory.similarity = torch.tensor([[0.9, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]])
     weights = memory.cell_weights(slice(0, 1), 1, temperature)[0]
     place = patch_weights(1)
@@ -66,10 +67,6 @@ def test_cells_that_stayed_similar_weigh_more(temperature):
 
 def test_bytes_are_those_of_all_patches():
     memory = remembered([(True, True)] * 6)
-    patches = memory.anchor, memory.recent, memory.anchor_image, memory.recent_image
-    assert (
-        memory.nbytes
-        == memory.bytes_of(2)
-        == sum(of.untyped_storage().nbytes() for of in patches[1:2]) + 4 * (2 + 18 + 72)
-    )
     assert memory.recent.shape == (4, 2, 1, 1) and memory.recent_image.shape == (4, 2, 3, 3)
+    first, reference, recent, images = 2, 2, 8, 2 * (1 + 4) * 9  # numbers of four bytes
+    assert memory.nbytes == memory.bytes_of(2) == 4 * (first + reference + recent + images)
