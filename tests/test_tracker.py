@@ -134,8 +134,8 @@ def test_a_grid_of_points(tracker, noise_clip, grid, number):
 @pytest.mark.parametrize(
     ("video", "arguments", "message"),
     [
-        (None, {}, "exactly one of points and grid must be given"),
-        (None, {"points": QUERIES, "grid": 3}, "exactly one of points and grid"),
+        (None, {}, "exactly one of points, grid and queries must be given"),
+        (None, {"points": QUERIES, "grid": 3}, "exactly one of points, grid and queries"),
         (None, {"grid": 0}, "grid must be"),
         (None, {"points": [(0, 5, 5)], "threshold": 7}, "threshold must be a probability from 0 to 1, got 7"),
         (None, {"points": [(0, 5, 5)], "threshold": np.nan}, "threshold must be a probability"),
