@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 SECONDS = 20.0  # of a processor that a case may take; ten times as long by the clock
@@ -57,7 +58,7 @@ class Wrong(Exception):
         super().__init__(text)
 
 
-def run_cases(cases: list, read: Callable[[object], str], seconds: float = SECONDS) -> Iterator[End]:
+def run_cases(cases: list, read: Callable[[Any], str], seconds: float = SECONDS) -> Iterator[End]:
     """
     Run cases one after the other, each in a forked process.
 
