@@ -66,7 +66,7 @@ def test_every_package_that_is_imported_is_declared():
     requirements = project["dependencies"] + sum(project["optional-dependencies"].values(), [])
     declared = {re.match(r"[\w.-]+", one)[0].lower().replace("_", "-") for one in requirements}
     files = [*(ROOT / "fgvc_hf").rglob("*.py"), *(ROOT / "scripts").rglob("*.py")]
-    siblings = {path.stem for path in (ROOT / "scripts").rglob("*.py")}
+    siblings = {path.stem for folder in ("scripts", "tests/support") for path in (ROOT / folder).rglob("*.py")}
     for path in files:
         third_party = imported_modules(path) - set(sys.stdlib_module_names) - siblings - OPTIONAL - {"fgvc_hf"}
         names = {DISTRIBUTIONS.get(name, name.replace("_", "-")) for name in third_party}

@@ -91,7 +91,8 @@ def save_checkpoint(
     adam = moments(module, optimizer)
     folder.mkdir(parents=True, exist_ok=True)
     target, partial = folder / f"step-{step:08d}", folder / f".step-{step:08d}"
-    shutil.rmtree(partial, ignore_errors=True)
+    for left in folder.glob(".step-*"):  # by a process that was killed
+        shutil.rmtree(left)
     partial.mkdir()
     save_parts(weights, partial, "module")
     save_parts(adam, partial, "optimizer")
@@ -99,11 +100,19 @@ def save_checkpoint(
     for file in partial.iterdir():
         with file.open("rb") as written:
             os.fsync(written.fileno())
-    shutil.rmtree(target, ignore_errors=True)
+    if target.exists():
+        _remove(target)
     partial.rename(target)
     for old in checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+        _remove(old)
     return target
+
+
+def _remove(checkpoint: Path) -> None:
+    """Delete a checkpoint under another name: what has its own is whole at any moment."""
+    hidden = checkpoint.with_name(f".{checkpoint.name}.old")
+    checkpoint.rename(hidden)
+    shutil.rmtree(hidden)
 
 
 def checkpoints(folder: Path) -> list[Path]:

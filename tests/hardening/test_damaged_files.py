@@ -61,16 +61,15 @@ assert ends == cases, ends
     [
         ("h264.mkv", b"\x1f\x43\xb6\x75", bytes(4)),  # the start of the cluster
         ("mpeg4.avi", b"00dc", bytes(4)),
-        ("h264.flv", b"\0\0\0\0\x09", b"\0\0\0\1\x09"),
         ("frames.gif", b"\0\x21\xf9", b"\0\x07\xf9"),
     ],
 )
 def test_a_broken_structure_is_no_shorter_video(tmp_path, noise_clip, name, mark, change):
     write_media(tmp_path / name, noise_clip[:8, :32, :48], *CONTAINERS[name])
     content = (tmp_path / name).read_bytes()
-    at = content.rindex(mark)
+    at = content.rindex(mark, 0, content.find(b"idx1"))  # the index of an AVI names its chunks too
     (tmp_path / name).write_bytes(content[:at] + change + content[at + len(change) :])
-    with pytest.raises(OSError, match=r"is damaged, .*[.]$"):
+    with pytest.raises(OSError, match=r"(is damaged, .*|has no frames)[.]$"):
         open_video(tmp_path / name)
 
 

@@ -73,7 +73,6 @@ class Library:
                 return READERS[case.kind](self, self.scratch / name, said)
         finally:
             shutil.rmtree(self.scratch, ignore_errors=True)
-            self.scratch.mkdir()
 
 
 def read_media(library: Library, path: Path, said: list) -> str:

@@ -121,7 +121,12 @@ def kill_often(writer: Writer, kills: int, place: Path, seed: int) -> tuple[int,
 
 def snapshot(folder: Path) -> dict[str, bytes]:
     """All files of a folder; times are left out, and so are lines that a log says again."""
-    return {str(path.relative_to(folder)): _content(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    files = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.relative_to(folder).as_posix().startswith(".")
+    ]
+    return {path.relative_to(folder).as_posix(): _content(path) for path in files}
 
 
 def _content(path: Path) -> bytes:
