@@ -1,9 +1,11 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from fgvc_hf.coordinates import rescale_points
-from fgvc_hf.evaluation.tapvid import load_tapvid_npz
+from fgvc_hf.evaluation.tapvid import load_tapvid_npz, track_queries
 
 
 WIDTH, HEIGHT, NUM_FRAMES = 20, 12, 4
@@ -148,3 +150,19 @@ def test_points_go_to_the_scoring_raster_by_the_ratio_of_the_sizes(tree):
     corners = np.array([[0, 0], [WIDTH, HEIGHT], [WIDTH / 2, 0]], dtype=np.float32)
     scaled = rescale_points(corners, next(load_tapvid_npz(*tree)).size, (256, 256))
     np.testing.assert_allclose(scaled, [[0, 0], [256, 256], [128, 0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("error", "hits"), [((7.9, 0), 3), ((8.01, 0), 2), ((0, 3.99), 3), ((0, 4.01), 2)])
+def test_errors_count_on_a_raster_of_256_by_256(error, hits):
+    """On a video of 512 x 256 pixels, 8 pixels along x are 4 of the raster, and 4 along y are 4: the thresholds are 1, 2, 4, 8 and 16."""
+    truth = np.tile(np.float32([100, 50]), (1, 2, 1))
+    video = SimpleNamespace(points=truth, occluded=np.zeros((1, 2), bool), size=(256, 512), frames=None)
+
+    class Off:
+        def track(self, frames, queries, direction):
+            assert queries.tolist() == [[0, 100, 50]] and direction == "forward"
+            found = truth + np.float32([[(0, 0), error]])
+            return SimpleNamespace(tracks=found, visible=np.ones((1, 2), bool))
+
+    _, counts = track_queries(Off(), video)
+    assert counts.hits.tolist() == [[0] * (5 - hits) + [1] * hits]

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from fgvc_hf.matching.affine_flow import affine_flow
-from fgvc_hf.matching.feature_flow import feature_flow
+from fgvc_hf.matching.feature_flow import feature_flow, refined
 from fgvc_hf.matching.flow_fields import cells_of, consistent, filled, median, neighbours, resized
 from fgvc_hf.matching.patch_flow import patch_flow, pyramid
 
@@ -123,3 +123,14 @@ def test_levels_of_odd_images():
     assert [tuple(level.shape) for level in levels] == [(7, 5), (4, 3), (2, 2)] and all(
         (level == 3).all() for level in levels
     )
+
+
+def test_a_motion_reaches_the_cells_around_by_steps_of_two_cells_and_of_one():
+    world, motion = features(60, 60), torch.tensor([5, -7])
+    first, second = world[16:40, 16:40], world[16 + 7 : 40 + 7, 16 - 5 : 40 - 5]
+    flow = torch.zeros(24, 24, 2, dtype=torch.long)
+    flow[12, 12] = motion
+    found = (refined(first, second, flow, 0) - motion).abs().amax(dim=-1) < 0.5
+    steps = [[(0, 0), (step, 0), (-step, 0), (0, step), (0, -step)] for step in (2, 1)]
+    expected = {(12 + dy + v, 12 + dx + u) for dx, dy in steps[0] for u, v in steps[1]}
+    assert set(map(tuple, found[5:20, 5:20].nonzero().add(5).tolist())) == expected
