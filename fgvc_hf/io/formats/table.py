@@ -12,6 +12,8 @@ table, which decides by how much positions are shifted:
 """
 
 import importlib
+import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,6 +77,7 @@ TABLE = {
         "After Effects", (".txt",), "after_effects", ("write",), options=("fps",), by_suffix=False
     ),
 }
+HDF5 = (".h5", ".slp")  # suffixes of files that the HDF5 library writes
 WHAT = {
     "read": "is read for points",
     "write": "is written for points",
@@ -201,7 +204,14 @@ def write_foreign(
         given["first_frame"] = whole_number("first_frame", given["first_frame"])
     if form.by_name:
         given["target"] = path
-    form.function("write")(replace(tracks, tracks=points), temporary, names_of(tracks.object_ids, names), **given)
+    arguments = replace(tracks, tracks=points), names_of(tracks.object_ids, names)
+    if temporary.suffix.lower() not in HDF5:
+        form.function("write")(arguments[0], temporary, arguments[1], **given)
+        return
+    with tempfile.TemporaryDirectory(dir=temporary.parent) as folder:  # HDF5 locks its files itself
+        unlocked = Path(folder, temporary.name)
+        form.function("write")(arguments[0], unlocked, arguments[1], **given)
+        os.replace(unlocked, temporary)
 
 
 def write_foreign_boxes(tracks: BoxTracks, temporary: Path, name: str, names: Mapping[int, str]) -> None:
