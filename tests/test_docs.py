@@ -96,7 +96,7 @@ def test_shell_line_is_accepted(line, monkeypatch):
         assert os.access(ROOT / words[0], os.X_OK)
         return
     words = words[3:] if words[0] == "torchrun" else words[1:]  # --nproc_per_node N
-    for command in ("evaluate", "track", "track-dataset"):  # of fgvc-hf, or of `-m fgvc_hf.cli`
+    for command in ("evaluate", "track", "track-dataset", "demo"):  # of fgvc-hf, or of `-m fgvc_hf.cli`
         if command in words:
             build_parser().parse_args(words[words.index(command) :])
             return

@@ -17,8 +17,8 @@ import gradio.mcp
 import gradio.routes
 from gradio import processing_utils
 
+from . import frame_labels, page
 from . import handlers as on
-from . import labelling, page
 from .connections import (
     LOOK,
     Events,
@@ -64,7 +64,7 @@ def build_app(server_state: ServerState) -> gr.Blocks:
         connect_frames(events, points, masks, matching, flow)
         connect_points(events, clip, points)
         connect_masks(events, clip, masks)
-        connect_looks(events, labelling.Pictures(server_state), clip, looks)
+        connect_looks(events, frame_labels.Pictures(server_state), clip, looks)
         connect_pairs(events, clip, matching, flow)
         app.unload(
             lambda: None

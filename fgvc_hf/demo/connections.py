@@ -7,8 +7,8 @@ from typing import Any
 
 import gradio as gr
 
+from . import frame_labels, page
 from . import handlers as on
-from . import labelling, page
 from .endpoints import Endpoints
 from .jobs import LOOKING, OPENING, WORKING, Cancelled, Lane
 from .middleware import ARRIVED
@@ -178,27 +178,27 @@ def connect_points(events: Events, clip: page.ClipPart, tab: page.PointsTab) -> 
         show_progress_on=tab.video,
         **INNER,
     )
-    tab.target.input(events.look(labelling.choose_target), tab.target, tab.picture, **LOOK)
+    tab.target.input(events.look(frame_labels.choose_target), tab.target, tab.picture, **LOOK)
     edited = [tab.picture, tab.legend, tab.target]
     tab.table.input(
-        events.look(labelling.edit_labels), [tab.frame, tab.table], edited, trigger_mode="always_last", **LOOK
+        events.look(frame_labels.edit_labels), [tab.frame, tab.table], edited, trigger_mode="always_last", **LOOK
     )
     tab.between.click(
-        events.work(labelling.track_between), clip.preset, tab.results, show_progress_on=tab.video, **INNER
+        events.work(frame_labels.track_between), clip.preset, tab.results, show_progress_on=tab.video, **INNER
     )
     for number, button in enumerate(tab.suggestions):
-        button.click(events.look(labelling.jump_to(number)), None, [tab.frame, tab.picture, tab.target], **LOOK)
-    tab.format.input(events.open(labelling.export_tracks), tab.format, tab.exported, **LOOK)
+        button.click(events.look(frame_labels.jump_to(number)), None, [tab.frame, tab.picture, tab.target], **LOOK)
+    tab.format.input(events.open(frame_labels.export_tracks), tab.format, tab.exported, **LOOK)
 
 
-def connect_looks(events: Events, pictures: labelling.Pictures, clip: page.ClipPart, tab: page.LooksTab) -> None:
+def connect_looks(events: Events, pictures: frame_labels.Pictures, clip: page.ClipPart, tab: page.LooksTab) -> None:
     """Points of a picture are placed, and looked for in the clip."""
     drawn = [tab.picture, tab.legend]
     tab.upload.upload(events.open(pictures.take_picture), tab.upload, [*drawn, *tab.results], **LOOK)
-    tab.picture.select(events.look(labelling.add_look), None, drawn, **LOOK)
-    tab.clear.click(events.look(labelling.clear_looks), None, drawn, **LOOK)
+    tab.picture.select(events.look(frame_labels.add_look), None, drawn, **LOOK)
+    tab.clear.click(events.look(frame_labels.clear_looks), None, drawn, **LOOK)
     tab.start.click(
-        events.work(labelling.find),
+        events.work(frame_labels.find),
         [clip.preset, clip.direction],
         tab.results,
         show_progress_on=tab.video,

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, Tracker
+from fgvc_hf.demo import frame_labels, limits, views, work
 from fgvc_hf.demo import handlers as on
-from fgvc_hf.demo import labelling, limits, views, work
 from fgvc_hf.demo.limits import MAX_LABELS, Point
 from fgvc_hf.demo.server_state import Workspace
 
@@ -38,7 +38,7 @@ def pointed(workspace, monkeypatch, tracker):
 
 @pytest.fixture
 def pictures(server_state):
-    return labelling.Pictures(server_state)
+    return frame_labels.Pictures(server_state)
 
 
 @pytest.fixture
@@ -54,13 +54,13 @@ def pictured(pointed, pictures, upload_of, tmp_path):
 
 
 def test_clicks_label_the_point_that_is_chosen_and_replace_its_label_of_the_frame(pointed):
-    assert labelling.choose_target(pointed, 0)["label"] == "Click where eye is"
+    assert frame_labels.choose_target(pointed, 0)["label"] == "Click where eye is"
     for column, frame in ((60, 4), (120, 4), (240, 5)):
         _, legend, table, target, _ = on.add_point(pointed, frame, "", click([column, 60]))
     assert table == [[0, 0, 30.5, 20.5], [1, 2, 60.5, 40.5], [0, 4, 20, 10], [0, 5, 40, 10]]
     assert target["value"] == 0 and ("ear (id 1)", 1) in target["choices"] and "2 more" in legend
     assert legend.count("<li>") == 2
-    assert labelling.choose_target(pointed, -1)["label"] == labelling.CLICK
+    assert frame_labels.choose_target(pointed, -1)["label"] == frame_labels.CLICK
     on.add_point(pointed, 0, "nose", click([6, 6]))
     assert pointed.points[-1] == Point(0, 1, 1, "nose", 2)
 
@@ -76,7 +76,9 @@ def test_an_id_is_not_used_again_while_its_tracks_are_shown(pointed):
 
 def test_the_table_is_taken_over_but_for_rows_that_are_not_complete(pointed):
     rows = [[0, 1, 5, 6], ["0", "3", "7.5", "8"], [9, 2, 1, 1], [3, "", None, ""], [4, 2, 1, ""]]
-    picture, legend, target = labelling.edit_labels(pointed, 1, {"data": rows, "headers": ["id", "frame", "x", "y"]})
+    picture, legend, target = frame_labels.edit_labels(
+        pointed, 1, {"data": rows, "headers": ["id", "frame", "x", "y"]}
+    )
     assert pointed.points == [Point(1, 5, 6, "eye"), Point(3, 7.5, 8, "eye"), Point(2, 1, 1, "point 10", 9)]
     assert picture.shape == (432, 720, 3) and legend.count("<li>") == 2 and len(target["choices"]) == 3
 
@@ -104,7 +106,7 @@ BAD_TABLES = [
 def test_a_table_that_makes_no_sense_is_one_sentence_and_changes_nothing(pointed, table):
     before = pointed.points
     with pytest.raises(gr.Error) as refused:
-        labelling.edit_labels(pointed, 0, table)
+        frame_labels.edit_labels(pointed, 0, table)
     assert refused.value.message.endswith(".") and len(refused.value.message) < 200
     assert "went wrong" not in refused.value.message and pointed.points == before
 
@@ -112,13 +114,13 @@ def test_a_table_that_makes_no_sense_is_one_sentence_and_changes_nothing(pointed
 @pytest.mark.parametrize("value", [None, "0", 7, -2, 0.5, [0]])
 def test_only_points_that_there_are_can_be_chosen(pointed, value):
     with pytest.raises(gr.Error):
-        labelling.choose_target(pointed, value)
+        frame_labels.choose_target(pointed, value)
     assert pointed.target is None
 
 
 def test_points_go_through_all_of_their_labels(pointed):
     pointed.points = [*pointed.points, Point(5, 36.5, 23.5, "eye", 0)]
-    answer = labelling.track_between(pointed, "fast", quiet)
+    answer = frame_labels.track_between(pointed, "fast", quiet)
     np.testing.assert_allclose(pointed.tracks.tracks[0, [0, 5]], [[30.5, 20.5], [36.5, 23.5]], atol=1e-3)
     assert pointed.tracks.object_ids == [0, 1] and not np.isnan(pointed.tracks.tracks).any()
     assert "points={0: [(0, 30.5, 20.5), (5, 36.5, 23.5)], 1: [(2, 60.5, 40.5)]}, direction='both'" in answer[2]
@@ -129,12 +131,12 @@ def test_suggestions_lead_to_their_frame_and_point(pointed):
     answer = on.track(pointed, "fast", "forward", quiet)
     buttons = answer[3 + len(on.POINT_FILES) :][: on.SUGGESTIONS]
     assert buttons[0]["visible"] and buttons[0]["value"].startswith("Frame ")
-    t, picture, target = labelling.jump_to(0)(pointed)
+    t, picture, target = frame_labels.jump_to(0)(pointed)
     assert buttons[0]["value"].startswith(f"Frame {t}: ") and target["value"] == pointed.target
     assert picture["label"].startswith("Click where e") and picture["value"].shape == (432, 720, 3)
     pointed.tracks = None
     with pytest.raises(gr.Error, match="no such suggestion any more"):
-        labelling.jump_to(0)(pointed)
+        frame_labels.jump_to(0)(pointed)
 
 
 def test_the_picture_shows_where_points_were_followed_to(pointed):
@@ -155,9 +157,9 @@ def test_the_picture_shows_where_points_were_followed_to(pointed):
 def test_tracks_are_written_in_every_format(pointed, choice):
     pointed.points = [Point(0, 30.5, 20.5, "same", 0), Point(2, 60.5, 40.5, "same", 1)]
     with pytest.raises(gr.Error, match="no tracks yet"):
-        labelling.export_tracks(pointed, choice)
+        frame_labels.export_tracks(pointed, choice)
     pointed.tracks = work.loaded("fast").track(pointed.clip.video, work.prompts(pointed.points), direction="both")
-    update = labelling.export_tracks(pointed, choice)
+    update = frame_labels.export_tracks(pointed, choice)
     name, suffix = on.EXPORTS[choice]
     assert (
         update["value"].endswith(suffix) and update["interactive"] and (name == "posemark" or name in update["value"])
@@ -169,27 +171,27 @@ def test_tracks_are_written_in_every_format(pointed, choice):
 def test_an_unknown_format_is_refused(pointed):
     for choice in (None, "xml", 5, ["nuke"]):
         with pytest.raises(gr.Error, match="The format must be one of"):
-            labelling.export_tracks(pointed, choice)
+            frame_labels.export_tracks(pointed, choice)
 
 
 # ---- points of a picture ----
 
 
 def test_points_of_a_picture_are_looked_for_and_followed(pictured):
-    picture, legend = labelling.add_look(pictured, click([363, 243]))
+    picture, legend = frame_labels.add_look(pictured, click([363, 243]))
     assert pictured.looks == [Point(0, 60.5, 40.5, "point 1", 0)] and "60.5, 40.5" in legend
     assert picture.shape == (432, 720, 3)
-    said, video, timeline, *files = labelling.find(pictured, "fast", "both", quiet)
+    said, video, timeline, *files = frame_labels.find(pictured, "fast", "both", quiet)
     assert said.startswith("point 1 ") and video.endswith("tracked.mp4") and timeline.count('class="row"') == 1
     assert len(files) == len(on.POINT_FILES) and pictured.points[0].name == "eye"
-    labelling.clear_looks(pictured)
+    frame_labels.clear_looks(pictured)
     with pytest.raises(gr.Error, match="There are no points yet: click on the picture"):
-        labelling.find(pictured, "fast", "forward", quiet)
+        frame_labels.find(pictured, "fast", "forward", quiet)
 
 
 def test_where_points_are_seen_is_a_sentence_each():
     visible = np.array([[False, True, True], [False, False, False]])
-    assert labelling.where_found(["a", "b"], visible) == "a is seen on 2 frames, 1 to 2. b was not found."
+    assert frame_labels.where_found(["a", "b"], visible) == "a is seen on 2 frames, 1 to 2. b was not found."
 
 
 def test_what_is_no_picture_is_refused(pointed, pictures, upload_of, tmp_path):
@@ -204,7 +206,7 @@ def test_what_is_no_picture_is_refused(pointed, pictures, upload_of, tmp_path):
         with pytest.raises(gr.Error, match="must be a file that was uploaded"):
             pictures.take_picture(pointed, file)
     with pytest.raises(gr.Error, match="There is no picture yet"):
-        labelling.add_look(pointed, click([1, 1]))
+        frame_labels.add_look(pointed, click([1, 1]))
 
 
 def test_a_picture_goes_with_its_clip(pictured, server_state, clip_file):
@@ -217,11 +219,11 @@ def test_a_picture_goes_with_its_clip(pictured, server_state, clip_file):
 @pytest.mark.parametrize(
     "call",
     [
-        lambda d: labelling.edit_labels(d, 0, {"data": []}),
-        lambda d: labelling.jump_to(0)(d),
-        lambda d: labelling.export_tracks(d, "Nuke (*.nk)"),
-        lambda d: labelling.add_look(d, click([1, 1])),
-        lambda d: labelling.find(d, "fast", "forward", quiet),
+        lambda d: frame_labels.edit_labels(d, 0, {"data": []}),
+        lambda d: frame_labels.jump_to(0)(d),
+        lambda d: frame_labels.export_tracks(d, "Nuke (*.nk)"),
+        lambda d: frame_labels.add_look(d, click([1, 1])),
+        lambda d: frame_labels.find(d, "fast", "forward", quiet),
     ],
 )
 def test_without_a_clip_there_is_a_hint(call):
