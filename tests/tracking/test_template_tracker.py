@@ -182,7 +182,7 @@ def test_points_stay_in_the_frame():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_memory_does_not_grow_and_is_known_before(dtype):
     tracker = started(unit_features(12, 12, dtype=dtype), [(5.0, 5.0)] * 3)
-    assert tracker.nbytes == tracker.bytes_of(3) == 3 * 17 * (49 * 16 * dtype.itemsize + 13 * 13 * 4)
+    assert tracker.nbytes == tracker.bytes_of(3) == 3 * (18 * 49 * 16 * dtype.itemsize + 17 * 13 * 13 * 4)
     for seed in range(20):
         tracker.step(frame_of(unit_features(12, 12, seed=seed, dtype=dtype)))
         assert tracker.nbytes == tracker.bytes_of(3)
