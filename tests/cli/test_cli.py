@@ -68,6 +68,7 @@ def test_track_writes_everything(clip, tiny_checkpoint, tmp_path, capsys):
             "uncertainty": (2, 4),
             "outside": (2, 4),
             "size": (2,),
+            "labels": (2, 4),
             "object_ids": (2,),
             "labels": (2, 4),
         }
