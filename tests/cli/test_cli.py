@@ -70,7 +70,6 @@ def test_track_writes_everything(clip, tiny_checkpoint, tmp_path, capsys):
             "size": (2,),
             "labels": (2, 4),
             "object_ids": (2,),
-            "labels": (2, 4),
         }
         assert arrays["size"].tolist() == content["size"] == [40, 56]
         assert arrays["tracks"][0, 0].tolist() == [20, 10]
