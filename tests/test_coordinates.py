@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel
@@ -70,6 +70,7 @@ def test_rescaling_there_and_back_is_exact_to_float32(h0, w0, h1, w1, x, y):
 @given(SIDES, SIDES, st.sampled_from(["stretch", "short_side", "none"]), st.integers(0, 10**6))
 def test_every_policy_brings_float32_points_back_exactly(height, width, policy, seed):
     """A prompt is stored in float64 and returned as float32, so the way there and back must not show."""
+    assume(max(height, width) <= 1000 * min(height, width))  # narrower ones ask for more pixels than are accepted
     size = {"shortest_edge": 256} if policy == "short_side" else {"height": 256, "width": 192}
     input_size = FgvcImageProcessorPil(resize_policy=policy, size=size).output_size(height, width)
     points = np.random.default_rng(seed).uniform((0, 0), (width, height), (50, 2)).astype(np.float32)

@@ -111,7 +111,7 @@ def test_a_grid_takes_the_place_of_points_and_ids_are_kept(pipe, tracker, noise_
     made = pipe(points=POINTS)
     np.testing.assert_array_equal(made(noise_clip, grid=2)["tracks"], tracker.track(noise_clip, grid=2).tracks)
     assert pipe(grid=2)(noise_clip, points={7: (0, 1, 2), 4: (1, 3, 4)})["object_ids"] == [7, 4]
-    with pytest.raises(ValueError, match="exactly one of points and grid"):
+    with pytest.raises(ValueError, match="exactly one of points, grid and queries"):
         made(noise_clip, points=POINTS, grid=2)
 
 

@@ -227,6 +227,8 @@ def _put_together(kind: Any, name: str, value: Any, tensors: dict[str, torch.Ten
     if typing.get_origin(kind) is list and is_dataclass(typing.get_args(kind)[0]):
         inner = typing.get_args(kind)[0]
         return [_put_together(inner, f"{name}.{i}", item, tensors, config) for i, item in enumerate(value)]
+    if kind == list[int]:
+        return [whole_number(name, item) for item in value]
     if not is_dataclass(kind):
         return copy.copy(value)
     kinds, given = typing.get_type_hints(kind), {}

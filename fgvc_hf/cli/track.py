@@ -93,6 +93,8 @@ def check_request(arguments: argparse.Namespace) -> None:
     """A `ValueError` if options do not belong together."""
     if not (arguments.output or arguments.overlay or arguments.sheet or arguments.suggest):
         raise ValueError("nothing to write: give --output FILE, --overlay FILE, --sheet FILE, or several of them.")
+    if arguments.compare and arguments.boxes_file:
+        raise ValueError("--compare is of points; leave it out to track boxes.")
     if arguments.compare and not (arguments.overlay or arguments.sheet):
         raise ValueError("--compare is drawn: give --overlay FILE, --sheet FILE, or both.")
     if arguments.queries_from and arguments.points is None:
@@ -131,8 +133,6 @@ def run_boxes(arguments: argparse.Namespace) -> None:
     from ..io.tracks import save_boxes
     from ..io.video import open_video
 
-    if arguments.compare:
-        raise ValueError("--compare is of points; leave it out to track boxes.")
     check_files(arguments, ["output", "overlay", "sheet"], ["video", "boxes_file"])
     if arguments.output:
         find_format(check_writable(arguments.output), arguments.output_format, "write_boxes")

@@ -14,23 +14,6 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from ..configuration_fgvc import BOTTLENECK_EXPANSION, FgvcConfig
 
 
-MOST_BLOCKS, MOST_WEIGHTS = 2**10, 2**30  # of a network: more than any ResNet's, and less than a machine's memory
-
-
-def check_size(config: FgvcConfig) -> None:
-    """Check that a configuration does not ask for all memory or for hours: a `config.json` from the Hub is a few bytes of anybody's.
-
-    Raises:
-        `ValueError`: it has more than 1024 blocks and attention layers, or about 2^30 weights.
-    """
-    blocks, widths = sum(config.depths) + config.num_attention_layers, config.hidden_sizes
-    weights = 49 * config.num_channels * widths[0] + 9 * widths[-1] * BOTTLENECK_EXPANSION * config.hidden_size
-    weights += sum(9 * width**2 * depth for width, depth in zip(widths, config.depths, strict=True))
-    for name, number, most in (("blocks", blocks, MOST_BLOCKS), ("weights", weights, MOST_WEIGHTS)):
-        if number > most:
-            raise ValueError(f"the network must have at most {most} {name}, this configuration has {number}.")
-
-
 def _convolution(config: FgvcConfig, inputs: int, outputs: int, size: int, stride: int) -> nn.Conv2d:
     mode: Any = config.padding_mode
     return nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False, padding_mode=mode)
@@ -104,7 +87,6 @@ class FgvcEncoder(nn.Module):
 
     def __init__(self, config: FgvcConfig):
         super().__init__()
-        check_size(config)
         stem_stride, *stage_strides = config.stage_strides
         widths, expansion = config.hidden_sizes, BOTTLENECK_EXPANSION if config.bottleneck else 1
         self.conv1 = _convolution(config, config.num_channels, widths[0], 7, stem_stride)

@@ -69,7 +69,7 @@ def test_a_broken_structure_is_no_shorter_video(tmp_path, noise_clip, name, mark
     content = (tmp_path / name).read_bytes()
     at = content.rindex(mark, 0, content.find(b"idx1"))  # the index of an AVI names its chunks too
     (tmp_path / name).write_bytes(content[:at] + change + content[at + len(change) :])
-    with pytest.raises(OSError, match=r"(is damaged, .*|has no frames)[.]$"):
+    with pytest.raises(OSError, match=r"(is damaged, .*|has no frames|, or is damaged \(.*\))[.]$"):
         open_video(tmp_path / name)
 
 
@@ -85,7 +85,9 @@ def test_packets_that_are_missing_in_a_transport_stream_are_told(tmp_path, noise
 @pytest.mark.parametrize("text", ["[" * 100_000, "{", "\0", '{"a": NaN', "x" * 10], ids=lambda text: text[:4])
 def test_json_of_any_kind_is_one_sentence(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
-    with pytest.raises(ValueError, match=r"^[^\n]*a\.json: must be a list, or is damaged \(.*\)\.$"):
+    with pytest.raises(
+        ValueError, match=r"^[^\n]*a\.json: (must be a list, or is damaged \(.*\)|is not a JSON text file in UTF-8)\.$"
+    ):
         read_json(tmp_path / "a.json", "a list")
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 
-pytest.importorskip("pytestqt", reason="the windows of napari are driven by pytest-qt")
+pytest.importorskip("pytestqt", reason="pytest-qt is not installed")
 
 from fgvc_hf.data.synthetic import translating_texture
 
