@@ -13,7 +13,7 @@ from pyarrow.parquet import read_table
 from fgvc_hf import track_dataset
 
 
-ray = pytest.importorskip("ray")
+ray = pytest.importorskip("ray", reason="ray is not installed")
 pytestmark = pytest.mark.slow
 # Every row is written at once, so that it can be seen when a run is in its middle
 PROGRAM = """

@@ -13,7 +13,7 @@ SOAK = Path(__file__).parents[2] / "scripts" / "soak.py"
 
 
 def test_killed_programs_end_as_if_nothing_had_been():
-    pytest.importorskip("accelerate", reason="training needs accelerate")
+    pytest.importorskip("accelerate", reason="accelerate is not installed")
     done = subprocess.run(
         [sys.executable, str(SOAK), "kills", "--kills", "3"], capture_output=True, text=True, timeout=1200
     )
@@ -21,7 +21,7 @@ def test_killed_programs_end_as_if_nothing_had_been():
 
 
 def test_the_demo_under_load():
-    pytest.importorskip("gradio", reason="the demo needs the extra demo")
+    pytest.importorskip("gradio", reason="gradio is not installed")
     done = subprocess.run(
         [sys.executable, str(SOAK), "demo", "--minutes", "0.3"], capture_output=True, text=True, timeout=1200
     )

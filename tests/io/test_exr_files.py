@@ -12,7 +12,7 @@ from fgvc_hf.io.exr_files import flow_of, read_exr, read_exr_flow, stmap_of
 from fgvc_hf.io.flow_files import save_flow
 
 
-openexr = pytest.importorskip("OpenEXR")
+openexr = pytest.importorskip("OpenEXR", reason="OpenEXR is not installed")
 FLOW = np.random.default_rng(0).normal(0, 20, (12, 20, 2)).astype(np.float32)
 HIDDEN = np.zeros((12, 20), bool)
 

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 
-pytest.importorskip("napari", reason="the plugin needs the extra napari")
+pytest.importorskip("napari", reason="napari is not installed")
 
 
 @pytest.fixture(scope="session")

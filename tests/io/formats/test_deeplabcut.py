@@ -102,7 +102,7 @@ def test_several_animals_come_back(tmp_path, suffix):
 
 def test_labels_of_a_project_open_in_sleap_io(tmp_path):
     """The project's images beside them, as DeepLabCut keeps both."""
-    sleap_io = pytest.importorskip("sleap_io")
+    sleap_io = pytest.importorskip("sleap_io", reason="sleap_io is not installed")
     folder, tracks = tmp_path / "labeled-data" / "clip", example_tracks()
     folder.mkdir(parents=True)
     for t in range(4):

@@ -219,7 +219,7 @@ def test_points_are_chosen_by_name(tmp_path):
 
 
 def test_a_table_of_pandas():
-    pytest.importorskip("pandas")
+    pytest.importorskip("pandas", reason="pandas is not installed")
     tracks = example_tracks()
     table = tracks.to_frame(NAMES)
     assert list(table) == ["point", "name", "t", "x", "y", "visible", "confidence", "uncertainty", "outside"]
@@ -230,7 +230,7 @@ def test_a_table_of_pandas():
 
 
 def test_supervision_draws_points_where_they_are():
-    supervision = pytest.importorskip("supervision")
+    supervision = pytest.importorskip("supervision", reason="supervision is not installed")
     tracks = example_tracks()
     frames = tracks.to_supervision()
     assert len(frames) == 4 and frames[0].visible.tolist() == [[True, False]]
@@ -249,7 +249,7 @@ def test_supervision_draws_points_where_they_are():
 
 
 def test_supervision_has_boxes():
-    supervision = pytest.importorskip("supervision")
+    supervision = pytest.importorskip("supervision", reason="supervision is not installed")
     corners = np.array([[[(1, 2), (5, 2), (5, 8), (1, 8)]], [[(10, 10), (20, 10), (20, 20), (10, 20)]]], np.float32)
     visible = np.array([[True], [False]])
     frames = BoxTracks([3, 7], corners, visible, np.ones((2, 1), np.float32), SIZE).to_supervision()

@@ -10,7 +10,7 @@ from PIL import Image
 from fgvc_hf import read_labels, save_tracks
 
 
-sleap_io = pytest.importorskip("sleap_io")
+sleap_io = pytest.importorskip("sleap_io", reason="sleap_io is not installed")
 
 
 # ---- SLEAP ----------------------------------------------------------------------------------------------------------
@@ -45,7 +45,7 @@ def test_sleap_io_opens_what_is_written(tmp_path, suffix, several):
 
 def test_the_documented_layout_of_analysis_files(tmp_path):
     """Arrays as SLEAP's own export has them: tracks (tracks, 2, nodes, frames)."""
-    h5py = pytest.importorskip("h5py")
+    h5py = pytest.importorskip("h5py", reason="h5py is not installed")
     tracks = example_tracks()
     save_tracks(tracks, tmp_path / "t.h5", "sleap", names=NAMES)
     with h5py.File(tmp_path / "t.h5") as file:
