@@ -40,7 +40,7 @@ _HOMES = {
     "draw_tracks": "io.drawing",
     "load": "tracker",
     "load_session": "applications.session_files",
-    "load_tracks": "dataset_tracking.row_encoding",
+    "load_tracks": "data.dataset_tracking.row_encoding",
     "model_card": "hub.model_card",
     "model_from_backbone": "conversion.external_backbone",
     "open_video": "io.video",
@@ -61,8 +61,8 @@ _HOMES = {
     "smooth": "applications.track_smoothing",
     "suggest_frames": "tracking.suggestions",
     "track_boxes": "applications.tracked_boxes",
-    "track_dataset": "dataset_tracking.dataset_run",
-    "track_rows": "dataset_tracking.clip_tracking",
+    "track_dataset": "data.dataset_tracking.dataset_run",
+    "track_rows": "data.dataset_tracking.clip_tracking",
     "velocity": "applications.track_smoothing",
 }
 __all__ = list(_HOMES)

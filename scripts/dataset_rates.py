@@ -13,8 +13,8 @@ from pathlib import Path
 
 from fgvc_hf import Tracker, VideoWriter, render_clip, track_rows
 from fgvc_hf.cli.outputs import print_result
-from fgvc_hf.dataset_tracking.clip_sources import Clip
-from fgvc_hf.dataset_tracking.row_encoding import encoded_bytes
+from fgvc_hf.data.dataset_tracking.clip_sources import Clip
+from fgvc_hf.data.dataset_tracking.row_encoding import encoded_bytes
 
 
 CLIPS = 1_000_000

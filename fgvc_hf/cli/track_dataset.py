@@ -69,7 +69,7 @@ def run_track_dataset(arguments: argparse.Namespace) -> None:
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
-    from ..dataset_tracking.inspection import inspect_tracks
+    from ..data.dataset_tracking.inspection import inspect_tracks
 
     for line in inspect_tracks(arguments.inspect, arguments.sample):
         print(line)
@@ -78,8 +78,8 @@ def _inspect(arguments: argparse.Namespace) -> None:
 def _track(arguments: argparse.Namespace) -> None:
     from transformers.utils import logging
 
-    from ..dataset_tracking.dataset_run import track_dataset
-    from ..dataset_tracking.ray_engine import Actors
+    from ..data.dataset_tracking.dataset_run import track_dataset
+    from ..data.dataset_tracking.ray_engine import Actors
 
     if not (arguments.source and arguments.destination and arguments.points is not None):
         raise ValueError("give SRC, DST and --points, or --inspect DST.")

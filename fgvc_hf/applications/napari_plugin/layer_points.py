@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ..io.drawing import point_colours
-from ..tracking.prompts import whole_number
-from ..tracking.results import PointTracks
+from ...io.drawing import point_colours
+from ...tracking.prompts import whole_number
+from ...tracking.results import PointTracks
 
 
 Labels = dict[int, np.ndarray]  # (K, 3) of (t, x, y), by the id of the point

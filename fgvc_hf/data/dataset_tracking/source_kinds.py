@@ -2,7 +2,7 @@
 
 import os
 
-from ..io.files import local_path
+from ...io.files import local_path
 from .clip_sources import VIDEO_FILES, ClipSource, FolderSource
 from .lerobot_source import INFO, LeRobotSource
 from .parquet_source import ParquetSource

@@ -9,9 +9,9 @@ import dask
 import dask.array
 import numpy as np
 
-from ..io.video import open_video
-from ..io.video_files import DEFAULT_FPS, VideoFile
-from ..tracking.frames import as_frame
+from ...io.video import open_video
+from ...io.video_files import DEFAULT_FPS, VideoFile
+from ...tracking.frames import as_frame
 
 
 class LayerFrames:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..tracker import Tracker
-from ..tracking.results import PointTracks
+from ...tracker import Tracker
+from ...tracking.results import PointTracks
 from .layer_frames import LayerFrames
 from .layer_points import Labels
 

@@ -17,7 +17,7 @@ ray = pytest.importorskip("ray", reason="ray is not installed")
 pytestmark = pytest.mark.slow
 # Every row is written at once, so that it can be seen when a run is in its middle
 PROGRAM = """
-from fgvc_hf.dataset_tracking.finished_rows import FinishedRows
+from fgvc_hf.data.dataset_tracking.finished_rows import FinishedRows
 FinishedRows.__init__.__defaults__ = (0.0,)
 from fgvc_hf.cli.main import main
 import sys

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..tracking.results import PointTracks
+from ...tracking.results import PointTracks
 
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import pyarrow
 import pyarrow.dataset
 import pyarrow.parquet
 
-from ..io.files import atomic_folder, check_new_folder, check_outputs
+from ...io.files import atomic_folder, check_new_folder, check_outputs
 from .clip_sources import ClipSource
 from .lerobot_source import INFO, LeRobotSource
 from .row_encoding import load_tracks

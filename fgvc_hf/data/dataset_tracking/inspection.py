@@ -9,9 +9,9 @@ from pathlib import Path
 
 from pyarrow.parquet import read_table
 
-from ..data.shard_manifest import shard_files
-from ..io.overlays import drawn_tracks, write_sheet
-from ..io.video import open_video
+from ...io.overlays import drawn_tracks, write_sheet
+from ...io.video import open_video
+from ..shard_manifest import shard_files
 from .clip_tracking import ClipFrames, on_disk
 from .row_encoding import load_tracks
 from .run_folder import ROWS, is_whole, read_run

@@ -25,7 +25,7 @@ def frames():
 @pytest.fixture
 def window(display, request, frames):
     """A window with a video and the panel."""
-    from fgvc_hf.napari_plugin.track_widget import TrackWidget
+    from fgvc_hf.applications.napari_plugin.track_widget import TrackWidget
 
     viewer = request.getfixturevalue("make_napari_viewer")()
     widget = TrackWidget(viewer)

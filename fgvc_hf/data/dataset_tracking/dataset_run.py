@@ -9,10 +9,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .. import __version__
-from ..data.shard_manifest import shard_files
-from ..io.checkpoints import resolve_checkpoint
-from ..tracker import Tracker
+from ... import __version__
+from ...io.checkpoints import resolve_checkpoint
+from ...tracker import Tracker
+from ..shard_manifest import shard_files
 from .clip_sources import Clip, ClipSource
 from .clip_tracking import parse_grid
 from .finished_rows import FinishedRows

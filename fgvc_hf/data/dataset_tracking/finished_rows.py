@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
-from ..io.files import atomic_write
+from ...io.files import atomic_write
 from .row_encoding import encoded_bytes, track_features
 
 

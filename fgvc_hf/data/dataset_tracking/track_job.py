@@ -12,7 +12,7 @@ from .stored_files import join, stamp_of
 
 
 if TYPE_CHECKING:
-    from ..tracker import Tracker
+    from ...tracker import Tracker
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class TrackJob:
         """
         from transformers.utils import logging
 
-        from ..tracker import Tracker
+        from ...tracker import Tracker
 
         logging.disable_progress_bar()
         options = self.options
@@ -117,7 +117,7 @@ def check_unchanged(path: str, clip: Clip) -> None:
 
 def revision_of(tracker: "Tracker") -> str:
     """Commit of the Hub that a tracker was loaded from, or the fingerprint of its weights."""
-    from ..hub.measured_results import weights_fingerprint
+    from ...hub.measured_results import weights_fingerprint
 
     commit = getattr(tracker.model.config, "_commit_hash", None)
     return commit or weights_fingerprint(tracker.model)[:40]

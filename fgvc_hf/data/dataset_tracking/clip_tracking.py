@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ..io.tracks import grid_points
-from ..io.video import open_video
-from ..tracker import Tracker
+from ...io.tracks import grid_points
+from ...io.video import open_video
+from ...tracker import Tracker
 from .row_encoding import BINARY, encode_tracks
 from .row_names import clip_id
 

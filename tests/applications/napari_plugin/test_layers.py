@@ -9,12 +9,12 @@ import pytest
 import yaml
 from napari import layers
 
-import fgvc_hf.napari_plugin as plugin
+import fgvc_hf.applications.napari_plugin as plugin
 from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, Tracker, VideoWriter, render_clip
-from fgvc_hf.napari_plugin import layer_tracking
-from fgvc_hf.napari_plugin.background_job import BackgroundJob, Cancelled
-from fgvc_hf.napari_plugin.layer_frames import LayerFrames, read_video_layer, video_reader
-from fgvc_hf.napari_plugin.layer_points import (
+from fgvc_hf.applications.napari_plugin import layer_tracking
+from fgvc_hf.applications.napari_plugin.background_job import BackgroundJob, Cancelled
+from fgvc_hf.applications.napari_plugin.layer_frames import LayerFrames, read_video_layer, video_reader
+from fgvc_hf.applications.napari_plugin.layer_points import (
     corrected,
     free_id,
     from_layer,
@@ -25,7 +25,7 @@ from fgvc_hf.napari_plugin.layer_points import (
     transform_of,
     write_labels,
 )
-from fgvc_hf.napari_plugin.layer_tracking import TrackRequest, follow, masks_at
+from fgvc_hf.applications.napari_plugin.layer_tracking import TrackRequest, follow, masks_at
 from fgvc_hf.tracking.results import PointTracks
 
 

@@ -18,9 +18,9 @@ from pyarrow.parquet import read_table
 
 from fgvc_hf import Tracker, load_tracks, open_video, track_dataset, track_rows
 from fgvc_hf.cli.main import main
-from fgvc_hf.dataset_tracking import clip_tracking, finished_rows, track_job
-from fgvc_hf.dataset_tracking.source_kinds import open_source
-from fgvc_hf.dataset_tracking.track_job import TrackJob
+from fgvc_hf.data.dataset_tracking import clip_tracking, finished_rows, track_job
+from fgvc_hf.data.dataset_tracking.source_kinds import open_source
+from fgvc_hf.data.dataset_tracking.track_job import TrackJob
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ def test_episodes_of_lerobot(run, lerobot, checkpoint):
 
 def test_files_of_the_hub_are_read_at_one_commit(run, clips, parquet, monkeypatch):
     """By a stand-in for the Hub's file system, on this machine."""
-    from fgvc_hf.dataset_tracking import stored_files
+    from fgvc_hf.data.dataset_tracking import stored_files
 
     root = "datasets/me/clips@c0ffee"
 
@@ -168,7 +168,7 @@ def test_files_of_the_hub_are_read_at_one_commit(run, clips, parquet, monkeypatc
     for source, points in ((clips, "grid:2"), (parquet, "column:points")):
         with monkeypatch.context() as patch:
             patch.setattr(stored_files, "hub_files", lambda source=source: Hub(source))
-            patch.setattr("fgvc_hf.dataset_tracking.source_kinds.pinned", lambda path: f"{path}@c0ffee")
+            patch.setattr("fgvc_hf.data.dataset_tracking.source_kinds.pinned", lambda path: f"{path}@c0ffee")
             remote = run("hf://datasets/me/clips", points, name=f"remote {source.name}")
         local = run(source, points, name=f"local {source.name}")
         assert [row["tracks"] for row in remote.values()] == [row["tracks"] for row in local.values()]
@@ -279,7 +279,7 @@ def test_a_run_that_was_killed_goes_on(run, clips, checkpoint, tmp_path):
     """In another process, which writes every row at once and is killed when there are two."""
     program = f"""
 from fgvc_hf import track_dataset
-from fgvc_hf.dataset_tracking import dataset_run, finished_rows
+from fgvc_hf.data.dataset_tracking import dataset_run, finished_rows
 import os, signal
 add = finished_rows.FinishedRows.add
 def added(self, row):
@@ -299,7 +299,7 @@ def test_a_run_ended_while_shards_are_written_goes_on(run, clips, tmp_path, monk
     whole = run(clips, name="whole")
     with monkeypatch.context() as patch:
         patch.setattr(
-            "fgvc_hf.dataset_tracking.run_folder.write_card", lambda *_: (_ for _ in ()).throw(OSError("no"))
+            "fgvc_hf.data.dataset_tracking.run_folder.write_card", lambda *_: (_ for _ in ()).throw(OSError("no"))
         )
         with pytest.raises(OSError, match="no"):
             run(clips, num_shards=4)

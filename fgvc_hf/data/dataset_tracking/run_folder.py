@@ -19,9 +19,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 from pyarrow.parquet import read_table
 
-from ..data.dataset_card import shards_in, write_card
-from ..data.shard_manifest import MANIFEST, finish
-from ..io.files import atomic_write, check_outputs, local_path
+from ...io.files import atomic_write, check_outputs, local_path
+from ..dataset_card import shards_in, write_card
+from ..shard_manifest import MANIFEST, finish
 from .finished_rows import FinishedRows
 from .row_encoding import encoding_table
 from .shard_writer import write_track_shards

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..io.image_files import IMAGE_SUFFIXES
+from ...io.image_files import IMAGE_SUFFIXES
 from .stored_files import files_below, is_remote, join, local_copy, stamp_of
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow.parquet
 
-from ..io.files import atomic_write
+from ...io.files import atomic_write
 from .finished_rows import FinishedRows
 
 

@@ -10,8 +10,8 @@ from napari.utils.notifications import show_error, show_info
 from napari.viewer import Viewer
 from qtpy.QtCore import QTimer
 
-from ..io.checkpoints import default_checkpoint
-from ..tracking.suggestions import Suggestion, suggest_frames
+from ...io.checkpoints import default_checkpoint
+from ...tracking.suggestions import Suggestion, suggest_frames
 from .background_job import BackgroundJob, Cancelled
 from .layer_points import (
     Labels,
