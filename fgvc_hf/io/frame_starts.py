@@ -1,4 +1,4 @@
-"""How many frames begin in a file by marks in its bytes, where demuxers take two frames for one if the start of the second is damaged."""
+"""Frames that begin in a file, and packets that it lost, by marks in its bytes: what demuxers do not tell where these are damaged."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import numpy as np
 from .truncation import Broken, image_blocks
 
 
+MARK = 0x47  # the first byte of a packet of a transport stream
 PROBED = 50  # packets of a transport stream that its packet length is told from
 
 
@@ -31,15 +32,31 @@ def frame_starts(path: Path, kinds: set[str], stream_id: int) -> int:
     return 0
 
 
+def loses_step(path: Path, kinds: set[str]) -> bool:
+    """Whether a transport stream has bytes between its packets, or packets without their mark; demuxers go on at the next one without a word."""
+    if "mpegts" not in kinds:
+        return False
+    packets = _transport_packets(np.memmap(path, np.uint8, "r"))
+    return packets is None or bool((packets[:, 0] != MARK).any())
+
+
 def _payload_starts(content: np.ndarray, stream_id: int) -> int:
-    """Packets of an elementary stream with the start of a payload, in packets of 188, 192 or 204 bytes."""
+    """Packets of an elementary stream with the start of a payload."""
+    packets = _transport_packets(content)
+    if packets is None:
+        return 0
+    identity = (packets[:, 1] & 0x1F).astype(np.uint16) << 8 | packets[:, 2]
+    return int(((identity == stream_id) & (packets[:, 1] & 0xC0 == 0x40)).sum())
+
+
+def _transport_packets(content: np.ndarray) -> np.ndarray | None:
+    """The bytes of a transport stream as packets (N, length) of 188, 192 or 204 bytes, each from its mark on."""
     for length in (188, 192, 204):
         for start in range(min(length, len(content))):
             packets = content[start : start + (len(content) - start) // length * length].reshape(-1, length)
-            if len(packets) and (packets[:PROBED, 0] == 0x47).mean() > 0.9:
-                identity = (packets[:, 1] & 0x1F).astype(np.uint16) << 8 | packets[:, 2]
-                return int(((identity == stream_id) & (packets[:, 1] & 0xC0 == 0x40)).sum())
-    return 0
+            if len(packets) and (packets[:PROBED, 0] == MARK).mean() > 0.9:
+                return packets
+    return None
 
 
-__all__ = ["frame_starts"]
+__all__ = ["frame_starts", "loses_step"]

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from .containers import MAX_PIXELS, best_video, load_av, open_media
-from .frame_starts import frame_starts
+from .frame_starts import frame_starts, loses_step
 from .image_files import check_range
 from .truncation import BROKEN, CUT_OFF, damage
 
@@ -101,13 +101,13 @@ class VideoFile:
 
     def _read_index(self, container, stream, kinds: set[str]) -> bool:
         """Take PTS from the packets, if every frame has one of its own; returns whether the packets end in the middle."""
-        packets, corrupt, failed, marked = [], False, False, 0  # packets themselves hold the compressed file
+        packets, corrupt, failed, marked = [], False, False, []  # packets themselves hold the compressed file
         self._last, self._hidden, end = 0, 0, None  # number of packets, and where the last one ends in the file
         try:
             for packet in _packets(container, stream):
                 corrupt, end = packet.is_corrupt, None if packet.pos is None else packet.pos + packet.size
                 self._last += 1
-                marked += corrupt
+                marked.append((corrupt, packet.dts, packet.is_keyframe))
                 self._hidden += (hidden := _is_hidden(packet, stream))
                 if not hidden:
                     packets.append((packet.pts, packet.dts, packet.is_keyframe, packet.is_discard))
@@ -119,8 +119,12 @@ class VideoFile:
         self._whole = not corrupt and not kinds & ENDLESS and end is not None and end < self.path.stat().st_size
         pts, dts, keys, discarded = zip(*packets, strict=True)
         self._has_keys = any(keys)
-        # In the middle, as where two recordings were joined; or before the first key frame
-        self._packets_missing = marked > 0 or self._last < frame_starts(self.path, kinds, stream.id)
+        # In the middle, or before the first key frame
+        self._packets_missing = (
+            _are_missing(marked, kinds)
+            or loses_step(self.path, kinds)
+            or self._last < frame_starts(self.path, kinds, stream.id)
+        )
         self._packets_missing |= self._has_keys and not keys[0] and not kinds & {"mpegts", *ENDLESS}
         # Pictures before the first key frame are not counted on, for they may refer to others that are not there
         unique = None not in pts and len(set(pts)) == len(pts) and keys[0] and pts[0] == min(pts)
@@ -261,8 +265,9 @@ class VideoFile:
             stream = container.streams[self._stream]
             context = stream.codec_context
             context.options = {"max_pixels": str(MAX_PIXELS)}
-            # Of a file that was cut off, frames are taken as they are decoded, and none that waits for others that may be missing
-            stream.thread_type = "AUTO" if self._most is None else "SLICE"
+            # Of a file that was cut off, frames are taken as they are decoded, and none that waits for others that may be missing. The first
+            # frame of all is decoded alone: threads that decode several frames at once may not mark it as corrupt
+            stream.thread_type = "AUTO" if self._most is None and self._shape else "SLICE"
             started, shown = not self._has_keys, target is None
             if target is not None:
                 container.seek(target, stream=stream)
@@ -291,6 +296,20 @@ def _packets(container, stream) -> Iterator[Any]:
         yield from (packet for packet in container.demux(stream) if packet.size)
     except IndexError:  # PyAV does not know a stream that damaged headers announce in the middle
         raise _CorruptFrameError from None
+
+
+def _are_missing(packets: list[tuple[bool, int | None, bool]], kinds: set[str]) -> bool:
+    """Whether the demuxer marks packets (mark, DTS, key frame) as corrupt. Not so just before a key frame of a transport
+    stream whose time begins anew.
+
+    There two recordings were joined: transport packets are counted anew as well, which looks as if some were missing. The mark is on one of
+    the two frames before, because FFmpeg's parser looks ahead.
+    """
+    anew = [
+        "mpegts" in kinds and key and dts is not None and before is not None and dts < before
+        for (_, before, _), (_, dts, key) in itertools.pairwise(packets)
+    ]  # whether a recording begins after each packet but the last
+    return any(mark and not any(anew[number : number + 2]) for number, (mark, _, _) in enumerate(packets))
 
 
 def _is_hidden(packet, stream) -> bool:
