@@ -7,12 +7,12 @@ described on the first frame are looked for from a later one on, beside the same
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
 
 from fgvc_hf import Tracker
+from fgvc_hf.cli.outputs import print_result
 from fgvc_hf.evaluation.labelling import label_rates, mean_of_videos, search_from
 from fgvc_hf.evaluation.tapvid import load_tapvid
 from fgvc_hf.io.checkpoints import PRESETS
@@ -20,7 +20,7 @@ from fgvc_hf.kernels.process import clean_end
 
 
 @clean_end()
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with TAP-Vid, as of fgvc-hf evaluate")
     parser.add_argument("--split", help="of TAP-Vid")
@@ -30,13 +30,11 @@ def main() -> None:
     parser.add_argument("--every", type=int, nargs="+", default=[8, 16, 31], help="frames from label to label")
     parser.add_argument("--search-from", type=int, default=16, metavar="FRAME")
     arguments = parser.parse_args()
-    try:
-        measure(arguments)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    return print_result(lambda: measure(arguments))
 
 
-def measure(arguments: argparse.Namespace) -> None:
+def measure(arguments: argparse.Namespace) -> str:
+    """Means over the videos; those of each video are printed as they come."""
     tracker = Tracker.from_pretrained(arguments.checkpoint, arguments.preset)
     videos = load_tapvid(arguments.data, arguments.split)
     chosen = [video for video in videos if not arguments.sequences or video.name in arguments.sequences]
@@ -50,13 +48,17 @@ def measure(arguments: argparse.Namespace) -> None:
             f"{name} {mean_of_videos(searches[-1:], name):.3f}" for name in ("sought", "followed", "said")
         )
         print(f"{video.name}: {last}; {found}", flush=True)
+    lines = []
     for every, of in rates.items():
         forward, blended = (100 * np.nanmean([getattr(one, name) for one in of]) for name in ("forward", "blended"))
-        print(f"a label every {every} frames: delta_avg {forward:.1f} forward alone, {blended:.1f} blended")
+        lines.append(f"a label every {every} frames: delta_avg {forward:.1f} forward alone, {blended:.1f} blended")
     sought, followed, said = (100 * mean_of_videos(searches, name) for name in ("sought", "followed", "said"))
-    print(f"looked for from frame {arguments.search_from}: {said:.1f} % found, {sought:.1f} % within 8 px at 256")
-    print(f"the same points followed from the first frame: {followed:.1f} % within 8 px")
+    lines.append(
+        f"looked for from frame {arguments.search_from}: {said:.1f} % found, {sought:.1f} % within 8 px at 256"
+    )
+    lines.append(f"the same points followed from the first frame: {followed:.1f} % within 8 px")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -17,9 +17,8 @@ from .labels import LabelPass, Labels
 from .results import LabelDisagreement, PointTracks
 
 
-FAR = (
-    0.05  # of the mean side of the frame: a pass that arrives as far from the other label has followed something else
-)
+# Of the mean side of the frame: a pass that arrives as far from the other label has followed something else
+FAR = 0.05
 LEAST_CONFIDENCE = 0.05  # that variances are divided by: expected errors are those of visible points
 ARRIVAL = 0.5  # power by which the error on arrival scales the variance of a pass: 1 goes by it alone, 0 not at all
 LEAST_ERROR = 1.0  # pixels of the video; errors on arrival are of labels as well, which are no more exact than that
