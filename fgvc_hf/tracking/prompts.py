@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,13 @@ def whole_number(name: str, number: Any) -> int:
         digits = len(str(abs(int(number))))
         raise ValueError(f"{name} must be a whole number of at most 2^53, got one of {digits} digits.")
     return int(number)
+
+
+def positive_number(name: str, number: Any, unit: str) -> float:
+    """A finite number above 0 as a `float`; a `ValueError` if it is none."""
+    if isinstance(number, bool | np.bool_) or not isinstance(number, Real) or not 0 < number < math.inf:
+        raise ValueError(f"{name} must be a positive number of {unit}, got {number!r}.")
+    return float(number)
 
 
 def masks_of_ids(masks: Any) -> tuple[list[int], np.ndarray]:

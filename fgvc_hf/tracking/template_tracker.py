@@ -158,9 +158,9 @@ class TemplateTracker:
         """Bytes of the patches in memory."""
         return self.memory.nbytes + self.search.memory.nbytes
 
-    def bytes_of(self, number: int) -> int:
-        """Bytes of the patches of a number of points."""
-        return self.memory.bytes_of(number)
+    def bytes_of(self, number: int, looks: int = 0) -> int:
+        """Bytes of the patches of a number of points more, that have at most so many other looks each."""
+        return self.memory.bytes_of(number, looks)
 
     # ---- one step ------------------------------------------------------------------------------------------------
 
