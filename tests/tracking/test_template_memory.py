@@ -75,9 +75,10 @@ def test_bytes_are_those_of_all_patches():
 
 def with_looks(first: float, *looks: float) -> TemplateMemory:
     """A point of one cell and channel with a first patch and other looks."""
-    others = PointLooks(torch.tensor(looks).view(-1, 1, 1), torch.tensor(looks).view(-1, 1, 1).expand(-1, 3, 3))
+    values = torch.tensor(looks, dtype=torch.float32)
+    others = PointLooks(values.view(-1, 1, 1), values.view(-1, 1, 1).expand(-1, 3, 3))
     return TemplateMemory.of(
-        torch.full((1, 1, 1), first), torch.full((1, 3, 3), first), SLOTS, [others if looks else None]
+        torch.full((1, 1, 1), float(first)), torch.full((1, 3, 3), float(first)), SLOTS, [others if looks else None]
     )
 
 
