@@ -10,7 +10,7 @@ from transformers.image_utils import ImageInput
 from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, ProcessorMixin, Unpack
 from transformers.utils import ModelOutput
 
-from .tracking.prompts import binary_masks, whole_number
+from .tracking.prompts import binary_masks, check_probability, whole_number
 from .tracking.results import FgvcVideoOutput, PointTracks, TrackTable
 from .tracking.session import FgvcInferenceSession
 
@@ -169,8 +169,7 @@ class FgvcProcessor(ProcessorMixin):
             `ValueError`: the threshold is outside [0, 1], or the session has seen no frame.
         """
         session, table = inference_session, TrackTable()
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise ValueError(f"threshold must be a probability from 0 to 1, got {threshold}.")
+        check_probability("threshold", threshold)
         # Not FgvcVideoOutput: from a local folder with its code, transformers loads that class once for the model and once for the processor
         frames: Any = [outputs] if isinstance(outputs, ModelOutput) else outputs
         for output in frames:

@@ -9,7 +9,6 @@ print(tracks.tracks.shape, tracks.visible.shape)  # (N, T, 2), (N, T)
 
 import os
 from collections.abc import Iterator, Sequence
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,15 @@ from .tracking.heat_map import match_cells
 from .tracking.labels import labels_of
 from .tracking.live_tracker import LiveTracker
 from .tracking.point_grid import grid_points
-from .tracking.prompts import PointLooks, PointTarget, check_fits, check_position, masks_of_ids, whole_number
+from .tracking.prompts import (
+    PointLooks,
+    PointTarget,
+    check_fits,
+    check_position,
+    check_probability,
+    masks_of_ids,
+    whole_number,
+)
 from .tracking.results import FgvcFlowOutput, PointTracks
 from .tracking.session import FgvcInferenceSession
 from .tracking.suggestions import Suggestion, suggest_frames
@@ -147,8 +154,7 @@ class Tracker:
             queries are of another checkpoint, or an argument is not among those accepted.
         """
         passes = _passes(direction)
-        if threshold is not None and not (isinstance(threshold, Real) and 0 <= threshold <= 1):
-            raise ValueError(f"threshold must be a probability from 0 to 1, got {threshold!r}.")
+        check_probability("threshold", threshold)
         if sum(given is not None for given in (points, grid, queries)) != 1:
             raise ValueError("exactly one of points, grid and queries must be given.")
         if queries is not None:

@@ -292,6 +292,7 @@ def test_the_five_lines_on_a_rendered_clip():
     ("arguments", "message"),
     [
         ({"points": [(0, 5, 5)], "threshold": "0.5"}, "threshold must be a probability from 0 to 1, got '0.5'"),
+        ({"points": [(0, 5, 5)], "threshold": True}, "threshold must be a probability from 0 to 1, got True"),
         ({"grid": 10**6}, "grid must not have more points than the frame has pixels, 40x56"),
         ({"grid": (41, 2)}, "grid must not have more points"),
     ],

@@ -6,6 +6,7 @@ from ..io.formats.point_labels import BoxLabels
 from ..io.video import open_video
 from ..tracker import DIRECTIONS, Tracker
 from ..tracking.box_results import BoxTracks
+from ..tracking.prompts import check_probability
 
 
 def track_boxes(
@@ -32,11 +33,12 @@ def track_boxes(
         [`BoxTracks`] in pixels of the video.
 
     Raises:
-        `ValueError`, `OSError`: the video cannot be read, a label is outside the frame or the clip, or `direction` is not among those
+        `ValueError`, `OSError`: the video cannot be read, a label is outside the frame or the clip, or an argument is not among those
         accepted.
     """
     if direction not in DIRECTIONS:
         raise ValueError(f"direction must be 'forward', 'backward' or 'both', got {direction!r}.")
+    check_probability("threshold", threshold)
     video = open_video(video)
     session = tracker.processor.init_video_session(video)
     for obj_id, t, sides in zip(boxes.ids.tolist(), boxes.frames.tolist(), boxes.boxes, strict=True):

@@ -81,6 +81,14 @@ def positive_number(name: str, number: Any, unit: str) -> float:
     return float(number)
 
 
+def check_probability(name: str, number: Any) -> None:
+    """A `ValueError` if a number is given that is no probability."""
+    if number is None:
+        return
+    if isinstance(number, bool | np.bool_) or not isinstance(number, Real) or not 0 <= number <= 1:
+        raise ValueError(f"{name} must be a probability from 0 to 1, got {number!r}.")
+
+
 def masks_of_ids(masks: Any) -> tuple[list[int], np.ndarray]:
     """
     Objects of a map of ids.

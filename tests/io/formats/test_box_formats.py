@@ -188,7 +188,10 @@ def test_labelled_boxes_are_tracked(tmp_path, direction):
     assert not np.isnan(tracks.sides[0, 1:]).any() and np.abs(tracks.sides[0, 2:4] - boxes.boxes[0]).max() < 20
 
 
-def test_a_direction_that_is_none_is_refused(tmp_path):
+def test_a_direction_or_a_threshold_that_is_none_is_refused(tmp_path):
     boxes = read_boxes(write(tmp_path / "gt.txt", MOT))
     with pytest.raises(ValueError, match="direction must be 'forward', 'backward' or 'both', got 'sideways'"):
         track_boxes(None, None, boxes, "sideways")
+    for threshold in (7, "0.5", True, np.nan):
+        with pytest.raises(ValueError, match="threshold must be a probability from 0 to 1, got"):
+            track_boxes(None, None, boxes, threshold=threshold)
