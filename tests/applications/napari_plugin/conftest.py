@@ -12,7 +12,8 @@ pytest.importorskip("napari", reason="napari is not installed")
 
 @pytest.fixture(scope="session")
 def display():
-    """A display for the windows of napari."""
+    """A display for the windows of napari, which do not open on it."""
+    os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
     if os.environ.get("DISPLAY"):
         yield os.environ["DISPLAY"]
         return
@@ -27,7 +28,6 @@ def display():
         os.close(write)
         with os.fdopen(read) as answer:
             os.environ["DISPLAY"] = f":{answer.readline().strip()}"
-        os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
         yield os.environ["DISPLAY"]
         server.terminate()
     del os.environ["DISPLAY"]
