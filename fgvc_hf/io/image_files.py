@@ -33,7 +33,8 @@ def open_picture(path: str | os.PathLike) -> Generator[Image.Image]:
     """
     path = local_path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: cannot be read as an image (No such file).")
+        problem = "it is a folder" if path.is_dir() else "No such file"
+        raise FileNotFoundError(f"{path}: cannot be read as an image ({problem}).")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)

@@ -138,6 +138,12 @@ def test_damaged_files_are_one_sentence(tmp_path, content):
             read(path)
 
 
+def test_a_folder_is_no_missing_file(tmp_path):
+    for path, problem in ((tmp_path, "it is a folder"), (tmp_path / "a.png", "No such file")):
+        with pytest.raises(FileNotFoundError, match=rf"cannot be read as an image \({problem}\)"):
+            read_image(path)
+
+
 @pytest.mark.parametrize("url", ["https://example.org/a.png", "s3://bucket/a.png", "file:///a.png"])
 def test_a_url_is_named_as_it_was_given(url):
     for read in (read_image, read_mask, open_video):
