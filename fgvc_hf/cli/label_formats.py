@@ -27,16 +27,24 @@ def add_format_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--images", metavar="FOLDER", help="of DeepLabCut: write labels of images in this folder")
 
 
-def output_options(arguments: argparse.Namespace, video: Any) -> dict[str, Any]:
-    """What [`save_tracks`] needs beside tracks for the format of `--output`: what was given, else what the video tells."""
-    from ..io.formats.table import TABLE, find_format
+def output_options(arguments: argparse.Namespace, video: Any, names: dict[int, Any] | None) -> dict[str, Any]:
+    """What [`save_tracks`] needs beside tracks for the format of `--output`: names, and what was given, else what the video tells.
+
+    Raises:
+        `ValueError`: the format does not take an option, or a name.
+    """
+    from ..io.formats.table import TABLE, check_options, find_format
 
     name = find_format(Path(arguments.output), arguments.output_format, "write")
     options = {option: getattr(arguments, option) for option in ("fps", "first_frame", "images")}
     told = {"fps": video.fps, "video": arguments.video}
-    return options | {
+    options |= {
         key: told[key] for key in (TABLE[name].options if name else ()) if options.get(key) is None and key in told
     }
+    check_options(name, options)
+    if name is not None and names is not None:
+        TABLE[name].check_names(list(names.values()))
+    return options | {"names": names}
 
 
 __all__ = ["add_format_options", "output_options"]

@@ -69,6 +69,7 @@ def run_track(arguments: argparse.Namespace) -> None:
     check_drawings(arguments)
     video = open_video(arguments.video, arguments.allow_truncated)
     points, names = (None, None) if sought(arguments) else read_prompts(arguments, video)
+    written = output_options(arguments, video, names) if arguments.output else {}
     name = arguments.preset or arguments.checkpoint or DEFAULT_CHECKPOINT
     trackers = {name: load_tracker(arguments)}
     trackers |= {name: load_tracker(compared(arguments, name)) for name in arguments.compare}
@@ -78,8 +79,7 @@ def run_track(arguments: argparse.Namespace) -> None:
         for name, tracker in trackers.items()
     }
     if arguments.output:
-        options = output_options(arguments, video)
-        save_tracks(next(iter(tracks.values())), arguments.output, arguments.output_format, names=names, **options)
+        save_tracks(next(iter(tracks.values())), arguments.output, arguments.output_format, **written)
         print(arguments.output)
     for path in write_drawings(video, drawn_tracks(tracks), arguments):
         print(path)

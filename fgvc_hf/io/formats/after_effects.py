@@ -8,22 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
-from ...tracking.prompts import positive_number
 from ...tracking.results import PointTracks
 from .point_labels import PointName
 
 
-def write(tracks: PointTracks, path: Path, names: list[PointName], fps: float | None = None) -> None:
+def write(tracks: PointTracks, path: Path, names: list[PointName], fps: float) -> None:
     """
     Write keyframes.
 
     Args:
         fps (`float`): Frames per second of the composition.
-
-    Raises:
-        `ValueError`: it is not given, or no positive number.
     """
-    fps = positive_number("fps", fps, "frames per second, of the composition")
     height, width = tracks.size
     lines = ["Adobe After Effects 8.0 Keyframe Data", "", f"\tUnits Per Second\t{fps:.6g}"]
     lines += [f"\tSource Width\t{width}", f"\tSource Height\t{height}"]

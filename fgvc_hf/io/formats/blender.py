@@ -12,6 +12,11 @@ from ...tracking.results import PointTracks
 from .point_labels import PointName, texts_of
 
 
+def named(names: list[PointName]) -> list[str]:
+    """What the track of each point is called."""
+    return texts_of(names)
+
+
 def write(tracks: PointTracks, path: Path, names: list[PointName], first_frame: int = 1) -> None:
     """
     Write a row for each point and frame on which it is visible, and one that is not enabled for the first frame on which it no longer is.
@@ -23,7 +28,7 @@ def write(tracks: PointTracks, path: Path, names: list[PointName], first_frame: 
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["track", "frame", "x", "y", "enabled"])
-        for n, name in enumerate(texts_of(names)):
+        for n, name in enumerate(named(names)):
             x, y = (tracks.tracks[n].astype(np.float64) / (width, height)).T
             seen, last = tracks.visible[n], None
             for t in range(len(seen)):

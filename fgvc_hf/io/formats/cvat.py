@@ -143,9 +143,14 @@ def _parse(path: Path) -> Element:
     return root
 
 
+def named(names: list[PointName]) -> list[str]:
+    """The label of each point."""
+    return texts_of(names)
+
+
 def write(tracks: PointTracks, path: Path, names: list[PointName]) -> None:
     """Write tracks: one track for each point, with a keyframe on every frame that was processed."""
-    labels = texts_of(names)
+    labels = named(names)
     root = _document(dict.fromkeys(labels, "points"), tracks.size, tracks.tracks.shape[1])
     there = ~np.isnan(tracks.tracks[..., 0])  # (N, T)
     for number, label in enumerate(labels):

@@ -158,6 +158,11 @@ def _column(name) -> tuple[str, str, str]:
     return (individual[0] if individual else "", part, coord)
 
 
+def named(names: list[PointName]) -> list[str]:
+    """The individual of each point."""
+    return owners_of(names, UNIQUE)
+
+
 def write(tracks: PointTracks, path: Path, names: list[PointName], images: str | None = None) -> None:
     """
     Write tracks as DeepLabCut writes predictions: a row for every frame, with the confidence as likelihood.
@@ -170,7 +175,7 @@ def write(tracks: PointTracks, path: Path, names: list[PointName], images: str |
     coords = ("x", "y") if images else ("x", "y", "likelihood")
     columns = [
         (SCORER, *((owner,) if several else ()), name.part, coord)
-        for name, owner in zip(names, owners_of(names, UNIQUE), strict=True)
+        for name, owner in zip(names, named(names), strict=True)
         for coord in coords
     ]
     xy = np.where(tracks.visible[..., None], tracks.tracks, np.nan) if images else tracks.tracks  # (N, T, 2)
@@ -179,8 +184,6 @@ def write(tracks: PointTracks, path: Path, names: list[PointName], images: str |
     frames = np.flatnonzero(tracks.visible.any(axis=0)) if images else np.arange(len(values))
     digits = len(str(max(len(values) - 1, 0)))
     index = [(*PurePosixPath(images).parts, f"img{t:0{digits}}.png") if images else (int(t),) for t in frames]
-    if images and len(index[0] if index else (0, 0, 0)) != 3:
-        raise ValueError(f"images must be a folder as labeled-data/clip, got {cut(images)!r}.")
     if path.suffix.lower() == ".h5":
         _write_h5(path, columns, index, values[frames], LEVELS[several])
         return

@@ -30,6 +30,13 @@ def _frame_of(image: dict, path: Path) -> tuple[str, int]:
     return "", image["id"]
 
 
+def named(names: list[PointName]) -> list[PointName]:
+    """The names, which must be of one animal."""
+    if any(name.individual for name in names):
+        raise ValueError("PoseMark is of one animal: the names of points must have no individual.")
+    return names
+
+
 def write(tracks: PointTracks, path: Path, names: list[PointName], target: Path) -> None:
     """
     Write the labels of a clip.
@@ -45,7 +52,6 @@ def write(tracks: PointTracks, path: Path, names: list[PointName], target: Path)
     session, start, length = matched[1], matched[2], int(matched[3])
     if length != tracks.tracks.shape[1]:
         raise ValueError(f"{target}: names a clip of {length} frames, but the tracks are of {tracks.tracks.shape[1]}.")
-    if any(name.individual for name in names):
-        raise ValueError("PoseMark is of one animal: the names of points must have no individual.")
+    named(names)
     images = [(t, f"{session}_frame-{int(start) + t:0{len(start)}}") for t in range(length)]
     path.write_text(json.dumps(keypoint_file(tracks, names, images), allow_nan=False), encoding="utf-8")

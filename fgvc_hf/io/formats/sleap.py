@@ -66,6 +66,11 @@ def _clip(video: Any) -> str:
     return Path(name).stem
 
 
+def named(names: list[PointName]) -> list[str]:
+    """The individual of each point."""
+    return owners_of(names, ONLY)
+
+
 def write(tracks: PointTracks, path: Path, names: list[PointName], video: str | os.PathLike = "video.mp4") -> None:
     """
     Write tracks as predictions: an instance for each individual on every frame that was processed.
@@ -75,7 +80,7 @@ def write(tracks: PointTracks, path: Path, names: list[PointName], video: str | 
     """
     sleap_io = load_library("sleap_io", "writing files of SLEAP", "formats")
     parts = list(dict.fromkeys(name.part for name in names))
-    individuals = owners_of(names, ONLY)
+    individuals = named(names)
     skeleton, shape = sleap_io.Skeleton(list(parts)), (tracks.tracks.shape[1], *tracks.size, 3)
     clip = sleap_io.Video(os.fspath(video), backend_metadata={"shape": shape}, open_backend=False)
     owners = [sleap_io.Track(individual) for individual in dict.fromkeys(individuals)]

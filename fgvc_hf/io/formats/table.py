@@ -16,15 +16,16 @@ import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from ...tracking.box_results import BoxTracks
-from ...tracking.prompts import whole_number
+from ...tracking.prompts import positive_number, whole_number
 from ...tracking.results import PointTracks
 from ..files import local_path
+from ..text_files import cut
 from .point_labels import BoxLabels, PointLabels, PointName, gather_boxes, gather_points, names_of
 
 
@@ -61,6 +62,10 @@ class Format:
     def function(self, name: str) -> Any:
         """One of its functions; its module is loaded by that."""
         return getattr(importlib.import_module(f"{__package__}.{self.module}"), name)
+
+    def check_names(self, names: list[PointName]) -> None:
+        """A `ValueError` if it cannot hold these names: its module has a function `named` where it cannot hold all."""
+        getattr(importlib.import_module(f"{__package__}.{self.module}"), "named", list)(names)
 
 
 POINTS, BOXES = ("read", "write"), ("read_boxes", "write_boxes")
@@ -178,12 +183,20 @@ def existing(path) -> Path:
 
 
 def check_options(name: str | None, options: Mapping[str, Any]) -> None:
-    """A `ValueError` for arguments that a format does not take."""
+    """A `ValueError` for arguments that a format does not take, or not with these values. Both are known before there is any work."""
     taken = () if name is None else TABLE[name].options
     for option, value in options.items():
         if value is not None and option not in taken:
             tool = "this package's own format" if name is None else TABLE[name].tool
             raise ValueError(f"{option} is not an argument of {tool}{f', which takes {taken[0]}' if taken else ''}.")
+    given = {option: value for option, value in options.items() if option in taken}
+    if "fps" in given:
+        positive_number("fps", given["fps"], "frames per second, of the composition")
+    if given.get("first_frame") is not None:
+        whole_number("first_frame", given["first_frame"])
+    images = given.get("images")
+    if images is not None and len(PurePosixPath(images).parts) != 2:
+        raise ValueError(f"images must be a folder as labeled-data/clip, got {cut(images)!r}.")
 
 
 def write_foreign(
@@ -200,8 +213,6 @@ def write_foreign(
     if form.upward:
         points[..., 1] = tracks.size[0] - points[..., 1]
     given = {option: value for option, value in options.items() if value is not None}
-    if "first_frame" in given:
-        given["first_frame"] = whole_number("first_frame", given["first_frame"])
     if form.by_name:
         given["target"] = path
     arguments = replace(tracks, tracks=points), names_of(tracks.object_ids, names)

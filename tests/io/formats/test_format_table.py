@@ -119,7 +119,7 @@ def test_nothing_is_half_written(tmp_path, form, monkeypatch):
 
     monkeypatch.setattr(f"fgvc_hf.io.formats.{TABLE[form].module}.write", fail)
     with pytest.raises(OSError, match="cannot be written .No space left"):
-        save_tracks(example_tracks(), path, form)
+        save_tracks(example_tracks(), path, form, fps=25 if "fps" in TABLE[form].options else None)
     assert [file.read_text() for file in tmp_path.iterdir()] == ["an earlier result"]
 
 
@@ -315,3 +315,26 @@ def test_the_command_line_says_what_is_wrong(folder_with_clip, capsys, arguments
     assert main(["track", "clip.mp4", *arguments, "--output", "t.csv"]) == 2
     printed = capsys.readouterr().err
     assert message in printed and printed.count("\n") == 1 and not (folder_with_clip / "t.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (["t.csv", "--fps", "25"], "fps is not an argument of this package's own format"),
+        (["t.csv", "--images", "a/b"], "images is not an argument of this package's own format"),
+        (["t.csv", "--output-format", "dlc", "--images", "clip"], "images must be a folder as labeled-data/clip, got 'clip'"),
+        (["t.txt", "--output-format", "after-effects", "--fps", "nan"], "fps must be a positive number of frames per second"),
+        (["t.txt", "--output-format", "after-effects", "--fps", "-1"], "fps must be a positive number of frames per second"),
+        (["t.slp"], "the individual of animal/nose must be called otherwise"),
+        (["sub-M_ses-1_cam-top_start-0_dur-5_cliplabels.json", "--output-format", "posemark"], "must have no individual"),
+        (["t.xml"], "a/b/nose has a slash"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_written_is_said_before_any_work(folder_with_clip, capsys, monkeypatch, output, message):
+    monkeypatch.setattr("fgvc_hf.cli.track.load_tracker", lambda *_: pytest.fail("the tracker was loaded"))
+    owner = "a/b" if "t.xml" in output else "animal"
+    text = DLC.format("0,5,5").replace("bodyparts", f"individuals,{owner},{owner}\nbodyparts")
+    (folder_with_clip / "labels.csv").write_text(text)
+    assert main(["track", "clip.mp4", "--points-file", "labels.csv", "--format", "dlc", "--output", *output]) == 2
+    printed = capsys.readouterr().err
+    assert message in printed and printed.count("\n") == 1 and not (folder_with_clip / output[0]).exists()
