@@ -124,15 +124,15 @@ def test_a_lerobot_dataset_of_another_version(command, lerobot, tmp_path):
     (old / "meta/info.json").write_text(json.dumps(info | {"codebase_version": "v2.1"}))
     assert "is a LeRobotDataset v2.1; v3.0 is read" in command(old)[2]
     (old / "meta/info.json").write_text("{}")
-    assert "info.json: is damaged" in command(old)[2]
+    assert "info.json: is no info of a LeRobotDataset v3, or is damaged" in command(old)[2]
 
 
 def test_names_are_the_same_on_every_machine_and_differ_by_options(clips, tmp_path, checkpoint):
     copy = shutil.copytree(clips, tmp_path / "elsewhere")
-    options = track_job.Options("grid:2", "m", "r", None, None, "0")
+    options = track_job.Options("grid:2", "m", "r", "s", None, None, "0")
     jobs = [TrackJob(open_source(str(source)), options, checkpoint) for source in (clips, copy)]
     names = [[job.name(clip) for clip in job.source.clips()] for job in jobs]
     assert names[0] == names[1] and len(set(names[0])) == 4
-    for field in ("points", "model", "revision", "preset", "dtype", "package"):
+    for field in ("points", "model", "revision", "settings", "preset", "dtype", "package"):
         other = TrackJob(jobs[0].source, replace(options, **{field: "other"}), checkpoint)
         assert not set(names[0]) & {other.name(clip) for clip in other.source.clips()}
