@@ -26,7 +26,7 @@ def parse_grid(points: str) -> tuple[int, int]:
     sides = size.split("x")
     digits = all(side.isascii() and side.isdigit() and len(side) < 10 and int(side) for side in sides)
     if kind != "grid" or len(sides) > 2 or not digits:
-        raise ValueError(f"points must be grid:N, grid:ROWSxCOLUMNS or column:NAME, got {points!r}.")
+        raise ValueError(f"points must be grid:N, grid:ROWSxCOLUMNS or column:NAME, got {points[:50]!r}.")
     rows, columns = int(sides[0]), int(sides[-1])
     if rows * columns > MAX_POINTS:
         raise ValueError(f"points must be at most {MAX_POINTS}, got {points!r}.")
