@@ -8,6 +8,7 @@ import sys
 import pytest
 from tracked_datasets import files_in, stop_after
 
+from fgvc_hf.cli.main import main
 from fgvc_hf.data.dataset_tracking import clip_tracking, finished_rows, track_job
 from fgvc_hf.data.dataset_tracking.track_job import TrackJob
 
@@ -103,3 +104,63 @@ def test_a_source_that_changes_while_it_is_read(command, copied, monkeypatch, ch
     status, _, error = command(copied)
     expected = "a.mp4: has changed while" if change == "content" else "one.mp4: was in the source when it was listed"
     assert status == 2 and expected in error and error.count("\n") == 1
+
+
+# ---- errors that may pass --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """A mapping: the clips of these sources fail with errors of these kinds."""
+    kinds, original = {}, TrackJob._row
+
+    def row(self, clip, tracker):
+        found = original(self, clip, tracker)
+        if (kind := kinds.get(clip.source)) is not None:
+            found |= dict.fromkeys(("tracks", "queries")) | {"error": f"{kind}: for the test"}
+        return found
+
+    monkeypatch.setattr(TrackJob, "_row", row)
+    return kinds
+
+
+def test_errors_that_may_pass_are_tried_again_on_request(run, clips, tmp_path, monkeypatch, failing):
+    whole = run(clips, name="whole", num_shards=2)
+    failing |= {"a.mp4": "time", "one.mp4": "source", "späť/b c.mp4": "points"}
+    first = run(clips, num_shards=2)
+    failing.clear()
+    assert run(clips) == first
+    done = stop_after(monkeypatch, 99, None)
+    second = run(clips, retry_errors=True)
+    assert sorted(done) == ["a.mp4", "one.mp4"]
+    assert [second[name] for name in done] == [whole[name] for name in done]
+    assert second["späť/b c.mp4"] == first["späť/b c.mp4"] and second["cut.mp4"] == whole["cut.mp4"]
+    assert len(list((tmp_path / "tracks").glob("data-*.parquet"))) == 2
+    before = files_in(tmp_path / "tracks")
+    assert run(clips, retry_errors=True) == second and files_in(tmp_path / "tracks") == before and len(done) == 2
+
+
+def test_trying_again_may_be_ended_and_go_on(run, clips, tmp_path, monkeypatch, failing, capsys):
+    whole = run(clips, name="whole")
+    failing |= {"a.mp4": "time", "one.mp4": "tracker"}
+    run(clips)
+    failing.clear()
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1, OSError("no"))
+        with pytest.raises(OSError, match="no"):
+            run(clips, retry_errors=True)
+    assert main(["track-dataset", "--inspect", str(tmp_path / "tracks"), "--sample", "0"]) == 0
+    assert "4 rows in" in capsys.readouterr().out
+    assert run(clips, retry_errors=True) == whole
+
+
+def test_errors_of_an_unfinished_run_are_tried_again(run, clips, monkeypatch, failing):
+    failing |= {"a.mp4": "time"}
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2, OSError("no"))
+        with pytest.raises(OSError, match="no"):
+            run(clips)
+    failing.clear()
+    done = stop_after(monkeypatch, 99, None)
+    rows = run(clips, retry_errors=True)
+    assert sorted(done) == ["a.mp4", "one.mp4", "späť/b c.mp4"] and rows["a.mp4"]["error"] is None
