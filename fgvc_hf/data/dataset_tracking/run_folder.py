@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from pyarrow.parquet import ParquetFile, read_table
 
 from ...io.files import atomic_write, check_outputs, local_path
+from ...io.json_files import read_json, understanding
 from ..dataset_card import shards_in, write_card
 from ..shard_manifest import MANIFEST, finish, shard_files
 from .finished_rows import FinishedRows, may_pass
@@ -61,7 +62,10 @@ def locked(folder: Path) -> Generator[None]:
         `OSError`: another run is writing.
     """
     existed = folder.exists()
-    folder.mkdir(exist_ok=True)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OSError(f"{folder}: cannot be written ({error.strerror}).") from None
     lock = FileLock(folder / LOCK, timeout=0)
     try:
         lock.acquire()
@@ -131,16 +135,16 @@ def read_run(folder: Path) -> dict[str, Any]:
     """What a run was begun with.
 
     Raises:
-        `OSError`: the folder is not one of a run, or is damaged.
+        `OSError`: the folder is not one of a run.
+        `ValueError`: it is damaged.
     """
     if not (folder / RUN).is_file():
         raise FileNotFoundError(f"{folder}: holds no tracks of a data set.")
-    try:
-        run = json.loads((folder / RUN).read_text(encoding="utf-8"))
+    contents = "what a run was begun with"
+    with understanding(folder / RUN, contents):
+        run = read_json(folder / RUN, contents)
         if not {"source", "points"} <= set(run):
-            raise ValueError
-    except (ValueError, TypeError):
-        raise OSError(f"{folder / RUN}: is damaged.") from None
+            raise ValueError("it names no source and points")
     return run
 
 

@@ -29,6 +29,24 @@ def test_inspection_of_what_is_no_data_set(tmp_path, capsys):
     assert main(["track-dataset", "a"]) == 2
 
 
+@pytest.mark.parametrize("text", ["", "[]", "7", "{}", "[" * 100_000, '{"source": "a"}'])
+def test_a_damaged_folder(command, clips, tmp_path, capsys, text):
+    command(clips)
+    for name in ("shards.json", ".fgvc-hf-run.json"):
+        (tmp_path / "tracks" / name).write_text(text)
+        assert main(["track-dataset", "--inspect", str(tmp_path / "tracks")]) == 2
+        error = capsys.readouterr().err
+        assert name in error and error.count("\n") == 1
+    assert command(clips)[0] == 2
+
+
+def test_clips_that_are_gone_have_no_overlays(command, copied, tmp_path, capsys):
+    command(copied)
+    (copied / "a.mp4").write_bytes(b"no video")
+    assert main(["track-dataset", "--inspect", str(tmp_path / "tracks")]) == 0
+    assert "no overlay of a.mp4: video: " in capsys.readouterr().out
+
+
 def test_inspection_of_an_unfinished_run(run, copied, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         stop_after(patch, 1, OSError("no"))
