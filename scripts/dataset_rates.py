@@ -49,30 +49,36 @@ def write(path: Path, frames: int, side: int, seed: int) -> None:
 
 
 def clips(arguments: argparse.Namespace) -> str:
-    """Seconds and bytes per clip, and a simulation of a million of them."""
+    """Seconds and bytes per clip of one actor, and a simulation of a million clips."""
+    torch.set_num_threads(1)
     tracker = Tracker.from_pretrained(arguments.checkpoint, arguments.preset)
+    on_cpu = tracker.model.device.type == "cpu"
+    clock = time.process_time if on_cpu else time.perf_counter  # what else the machine does costs no time of this core
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder, f"{seed}.mp4") for seed in range(arguments.number + 1)]
         for seed, path in enumerate(paths):
             write(path, arguments.frames, arguments.side, seed)
         rows = track_rows([{"video": path, "points": arguments.points} for path in paths], tracker)
         next(rows)  # compiles the kernels
-        start, held = time.perf_counter(), [encoded_bytes(row) for row in rows]
-        seconds = (time.perf_counter() - start) / arguments.number
+        start, held = clock(), [encoded_bytes(row) for row in rows]
+        seconds = (clock() - start) / arguments.number
     size, name = sum(held) / len(held), len(Clip("videos/000000.mp4", "videos/000000.mp4", (10**6, 10**18)).to_json())
-    lines = [f"{seconds:.2f} s, {size / 1000:.0f} kB of row and {name} bytes of reference a clip"]
+    lines = [
+        f"{seconds:.2f} s of {'a core' if on_cpu else 'a GPU'}, {size / 1000:.0f} kB of row and {name} bytes of reference a clip; "
+        f"{CLIPS} clips: {CLIPS * seconds / 3600:.0f} hours of an actor, {CLIPS * seconds / 3600 * arguments.price:.0f} at {arguments.price:g} an hour"
+    ]
     for actors in (1, 16, 128, 1024):
-        lines.append(simulated(seconds, size, actors))
+        lines.append(simulated(seconds, size, actors, arguments.per_node))
     return "\n".join(lines)
 
 
-def simulated(seconds: float, size: float, actors: int) -> str:
-    """Hours of a million clips; and the losses of processes an hour by which a run takes a tenth longer: each repeats half of a task."""
-    hours = CLIPS * seconds / actors / 3600
-    survived = 0.1 * 3600 * actors / (TASK_CLIPS / 2 * seconds)
+def simulated(seconds: float, size: float, actors: int, per_node: int) -> str:
+    """Hours of a million clips; and the losses of nodes an hour by which a run takes a tenth longer: each repeats half a task of its actors."""
+    hours, nodes = CLIPS * seconds / actors / 3600, -(-actors // per_node)
+    survived = 0.1 * 3600 * actors / (TASK_CLIPS / 2 * seconds * min(actors, per_node))
     return (
-        f"{actors:5} actors: {hours:8.1f} h, {CLIPS * size / 1e9:.0f} GB of rows, {CLIPS * size / hours / 3600 / 1e6:.2f} MB/s to the driver, "
-        f"10 % longer at {survived:.0f} lost processes an hour"
+        f"{actors:5} actors on {nodes:3} nodes: {hours:8.1f} h, {CLIPS * size / 1e9:.0f} GB of rows, "
+        f"{CLIPS * size / hours / 3600 / 1e6:.2f} MB/s to the driver, 10 % longer at {survived:.1f} lost nodes an hour"
     )
 
 
@@ -210,6 +216,8 @@ def main() -> int:
     parser.add_argument(
         "--source", type=Path, metavar="DIR", help="of nodes and losses: these clips, not rendered ones"
     )
+    parser.add_argument("--per-node", type=int, default=8, help="actors of a node, in the simulation")
+    parser.add_argument("--price", type=float, default=0.05, help="of an hour of an actor, in the simulation")
     parser.add_argument("--turns", type=int, default=3, help="of nodes")
     parser.add_argument("--frames", type=int, default=24, help="of a clip")
     parser.add_argument("--side", type=int, default=256, help="of a clip, in pixels")
