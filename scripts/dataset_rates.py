@@ -162,7 +162,8 @@ def losses(arguments: argparse.Namespace) -> str:
     """Kill a driver after a third of the rows, run it again, remove a node after two thirds, and compare with a run in one process."""
     with tempfile.TemporaryDirectory() as folder:
         source, tracks, whole = source_of(arguments, folder), Path(folder, "tracks"), Path(folder, "whole")
-        options = ["--points", arguments.points, "--preset", arguments.preset, "--device", "cpu"]
+        options = ["--points", arguments.points, "--device", "cpu"]
+        options += ["--preset", arguments.preset] if arguments.preset else []
         options += ["--checkpoint", arguments.checkpoint] if arguments.checkpoint else []
         command = [sys.executable, "-c", DRIVER, str(source)]
         subprocess.run([*command, str(whole), *options], check=True)
@@ -223,7 +224,7 @@ def main() -> int:
     parser.add_argument("--side", type=int, default=256, help="of a clip, in pixels")
     parser.add_argument("--points", default="grid:16")
     parser.add_argument("--checkpoint")
-    parser.add_argument("--preset", default="fast")
+    parser.add_argument("--preset")
     arguments = parser.parse_args()
     return print_result(lambda: actions[arguments.what](arguments))
 

@@ -1,9 +1,10 @@
 """A run over a whole data set: check, list, track what is missing, and write the shards when all rows are there."""
 
 import os
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -95,29 +96,40 @@ def track_dataset(
     tracker = load_tracker(checkpoint, loading | ({"device": "cpu"} if engine == "ray" else {}))
     job = make_job(opened, points, checkpoint, loading, tracker, time_limit)
     named = {job.name(clip): clip for clip in clips}
-    engines = {
-        "local": lambda left: job.rows(left, tracker),
-        "ray": lambda left: track_on_ray(job, left, actors or Actors()),
-    }
+    here, on_ray = (lambda left: job.rows(left, tracker)), (lambda left: track_on_ray(job, left, actors or Actors()))
     with locked(folder):
         begin_run(folder, run := described(clips, opened.root, job.options, video))
-        if is_whole(folder):
-            check_shards(folder, num_shards)
-            num_shards = len(shard_files(folder))
-            if retry_errors:
-                reopen(folder)
-        added = 0
-        if not is_whole(folder):
-            rows = FinishedRows(folder / ROWS)
-            if retry_errors:
-                rows.forget_passing()
-            left = [clip for name, clip in named.items() if name not in rows]
-            added = collect(engines[engine](left), rows, len(named), progress) if left else 0
-            complete(folder, list(named), rows, num_shards, run)
+        added = finish_run(folder, named, on_ray if engine == "ray" else here, num_shards, retry_errors, run, progress)
         if append_to is not None:
             episodes = {(clip.row, clip.place[0]): name for name, clip in named.items()}
             append_tracks(opened, shard_files(folder), episodes, append_to)
         return Summary(len(named), errors_in(folder), added)
+
+
+def finish_run(
+    folder: Path,
+    named: Mapping[str, Clip],
+    engine: Callable[[list[Clip]], Generator[dict]],
+    num_shards: int | None,
+    retry_errors: bool,
+    run: dict[str, Any],
+    progress: bool,
+) -> int:
+    """Track the clips that have no row yet, or one with an error to try again, and write the shards. Returns the number of new rows."""
+    if is_whole(folder):
+        check_shards(folder, num_shards)
+        num_shards = len(shard_files(folder))
+        if retry_errors:
+            reopen(folder)
+    if is_whole(folder):
+        return 0
+    rows = FinishedRows(folder / ROWS)
+    if retry_errors:
+        rows.forget_passing()
+    left = [clip for name, clip in named.items() if name not in rows]
+    added = collect(engine(left), rows, len(named), progress) if left else 0
+    complete(folder, list(named), rows, num_shards, run)
+    return added
 
 
 def list_clips(source: ClipSource, num_shards: int | None, progress: bool) -> list[Clip]:
