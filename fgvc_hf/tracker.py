@@ -37,7 +37,7 @@ from .tracking.prompts import PointLooks, PointTarget, check_fits, check_positio
 from .tracking.results import FgvcFlowOutput, PointTracks
 from .tracking.session import FgvcInferenceSession
 from .tracking.suggestions import Suggestion, suggest_frames
-from .tracking.template_tracker import looks_of
+from .tracking.template_tracker import looks_of, patch_side
 
 
 HUB_OPTIONS = ("subfolder", "cache_dir", "token", "local_files_only", "force_download")
@@ -217,8 +217,9 @@ class Tracker:
             raise ValueError(f"queries must be what describe returns, got {type(queries).__name__}.")
         self._check_templates()
         queries.check(weights_hash(self.model), resizing_of(self.processor.image_processor))
-        if queries.templates.shape[1] != (2 * self.model.config.template_radius + 1) ** 2:
-            raise ValueError("queries have templates of another size; describe the points again with this tracker.")
+        config, side = self.model.config, patch_side()
+        patch = (2 * config.template_radius + 1) ** 2, config.hidden_size
+        queries.check_patches(patch, (side, side), "this tracker has")
 
     def _check_templates(self) -> None:
         if self.model.config.point_matching != "templates":

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..tracking.prompts import positive_number
 from ..tracking.results import PointTracks
 
 
@@ -29,8 +30,7 @@ def smooth(tracks: PointTracks, acceleration: float = 0.5) -> PointTracks:
     Raises:
         `ValueError`: `acceleration` is no positive number.
     """
-    if not 0 < acceleration < np.inf:
-        raise ValueError(f"acceleration must be a positive number of pixels per frame, got {acceleration}.")
+    acceleration = positive_number("acceleration", acceleration, "pixels per frame")
     there = ~np.isnan(tracks.tracks[..., 0])  # (N, T)
     prompts = _prompts(tracks)
     positions = tracks.tracks.astype(np.float64)
@@ -50,14 +50,10 @@ def smooth(tracks: PointTracks, acceleration: float = 0.5) -> PointTracks:
 
 def _prompts(tracks: PointTracks) -> list[tuple[int, int, np.ndarray]]:
     """Row, frame and position (x, y) of all prompts: of all labels, where the tracks have several of a point."""
-    labels = getattr(tracks, "labels", None)
-    if labels is None:
-        labels = np.column_stack([tracks.object_ids, tracks.queries])
-    rows = {obj_id: row for row, obj_id in enumerate(tracks.object_ids)}
-    found = [
-        (rows[int(obj_id)], int(t), np.array(place)) for obj_id, t, *place in labels.tolist() if int(obj_id) in rows
-    ]
-    return [(row, t, place) for row, t, place in found if t < tracks.tracks.shape[1] and not np.isnan(place).any()]
+    rows, prompts = tracks.prompts
+    inside = (prompts[:, 0] < tracks.tracks.shape[1]) & ~np.isnan(prompts).any(axis=1)
+    places = zip(rows[inside].tolist(), prompts[inside], strict=True)
+    return [(row, int(t), np.array(place)) for row, (t, *place) in places]
 
 
 def _smoothed(positions: np.ndarray, seen: np.ndarray, variance: np.ndarray, power: float) -> np.ndarray:
@@ -71,6 +67,8 @@ def _smoothed(positions: np.ndarray, seen: np.ndarray, variance: np.ndarray, pow
         power (`float`): Variance of the change of velocity per frame.
     """
     number, length = seen.shape
+    if not length:
+        return np.empty((number, 0, 2))
     step = np.array([[1.0, 1.0], [0.0, 1.0]])  # position and velocity, to the next frame
     noise = power * np.array([[1 / 3, 1 / 2], [1 / 2, 1.0]])
     state = np.zeros((number, 2, 2))  # position and velocity, by axis
@@ -111,14 +109,13 @@ def velocity(tracks: PointTracks, fps: float | None = None) -> np.ndarray:
     Raises:
         `ValueError`: `fps` is no positive number.
     """
-    if fps is not None and not 0 < fps < np.inf:
-        raise ValueError(f"fps must be a positive number of frames per second, got {fps}.")
+    fps = 1.0 if fps is None else positive_number("fps", fps, "frames per second")
     positions = tracks.tracks.astype(np.float64)
     steps = np.diff(positions, axis=1)  # (N, T-1, 2)
-    gap = np.full((len(positions), 1, 2), np.nan)
+    gap = np.full((len(positions), min(1, positions.shape[1]), 2), np.nan)
     after, before = np.concatenate([steps, gap], axis=1), np.concatenate([gap, steps], axis=1)
     speed = np.where(np.isnan(after), before, np.where(np.isnan(before), after, (after + before) / 2))
-    return (speed * (1 if fps is None else fps)).astype(np.float32)
+    return (speed * fps).astype(np.float32)
 
 
 __all__ = ["smooth", "velocity"]

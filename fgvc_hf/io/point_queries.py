@@ -16,7 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ..tracking.prompts import PointLooks, masks_of_ids, whole_number
+from ..image_processing_pil_fgvc import RESIZE_POLICIES
+from ..tracking.prompts import MOST_WHOLE, PointLooks, masks_of_ids, whole_number
 from .files import atomic_write, local_path
 
 
@@ -55,6 +56,8 @@ class PointQueries:
 
     def __post_init__(self):
         self.mask_ids = self.mask_ids or [0] * len(self.ids)
+        if problem := self._problem():
+            raise ValueError(f"queries must hold looks of points, but {problem}.")
 
     @classmethod
     def of(
@@ -86,9 +89,12 @@ class PointQueries:
         """These looks and others. A point of both is one point with several looks.
 
         Raises:
-            `ValueError`: the others are of another checkpoint or working resolution.
+            `ValueError`: the others are of another checkpoint or working resolution, or have patches of another size.
         """
+        if not isinstance(other, PointQueries):
+            raise ValueError(f"queries must be what describe returns, got {type(other).__name__}.")
         self.check(other.checkpoint, other.resizing, "the other queries were described")
+        self.check_patches(other.templates.shape[1:], other.images.shape[1:], "the other queries have")
         return PointQueries(
             self.ids + other.ids,
             torch.cat([self.templates, other.templates.to(self.templates.dtype)]),
@@ -110,6 +116,19 @@ class PointQueries:
         if self.resizing != resizing:
             own, others = (_in_words(of) for of in (self.resizing, resizing))
             raise ValueError(f"queries were described at {own}, but {what} at {others}; use one preset for both.")
+
+    def check_patches(self, template: Sequence[int], image: Sequence[int], whose: str) -> None:
+        """Check that they have templates (P, C) and patches of the image (S, S).
+
+        Raises:
+            `ValueError`: they have others.
+        """
+        for shape, wanted in ((self.templates.shape[1:], template), (self.images.shape[1:], image)):
+            if tuple(shape) != tuple(wanted):
+                got, others = ("x".join(map(str, of)) for of in (shape, wanted))
+                raise ValueError(
+                    f"queries have templates of another size, {got}, but {whose} {others}; describe the points again with this tracker."
+                )
 
     def save(self, path: str | Path) -> None:
         """Write them to a file, `.safetensors`.
@@ -142,24 +161,53 @@ class PointQueries:
                 tensors = {name: file.get_tensor(name) for name in ("templates", "images")}
             if metadata.pop("format") != FORMAT:
                 raise ValueError
-            points = np.array(metadata.pop("points"), dtype=np.float64).reshape(-1, 2)
+            points = np.array(metadata.pop("points"), dtype=np.float64)
             queries = cls(points=points, **tensors, **metadata)
-            if not queries._whole():
-                raise ValueError
-        except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, RuntimeError):
+        except (
+            SafetensorError,
+            KeyError,
+            ValueError,
+            TypeError,
+            AttributeError,
+            RuntimeError,
+            RecursionError,
+            OSError,
+        ):
             raise ValueError(f"{path}: holds no described points, or is damaged.") from None
         return queries
 
-    def _whole(self) -> bool:
-        """Whether all fields belong together."""
-        number, tensors = len(self.ids), (self.templates, self.images)
-        return (
-            0 < number == len(self.points) == len(self.mask_ids)
-            and all(type(i) is int for i in (*self.ids, *self.mask_ids))
-            and all(of.ndim == 3 and len(of) == number and bool(of.isfinite().all()) for of in tensors)
-            and isinstance(self.checkpoint, str)
-            and set(self.resizing) == set(RESIZING)
-        )
+    def _problem(self) -> str | None:
+        """What is wrong with the fields, if anything is."""
+        number, tensors = len(self.ids), {"templates": self.templates, "images": self.images}
+        shapes = {len(of) for of in (self.points, self.mask_ids, *tensors.values())}
+        if shapes != {number} or not number:
+            return f"there are {number} ids and {', '.join(map(str, sorted(shapes)))} of other fields"
+        for name, of in tensors.items():
+            if (
+                of.ndim != 3
+                or not of.dtype.is_floating_point
+                or of.element_size() != 2
+                or not bool(of.isfinite().all())
+            ):
+                return f"{name} are no finite numbers of 16 bits in three axes"
+        if self.templates.shape[1] % 2 != 1 or self.images.shape[1] != self.images.shape[2]:
+            return "patches are no squares"
+        if self.points.shape != (number, 2) or not np.isfinite(self.points).all():
+            return "points are no finite (x, y)"
+        if (
+            not all(type(i) is int and abs(i) <= MOST_WHOLE for i in (*self.ids, *self.mask_ids))
+            or min(self.mask_ids) < 0
+        ):
+            return "ids are no whole numbers of at most 2^53"
+        settings = self.resizing if isinstance(self.resizing, dict) else {}
+        sides = settings.get("size")
+        if not (isinstance(self.checkpoint, str) and set(settings) == set(RESIZING) and isinstance(sides, dict)):
+            return "the checkpoint or the working resolution is missing"
+        sizes = settings["size_divisor"], *sides.values()
+        known = settings["resize_policy"] in RESIZE_POLICIES and sides and all(isinstance(name, str) for name in sides)
+        if not known or not all(type(of) is int and 0 < of <= MOST_WHOLE for of in sizes):
+            return "the working resolution is none"
+        return None
 
 
 def check_query_name(path: str | Path) -> Path:

@@ -23,13 +23,14 @@ import numpy as np
 
 from ..tracking.box_results import BoxTracks
 from ..tracking.point_grid import grid_points
-from ..tracking.prompts import MAX_POINTS
+from ..tracking.prompts import MAX_POINTS, whole_number
 from ..tracking.results import PointTracks
 from .array_files import read_npz, write_npz
 from .files import atomic_write, local_path
 from .formats.point_labels import PointLabels, PointName
 from .formats.table import OWN, check_options, existing, find_format, read_foreign, write_foreign, write_foreign_boxes
 from .text_files import cut as _cut
+from .text_files import number_in, whole_in
 from .text_files import read_text as _read_text
 
 
@@ -68,9 +69,7 @@ def read_points_file(path: str | Path) -> np.ndarray | dict[int, np.ndarray]:
         raise ValueError(f"{path}: the name must end in .csv, .json or .npz.")
     path = existing(path)
     reader = {".csv": _read_csv, ".json": _read_json, ".npz": _read_npz}[path.suffix.lower()]
-    points = reader(path)
-    ids = points[:, 0] if points.ndim == 2 and points.shape[1] == 4 else None
-    points = points if ids is None else points[:, 1:]
+    ids, points = reader(path)
     if points.ndim != 2 or points.shape[1] != 3 or not len(points):
         raise ValueError(f"{path}: holds no points; it must hold (t, x, y) for one point or more.")
     if len(points) > MAX_POINTS:
@@ -83,13 +82,20 @@ def read_points_file(path: str | Path) -> np.ndarray | dict[int, np.ndarray]:
         )
     if ids is None:
         return points
-    if not ((np.abs(ids) < LARGEST) & (ids == np.floor(ids))).all():
-        raise ValueError(f"{path}: ids must be whole numbers, below {LARGEST:g}.")
-    return {int(obj_id): points[ids == obj_id] for obj_id in dict.fromkeys(ids.tolist())}
+    try:
+        rows: dict[int, list[int]] = {}
+        for row, obj_id in enumerate(ids):
+            rows.setdefault(whole_number("ids", obj_id), []).append(row)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return {obj_id: points[of] for obj_id, of in rows.items()}
 
 
-def _read_csv(path: Path) -> np.ndarray:
-    points = []
+Read = tuple[list[Any] | None, np.ndarray]  # ids, if there are, and what should be points (N, 3), float64
+
+
+def _read_csv(path: Path) -> Read:
+    ids, points = [], []
     rows = csv.reader(io.StringIO(_read_text(path), newline=""))
     try:
         header = [cell.strip().lower() for cell in next(rows, [])]
@@ -102,26 +108,28 @@ def _read_csv(path: Path) -> np.ndarray:
             if not any(cell.strip() for cell in row):
                 continue
             try:
-                points.append([float(cell) for cell in row])
+                point = [number_in(cell) for cell in row[-3:]]
             except ValueError:
-                points.append([])
-            if len(points[-1]) != len(header):
+                point = []
+            if not point or len(row) != len(header):
                 line, found, wanted = rows.line_num, _cut(",".join(row)), ",".join(header)
                 number = {3: "three", 4: "four"}[len(header)]
                 raise ValueError(f"{path}, line {line}: expected {number} numbers {wanted}, found {found}.")
+            ids += [cell if whole_in(cell) is None else whole_in(cell) for cell in row[:-3]]
+            points.append(point)
     except csv.Error:
         raise ValueError(f"{path}: is not a CSV text file.") from None
-    return np.array(points, dtype=np.float64).reshape(-1, len(header))
+    return ids or None, np.array(points, dtype=np.float64).reshape(-1, 3)
 
 
-def _read_json(path: Path) -> np.ndarray:
+def _read_json(path: Path) -> Read:
     wanted = f'{path}: must hold {{"queries": [[t, x, y], ...]}} with numbers.'
     try:
         content = json.loads(_read_text(path))
-        queries = content["queries"]
-        if content.get("ids") is not None:
-            queries = [[obj_id, *point] for obj_id, point in zip(content["ids"], queries, strict=True)]
-        numbers = all(type(value) in (int, float) for point in queries for value in point)
+        queries, ids = content["queries"], content.get("ids")
+        if ids is not None and len(ids) != len(queries):
+            raise ValueError
+        numbers = all(type(value) in (int, float) for point in (ids or (), *queries) for value in point)
         points = np.array(queries, dtype=np.float64)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}, line {error.lineno}: is not valid JSON ({error.msg}).") from None
@@ -131,10 +139,10 @@ def _read_json(path: Path) -> np.ndarray:
         raise error if str(error).startswith(str(path)) else ValueError(wanted) from None
     if not numbers:
         raise ValueError(wanted)
-    return points
+    return ids, points
 
 
-def _read_npz(path: Path) -> np.ndarray:
+def _read_npz(path: Path) -> Read:
     contents = "an NPZ file with an array queries (N, 3) of (t, x, y)"
     arrays = read_npz(path, ("queries",), contents, optional=("ids",))
     queries, ids = arrays["queries"], arrays.get("ids")
@@ -142,8 +150,7 @@ def _read_npz(path: Path) -> np.ndarray:
         raise ValueError(f"{path}: must be {contents}, got {queries.dtype}.")
     if ids is not None and (ids.dtype.kind not in "iu" or ids.shape != queries.shape[:1] or queries.ndim != 2):
         raise ValueError(f"{path}: ids must be whole numbers, one for each query, got {ids.dtype} of {ids.shape}.")
-    queries = queries.astype(np.float64)
-    return queries if ids is None else np.column_stack([ids, queries])
+    return None if ids is None else ids.tolist(), queries.astype(np.float64)
 
 
 def read_labels(path: str | os.PathLike, format: str | None = None, clip: str | None = None) -> PointLabels:

@@ -26,15 +26,16 @@ def frames_that_fit(
     Raises:
         `ValueError`: not even one frame fits.
     """
-    in_templates, in_boxes, groups = 0, 0, Counter()
+    in_templates, looks, in_boxes, groups = 0, 0, 0, Counter()
     for (_, frame_idx), prompt in due.items():
         if isinstance(prompt, BoxTarget):
             in_boxes += 1
         elif isinstance(prompt, PointTarget) and labels.config.point_matching == "templates":
             in_templates += 1
+            looks = max(looks, 0 if prompt.looks is None else len(prompt.looks.images) - prompt.sought)
         else:
             groups[frame_idx] += 1
-    others = templates.nbytes + templates.bytes_of(in_templates) + boxes.nbytes + boxes.bytes_of(in_boxes)
+    others = templates.nbytes + templates.bytes_of(in_templates, looks) + boxes.nbytes + boxes.bytes_of(in_boxes)
     return labels.frames_that_fit(limit, list(groups.values()), others)
 
 

@@ -89,7 +89,7 @@ class PointSearch:
         rows, (h, w, _) = slice(None), pyramid.features.shape
         share, rival = constants.least_share, constants.rival_distance
         weights = memory.cell_weights(rows, config.template_radius, constants.cell_temperature)  # (n, P)
-        mean = memory.reference  # (n, P, C)
+        mean = memory.references  # (n, P, C)
         middle = weights.new_tensor([w // 2, h // 2]).expand(len(weights), 2)
         prior = MotionPrior(middle, weights.new_zeros(len(weights)))
         candidates = search_coarse(

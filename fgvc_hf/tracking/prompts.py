@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from .frames import host_array
 
 
 MAX_MASKS = 255  # objects with a mask in one session: they fit into 8-bit images
+MOST_WHOLE = 2**53  # of ids and frame numbers: tables of float64, and JSON of other tools, hold them exactly
 MAX_POINTS = 100_000  # points of one call or file: a file of a few bytes may claim any number
 
 
@@ -60,15 +62,23 @@ class BoxTarget:
 
 
 def whole_number(name: str, number: Any) -> int:
-    """A frame number or an id as an `int`; a `ValueError` if it is none, or needs more than 64 bits."""
+    """A frame number or an id as an `int`, exactly; a `ValueError` if it is none, or beyond those that float64 holds exactly."""
     try:
-        if isinstance(number, str | bytes) or number != int(number):
+        if isinstance(number, str | bytes | bool | np.bool_) or number != int(number):
             raise ValueError
     except (ValueError, TypeError, OverflowError):
         raise ValueError(f"{name} must be a whole number, got {number!r}.") from None
-    if not -(2**63) <= int(number) < 2**63:
-        raise ValueError(f"{name} must be a whole number of 64 bits, got one of {len(str(abs(int(number))))} digits.")
+    if abs(int(number)) > MOST_WHOLE:
+        digits = len(str(abs(int(number))))
+        raise ValueError(f"{name} must be a whole number of at most 2^53, got one of {digits} digits.")
     return int(number)
+
+
+def positive_number(name: str, number: Any, unit: str) -> float:
+    """A finite number above 0 as a `float`; a `ValueError` if it is none."""
+    if isinstance(number, bool | np.bool_) or not isinstance(number, Real) or not 0 < number < math.inf:
+        raise ValueError(f"{name} must be a positive number of {unit}, got {number!r}.")
+    return float(number)
 
 
 def masks_of_ids(masks: Any) -> tuple[list[int], np.ndarray]:

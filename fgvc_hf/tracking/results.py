@@ -181,6 +181,22 @@ class PointTracks:
     labels: np.ndarray | None = None
     disagreements: list[LabelDisagreement] = field(default_factory=list)
 
+    @property
+    def prompts(self) -> tuple[np.ndarray, np.ndarray]:
+        """
+        The labels that the tracks go through, else the first prompts.
+
+        Returns:
+            The row (L,), int64, of the point of each, and (t, x, y) `(L, 3)`, float64; (x, y) are NaN of points that were looked for. Labels of
+            points that are not among the tracks are left out.
+        """
+        if self.labels is None:
+            return np.arange(len(self.queries)), self.queries.astype(np.float64)
+        number = {float(obj_id): row for row, obj_id in enumerate(self.object_ids)}
+        kept = np.array([obj_id in number for obj_id in self.labels[:, 0].tolist()], dtype=bool)
+        rows = np.array([number[obj_id] for obj_id in self.labels[kept, 0].tolist()], dtype=np.int64)
+        return rows, self.labels[kept, 1:].astype(np.float64)
+
     def to_frame(self, names: Mapping[int, object] | None = None) -> Any:
         """
         The tracks as a table of pandas, a row for each point and frame, point by point.

@@ -70,13 +70,9 @@ def suggest_frames(tracks: PointTracks, n: int = 5) -> list[Suggestion]:
 def _distances(tracks: PointTracks, number: int, length: int) -> np.ndarray:
     """Frames (N, T) from each frame to the nearest label of each point."""
     away, frames = np.full((number, length), np.inf), np.arange(length)
-    row = {obj_id: i for i, obj_id in enumerate(tracks.object_ids)}
-    labels = tracks.labels
-    if labels is None:
-        labels = np.column_stack([tracks.object_ids, tracks.queries])
-    for obj_id, t, x, _ in labels:
+    for row, (t, x, _) in zip(*tracks.prompts, strict=True):
         if not np.isnan(x):
-            away[row[int(obj_id)]] = np.minimum(away[row[int(obj_id)]], np.abs(frames - t))
+            away[row] = np.minimum(away[row], np.abs(frames - t))
     return away
 
 

@@ -12,10 +12,9 @@ from .prompts import PointLooks
 
 
 # Along which axis of each tensor the points lie
-LOOKS_ALONG = {"look_images": 1, "known": 1}
+LOOKS_ALONG = {"reference": 1, "look_images": 1, "known": 1}  # tensors that are empty while no point has other looks
 POINTS_ALONG = {
     "anchor": 0,
-    "reference": 0,
     "recent": 1,
     "anchor_image": 0,
     "recent_image": 1,
@@ -38,7 +37,8 @@ class TemplateMemory:
         trusted (`torch.Tensor` of shape `(slots, N)`, bool): Whether it was similar enough to the mean template to become one.
         similarity (`torch.Tensor` of shape `(N, P)`, float32): EMA of the cosine similarity of each cell of the patch with that of the mean
             template, over frames on which the point was visible.
-        reference (`torch.Tensor` of shape `(N, P, C)`): Mean of the first patch and of those of other labelled frames or of other images.
+        reference (`torch.Tensor` of shape `(R, N, P, C)`): Mean of the first patch and of those of other labelled frames or of other images.
+            R is 1 if a point has other looks, else 0, for the first patch serves.
         look_images (`torch.Tensor` of shape `(K, N, S, S)`, float32), known (`torch.Tensor` of shape `(K, N)`, bool):
             The patches of the other images, and which there are; zeros elsewhere.
         count (`int`): Frames since the first point was added.
@@ -68,11 +68,12 @@ class TemplateMemory:
         trusted = anchor.new_zeros((slots, len(anchor)), dtype=torch.bool)
         similarity = anchor.new_ones(anchor.shape[:2], dtype=torch.float32)
         others = [(row, look) for row, look in enumerate(looks or ()) if look is not None]
-        most, reference = max((len(look.images) for _, look in others), default=0), anchor.clone()
+        most = max((len(look.images) for _, look in others), default=0)
+        reference = anchor[None].repeat(min(most, 1), 1, 1, 1)
         images, known = anchor_image.new_zeros((most, *anchor_image.shape)), trusted.new_zeros((most, len(anchor)))
         for row, look in others:
             patches = torch.cat([anchor[row : row + 1].float(), look.templates.to(anchor.device).float()])
-            reference[row], known[: len(look.images), row] = patches.mean(dim=0).to(anchor.dtype), True
+            reference[:, row], known[: len(look.images), row] = patches.mean(dim=0).to(anchor.dtype), True
             images[: len(look.images), row] = look.images.to(anchor_image)
         return cls(anchor, recent, anchor_image, recent_image, trusted, similarity, reference, images, known)
 
@@ -83,24 +84,44 @@ class TemplateMemory:
         return sum(getattr(self, name).nbytes for name in names)
 
     def bytes_of(self, number: int, looks: int = 0) -> int:
-        """Bytes of the patches of a number of points, and of so many other looks of them."""
+        """Bytes of the patches of a number of points more, that have at most so many other looks each."""
         patch, image = (math.prod(of.shape[1:]) * of.element_size() for of in (self.anchor, self.anchor_image))
-        return number * ((2 + len(self.recent)) * patch + (1 + len(self.recent)) * image) + looks * image
+        before, after = len(self.known), max(len(self.known), looks)  # room is made for as many looks of every point
+        own = number * (1 + len(self.recent)) * (patch + image)
+        total = len(self.anchor) + number
+        grown = total * (min(after, 1) * patch + after * image) - len(self.anchor) * (
+            min(before, 1) * patch + before * image
+        )
+        return own + grown
+
+    @property
+    def references(self) -> torch.Tensor:
+        """Mean (N, P, C) of the first patch and of those of other looks."""
+        return self.reference[0] if len(self.reference) else self.anchor
 
     def join(self, new: "TemplateMemory") -> None:
         """Add the points of another memory of as many slots."""
-        most = max(len(self.known), len(new.known))
+        for one, other in ((self, new), (new, self)):
+            if len(one.known) < len(other.known):
+                one._make_room(len(other.known))
         for name, dim in POINTS_ALONG.items():
-            parts = [getattr(memory, name) for memory in (self, new)]
-            if name in LOOKS_ALONG:
-                parts = [torch.cat([part, part.new_zeros((most - len(part), *part.shape[1:]))]) for part in parts]
-            setattr(self, name, torch.cat(parts, dim=dim))
+            setattr(self, name, torch.cat([getattr(memory, name) for memory in (self, new)], dim=dim))
+
+    def _make_room(self, looks: int) -> None:
+        """Make room for so many other looks of every point, more than there are."""
+        for name in ("look_images", "known"):
+            tensor = getattr(self, name)
+            setattr(self, name, torch.cat([tensor, tensor.new_zeros((looks - len(tensor), *tensor.shape[1:]))]))
+        self.reference = self.references[None].clone()
 
     def keep(self, rows: list[int]) -> None:
         """Forget all other points."""
         for name, dim in POINTS_ALONG.items():
             tensor = getattr(self, name)
             setattr(self, name, tensor[:, rows] if dim else tensor[rows])
+        if not self.known.any():  # none of these has other looks
+            for name in LOOKS_ALONG:
+                setattr(self, name, getattr(self, name)[:0].clone())
 
     def rows(self, rows: list[int]) -> "TemplateMemory":
         """A memory of some of the points."""
@@ -120,7 +141,7 @@ class TemplateMemory:
         """Mean template (n, P, C): the reference, weighted `anchor_share`, and the trusted patches of some frames back, weighted 1."""
         slots = [(self.count - back) % len(self.recent) for back in frames_back]
         recent = [(self.recent[slot, rows], self.trusted[slot, rows]) for slot in slots]
-        return patches_for(self.anchor).mean(self.reference[rows], anchor_share, recent)
+        return patches_for(self.anchor).mean(self.references[rows], anchor_share, recent)
 
     def images(self, rows: slice, frames_back: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Patches (K, n, S, S) of the first image, of those some frames back and of other looks, and which (K, n), bool, may be used."""

@@ -82,8 +82,7 @@ class TemplateTracker:
     def empty(cls, features: torch.Tensor, config: FgvcConfig) -> "TemplateTracker":
         """A tracker without points. Patches are kept with the channels, the dtype and the device of these features (h, w, C)."""
         patch = features.new_zeros((0, (2 * config.template_radius + 1) ** 2, features.shape[-1]))
-        side = 2 * cls.constants.image_radius + 3
-        image = features.new_zeros((0, side, side), dtype=torch.float32)
+        image = features.new_zeros((0, patch_side(), patch_side()), dtype=torch.float32)
         memory = TemplateMemory.of(patch, image, max(cls.constants.frames_back))
         points = features.new_zeros((0, 2), dtype=exact_dtype(features.device))
         search = PointSearch(config, [], replace(memory))
@@ -158,9 +157,9 @@ class TemplateTracker:
         """Bytes of the patches in memory."""
         return self.memory.nbytes + self.search.memory.nbytes
 
-    def bytes_of(self, number: int) -> int:
-        """Bytes of the patches of a number of points."""
-        return self.memory.bytes_of(number)
+    def bytes_of(self, number: int, looks: int = 0) -> int:
+        """Bytes of the patches of a number of points more, that have at most so many other looks each."""
+        return self.memory.bytes_of(number, looks)
 
     # ---- one step ------------------------------------------------------------------------------------------------
 
@@ -256,6 +255,11 @@ class TemplateTracker:
         return self._points(2 * exact(cells) - before)
 
 
+def patch_side() -> int:
+    """Pixels along a side of a patch of the image."""
+    return 2 * TemplateTracker.constants.image_radius + 3
+
+
 def looks_of(points: torch.Tensor, frame: EncodedFrame, config: FgvcConfig) -> PointLooks:
     """What points (n, 2), in pixels of the model's input, look like on a frame: a look of each."""
     cells = point_to_cell(points, config.output_stride, config.cell_origin).float()
@@ -263,4 +267,4 @@ def looks_of(points: torch.Tensor, frame: EncodedFrame, config: FgvcConfig) -> P
     return PointLooks(sample_patches(frame.features, cells, config.template_radius), images)
 
 
-__all__ = ["TemplateTracker", "looks_of"]
+__all__ = ["TemplateTracker", "looks_of", "patch_side"]

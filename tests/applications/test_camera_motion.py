@@ -140,6 +140,8 @@ def test_what_cannot_be_done_is_said():
         camera_motion(tracks)
     for arguments, message in (
         ({"reference": 6}, "reference must be a frame from 0 to 5, got 6"),
+        ({"reference": 0.5}, "reference must be a whole number, got 0.5"),
+        ({"threshold": "2"}, "threshold must be a positive number of pixels, got '2'"),
         ({"threshold": np.nan}, "threshold must be a positive number of pixels, got nan"),
         ({"background": [1, 99]}, "background has the id 99, which is not one of the tracks"),
     ):
@@ -147,6 +149,56 @@ def test_what_cannot_be_done_is_said():
             camera_motion(tracks, **arguments)
     with pytest.raises(ValueError, match="tracks must be of the 6 frames of the camera motion, got 4"):
         camera_motion(seen_by(cameras(6))).to_world(seen_by(cameras(4)))
+
+
+def test_a_prompt_beyond_the_tracks_is_named():
+    """As of a live session, where a point may be prompted on a frame that has not come yet."""
+    tracks = seen_by(cameras(6))
+    camera = camera_motion(tracks)
+    tracks.queries[3, 0] = 9
+    with pytest.raises(ValueError, match="tracks have a prompt on frame 9, but the camera motion is of frames 0 to 5"):
+        camera.to_world(tracks)
+
+
+def placed(truth: np.ndarray, places, noise=0.0, movers=()) -> PointTracks:
+    """Points at these places of the world, and others that move away from theirs."""
+    tracks = seen_by(truth, number=len(places) + len(movers))
+    world = np.array([*places, *movers], dtype=float)
+    drift = np.array([(0, 0)] * len(places) + [(2.5, -3.5)] * len(movers), dtype=float)
+    random = np.random.default_rng(0)
+    for t, h in enumerate(truth):
+        shift = random.normal(0, noise, world.shape) if noise and t else 0
+        tracks.tracks[:, t] = project(np.linalg.inv(h), world + t * drift) + shift
+    tracks.queries[:, 1:], tracks.visible[:] = tracks.tracks[:, 0], True
+    return tracks
+
+
+LINE = [(x, 40) for x in range(10, 151, 10)]
+SLANTED = [(10 + 8 * i, 20 + 5 * i) for i in range(16)]
+ALL_BUT_ONE = [*LINE, (80, 100)]
+TOGETHER = [(60, 50)] * 6
+
+
+@pytest.mark.parametrize("places", [LINE, SLANTED, ALL_BUT_ONE, [(x, 40 + 3e-4 * x) for x, _ in LINE]])
+@pytest.mark.parametrize(("noise", "bound"), [(0.0, 1e-3), (0.5, 2.5)])
+def test_points_on_a_line_tell_how_a_camera_shifts_turns_and_zooms(places, noise, bound):
+    truth = cameras(12, turn=0.01, zoom=-0.01)
+    assert off(camera_motion(placed(truth, places, noise)).homographies, truth) < bound
+
+
+@pytest.mark.parametrize("movers", [[(80, 100)], [(80, 100), (30, 90)]])
+def test_what_moves_beside_a_line_does_not_count(movers):
+    truth = cameras(12)
+    camera = camera_motion(placed(truth, LINE, movers=movers))
+    assert off(camera.homographies, truth) < 1e-3
+    assert camera.still[: len(LINE)].all() and not camera.still[len(LINE) :, 4:].any()
+
+
+@pytest.mark.parametrize(("noise", "bound"), [(0.0, 1e-3), (0.5, 1.5)])
+@pytest.mark.parametrize("movers", [[], [(120, 100)]])
+def test_points_at_one_place_tell_how_a_camera_shifts(noise, bound, movers):
+    truth = cameras(12)
+    assert off(camera_motion(placed(truth, TOGETHER, noise, movers)).homographies, truth) < bound
 
 
 def rendered(truth: np.ndarray, bodies: int, height: int, width: int) -> list[np.ndarray]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from labelled_clips import example_tracks
 
-from fgvc_hf import PointTracks, smooth, velocity
+from fgvc_hf import PointTracks, smooth, suggest_frames, velocity
 
 
 def swinging(noise: float = 1.0, number: int = 40, length: int = 60) -> tuple[PointTracks, np.ndarray]:
@@ -85,7 +85,7 @@ def test_frames_without_a_position_stay_without():
     )  # of a query that was never found: nothing to go by
 
 
-@pytest.mark.parametrize("value", [0, -1, np.nan, np.inf])
+@pytest.mark.parametrize("value", [0, -1, np.nan, np.inf, True, "1"])
 def test_settings_that_are_none_are_refused(value):
     with pytest.raises(ValueError, match="acceleration must be a positive number of pixels per frame, got"):
         smooth(example_tracks(), value)
@@ -101,3 +101,29 @@ def test_velocity_of_even_motion_and_at_the_ends():
     np.testing.assert_allclose(found[0], [(np.nan, np.nan), *[(3, -2)] * 4])
     np.testing.assert_allclose(found[1], [(1, 1), (2, 1), (3, 1), (np.nan, np.nan), (np.nan, np.nan)])
     np.testing.assert_allclose(velocity(tracks, fps=25), 25 * found)
+
+
+@pytest.mark.parametrize("shape", [(2, 0), (0, 4), (0, 0), (2, 1)])
+def test_tracks_without_frames_or_points(shape):
+    n, length = shape
+    one = example_tracks()
+    fields = {
+        name: getattr(one, name)[:n, :length] for name in ("tracks", "visible", "confidence", "uncertainty", "outside")
+    }
+    tracks = replace(one, object_ids=one.object_ids[:n], queries=one.queries[:n], **fields)
+    assert smooth(tracks).tracks.shape == velocity(tracks).shape == (*shape, 2)
+    assert np.isnan(velocity(tracks)).all()
+
+
+def test_prompts_of_any_ids_stay():
+    """Also of ids that float64 does not hold, of labels of other points, and of labels on frames that are cut off."""
+    one = example_tracks()
+    tracks = replace(one, object_ids=[2**60 + 1, 2**60 + 2])
+    assert tracks.prompts[0].tolist() == [0, 1] and tracks.prompts[1].tolist() == one.queries.tolist()
+    np.testing.assert_array_equal(smooth(tracks).tracks, smooth(one).tracks)
+    assert [s.frame_idx for s in suggest_frames(tracks)] == [s.frame_idx for s in suggest_frames(one)]
+    labels = np.array([(11, 2, 9, 10), (4, 0, 1.5, 2.25), (5, 0, 1, 1), (4, 9, 1, 1)], np.float64)
+    labelled = replace(one, labels=labels)
+    assert labelled.prompts[0].tolist() == [1, 0, 0]
+    np.testing.assert_array_equal(smooth(labelled).tracks[[1, 0], [2, 0]], labels[:2, 2:])
+    assert all(set(s.object_ids) <= {4, 11} for s in suggest_frames(labelled))

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from fgvc_hf import (
@@ -207,3 +208,70 @@ def test_files_that_hold_no_queries(tracker, noise_clip, tmp_path):
         PointQueries.load(path)
     with pytest.raises(ValueError, match=r"must end in \.safetensors"):
         tracker.describe(noise_clip[0], POINTS).save(tmp_path / "q.npz")
+
+
+def rewritten(path, changes: dict, **tensors) -> None:
+    """A file of queries with other values in its metadata, and other tensors."""
+    with safe_open(path, "pt") as file:
+        metadata = json.loads(file.metadata()["queries"]) | changes
+        kept = {name: file.get_tensor(name) for name in ("templates", "images")} | tensors
+    save_file(kept, path, metadata={"queries": json.dumps(metadata)})
+
+
+HOSTILE = [
+    {"ids": [4, 10**30]},
+    {"ids": [4, True]},
+    {"ids": [4]},
+    {"ids": []},
+    {"ids": 5},
+    {"points": [[1, float("nan")], [1, 2]]},
+    {"points": [[1, 2, 3, 4]]},
+    {"points": [1, 2, 3, 4]},
+    {"mask_ids": [0, -1]},
+    {"mask_ids": [0]},
+    {"resizing": {"resize_policy": "none", "size": 5, "size_divisor": 8}},
+    {"resizing": {"resize_policy": "none", "size": {"height": "5"}, "size_divisor": 8}},
+    {"resizing": {"resize_policy": "none", "size": {"height": -5}, "size_divisor": 8}},
+    {"resizing": {"resize_policy": "magic", "size": {"height": 8}, "size_divisor": 8}},
+    {"resizing": {"resize_policy": "none", "size": {"height": 8}}},
+    {"resizing": 5},
+    {"checkpoint": 5},
+    {"unknown": 5},
+    {"templates": torch.zeros(2, 49, 16, dtype=torch.int64)},
+    {"templates": torch.zeros(2, 49, 16, dtype=torch.float64)},
+    {"templates": torch.zeros(3, 49, 16, dtype=torch.float16)},
+    {"templates": torch.zeros(2, 49, dtype=torch.float16)},
+    {"templates": torch.full((2, 49, 16), torch.nan, dtype=torch.float16)},
+    {"images": torch.zeros(2, 13, 12, dtype=torch.float16)},
+    {"images": torch.zeros(2, 13, 13, dtype=torch.int16)},
+    {"images": torch.zeros((), dtype=torch.float16)},
+]
+
+
+@pytest.mark.parametrize("changes", HOSTILE, ids=range(len(HOSTILE)))
+def test_files_with_hostile_values_are_one_sentence(tracker, noise_clip, tmp_path, changes):
+    tracker.describe(noise_clip[0], POINTS).save(tmp_path / "q.safetensors")
+    tensors = {name: of for name, of in changes.items() if isinstance(of, torch.Tensor)}
+    rewritten(tmp_path / "q.safetensors", {n: of for n, of in changes.items() if n not in tensors}, **tensors)
+    with pytest.raises(ValueError, match="q.safetensors: holds no described points, or is damaged"):
+        PointQueries.load(tmp_path / "q.safetensors")
+
+
+def test_patches_of_another_size_are_one_sentence(tracker, noise_clip, tmp_path):
+    """Whole in themselves, but not of this tracker: where they are used, and where they are joined."""
+    queries, path = tracker.describe(noise_clip[0], POINTS), tmp_path / "q.safetensors"
+    for tensors in (
+        {"templates": torch.zeros(2, 49, 5).half()},
+        {"templates": torch.zeros(2, 25, 16).half()},
+        {"images": torch.zeros(2, 3, 3).half()},
+    ):
+        queries.save(path)
+        rewritten(path, {}, **tensors)
+        other = PointQueries.load(path)
+        with pytest.raises(ValueError, match="templates of another size, .* but this tracker has"):
+            tracker.track(noise_clip, queries=other)
+        with pytest.raises(ValueError, match="templates of another size, .* but the other queries have"):
+            queries.joined(other)
+    with pytest.raises(ValueError, match="queries must be what describe returns, got list"):
+        queries.joined([1])
+    assert queries.joined(queries).ids == [4, 9, 4, 9]

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fgvc_hf.matching.patches import patch_weights
+from fgvc_hf.tracking.prompts import PointLooks
 from fgvc_hf.tracking.template_memory import TemplateMemory
 
 
@@ -68,5 +69,41 @@ def test_cells_that_stayed_similar_weigh_more(temperature):
 def test_bytes_are_those_of_all_patches():
     memory = remembered([(True, True)] * 6)
     assert memory.recent.shape == (4, 2, 1, 1) and memory.recent_image.shape == (4, 2, 3, 3)
-    first, reference, recent, images = 2, 2, 8, 2 * (1 + 4) * 9  # numbers of four bytes
-    assert memory.nbytes == memory.bytes_of(2) == 4 * (first + reference + recent + images)
+    first, recent, images = 2, 8, 2 * (1 + 4) * 9  # numbers of four bytes
+    assert memory.nbytes == memory.bytes_of(2) == 4 * (first + recent + images)
+
+
+def with_looks(first: float, *looks: float) -> TemplateMemory:
+    """A point of one cell and channel with a first patch and other looks."""
+    values = torch.tensor(looks, dtype=torch.float32)
+    others = PointLooks(values.view(-1, 1, 1), values.view(-1, 1, 1).expand(-1, 3, 3))
+    return TemplateMemory.of(
+        torch.full((1, 1, 1), float(first)), torch.full((1, 3, 3), float(first)), SLOTS, [others if looks else None]
+    )
+
+
+def test_other_looks_cost_only_where_there_are_and_count_for_their_points():
+    """A patch for the mean of each point, and the images of as many looks as a point has most."""
+    memory = remembered([(True, True)] * 4)
+    alone, recent = memory.nbytes, memory.mean(slice(0, 2), BACK, SHARE)
+    bound = memory.bytes_of(1, 2)
+    memory.join(with_looks(1, 4, 7))
+    assert memory.references.flatten().tolist() == [100, 200, 4]
+    torch.testing.assert_close(memory.mean(slice(0, 2), BACK, SHARE), recent)
+    assert memory.nbytes == alone + bound == 4 * 3 * (1 + 1 + 4 + (1 + 4 + 2) * 9)
+    bound = memory.bytes_of(1)
+    memory.join(with_looks(9))
+    assert memory.references.flatten().tolist() == [100, 200, 4, 9]
+    assert memory.nbytes == alone + alone // 2 + bound + 4 * 3 * (1 + 2 * 9)
+    patches, known = memory.images(slice(0, 4), ())
+    assert patches[:, 2, 0, 0].tolist() == [1, 4, 7] and known.tolist() == [
+        [True] * 4,
+        *[[False, False, True, False]] * 2,
+    ]
+    memory.keep([0, 1, 3])
+    assert (
+        memory.references.flatten().tolist() == [100, 200, 9] and memory.nbytes == memory.bytes_of(3) == alone * 3 // 2
+    )
+    few = with_looks(1, 4)
+    few.join(with_looks(2, 5, 8))
+    assert few.references.flatten().tolist() == [2.5, 5] and few.known.tolist() == [[True, True], [False, True]]

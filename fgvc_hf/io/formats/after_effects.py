@@ -4,11 +4,11 @@ One point becomes the layer's Position, several become the effects Point Control
 from the layer's time indicator; a point has keyframes where it is visible. Lines end as After Effects' own do.
 """
 
-from numbers import Real
 from pathlib import Path
 
 import numpy as np
 
+from ...tracking.prompts import positive_number
 from ...tracking.results import PointTracks
 from .point_labels import PointName
 
@@ -23,10 +23,9 @@ def write(tracks: PointTracks, path: Path, names: list[PointName], fps: float | 
     Raises:
         `ValueError`: it is not given, or no positive number.
     """
-    if not isinstance(fps, Real) or not 0 < fps < 1e6:
-        raise ValueError(f"fps must be the positive number of frames per second of the composition, got {fps}.")
+    fps = positive_number("fps", fps, "frames per second, of the composition")
     height, width = tracks.size
-    lines = ["Adobe After Effects 8.0 Keyframe Data", "", f"\tUnits Per Second\t{float(fps):.6g}"]
+    lines = ["Adobe After Effects 8.0 Keyframe Data", "", f"\tUnits Per Second\t{fps:.6g}"]
     lines += [f"\tSource Width\t{width}", f"\tSource Height\t{height}"]
     lines += ["\tSource Pixel Aspect Ratio\t1", "\tComp Pixel Aspect Ratio\t1", ""]
     for n in range(len(names)):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ...tracking.results import PointTracks
-from .point_labels import PointName
+from .point_labels import PointName, texts_of
 
 
 def write(tracks: PointTracks, path: Path, names: list[PointName], first_frame: int = 1) -> None:
@@ -23,12 +23,12 @@ def write(tracks: PointTracks, path: Path, names: list[PointName], first_frame: 
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["track", "frame", "x", "y", "enabled"])
-        for n, name in enumerate(names):
+        for n, name in enumerate(texts_of(names)):
             x, y = (tracks.tracks[n].astype(np.float64) / (width, height)).T
             seen, last = tracks.visible[n], None
             for t in range(len(seen)):
                 if seen[t]:
                     last = t
-                    writer.writerow([str(name), first_frame + t, f"{x[t]:.7f}", f"{y[t]:.7f}", 1])
+                    writer.writerow([name, first_frame + t, f"{x[t]:.7f}", f"{y[t]:.7f}", 1])
                 elif last == t - 1:
-                    writer.writerow([str(name), first_frame + t, f"{x[last]:.7f}", f"{y[last]:.7f}", 0])
+                    writer.writerow([name, first_frame + t, f"{x[last]:.7f}", f"{y[last]:.7f}", 0])

@@ -5,7 +5,6 @@ that its `file_name` ends in. Annotations of several individuals need a `track_i
 """
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 
 from ...tracking.results import PointTracks
 from ..json_files import read_json
-from ..text_files import cut
+from ..text_files import cut, frame_in
 from .point_labels import Label, PointName
 
 
@@ -23,20 +22,19 @@ def read(path: Path) -> tuple[list[Label], list[PointName], tuple[int, int] | No
     return read_keypoints(path, _frame_of)
 
 
-def _frame_of(image: dict, path: Path) -> int:
-    """The number that the name of an image ends in."""
-    digits = re.findall(r"\d{1,9}", PurePosixPath(str(image["file_name"]).replace("\\", "/")).stem)
-    if not digits:
-        raise ValueError(
-            f"{path}: {cut(str(image['file_name']))!r} is not the name of an image that ends in a frame number."
-        )
-    return int(digits[-1])
+def _frame_of(image: dict, path: Path) -> tuple[str, int]:
+    """The folder of an image, and the number that its name ends in."""
+    name = str(image["file_name"]).replace("\\", "/")
+    t = frame_in(name)
+    if t is None:
+        raise ValueError(f"{path}: {cut(name)!r} is not the name of an image that ends in a frame number.")
+    return PurePosixPath(name).parent.name, t
 
 
 def read_keypoints(
-    path: Path, frame_of: Callable[[dict, Path], int]
+    path: Path, frame_of: Callable[[dict, Path], tuple[str, int]]
 ) -> tuple[list[Label], list[PointName], tuple[int, int] | None]:
-    """As [`read`], with the frame of an image by `frame_of(image, path)`."""
+    """As [`read`], with the clip and the frame of an image by `frame_of(image, path)`."""
     content = read_json(path, "a JSON file of COCO keypoints")
     try:
         frames = {image["id"]: frame_of(image, path) for image in content["images"]}
@@ -45,7 +43,14 @@ def read_keypoints(
         annotations = list(content["annotations"])
         owners = _owners(annotations, path)
         rows = [
-            Label(PointName(part, owner), frames[one["image_id"]], float(x), float(y), v == 2)
+            Label(
+                PointName(part, owner),
+                frames[one["image_id"]][1],
+                float(x),
+                float(y),
+                v == 2,
+                clip=frames[one["image_id"]][0],
+            )
             for one, owner in zip(annotations, owners, strict=True)
             for part, (x, y, v) in zip(keypoints[one["category_id"]], _triples(one), strict=True)
             if v > 0
@@ -58,7 +63,9 @@ def read_keypoints(
     except ValueError as error:
         if str(error).startswith(str(path)):
             raise
-        raise ValueError(f"{path}: has keypoints that are not x, y, v for each name of their category.") from None
+        raise ValueError(
+            f"{path}: has keypoints that are not x, y, v for each name of their category, v 0, 1 or 2."
+        ) from None
     names = [PointName(part, owner) for owner in dict.fromkeys(owners) for part in dict.fromkeys(parts)]
     (height, width) = sizes.pop() if len(sizes) == 1 else (None, None)
     size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
@@ -67,17 +74,20 @@ def read_keypoints(
 
 def _triples(annotation: dict) -> list[tuple[float, float, int]]:
     values = annotation.get("keypoints", [])
-    return list(zip(values[::3], values[1::3], values[2::3], strict=True))
+    triples = list(zip(values[::3], values[1::3], values[2::3], strict=True))
+    if any(v not in (0, 1, 2) for *_, v in triples):
+        raise ValueError
+    return triples
 
 
 def _owners(annotations: list[dict], path: Path) -> list[str]:
-    """The individual of each annotation; empty if there is one only."""
+    """The individual of each annotation, by its name or its number; empty if there is one only, which has no name."""
     images = [one["image_id"] for one in annotations]
     if len(set(images)) == len(images) and len({one.get("track_id") for one in annotations}) <= 1:
         return [str(one.get("individual", "")) for one in annotations]
-    if any("track_id" not in one for one in annotations):
+    if any("track_id" not in one and "individual" not in one for one in annotations):
         raise ValueError(f"{path}: has several individuals on an image, which need a track_id to be told apart.")
-    return [str(one.get("individual") or f"track{one['track_id']}") for one in annotations]
+    return [str(one["individual"] if "individual" in one else f"track{one['track_id']}") for one in annotations]
 
 
 def write(tracks: PointTracks, path: Path, names: list[PointName]) -> None:
@@ -112,7 +122,7 @@ def keypoint_file(
                     "image_id": image_id,
                     "category_id": 1,
                     "track_id": number,
-                    **({"individual": individual} if individual else {}),
+                    **({"individual": individual} if any(individuals) else {}),
                     "keypoints": [round(value, 3) for value in keypoints.ravel().tolist()],
                     "num_keypoints": len(of_it),
                     "score": round(float(tracks.confidence[of_it, t].mean()), 4),

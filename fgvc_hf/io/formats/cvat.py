@@ -14,8 +14,8 @@ import numpy as np
 
 from ...tracking.box_results import BoxTracks
 from ...tracking.results import PointTracks
-from ..text_files import cut, read_text
-from .point_labels import LARGEST, BoxLabel, Label, PointName
+from ..text_files import cut, number_in, read_text, whole_in
+from .point_labels import LARGEST, BoxLabel, Label, PointName, texts_of
 
 
 SIDES = ("xtl", "ytl", "xbr", "ybr")
@@ -36,17 +36,18 @@ def read(path: Path) -> tuple[list[Label], list[PointName], tuple[int, int] | No
                 rows += [
                     row
                     for one in shape.findall("points")
-                    for row in _points(one, shape, one.get("label", ""), owner, path)
+                    for row in _points(one, shape, PointName(one.get("label", ""), owner), path)
                 ]
             elif shape.tag == "points":
-                rows += _points(shape, shape, label, "" if repeated[label] == 1 else owner, path)
+                name = PointName.of(label) if repeated[label] == 1 else PointName(label, owner)
+                rows += _points(shape, shape, name, path)
     return rows, list(dict.fromkeys(row.name for row in rows)), _size(root)
 
 
-def _points(shape: Element, timed: Element, part: str, owner: str, path: Path) -> list[Label]:
+def _points(shape: Element, timed: Element, name: PointName, path: Path) -> list[Label]:
     """Labels of a shape of one point or several; of none where it is outside or interpolated."""
     t, (outside, occluded) = (
-        _number(timed, "frame", path),
+        _whole(timed, "frame", path),
         (shape.get(flag, "0") == "1" for flag in ("outside", "occluded")),
     )
     keyframe = shape.get("keyframe", timed.get("keyframe", "1")) == "1"
@@ -56,11 +57,11 @@ def _points(shape: Element, timed: Element, part: str, owner: str, path: Path) -
     rows = []
     for i, place in enumerate(places):
         try:
-            x, y = (float(value) for value in place.split(","))
+            x, y = (number_in(value) for value in place.split(","))
         except ValueError:
             raise ValueError(f"{path}: points must be x,y;x,y;..., found {cut(place)!r}.") from None
-        name = PointName(part if len(places) == 1 else f"{part} {i}", owner)
-        rows.append(Label(name, t, x, y, not occluded))
+        one = name if len(places) == 1 else PointName(f"{name.part} {i}", name.individual)
+        rows.append(Label(one, t, x, y, not occluded))
     return rows
 
 
@@ -68,23 +69,31 @@ def read_boxes(path: Path) -> list[BoxLabel]:
     """Boxes of a file, of keyframes on which the object is inside the frame."""
     rows = []
     for track in _parse(path).findall("track"):
-        number, label = int(_number(track, "id", path)), track.get("label", "")
+        number, label = _whole(track, "id", path), track.get("label", "")
         for box in track.findall("box"):
             if box.get("outside", "0") == "0" and box.get("keyframe", "1") == "1":
                 x0, y0, x1, y1 = (_number(box, side, path) for side in SIDES)
-                rows.append(BoxLabel(number, _number(box, "frame", path), (x0, y0, x1, y1), label))
+                rows.append(BoxLabel(number, _whole(box, "frame", path), (x0, y0, x1, y1), label))
     return rows
 
 
 def _number(element: Element, attribute: str, path: Path) -> float:
     text = element.get(attribute, "nothing")
     try:
-        number = float(text)
+        number = number_in(text)
     except ValueError:
         number = np.inf
     if abs(number) < LARGEST:
         return number
     raise ValueError(f"{path}: {attribute} of a {element.tag} must be a number, found {cut(text)!r}.")
+
+
+def _whole(element: Element, attribute: str, path: Path) -> int:
+    text = element.get(attribute, "nothing")
+    whole = whole_in(text)
+    if whole is None:
+        raise ValueError(f"{path}: {attribute} of a {element.tag} must be a whole number, found {cut(text)!r}.")
+    return whole
 
 
 def _size(root: Element) -> tuple[int, int] | None:
@@ -136,16 +145,16 @@ def _parse(path: Path) -> Element:
 
 def write(tracks: PointTracks, path: Path, names: list[PointName]) -> None:
     """Write tracks: one track for each point, with a keyframe on every frame that was processed."""
-    kinds = {str(name): "points" for name in names}
-    root = _document(kinds, tracks.size, tracks.tracks.shape[1])
+    labels = texts_of(names)
+    root = _document(dict.fromkeys(labels, "points"), tracks.size, tracks.tracks.shape[1])
     there = ~np.isnan(tracks.tracks[..., 0])  # (N, T)
-    for number, name in enumerate(names):
+    for number, label in enumerate(labels):
         shapes = [
             ("points", t, tracks.outside[number, t], not tracks.visible[number, t], {"points": f"{x:.3f},{y:.3f}"})
             for t, (x, y) in enumerate(tracks.tracks[number])
             if there[number, t]
         ]
-        _track(root, number, str(name), shapes, tracks.tracks.shape[1])
+        _track(root, number, label, shapes, tracks.tracks.shape[1])
     _save(root, path)
 
 

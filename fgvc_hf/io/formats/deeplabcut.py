@@ -11,7 +11,6 @@ what it may ask for. Writing uses pandas, as DeepLabCut does.
 import csv
 import io
 import pickle
-import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,8 +19,8 @@ import numpy as np
 from ...tracking.results import PointTracks
 from ..hdf5_files import check_hdf5
 from ..optional_libraries import load_library
-from ..text_files import cut, read_rows
-from .point_labels import Label, PointName
+from ..text_files import cut, frame_in, number_in, read_rows
+from .point_labels import Label, PointName, owners_of
 
 
 KEY = "df_with_missing"
@@ -41,35 +40,36 @@ def read(path: Path) -> tuple[list[Label], list[PointName], None]:
     """Labels of a file, names in its order, and no size."""
     table = _read_h5(path) if path.suffix.lower() == ".h5" else _read_csv(path)
     at = {column: i for i, column in enumerate(table.columns)}
+    names = {
+        (individual, part): PointName(part, "" if individual == UNIQUE else individual) for individual, part, _ in at
+    }
     if len(at) != len(table.columns):
         twice = next(column for column in table.columns if table.columns.count(column) > 1)
         raise ValueError(f"{path}: the column of {cut(' '.join(twice))} is there twice.")
-    owners = list(dict.fromkeys((individual, part) for individual, part, _ in table.columns))
     if strange := {coord for *_, coord in table.columns} - {"x", "y", "likelihood"}:
         raise ValueError(f"{path}: coords must be x, y and likelihood, found {cut(min(strange))!r}.")
-    for individual, part in owners:
+    for individual, part in names:
         if (individual, part, "x") not in at or (individual, part, "y") not in at:
             raise ValueError(f"{path}: {cut(part)!r} must have the columns x and y.")
     rows = []
     for index, values in zip(table.index, table.values, strict=True):
         clip, t = _frame(index, path)
-        for individual, part in owners:
+        for (individual, part), name in names.items():
             x, y = (float(values[at[individual, part, coord]]) for coord in "xy")
             certain = at.get((individual, part, "likelihood"))
             confidence = 1.0 if certain is None else float(np.nan_to_num(values[certain]))
-            rows.append(Label(PointName(part, individual), t, x, y, True, confidence, clip))
-    return rows, [PointName(part, individual) for individual, part in owners], None
+            rows.append(Label(name, t, x, y, True, confidence, clip))
+    return rows, list(names.values()), None
 
 
-def _frame(index: str, path: Path) -> tuple[str, float]:
+def _frame(index: str, path: Path) -> tuple[str, int]:
     """Folder and frame number of `labeled-data/clip/img0012.png`, or of a number."""
-    name = PurePosixPath(index.replace("\\", "/"))
-    digits = re.findall(r"\d+", name.stem)
-    if not digits or len(digits[-1]) > 9:
+    t = frame_in(index)
+    if t is None:
         raise ValueError(
             f"{path}: {cut(index)!r} is neither a frame number nor the name of an image that ends in one."
         )
-    return name.parent.name, float(digits[-1])
+    return PurePosixPath(index.replace("\\", "/")).parent.name, t
 
 
 def _read_csv(path: Path) -> Table:
@@ -94,7 +94,7 @@ def _read_csv(path: Path) -> Table:
     values = np.empty((len(body), len(columns)))
     for i, (line, row) in enumerate(body):
         try:
-            values[i] = [float(cell) if cell.strip() else np.nan for cell in row[given:]]
+            values[i] = [number_in(cell) if cell.strip() else np.nan for cell in row[given:]]
         except ValueError:
             raise ValueError(f"{path}, line {line}: must hold numbers, found {cut(','.join(row))}.") from None
     return Table(columns, index, values)
@@ -169,8 +169,8 @@ def write(tracks: PointTracks, path: Path, names: list[PointName], images: str |
     several = any(name.individual for name in names)
     coords = ("x", "y") if images else ("x", "y", "likelihood")
     columns = [
-        (SCORER, *((name.individual or UNIQUE,) if several else ()), name.part, coord)
-        for name in names
+        (SCORER, *((owner,) if several else ()), name.part, coord)
+        for name, owner in zip(names, owners_of(names, UNIQUE), strict=True)
         for coord in coords
     ]
     xy = np.where(tracks.visible[..., None], tracks.tracks, np.nan) if images else tracks.tracks  # (N, T, 2)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ...tracking.box_results import BoxTracks
-from ..text_files import cut, read_rows
+from ..text_files import cut, number_in, read_rows, whole_in
 from .point_labels import BoxLabel
 
 
@@ -17,16 +17,16 @@ def read_boxes(path: Path) -> list[BoxLabel]:
     rows = []
     for line, cells in read_rows(path):
         try:
-            frame, number, left, top, width, height, *more = (float(cell) for cell in cells)
-            whole = frame.is_integer() and number.is_integer() and abs(number) < 2**53 and frame >= 1
+            left, top, width, height, *more = (number_in(cell) for cell in cells[2:])
+            frame, number = whole_in(cells[0]), whole_in(cells[1])
         except ValueError:
-            whole = False
-        if not whole:
+            frame = number = None
+        if frame is None or number is None or frame < 1:
             raise ValueError(
                 f"{path}, line {line}: expected frame,id,left,top,width,height,... as MOTChallenge has them, found {cut(','.join(cells))}."
             )
         if not more or more[0] != 0:
-            rows.append(BoxLabel(int(number), frame - 1, (left, top, left + width, top + height)))
+            rows.append(BoxLabel(number, frame - 1, (left, top, left + width, top + height)))
     return rows
 
 

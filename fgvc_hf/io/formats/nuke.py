@@ -1,7 +1,7 @@
 """Nuke: a Tracker4 node, as a script that is opened or pasted.
 
 Its curves are of pixels from the bottom left corner. A point has keys on the frames on which it is visible, and is disabled on others. Characters
-of names that have a meaning in Nuke's scripts become underscores.
+of names that have a meaning in Nuke's scripts become underscores; names that would be the same then get a number.
 """
 
 import re
@@ -37,7 +37,8 @@ def write(tracks: PointTracks, path: Path, names: list[PointName], first_frame: 
     Args:
         first_frame (`int`, defaults to 1): The number of the clip's first frame in Nuke.
     """
-    rows = [_row(tracks, n, name, first_frame) for n, name in enumerate(names) if tracks.visible[n].any()]
+    plain = _plain(names)
+    rows = [_row(tracks, n, name, first_frame) for n, name in enumerate(plain) if tracks.visible[n].any()]
     columns = "\n".join(f" {{ {kind} {name} 1 }}" for kind, name in COLUMNS)
     text = (
         f"Tracker4 {{\ninputs 0\ntracks {{ {{ 1 {len(COLUMNS)} {len(rows)} }}\n{{\n{columns}\n}}\n{{\n"
@@ -48,7 +49,18 @@ def write(tracks: PointTracks, path: Path, names: list[PointName], first_frame: 
     path.write_text(text, encoding="ascii", newline="\n")
 
 
-def _row(tracks: PointTracks, n: int, name: PointName, first_frame: int) -> str:
+def _plain(names: list[PointName]) -> list[str]:
+    """Names of characters without a meaning in Nuke; where several become one, the later ones get a number."""
+    taken: dict[str, None] = {}
+    for name in names:
+        text = re.sub(r"[^A-Za-z0-9_./ -]", "_", str(name))
+        taken[next(one for one in (text, *(f"{text}_{i}" for i in range(2, len(names) + 2))) if one not in taken)] = (
+            None
+        )
+    return list(taken)
+
+
+def _row(tracks: PointTracks, n: int, name: str, first_frame: int) -> str:
     """The row of a point: its 31 cells in the order of the columns."""
     seen = tracks.visible[n]
     frames = np.flatnonzero(seen)
@@ -60,7 +72,6 @@ def _row(tracks: PointTracks, n: int, name: PointName, first_frame: int) -> str:
         )
         for axis in (0, 1)
     )
-    plain = re.sub(r"[^A-Za-z0-9_./ -]", "_", str(name))
     still = f"{{curve K x{first_frame} 0}}"
-    cells = f'{{curve K {enable}}} "{plain}" {{curve {x}}} {{curve {y}}} {still} {still} 1 0 0 {still} 0 0 {AREAS}'
+    cells = f'{{curve K {enable}}} "{name}" {{curve {x}}} {{curve {y}}} {still} {still} 1 0 0 {still} 0 0 {AREAS}'
     return f" {{ {cells}{' {}' * 11} }}"  # no keyframe patterns

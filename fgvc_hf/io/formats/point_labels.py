@@ -1,5 +1,6 @@
 """Labelled points and boxes of a clip, as annotation tools keep them: what the readers of all formats return."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -26,6 +27,12 @@ class PointName(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.individual}/{self.part}" if self.individual else self.part
+
+    @classmethod
+    def of(cls, text: str) -> "PointName":
+        """The name of a text as [`str`] makes it."""
+        individual, slash, part = text.partition("/")
+        return cls(part, individual) if slash else cls(text)
 
 
 class Label(NamedTuple):
@@ -214,6 +221,11 @@ def gather_points(
         raise ValueError(f"{source}: {cut(str(names[ids[row]]))} is labelled twice on frame {points[row, 0]:.0f}.")
     visible = np.array([row.visible for row in rows], dtype=bool)[order]
     confidence = np.array([row.confidence for row in rows], dtype=np.float64)[order]
+    if (wrong := ~((confidence >= 0) & (confidence <= 1))).any():
+        row = int(wrong.argmax())
+        raise ValueError(
+            f"{source}: {cut(str(names[ids[row]]))} must have a confidence from 0 to 1 on frame {points[row, 0]:.0f}, got {confidence[row]:g}."
+        )
     return PointLabels(ids, points, visible, confidence, {i: names[i] for i in np.unique(ids).tolist()}, size)
 
 
@@ -256,7 +268,7 @@ def gather_boxes(rows: list[BoxLabel], source: object) -> BoxLabels:
 def check_label_name(name: PointName, source: object) -> None:
     """A `ValueError` for a name that is empty, too long, or not printable."""
     for text in (name.part, name.individual or "-"):
-        if not text.strip() or len(text) > LONGEST_NAME or not text.isprintable():
+        if not isinstance(text, str) or not text.strip() or len(text) > LONGEST_NAME or not text.isprintable():
             raise ValueError(f"{source}: {cut(repr(text))} is not a name of a point.")
 
 
@@ -280,11 +292,45 @@ def names_of(ids: list[int], names: Mapping[int, PointName | str] | None) -> lis
             f"names has one for point {unknown[0]}, but the tracks are of {cut(', '.join(map(str, ids)))}."
         )
     found = [_as_name(names[obj_id]) for obj_id in ids]
-    for name in found:
+    for name, times in Counter(found).items():
         check_label_name(name, "names")
-        if found.count(name) > 1:
+        if name != (name.part.strip(), name.individual.strip()):
+            raise ValueError(f"names must not begin or end with a space, got {cut(repr(str(name)))}.")
+        if times > 1:
             raise ValueError(f"names must differ, but {cut(str(name))} is there twice.")
     return found
+
+
+def owners_of(names: list[PointName], nobody: str) -> list[str]:
+    """
+    The individual of each point, for tools in which every point has one.
+
+    Args:
+        names (`list[PointName]`): The points.
+        nobody (`str`): What stands for no individual.
+
+    Raises:
+        `ValueError`: an individual is called that, and would be none when it is read back.
+    """
+    if taken := [name for name in names if name.individual == nobody]:
+        raise ValueError(
+            f"names: the individual of {cut(str(taken[0]))} must be called otherwise, for {nobody!r} stands for no individual there."
+        )
+    return [name.individual or nobody for name in names]
+
+
+def texts_of(names: list[PointName]) -> list[str]:
+    """
+    Each name as one text, for tools that have no individuals; [`PointName.of`] makes names of them again.
+
+    Raises:
+        `ValueError`: it would make another name of one.
+    """
+    if unclear := [name for name in names if PointName.of(str(name)) != name]:
+        raise ValueError(
+            f"names: {cut(str(unclear[0]))} has a slash, which stands between individual and part there; use another character."
+        )
+    return [str(name) for name in names]
 
 
 def _as_name(name: object) -> PointName:

@@ -24,10 +24,10 @@ def read(path: Path) -> tuple[list[Label], list[PointName], tuple[int, int] | No
     return read_keypoints(path, _frame_of)
 
 
-def _frame_of(image: dict, path: Path) -> int:
+def _frame_of(image: dict, path: Path) -> tuple[str, int]:
     if type(image["id"]) is not int or not 0 <= image["id"] < LARGEST:
         raise ValueError(f"{path}: the id of an image must be its frame number, got {cut(repr(image['id']))}.")
-    return image["id"]
+    return "", image["id"]
 
 
 def write(tracks: PointTracks, path: Path, names: list[PointName], target: Path) -> None:

@@ -2,7 +2,7 @@
 
 An analysis H5 holds `tracks` (tracks, 2, nodes, frames), `node_names`, `track_names`, `track_occupancy` (frames, tracks) and
 `point_scores` (tracks, nodes, frames); sleap-io also reads its other orders of axes. SLEAP's instances are individuals here and its nodes
-parts; point scores are confidences.
+parts; point scores, which may pass 1 a little, are confidences.
 """
 
 import os
@@ -15,7 +15,7 @@ from ...tracking.results import PointTracks
 from ..hdf5_files import check_hdf5
 from ..json_files import understanding
 from ..optional_libraries import load_library
-from .point_labels import Label, PointName
+from .point_labels import Label, PointName, owners_of
 
 
 ONLY = "animal"  # what the individual is called where names have none
@@ -32,8 +32,8 @@ def read(path: Path) -> tuple[list[Label], list[PointName], tuple[int, int] | No
             labels = sleap_io.load_slp(str(path), open_videos=False)
         several = len({instance.track for frame in labels.labeled_frames for instance in frame.instances}) > 1
         rows = [row for frame in labels.labeled_frames for row in _frame_rows(frame, several, path)]
-        tracks = [track.name for track in labels.tracks] if several else [""]
-        names = [PointName(node, track) for track in tracks for node in labels.skeletons[0].node_names]
+        owners = dict.fromkeys([*map(_owner, labels.tracks), *(row.name.individual for row in rows)])
+        names = [PointName(node, owner) for owner in owners for node in labels.skeletons[0].node_names]
         shapes = {tuple(video.shape[1:3]) for video in labels.videos if video.shape is not None}
     unknown = {row.name for row in rows} - set(names)
     if unknown:
@@ -50,12 +50,15 @@ def _frame_rows(frame: Any, several: bool, path: Path) -> list[Label]:
             raise ValueError(
                 f"{path}: holds several instances of which one is in no track; give all of them tracks in SLEAP."
             )
-        individual = instance.track.name if several else ""
         for node, point in zip(instance.skeleton.node_names, instance.points, strict=True):
-            (x, y), score = point["xy"].tolist(), 1.0 if made else float(point["score"])
-            name = PointName(node, individual)
+            (x, y), score = point["xy"].tolist(), 1.0 if made else float(np.clip(point["score"], 0, 1))
+            name = PointName(node, _owner(instance.track))
             rows.append(Label(name, frame.frame_idx, x, y, bool(point["visible"]), score, _clip(frame.video)))
     return rows
+
+
+def _owner(track: Any) -> str:
+    return "" if track is None or track.name == ONLY else track.name
 
 
 def _clip(video: Any) -> str:
@@ -72,17 +75,17 @@ def write(tracks: PointTracks, path: Path, names: list[PointName], video: str | 
     """
     sleap_io = load_library("sleap_io", "writing files of SLEAP", "formats")
     parts = list(dict.fromkeys(name.part for name in names))
-    individuals = list(dict.fromkeys(name.individual or ONLY for name in names))
+    individuals = owners_of(names, ONLY)
     skeleton, shape = sleap_io.Skeleton(list(parts)), (tracks.tracks.shape[1], *tracks.size, 3)
     clip = sleap_io.Video(os.fspath(video), backend_metadata={"shape": shape}, open_backend=False)
-    owners = [sleap_io.Track(individual) for individual in individuals]
+    owners = [sleap_io.Track(individual) for individual in dict.fromkeys(individuals)]
     frames = []
     for t in range(tracks.tracks.shape[1]):
         instances = []
         for owner in owners:
             xy, scores = np.full((len(parts), 2), np.nan), np.zeros(len(parts))
             for row, name in enumerate(names):
-                if (name.individual or ONLY) == owner.name:
+                if individuals[row] == owner.name:
                     node = parts.index(name.part)
                     xy[node], scores[node] = tracks.tracks[row, t], tracks.confidence[row, t]
             there = ~np.isnan(xy[:, 0])

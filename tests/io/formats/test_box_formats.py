@@ -99,8 +99,10 @@ MALFORMED = {
     BOMB + "<annotations>&b;</annotations>": "declares a document type, which is not read",
     '<!DOCTYPE a SYSTEM "file:///etc/passwd"><annotations/>': "declares a document type, which is not read",
     "<annotations>" + "<a>" * 100_000: "elements lie more than 32 deep",
-    CVAT.replace('points frame="3"', 'points frame="three"'): "frame of a points must be a number, found 'three'",
-    CVAT.replace('points frame="3"', "points"): "frame of a points must be a number, found 'nothing'",
+    CVAT.replace(
+        'points frame="3"', 'points frame="three"'
+    ): "frame of a points must be a whole number, found 'three'",
+    CVAT.replace('points frame="3"', "points"): "frame of a points must be a whole number, found 'nothing'",
     CVAT.replace("10.50,21.00", "10.50"): "points must be x,y;x,y;..., found '10.50'",
     CVAT.replace("10.50,21.00", "1e300,21"): "nose must be labelled .* at a finite position",
     CVAT.replace('points frame="5"', 'points frame="3"'): "nose is labelled twice on frame 3",
@@ -121,7 +123,7 @@ def test_malformed_xml_is_one_sentence(tmp_path, text, message):
 )
 def test_boxes_of_impossible_numbers_are_refused(tmp_path, old, new):
     name, value = new.replace('"', "").split("=")
-    with pytest.raises(ValueError, match=f"{name} of a (track|box) must be a number, found '{value}'"):
+    with pytest.raises(ValueError, match=f"{name} of a (track|box) must be a (whole )?number, found '{value}'"):
         read_boxes(write(tmp_path / "a.xml", CVAT.replace(old, new)))
 
 

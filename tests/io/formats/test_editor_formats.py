@@ -88,9 +88,9 @@ def test_after_effects_keyframes(tmp_path):
     assert "Transform\tPosition" in (tmp_path / "one.txt").read_text()
 
 
-@pytest.mark.parametrize("fps", [None, 0, -1, np.nan])
+@pytest.mark.parametrize("fps", [None, 0, -1, np.nan, True, "25"])
 def test_after_effects_needs_a_frame_rate(tmp_path, fps):
-    with pytest.raises(ValueError, match="fps must be the positive number of frames per second"):
+    with pytest.raises(ValueError, match="fps must be a positive number of frames per second"):
         save_tracks(example_tracks(), tmp_path / "t.txt", "after-effects", fps=fps)
     assert not list(tmp_path.iterdir())
 

@@ -60,7 +60,7 @@ def test_the_documented_layout_of_analysis_files(tmp_path):
         file["node_names"], file["track_names"] = np.array([b"nose"]), np.array([b"mouse"])
         file["video_path"] = b"clip.mp4"
     labels = read_labels(tmp_path / "own.h5", "sleap")
-    assert positions_of(labels, "nose") == {0: (10.5, 20.5)} and labels.confidence.tolist() == [0.5]
+    assert positions_of(labels, "mouse/nose") == {0: (10.5, 20.5)} and labels.confidence.tolist() == [0.5]
 
 
 def test_without_a_video_a_file_is_whole(tmp_path):
