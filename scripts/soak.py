@@ -38,6 +38,7 @@ def main() -> None:
     live.add_argument("--size", type=int, nargs=2, default=(480, 640), metavar=("HEIGHT", "WIDTH"))
     live.add_argument("--fps", type=float, help="rate of the camera; default: as fast as frames are tracked")
     live.add_argument("--checkpoint", help="default: the bundled one")
+    live.add_argument("--preset", help="of the tracker, such as fast")
     live.set_defaults(run=run_live)
     arguments = parser.parse_args()
     sys.exit(int(not arguments.run(arguments)))
@@ -70,7 +71,7 @@ def run_live(arguments: argparse.Namespace) -> bool:
 
     from fgvc_hf import Tracker
 
-    tracker = Tracker.from_pretrained(arguments.checkpoint)
+    tracker = Tracker.from_pretrained(arguments.checkpoint, preset=arguments.preset)
     seen = live(60 * arguments.minutes, *arguments.size, tracker=tracker, fps=arguments.fps)
     print({name: round(value, 4) for name, value in seen.items()})
     return seen["last_seconds"] < 1.2 * seen["first_seconds"] and seen["last_mib"] < seen["first_mib"] + 32
