@@ -1,0 +1,49 @@
+"""The suite under another default type of torch: what the package computes must not depend on it, whatever the tests make by it."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.overrides import TorchFunctionMode
+
+
+TESTS, TORCH = Path(__file__).parents[1], Path(torch.__file__).parent
+FLOAT32 = torch.float32
+DTYPE = getattr(torch, os.environ.get("FGVC_TEST_DTYPE", "float32"))
+
+
+class Float32InTests(TorchFunctionMode):
+    """Tensors that tests make themselves are float32 as ever: the other default type holds for the calls of the package alone."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if torch.get_default_dtype() != DTYPE or not _is_of_a_test():
+            return function(*args, **(kwargs or {}))
+        torch.set_default_dtype(FLOAT32)
+        try:
+            return function(*args, **(kwargs or {}))
+        finally:
+            torch.set_default_dtype(DTYPE)
+
+
+def _is_of_a_test() -> bool:
+    """Whether the innermost frame outside torch is one of a file of the tests."""
+    frame = sys._getframe(2)
+    while frame is not None and TORCH in Path(frame.f_code.co_filename).parents:
+        frame = frame.f_back
+    return frame is not None and TESTS in Path(frame.f_code.co_filename).parents
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol():
+    """Each test begins with this default type, whatever the one before has left."""
+    if DTYPE == FLOAT32:
+        return (yield)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(DTYPE)
+    try:
+        with Float32InTests():
+            return (yield)
+    finally:
+        torch.set_default_dtype(before)
