@@ -4,6 +4,7 @@
     python scripts/soak.py kills --kills 20 --programs track propagate evaluate prepare
     python scripts/soak.py demo --minutes 10                          # 50 users and 8 strangers with hostile calls
     python scripts/soak.py live --minutes 60                          # 480x640, 8 points and a mask
+    python scripts/soak.py live --minutes 60 --fps 2                  # as a camera that gives two frames a second
 
 Each prints what it has seen, and ends with status 1 where that is not as it must be. Linux only: programs are forks of this process, and memory is
 read from /proc.
@@ -35,6 +36,9 @@ def main() -> None:
     live = runs.add_parser("live", help="a live session")
     live.add_argument("--minutes", type=float, default=60)
     live.add_argument("--size", type=int, nargs=2, default=(480, 640), metavar=("HEIGHT", "WIDTH"))
+    live.add_argument("--fps", type=float, help="rate of the camera; default: as fast as frames are tracked")
+    live.add_argument("--checkpoint", help="default: the bundled one")
+    live.add_argument("--preset", help="of the tracker, such as fast")
     live.set_defaults(run=run_live)
     arguments = parser.parse_args()
     sys.exit(int(not arguments.run(arguments)))
@@ -65,7 +69,10 @@ def run_demo(arguments: argparse.Namespace) -> bool:
 def run_live(arguments: argparse.Namespace) -> bool:
     from long_runs import live
 
-    seen = live(60 * arguments.minutes, *arguments.size)
+    from fgvc_hf import Tracker
+
+    tracker = Tracker.from_pretrained(arguments.checkpoint, preset=arguments.preset)
+    seen = live(60 * arguments.minutes, *arguments.size, tracker=tracker, fps=arguments.fps)
     print({name: round(value, 4) for name, value in seen.items()})
     return seen["last_seconds"] < 1.2 * seen["first_seconds"] and seen["last_mib"] < seen["first_mib"] + 32
 

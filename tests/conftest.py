@@ -25,7 +25,7 @@ from fgvc_hf.io.masks import write_mask
 from fgvc_hf.tracking.template_tracker import TemplateTracker
 
 
-pytest_plugins = ["missing_libraries"]
+pytest_plugins = ["missing_libraries", "other_defaults"]
 
 
 @pytest.fixture

@@ -20,11 +20,28 @@ from .track import add_track
 from .track_dataset import add_track_dataset
 
 
+class CommandParser(argparse.ArgumentParser):
+    """The parser of one command: options may stand before, between and after its other arguments."""
+
+    _parsing = False
+
+    def parse_known_args(self, args=None, namespace=None):
+        if self._parsing or "--" in (
+            args or ()
+        ):  # a pass of `parse_known_intermixed_args`, which does not know two dashes
+            return super().parse_known_args(args, namespace)
+        self._parsing = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._parsing = False
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands; parsed arguments hold the function of the command as `run`."""
     parser = argparse.ArgumentParser(prog="fgvc-hf", description="Track points, masks and dense flow through video.")
     parser.add_argument("--version", action="version", version=f"fgvc-hf {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=CommandParser)
     for add in (
         add_track,
         add_track_dataset,

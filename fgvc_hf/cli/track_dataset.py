@@ -39,16 +39,19 @@ def add_track_dataset(commands) -> None:
     command.add_argument(
         "--actors", type=int, metavar="N", help="of ray: processes at most; default: as many as there is room for"
     )
-    command.add_argument("--cpus", type=int, default=1, metavar="N", help="of ray: CPU cores of an actor; default: 1")
+    command.add_argument("--cpus", type=int, metavar="N", help="of ray: CPU cores of an actor; default: 1")
     command.add_argument(
         "--gpus", type=float, metavar="N", help="of ray: GPUs of an actor, such as 0.5; default: 1 if there are GPUs"
     )
     command.add_argument(
-        "--append-to", metavar="DIR", help="of a LeRobotDataset: also write a copy of it with the tracks as columns"
+        "--retry-errors",
+        action="store_true",
+        help="also track the clips again whose error may pass: source, time and tracker",
     )
     command.add_argument(
-        "--sample", type=int, default=4, metavar="N", help="with --inspect, clips to draw; default: 4"
+        "--append-to", metavar="DIR", help="of a LeRobotDataset: also write a copy of it with the tracks as columns"
     )
+    command.add_argument("--sample", type=int, metavar="N", help="with --inspect, clips to draw; default: 4")
     add_model_options(command)
     command.set_defaults(run=run_track_dataset)
 
@@ -70,8 +73,10 @@ def run_track_dataset(arguments: argparse.Namespace) -> None:
 
 def _inspect(arguments: argparse.Namespace) -> None:
     from ..data.dataset_tracking.inspection import inspect_tracks
+    from ..data.dataset_tracking.run_options import check_number
 
-    for line in inspect_tracks(arguments.inspect, arguments.sample):
+    check_number("--sample", arguments.sample, least=0)
+    for line in inspect_tracks(arguments.inspect, 4 if arguments.sample is None else arguments.sample):
         print(line)
 
 
@@ -79,10 +84,14 @@ def _track(arguments: argparse.Namespace) -> None:
     from transformers.utils import logging
 
     from ..data.dataset_tracking.dataset_run import track_dataset
-    from ..data.dataset_tracking.ray_engine import Actors
+    from ..data.dataset_tracking.run_options import Actors
 
     if not (arguments.source and arguments.destination and arguments.points is not None):
         raise ValueError("give SRC, DST and --points, or --inspect DST.")
+    if arguments.sample is not None:
+        raise ValueError("--sample is an option of --inspect.")
+    given = {"most": arguments.actors, "threads": arguments.cpus, "gpus": arguments.gpus}
+    of_actors = {name: value for name, value in given.items() if value is not None}
     logging.disable_progress_bar()
     summary = track_dataset(
         arguments.source,
@@ -90,10 +99,11 @@ def _track(arguments: argparse.Namespace) -> None:
         arguments.points,
         video=arguments.video,
         engine=arguments.engine,
-        actors=Actors(arguments.actors, arguments.cpus, arguments.gpus),
+        actors=Actors(**of_actors) if of_actors else None,
         num_shards=arguments.num_shards,
         time_limit=arguments.time_limit,
         append_to=arguments.append_to,
+        retry_errors=arguments.retry_errors,
         progress=True,
         checkpoint=arguments.checkpoint,
         preset=arguments.preset,

@@ -80,7 +80,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         listed = json.loads(path.read_text(encoding="utf-8"))["shards"]
         whole = all(shard["bytes"] > 0 for shard in listed.values())
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         listed, whole = {}, False
     if not listed or not whole:
         raise OSError(f"{path}: is damaged; it must list the shards of its folder.")

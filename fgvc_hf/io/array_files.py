@@ -3,7 +3,7 @@
 import math
 import os
 import zipfile
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -66,18 +66,32 @@ def write_npz(path: str | os.PathLike, **arrays: Any) -> None:
 
 
 def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    held = archive.getinfo(name).file_size
     with archive.open(name) as file:
-        version = npy.read_magic(file)
-        if version not in HEADERS:
-            raise ValueError(f"{name} has an unknown version {version}")
-        shape, _, dtype = HEADERS[version](file)
-        if dtype.hasobject:
-            raise ValueError(f"{name} holds pickled objects, which are not read")
-        if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != held - file.tell():
-            raise ValueError(f"{name} claims the shape {shape}, which is not what it holds")
-    with archive.open(name) as file:
-        return npy.read_array(file, allow_pickle=False)
+        return read_npy(file, archive.getinfo(name).file_size, name)
 
 
-__all__ = ["read_npz", "write_npz"]
+def read_npy(file: IO[bytes], held: int, name: str) -> np.ndarray:
+    """
+    An array of NPY, which takes no more memory than its file has bytes.
+
+    Args:
+        file: A file that can be read, and sought from its start.
+        held (`int`): Its bytes.
+        name (`str`): What messages call it.
+
+    Raises:
+        `ValueError`: it claims another shape than it holds, or holds pickled objects. NumPy raises others, of any type.
+    """
+    version = npy.read_magic(file)
+    if version not in HEADERS:
+        raise ValueError(f"{name} has an unknown version {version}")
+    shape, _, dtype = HEADERS[version](file)
+    if dtype.hasobject:
+        raise ValueError(f"{name} holds pickled objects, which are not read")
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != held - file.tell():
+        raise ValueError(f"{name} claims the shape {shape}, which is not what it holds")
+    file.seek(0)
+    return npy.read_array(file, allow_pickle=False)
+
+
+__all__ = ["read_npy", "read_npz", "write_npz"]

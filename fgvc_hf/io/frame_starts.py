@@ -8,6 +8,7 @@ from .truncation import Broken, image_blocks
 
 
 MARK = 0x47  # the first byte of a packet of a transport stream
+PICTURE, CODING_EXTENSION = b"\0\0\1\0", b"\0\0\1\xb5"
 PROBED = 50  # packets of a transport stream that its packet length is told from
 
 
@@ -32,12 +33,37 @@ def frame_starts(path: Path, kinds: set[str], stream_id: int) -> int:
     return 0
 
 
+def webp_frames(content: bytes) -> int:
+    """The frames of an animated WebP file, each a chunk of its own."""
+    position, found = 12, 0
+    while position + 8 <= len(content):
+        found += content[position : position + 4] == b"ANMF"
+        size = int.from_bytes(content[position + 4 : position + 8], "little")
+        position += 8 + size + size % 2
+    return found
+
+
 def loses_step(path: Path, kinds: set[str]) -> bool:
     """Whether a transport stream has bytes between its packets, or packets without their mark; demuxers go on at the next one without a word."""
     if "mpegts" not in kinds:
         return False
     packets = _transport_packets(np.memmap(path, np.uint8, "r"))
     return packets is None or bool((packets[:, 0] != MARK).any())
+
+
+def merges_pictures(packet: bytes | memoryview, codec: str) -> bool:
+    """Whether a packet of MPEG-1 or MPEG-2 has more pictures than the two fields of a frame: a parser that a damaged head misleads joins
+    two frames, of which the decoder gives one."""
+    if codec not in ("mpeg1video", "mpeg2video"):
+        return False
+    pictures = bytes(packet).split(PICTURE)[1:]
+    if len(pictures) < 2:
+        return False
+    extensions = [picture.find(CODING_EXTENSION) for picture in pictures]
+    structures = [
+        picture[at + 6] & 3 for picture, at in zip(pictures, extensions, strict=True) if 0 <= at < len(picture) - 6
+    ]
+    return sorted(structures) != [1, 2]  # the upper and the lower field
 
 
 def _payload_starts(content: np.ndarray, stream_id: int) -> int:
@@ -59,4 +85,4 @@ def _transport_packets(content: np.ndarray) -> np.ndarray | None:
     return None
 
 
-__all__ = ["frame_starts", "loses_step"]
+__all__ = ["frame_starts", "loses_step", "merges_pictures", "webp_frames"]

@@ -16,6 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..tracking.frames import as_frame
 from .files import local_path
+from .frame_starts import webp_frames
 from .json_files import reason_of
 
 
@@ -162,8 +163,10 @@ class ImagePages(ImageSequence):
 
     def __init__(self, path: Path):
         with open_picture(path) as image:
-            pages = page_count(image)
+            pages, kind = page_count(image), image.format
         super().__init__(str(path), [(path, page) for page in range(pages)])
+        if kind == "WEBP" and webp_frames(path.read_bytes()) > pages:
+            warnings.warn(f"{path}: pages are missing or damaged, and frames may be missing.", stacklevel=3)
 
 
 __all__ = ["read_image"]

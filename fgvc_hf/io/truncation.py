@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 
 from .asf_packets import packets_are_whole
+from .matroska_blocks import block_is_whole
 
 
 Head = Callable[[bytes], int | None]  # the first bytes of an element -> its length; `None`: no element, or the end
@@ -54,7 +55,7 @@ def damage(path: Path, kinds: set[str]) -> str | None:
         "ivf": lambda data: _walk(data, lambda head: 12 + _u32(head), start=32),
         "yuv4mpegpipe": _yuv4mpeg,
         "jpeg_pipe": _motion_jpeg,
-        "mjpeg": lambda data: not data[-4096:].rstrip(b"\0\r\n").endswith(b"\xff\xd9"),
+        "mjpeg": _ends_within_a_jpeg,
     }
     check = next((checks[name] for name in checks if name in kinds), None)
     if check is None:
@@ -109,6 +110,7 @@ def _mp4(data) -> bool:
 
 
 EBML, SEGMENT, CLUSTER, VOID = 0x1A45DFA3, 0x18538067, 0x1F43B675, 0xEC
+TRACK_NUMBER, BLOCKS = 0xD7, (0xA3, 0xA1)
 # Elements that hold others: header, segment, information, tracks and one of them, clusters of frames and groups of blocks
 PARENTS = (EBML, SEGMENT, 0x1549A966, 0x1654AE6B, 0xAE, CLUSTER, 0xA0)
 
@@ -116,6 +118,7 @@ PARENTS = (EBML, SEGMENT, 0x1549A966, 0x1654AE6B, 0xAE, CLUSTER, 0xA0)
 def _matroska(data) -> bool:
     """Go through elements and those within them; demuxers skip to the next cluster where one does not fit into what holds it."""
     position, ends, live = 0, [], False  # where the elements around this position end; whether one is of unknown size
+    tracks: set[int] = set()
     while position < len(data):
         ends = [end for end in ends if position < end]
         try:
@@ -135,6 +138,10 @@ def _matroska(data) -> bool:
         if position + size > len(data):
             return True
         if ends and position + size > ends[-1]:
+            raise Broken
+        if identity == TRACK_NUMBER and size <= 8:
+            tracks.add(int.from_bytes(data[position : position + size]))
+        if identity in BLOCKS and tracks and not block_is_whole(data[position : position + size], tracks):
             raise Broken
         if identity in PARENTS:
             ends.append(position + size)
@@ -215,6 +222,8 @@ def _asf(data) -> bool:
 
 # ---- GIF, PNG ------------------------------------------------------------------------------------------------------
 
+SPARE = 256  # bytes of an image of a GIF, and one per cent, beyond those of its pixels: sizes of blocks, and codes that start anew
+
 
 def _gif(data) -> bool:
     """Whether the trailer is missing."""
@@ -241,11 +250,16 @@ def image_blocks(data) -> Generator[int]:
             position += 2
         elif kind == 0x2C:
             yield position
+            width, height = struct.unpack("<HH", data[position + 5 : position + 9])
+            most = width * height * 1.515 + SPARE  # a pixel takes a code of twelve bits at most
             position += 11 + colours(data[position + 9])
         else:
             raise Broken
+        start = position
         while size := data[position]:
             position += 1 + size
+        if kind == 0x2C and position - start > most:
+            raise Broken  # the end of one image and the start of another are lost
         position += 1
 
 
@@ -269,7 +283,11 @@ def _motion_jpeg(data) -> bool:
     """Motion JPEG that is taken for a picture, because its first frame is damaged, is read up to there."""
     if data.find(b"\xff\xd9\xff\xd8") >= 0:
         raise Broken
-    return False
+    return _ends_within_a_jpeg(data)
+
+
+def _ends_within_a_jpeg(data) -> bool:
+    return not data[-4096:].rstrip(b"\0\r\n").endswith(b"\xff\xd9")
 
 
 def _transport_stream(data) -> bool:
@@ -312,6 +330,8 @@ def _flv(data) -> bool:
                 raise Broken
             return False
         length = 11 + int.from_bytes(head[1:4])
+        if length == 11 and head[0] & 0x1F == 9:
+            raise Broken  # a picture of no bytes: zeros, as a disk gives them for a part that was not written
         position += length + 4
         if position <= len(data) and _u32(data, position - 4, ">") not in (length, 0):
             raise Broken

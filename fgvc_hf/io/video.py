@@ -83,7 +83,8 @@ def _holds_video(path: Path) -> bool:
         with open_media(path) as container:
             kind = container.format.name
         if kind == "jpeg_pipe" and path.suffix.lower() not in IMAGE_SUFFIXES:
-            return END_AND_START in path.read_bytes()  # motion JPEG; of a picture, the second one is a preview
+            content = path.read_bytes()  # of motion JPEG; in a picture, the second start is that of a preview
+            return END_AND_START in content or not content.rstrip(b"\0\r\n").endswith(END_AND_START[:2])
         return not kind.endswith("_pipe")
     except OSError:
         if path.suffix.lower() in IMAGE_SUFFIXES:

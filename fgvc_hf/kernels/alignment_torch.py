@@ -52,23 +52,23 @@ class TorchAlignment:
         """
         offsets = _offsets((patches.shape[1] - 3) // 2, points)  # (P, 2)
         template, columns = _prepared(patches, weights, offsets)  # (M, P), (M, 7, P)
-        normal = (columns * weights) @ columns.mT  # (M, 7, 7)
+        normal = _product(columns * weights, columns.mT)  # (M, 7, 7)
         floor = TINY * (1 + patches[:, 0, 0] ** 2)  # (M,)
         normal = normal + torch.diag_embed(DAMPING * normal.diagonal(dim1=1, dim2=2) + floor[:, None])
-        gradient = torch.linalg.inv_ex(normal).inverse @ (columns * weights)  # (M, 7, P)
+        gradient = _product(torch.linalg.inv_ex(normal).inverse, columns * weights)  # (M, 7, P)
         energy = (weights * template**2).sum(dim=-1) + floor
         linear = torch.eye(2, dtype=points.dtype, device=points.device).repeat(len(points), 1, 1)
         moving = torch.ones_like(points[:, :1])
         for _ in range(iterations):
-            found = _centred(_read(image, points[:, None] + offsets @ linear.mT), weights)  # (M, P)
+            found = _centred(_read(image, points[:, None] + _product(offsets, linear.mT)), weights)  # (M, P)
             gain = ((weights * found * template).sum(dim=-1) / energy).clamp(*GAIN)
             step = (gradient * (found / gain[:, None] - template)[:, None]).sum(dim=-1)  # (M, 7)
             length = step[:, :2].norm(dim=1, keepdim=True)
             step = step * (moving * LARGEST_STEP / length.clamp_min(LARGEST_STEP))
-            linear = linear @ _inverse(1 + step[:, 2], step[:, 3], step[:, 4], 1 + step[:, 5])
-            points = points - (linear @ step[:, :2, None])[..., 0]
+            linear = _product(linear, _inverse(1 + step[:, 2], step[:, 3], step[:, 4], 1 + step[:, 5]))
+            points = points - _product(linear, step[:, :2, None])[..., 0]
             moving = moving * (length >= SMALLEST_STEP)
-        found = _centred(_read(image, points[:, None] + offsets @ linear.mT), weights)
+        found = _centred(_read(image, points[:, None] + _product(offsets, linear.mT)), weights)
         both = (((weights * found**2).sum(dim=-1) + floor) * energy).sqrt()
         growth = linear[:, 0, 0] * linear[:, 1, 1] - linear[:, 0, 1] * linear[:, 1, 0]
         return points, growth, (weights * found * template).sum(dim=-1) / both
@@ -84,6 +84,12 @@ def _prepared(
     dx, dy = offsets.unbind(dim=-1)
     columns = torch.stack([x, y, x * dx, x * dy, y * dx, y * dy, inner], dim=1)
     return _centred(inner, weights), _centred(columns, weights)
+
+
+def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Products of small matrices (..., I, K) and (..., K, J), each the same whatever is beside it: in BLAS the order of a sum depends on the
+    number of matrices and on where they are in memory."""
+    return (a[..., None] * b[..., None, :, :]).sum(dim=-2)
 
 
 def _centred(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

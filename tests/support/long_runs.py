@@ -28,12 +28,14 @@ def memory_of(process: int | str = "self") -> float:
     return int(re.findall(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())[0]) / 1024
 
 
-def live(seconds: float, height: int, width: int, points: int = 8, tracker: Tracker | None = None) -> dict[str, float]:
+def live(
+    seconds: float, height: int, width: int, points: int = 8, tracker: Tracker | None = None, fps: float | None = None
+) -> dict[str, float]:
     """
-    A live session on rendered frames, forth and back, with points and a mask.
+    A live session on rendered frames, forth and back, with points and a mask; as fast as it goes, or at the rate of a camera.
 
     Returns:
-        Frames; median seconds per frame of the first and the last tenth; MiB after the first tenth and at the end.
+        Frames; median seconds of a processor per frame, of the first and the last tenth; MiB after the first tenth and at the end.
     """
     frames = render_clip(num_frames=12, height=height, width=width, num_points=0, seed=4).frames
     order = [*range(12), *range(10, 0, -1)]
@@ -46,6 +48,8 @@ def live(seconds: float, height: int, width: int, points: int = 8, tracker: Trac
     session.add_masks(mask)
     times, memory, began = [], [], time.monotonic()
     while time.monotonic() - began < seconds or len(times) < 60:
+        if fps:
+            time.sleep(max(0.0, began + len(times) / fps - time.monotonic()))
         start = time.process_time()
         result = session.step(frames[order[(len(times) + 1) % len(order)]])
         times.append(time.process_time() - start)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ...io.image_files import IMAGE_SUFFIXES
-from .stored_files import files_below, is_remote, join, local_copy, stamp_of
+from .stored_files import files_below, is_folder, is_remote, join, local_copy, stamp_of
 
 
 VIDEO_FILES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".ogv", ".gif")
@@ -28,7 +28,7 @@ class Clip:
         row (`int`): Number of its row, member or episode.
         start (`int`), stop (`int`, *optional*): Its frames in the video; all if there is no `stop`.
         stamp (`tuple[int, int]`): Size and time of the file when it was listed, as of [`stamp_of`].
-        place (`tuple`): What the source needs besides to find it.
+        place (`tuple`): What the source needs besides to find or to track it.
     """
 
     source: str
@@ -54,7 +54,7 @@ class Content:
 
     Args:
         video: A local path, or the bytes of a file; `None` where the row has none.
-        points: Values of the column of points (N, 3) or (N, 2), of any type; `None` where the row has none.
+        points: Values of the column of points (N, 3) or (N, 2), of any type, or the bytes of a file of them; `None` where the row has none.
     """
 
     video: Path | bytes | None
@@ -110,8 +110,8 @@ def video_names(root: str) -> list[str]:
 
 
 def file_names(root: str, suffix: str) -> tuple[str, list[str]]:
-    """Folder, and names below it, of the files with a suffix: all below a root, or the one that it is."""
-    if root.lower().endswith(suffix):
+    """Folder, and names below it, of the files with a suffix: all below a root that is a folder, or the one that it is."""
+    if not is_folder(root):
         folder, _, name = root.replace(os.sep, "/").rpartition("/")
         return folder or "/", [name]
     return root, [name for name in files_below(root) if name.lower().endswith(suffix)]

@@ -2,27 +2,21 @@
 
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...io.tracks import grid_points
 from ...io.video import open_video
 from ...tracker import Tracker
+from .clip_errors import ClipError, check_device, error_text
+from .clip_points import queries_of
 from .row_encoding import BINARY, encode_tracks
 from .row_names import clip_id
 
 
 EMPTY = dict.fromkeys(("num_frames", "width", "height", "fps", "queries", *BINARY))
-
-
-class ClipError(Exception):
-    """Why a clip has no tracks: a kind, `video`, `points`, `time` or `tracker`, and a sentence."""
-
-    def __init__(self, kind: str, reason: object):
-        super().__init__(f"{kind}: {' '.join(str(reason).split())}")
 
 
 class ClipFrames:
@@ -72,51 +66,58 @@ def track_rows(rows: Iterable[Mapping[str, Any]], tracker: Tracker, time_limit: 
     Yields:
         A row for each, in order, with the columns of [`track_features`]. Where a clip cannot be tracked, `error` says why, as `kind: sentence`:
 
-            * `video`: it cannot be read;
+            * `source`: its row or its file cannot be read: it is missing, damaged, or cannot be reached;
+            * `video`: there is none, or it cannot be decoded;
             * `points`: there are none, or they are not in the video;
             * `time`: it took longer than the limit;
             * `tracker`: anything else.
+
+    Raises:
+        `OSError`: the machine is full, or its accelerator is lost.
     """
     for row in rows:
-        video = row["video"]
-        name = video if isinstance(video, str | Path) else "clip"
-        source = str(row.get("source", name))
+        video = row.get("video")
+        source = str(row.get("source", video if isinstance(video, str | Path) else "clip"))
         names = {key: row.get(key) for key in ("model", "revision", "preset")}
-        points = row["points"] if isinstance(row["points"], str) else "column"
+        points = row["points"] if isinstance(row.get("points"), str) else "column"
         ids = {"id": row.get("id") or clip_id((source, 0, 0), {"points": points} | names), "source": source}
-        try:
-            with tempfile.TemporaryDirectory(prefix="fgvc-hf-clip-") as folder:
-                found = _tracked(row, tracker, time_limit, Path(folder), source)
-        except ClipError as error:
-            found = EMPTY | {"error": str(error)}
-        yield ids | found | names
+        yield ids | track_clip(lambda _, row=row: row, tracker, time_limit, source) | names
 
 
-def _tracked(
-    row: Mapping[str, Any], tracker: Tracker, time_limit: float | None, folder: Path, source: str
+def track_clip(
+    read: Callable[[Path], Mapping[str, Any]], tracker: Tracker, time_limit: float | None, source: str
 ) -> dict[str, Any]:
-    """The columns of a row that are found by tracking it."""
-    video = on_disk(row["video"], folder)
-    if video is None:
-        raise ClipError("video", "the row has no video.")
-    named = (
-        str(video) if isinstance(video, str | Path) else None
-    )  # what messages call it; in the row it has the name of the source
-    try:
-        frames = ClipFrames(open_video(video), row.get("frames") or (0, None), time_limit)
-    except (OSError, ValueError) as error:
-        raise ClipError("video", _renamed(error, named, source)) from None
-    try:
-        tracks = tracker.track(frames, _queries(row["points"], frames.height, frames.width))
-    except ClipError:
-        raise
-    except ValueError as error:
-        raise ClipError("points", error) from None
-    except OSError as error:
-        raise ClipError("video", _renamed(error, named, source)) from None
-    except Exception as error:  # out of memory on a GPU, or a fault of a library: the other clips go on
-        raise ClipError("tracker", f"{type(error).__name__}: {error}") from None
-    return encode_tracks(tracks) | {"fps": frames.fps, "error": None}
+    """
+    The columns that are found by tracking a clip, or why there are none.
+
+    Args:
+        read (callable): Gives a row as of [`track_rows`], read from its source; it may write to the folder that it gets.
+        tracker, time_limit: As of [`track_rows`].
+        source (`str`): What messages call the video.
+
+    Raises:
+        `OSError`: the machine is full, or its accelerator is lost.
+    """
+    with tempfile.TemporaryDirectory(prefix="fgvc-hf-clip-") as folder:
+        stage, named = "source", None
+        try:
+            row = read(Path(folder))
+            video, points = on_disk(row["video"], Path(folder)), row["points"]
+            named = str(video) if isinstance(video, str | Path) else None
+            stage = "video"
+            if video is None:
+                raise ClipError(stage, "the row has no video.")
+            frames = ClipFrames(open_video(video), row.get("frames") or (0, None), time_limit)
+            stage = "points"
+            queries = queries_of(points, frames.height, frames.width)
+            stage = "tracker"
+            tracks = tracker.track(frames, queries)
+            return encode_tracks(tracks) | {"fps": frames.fps, "error": None}
+        except Exception as error:
+            text = error_text(error, stage)
+    if text.startswith("tracker"):
+        check_device(tracker)
+    return EMPTY | {"error": text if named is None else text.replace(named, source)}
 
 
 def on_disk(video: Any, folder: Path) -> Any:
@@ -128,39 +129,4 @@ def on_disk(video: Any, folder: Path) -> Any:
     return path
 
 
-def _renamed(error: Exception, path: str | None, source: str) -> str:
-    """The message of an error, with a clip called by the name of its source."""
-    return str(error) if path is None else str(error).replace(path, source)
-
-
-def _queries(points: Any, height: int, width: int) -> np.ndarray:
-    """Queries (N, 3) of the points of a row."""
-    if points is None:
-        raise ClipError("points", "the row has no points.")
-    if isinstance(points, str):
-        return grid_points(parse_grid(points), height, width)
-    try:
-        array = np.array([list(point) for point in points], dtype=np.float64)
-    except (ValueError, TypeError):
-        raise ClipError("points", "they must be (t, x, y) each, or (x, y) on the first frame.") from None
-    if array.ndim == 2 and array.shape[1] == 2:
-        array = np.column_stack([np.zeros(len(array)), array])
-    if array.ndim != 2 or array.shape[1] != 3:
-        raise ClipError("points", "they must be one or more, (t, x, y) each, or (x, y) on the first frame.")
-    return array
-
-
-def parse_grid(points: str) -> tuple[int, int]:
-    """Rows and columns of `"grid:N"` or `"grid:ROWSxCOLUMNS"`.
-
-    Raises:
-        `ValueError`: it is something else.
-    """
-    kind, _, size = points.partition(":")
-    sides = size.split("x")
-    if kind != "grid" or len(sides) > 2 or not all(side.isascii() and side.isdigit() and int(side) for side in sides):
-        raise ValueError(f"points must be grid:N, grid:ROWSxCOLUMNS or column:NAME, got {points!r}.")
-    return int(sides[0]), int(sides[-1])
-
-
-__all__ = ["ClipFrames", "parse_grid", "track_rows"]
+__all__ = ["ClipFrames", "on_disk", "track_clip", "track_rows"]

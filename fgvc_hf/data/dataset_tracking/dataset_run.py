@@ -14,17 +14,25 @@ from ...io.checkpoints import resolve_checkpoint
 from ...tracker import Tracker
 from ..shard_manifest import shard_files
 from .clip_sources import Clip, ClipSource
-from .clip_tracking import parse_grid
 from .finished_rows import FinishedRows
 from .lerobot_columns import append_tracks, check_append
-from .ray_engine import Actors, track_on_ray
-from .run_folder import ROWS, begin_run, check_destination, complete, errors_in, is_whole, locked
+from .ray_engine import track_on_ray
+from .run_folder import (
+    ROWS,
+    begin_run,
+    check_destination,
+    check_shards,
+    complete,
+    errors_in,
+    is_whole,
+    locked,
+    reopen,
+)
+from .run_options import TIME_LIMIT, Actors, check_options
 from .source_kinds import open_source
-from .track_job import Options, TrackJob, described, revision_of
+from .track_job import Options, TrackJob, described, revision_of, settings_of
 
 
-ENGINES = ("local", "ray")
-TIME_LIMIT = 3600.0  # seconds for a clip
 LOADING = {"preset", "device", "dtype", "revision"}
 
 
@@ -48,6 +56,7 @@ def track_dataset(
     num_shards: int | None = None,
     time_limit: float = TIME_LIMIT,
     append_to: str | os.PathLike | None = None,
+    retry_errors: bool = False,
     progress: bool = False,
     checkpoint: str | None = None,
     **loading,
@@ -65,6 +74,7 @@ def track_dataset(
         num_shards (`int`, *optional*): Files of the result; such that each has about 256 MB before compression if not given.
         time_limit (`float`, defaults to 3600): Seconds for a clip.
         append_to (*optional*): A new folder, for a copy of a LeRobotDataset with the tracks as columns.
+        retry_errors (`bool`, defaults to `False`): Also track the clips again whose error may pass: `source`, `time` and `tracker`.
         progress (`bool`, defaults to `False`): Show a progress bar on standard error if it is a terminal.
         checkpoint (`str`, *optional*): As of [`Tracker.from_pretrained`].
         loading: `preset`, `device`, `dtype` and `revision`, as of [`Tracker.from_pretrained`].
@@ -76,25 +86,22 @@ def track_dataset(
         `ValueError`: an option is not among those accepted, or the source holds no clips.
         `OSError`: something cannot be read or written, the source has changed, or the destination is of another run.
     """
-    column = check_options(points, engine, num_shards, time_limit)
+    column = check_options(points, engine, actors, num_shards, time_limit)
     opened = open_source(source, video, column)
     folder = check_destination(destination, os.fspath(source))
-    if append_to is not None:
-        check_append(opened, folder, append_to)
     clips = list_clips(opened, num_shards, progress)
+    if append_to is not None:
+        check_append(opened, clips, folder, append_to)
     # The driver of a cluster needs the weights only to name them
     tracker = load_tracker(checkpoint, loading | ({"device": "cpu"} if engine == "ray" else {}))
     job = make_job(opened, points, checkpoint, loading, tracker, time_limit)
     named = {job.name(clip): clip for clip in clips}
-    engines = {
-        "local": lambda left: job.rows(left, tracker),
-        "ray": lambda left: track_on_ray(job, left, actors or Actors()),
-    }
+    here, on_ray = (lambda left: job.rows(left, tracker)), (lambda left: track_on_ray(job, left, actors or Actors()))
     with locked(folder):
         begin_run(folder, run := described(clips, opened.root, job.options, video))
-        added = 0 if is_whole(folder) else finish_run(folder, named, engines[engine], num_shards, run, progress)
+        added = finish_run(folder, named, on_ray if engine == "ray" else here, num_shards, retry_errors, run, progress)
         if append_to is not None:
-            episodes = {(clip.row, *clip.place): name for name, clip in named.items()}
+            episodes = {(clip.row, clip.place[0]): name for name, clip in named.items()}
             append_tracks(opened, shard_files(folder), episodes, append_to)
         return Summary(len(named), errors_in(folder), added)
 
@@ -104,11 +111,21 @@ def finish_run(
     named: Mapping[str, Clip],
     engine: Callable[[list[Clip]], Generator[dict]],
     num_shards: int | None,
+    retry_errors: bool,
     run: dict[str, Any],
     progress: bool,
 ) -> int:
-    """Track the clips that have no row yet, and write the shards. Returns the number of new rows."""
+    """Track the clips that have no row yet, or one with an error to try again, and write the shards. Returns the number of new rows."""
+    if is_whole(folder):
+        check_shards(folder, num_shards)
+        num_shards = len(shard_files(folder))
+        if retry_errors:
+            reopen(folder)
+    if is_whole(folder):
+        return 0
     rows = FinishedRows(folder / ROWS)
+    if retry_errors:
+        rows.forget_passing()
     left = [clip for name, clip in named.items() if name not in rows]
     added = collect(engine(left), rows, len(named), progress) if left else 0
     complete(folder, list(named), rows, num_shards, run)
@@ -116,12 +133,17 @@ def finish_run(
 
 
 def list_clips(source: ClipSource, num_shards: int | None, progress: bool) -> list[Clip]:
-    """The clips of a source; a `ValueError` if there are none, or fewer than shards are to be written."""
+    """The clips of a source; a `ValueError` if there are none, fewer than shards are to be written, or two of one name."""
     clips = list(tqdm(source.clips(), desc="listing", unit=" clips", disable=None if progress else True))
     if not clips:
         raise ValueError(f"{source.root}: holds no clips.")
     if num_shards is not None and num_shards > len(clips):
         raise ValueError(f"--num-shards must be at most the number of clips, {len(clips)}, got {num_shards}.")
+    names: set[str] = set()
+    for clip in clips:
+        if clip.source in names:
+            raise ValueError(f"{source.root}: holds two clips of the name {clip.source}.")
+        names.add(clip.source)
     return clips
 
 
@@ -147,25 +169,6 @@ def collect(found: Generator[dict], rows: FinishedRows, total: int, progress: bo
     return len(rows) - before
 
 
-def check_options(points: str, engine: str, num_shards: int | None, time_limit: float) -> str | None:
-    """Check the options of a run; the column of points, if they are in one.
-
-    Raises:
-        `ValueError`: one is not among those accepted.
-    """
-    if engine not in ENGINES:
-        raise ValueError(f"engine must be one of {', '.join(ENGINES)}, got {engine!r}.")
-    if num_shards is not None and num_shards < 1:
-        raise ValueError(f"--num-shards must be 1 or more, got {num_shards}.")
-    if not 0 < time_limit < float("inf"):
-        raise ValueError(f"--time-limit must be a positive number of seconds, got {time_limit:g}.")
-    kind, _, column = points.partition(":")
-    if kind == "column" and column:
-        return column
-    parse_grid(points)
-    return None
-
-
 def make_job(
     source: ClipSource,
     points: str,
@@ -182,6 +185,7 @@ def make_job(
         points=points,
         model=os.path.basename(place) if local else place,
         revision=revision,
+        settings=settings_of(tracker),
         preset=loading.get("preset"),
         dtype=None if loading.get("dtype") is None else str(loading["dtype"]),
         package=__version__,

@@ -10,10 +10,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow
+import pyarrow.compute
 import pyarrow.parquet
 
 from ...io.files import atomic_write
-from .row_encoding import encoded_bytes, track_features
+from .clip_errors import PASSING
+from .row_encoding import BINARY, encoded_bytes, track_features
 
 
 PART_BYTES, PART_SECONDS = 32 << 20, 30.0
@@ -22,7 +24,7 @@ HELD_PARTS = 8  # of which rows are looked for at a time; rows come almost in or
 
 class FinishedRows:
     """
-    The finished rows in a folder.
+    The finished rows in a folder; of one id, the last.
 
     Args:
         folder (`Path`): Made if needed. What a process that was ended left half-written is removed.
@@ -34,20 +36,30 @@ class FinishedRows:
         folder.mkdir(exist_ok=True)
         self._places: dict[str, tuple[int, int]] = {}  # part and row of each id
         self.sizes: dict[str, int] = {}  # bytes of the arrays of each id
+        self._passing: set[str] = set()  # ids with an error that may pass
         self._waiting: list[dict] = []
-        self._bytes, self._since = 0, time.monotonic()
+        self._bytes, self._since, self._next = 0, time.monotonic(), 0
         for path in folder.iterdir():
             if path.name.startswith("."):
                 path.unlink()
         for path in sorted(folder.glob("*.parquet")):
-            self._index(int(path.stem), pyarrow.parquet.read_table(path, columns=["id", "size"]))
-        self._next = 1 + max((part for part, _ in self._places.values()), default=-1)
+            self._index(int(path.stem), pyarrow.parquet.read_table(path, columns=["id", "size", "error"]))
+            self._next = int(path.stem) + 1
 
     def _index(self, part: int, table: pyarrow.Table) -> None:
-        for number, (name, size) in enumerate(
-            zip(*(table[column].to_pylist() for column in ("id", "size")), strict=True)
-        ):
+        columns = (table[column].to_pylist() for column in ("id", "size", "error"))
+        for number, (name, size, error) in enumerate(zip(*columns, strict=True)):
             self._places[name], self.sizes[name] = (part, number), size
+            if may_pass(error):
+                self._passing.add(name)
+            else:
+                self._passing.discard(name)
+
+    def forget_passing(self) -> None:
+        """Have the clips whose error may pass tracked again; their rows stay until others take their places."""
+        for name in self._passing:
+            del self._places[name]
+        self._passing.clear()
 
     def __contains__(self, name: str) -> bool:
         return name in self._places
@@ -69,13 +81,19 @@ class FinishedRows:
     def write(self) -> None:
         """Write the rows that wait. An `OSError` if they cannot be, for instance on a full disk: they wait on."""
         if self._waiting:
-            rows = [row | {"size": encoded_bytes(row)} for row in self._waiting]
-            table = pyarrow.Table.from_pylist(rows, self.schema.append(pyarrow.field("size", pyarrow.int64())))
-            with atomic_write(self._path(self._next)) as temporary:
-                pyarrow.parquet.write_table(table, temporary, compression="zstd")
-            self._index(self._next, table)
-            self._next, self._waiting = self._next + 1, []
+            self.keep(pyarrow.Table.from_pylist(self._waiting, self.schema))
+            self._waiting = []
         self._bytes, self._since = 0, time.monotonic()
+
+    def keep(self, table: pyarrow.Table) -> None:
+        """Write rows that are a table already."""
+        lengths = (pyarrow.compute.call_function("binary_length", [table[name]]) for name in BINARY)
+        sizes = sum(pyarrow.compute.fill_null(length, 0).to_numpy() for length in lengths)
+        table = table.append_column("size", pyarrow.array(sizes, pyarrow.int64()))
+        with atomic_write(self._path(self._next)) as temporary:
+            pyarrow.parquet.write_table(table, temporary, compression="zstd")
+        self._index(self._next, table)
+        self._next += 1
 
     def _path(self, part: int) -> Path:
         return self.folder / f"{part:06d}.parquet"
@@ -93,4 +111,9 @@ class FinishedRows:
             yield held[part].take([number for _, number in group])
 
 
-__all__ = ["FinishedRows"]
+def may_pass(error: str | None) -> bool:
+    """Whether the error of a row is of a kind that another attempt may not meet."""
+    return error is not None and error.partition(":")[0] in PASSING
+
+
+__all__ = ["FinishedRows", "may_pass"]

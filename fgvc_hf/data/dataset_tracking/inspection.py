@@ -12,6 +12,8 @@ from pyarrow.parquet import read_table
 from ...io.overlays import drawn_tracks, write_sheet
 from ...io.video import open_video
 from ..shard_manifest import shard_files
+from .clip_errors import error_text
+from .clip_sources import Clip, ClipSource
 from .clip_tracking import ClipFrames, on_disk
 from .row_encoding import load_tracks
 from .run_folder import ROWS, is_whole, read_run
@@ -36,7 +38,7 @@ def inspect_tracks(folder: str | os.PathLike, sample: int = 4) -> Iterator[str]:
     whole = is_whole(folder)
     files = shard_files(folder) if whole else sorted((folder / ROWS).glob("[0-9]*.parquet"))
     columns = ["id", "source", "num_frames", "error"]
-    rows = [row for file in files for row in read_table(file, columns=columns).to_pylist()]
+    rows = list({row["id"]: row for file in files for row in read_table(file, columns=columns).to_pylist()}.values())
     state = "whole" if whole else f"unfinished, {run['clips'] - len(rows)} clips are missing"
     size = sum(file.stat().st_size for file in files)
     yield f"{folder}: {len(rows)} rows in {len(files)} files, {size / 2**20:.1f} MiB; {state}"
@@ -76,11 +78,23 @@ def draw_sample(folder: Path, files: list[Path], run: dict, wanted: set[str]) ->
     for clip in source.clips() if chosen else ():
         if row := chosen.get(clip.source):
             path = folder / OVERLAYS / f"{row['id']}.png"
-            with tempfile.TemporaryDirectory(prefix="fgvc-hf-clip-") as temporary:
-                video = on_disk(source.read(clip, Path(temporary)).video, Path(temporary))
-                frames = ClipFrames(open_video(video), (clip.start, clip.stop))
-                write_sheet(frames, drawn_tracks({"tracks": load_tracks(row)}), path)
-            yield f"  {path}: {clip.source}"
+            yield (
+                f"  {path}: {clip.source}"
+                if (reason := draw(source, clip, row, path)) is None
+                else f"  no overlay of {clip.source}: {reason}"
+            )
+
+
+def draw(source: ClipSource, clip: Clip, row: dict, path: Path) -> str | None:
+    """Draw the tracks of a clip; why not, if it can no longer be read."""
+    with tempfile.TemporaryDirectory(prefix="fgvc-hf-clip-") as folder:
+        try:
+            video = on_disk(source.read(clip, Path(folder)).video, Path(folder))
+            frames = ClipFrames(open_video(video), (clip.start, clip.stop))
+            write_sheet(frames, drawn_tracks({"tracks": load_tracks(row)}), path)
+        except Exception as error:
+            return error_text(error, "video")
+    return None
 
 
 __all__ = ["inspect_tracks"]

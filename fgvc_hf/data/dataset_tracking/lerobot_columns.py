@@ -7,7 +7,7 @@ Videos are hard links where the file system has them, for they are not changed.
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import datasets
@@ -17,23 +17,57 @@ import pyarrow.dataset
 import pyarrow.parquet
 
 from ...io.files import atomic_folder, check_new_folder, check_outputs
-from .clip_sources import ClipSource
-from .lerobot_source import INFO, LeRobotSource
+from .clip_sources import Clip, ClipSource
+from .lerobot_source import EPISODES, INFO, LeRobotSource, read_info
 from .row_encoding import load_tracks
-from .stored_files import files_below, is_remote
+from .stored_files import files_below, is_remote, understood
 
 
-def check_append(source: ClipSource, destination: str | os.PathLike, output: str | os.PathLike) -> None:
-    """Check that a source can be copied with its tracks.
+def check_append(
+    source: ClipSource, clips: Sequence[Clip], destination: str | os.PathLike, output: str | os.PathLike
+) -> None:
+    """Check that a source can be copied with the tracks of its clips.
 
     Raises:
-        `ValueError`: it is no LeRobotDataset on this machine, or the output lies in it or in the destination of the tracks.
-        `OSError`: the output exists.
+        `ValueError`: it is no LeRobotDataset on this machine, has such columns already, or episodes differ in their number of points; or the
+            output lies in it or in the destination of the tracks.
+        `OSError`: the output exists, or the frames of the source are damaged.
     """
     if not isinstance(source, LeRobotSource) or is_remote(source.root):
         raise ValueError(f"--append-to needs a LeRobotDataset on this machine as source, not {source.root}.")
     check_outputs([output, destination], [source.root])
     check_new_folder(output)
+    counts = {len(points) for clip in clips if (points := clip.place[1])}
+    if len(counts) > 1:
+        raise ValueError(unequal(counts))
+    columns = {f"tracks.{camera}{part}" for camera in source.cameras for part in ("", ".visible")}
+    there = columns & set(read_info(source.root)["features"])
+    lengths = {clip.row: (clip.stop or 0) - clip.start for clip in clips}
+    for path in data_files(source.root):
+        with understood(str(path), "Parquet file"), pyarrow.parquet.ParquetFile(path) as file:
+            there |= columns & set(file.schema_arrow.names)
+            check_frames(file.read(["episode_index", "frame_index"]), lengths)
+    if there:
+        raise ValueError(f"{source.root}: has a column {min(there)} already; give the data set without tracks.")
+
+
+def data_files(root: str) -> list[Path]:
+    """The tables of frames of a data set."""
+    return [Path(root, name) for name in files_below(root) if name.startswith("data/") and name.endswith(".parquet")]
+
+
+def check_frames(table: pyarrow.Table, lengths: Mapping[int, int]) -> None:
+    """A `ValueError` if a row is not of a frame of an episode, whose lengths are given."""
+    for name in table.column_names:
+        if table[name].null_count or not pyarrow.types.is_integer(table[name].type):
+            raise ValueError(f"{name} must be whole numbers, none null")
+    episodes, frames = (table[name].to_numpy() for name in ("episode_index", "frame_index"))
+    for episode in np.unique(episodes).tolist():
+        here, length = frames[episodes == episode], lengths.get(episode)
+        if length is None:
+            raise ValueError(f"episode_index {episode} is not in {EPISODES}")
+        if here.min() < 0 or here.max() >= length:
+            raise ValueError(f"frame_index of episode {episode} must be from 0 to {length - 1}")
 
 
 def append_tracks(
@@ -84,9 +118,14 @@ def points_of(rows: pyarrow.dataset.Dataset) -> int:
     for batch in rows.to_batches(columns=["queries"]):
         counts |= {len(queries) for queries in batch["queries"].to_pylist() if queries is not None}
     if len(counts) != 1:
-        found = f"they have {min(counts)} to {max(counts)}" if counts else "there are no tracks"
-        raise ValueError(f"--append-to needs as many points in every episode: {found}.")
+        raise ValueError(unequal(counts))
     return counts.pop()
+
+
+def unequal(counts: set[int]) -> str:
+    """Why tracks of so many points cannot be columns."""
+    found = f"they have {min(counts)} to {max(counts)}" if counts else "there are no tracks"
+    return f"--append-to needs as many points in every episode: {found}."
 
 
 def with_tracks(

@@ -4,6 +4,7 @@ Only the footers are read to list the rows. A clip is read by itself, in the pro
 """
 
 import posixpath
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pyarrow
 import pyarrow.parquet
 
 from .clip_sources import Clip, Content, candidates, file_names, label
-from .stored_files import is_remote, join, local_copy, open_file, stamp_of
+from .stored_files import is_remote, join, local_copy, open_file, stamp_of, understood
 
 
 PATH_COLUMNS = ("video", "path", "file", "file_name", "video_path")
@@ -73,29 +74,25 @@ class ParquetSource:
         for name in self.files:
             path, number = join(self.root, name), 0
             stamp = stamp_of(path)
-            with open_file(path) as file:
-                try:
-                    table = pyarrow.parquet.ParquetFile(file)
-                except pyarrow.ArrowInvalid as error:
-                    raise OSError(f"{path}: is no Parquet file, or is damaged ({error}).") from None
+            with understood(path, "Parquet file"), open_file(path) as file:
+                table = pyarrow.parquet.ParquetFile(file)
                 self.video = video_column(table.schema_arrow, self.video, path)
                 if self.points is not None and self.points not in table.schema_arrow.names:
                     raise ValueError(f"{path}: has no column {self.points}; {candidates(table.schema_arrow.names)}.")
                 sizes = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
             for group, size in enumerate(sizes):
                 for index in range(size):
-                    yield Clip(f"{label(name)}#{number}", name, stamp, number, place=(group, index))
+                    yield Clip(f"{label(name)}#{number}", name, stamp, number, place=(group, index, self.video))
                     number += 1
 
     def read(self, clip: Clip, folder: Path) -> Content:
-        path, (group, index) = join(self.root, clip.file), clip.place
+        path, (group, index, video) = join(self.root, clip.file), clip.place
         if self._reader is None or not self._reader.reaches(path, group, index):
             if self._reader is not None:
                 self._reader.close()
-            self._reader = RowReader(path, group, [name for name in (self.video, self.points) if name])
+            self._reader = RowReader(path, group, [name for name in (video, self.points) if name])
         row = self._reader.row(index)
-        video = self._video(row[self.video or ""], path, folder)
-        return Content(video, None if self.points is None else row[self.points])
+        return Content(self._video(row[video], path, folder), None if self.points is None else row[self.points])
 
     def _video(self, value: Any, file: str, folder: Path) -> Path | bytes | None:
         """Bytes or path of a video. A relative path is one beside the Parquet file, and one of a data set of the Hub stays in it."""
@@ -109,28 +106,49 @@ class ParquetSource:
 
 
 class RowReader:
-    """One row after the other of a row group, of some columns; the row group is read as far as it is needed."""
+    """
+    One row after the other of a row group, of some columns; the row group is read as far as it is needed.
+
+    Where it is damaged, neither this row nor any after it can be read.
+    """
 
     def __init__(self, path: str, group: int, columns: list[str]):
-        self.path, self.group, self._next = path, group, 0
-        self._file = open_file(path)
-        try:
-            table = pyarrow.parquet.ParquetFile(self._file, pre_buffer=False, buffer_size=1 << 20)
-            self._batches = table.iter_batches(batch_size=1, row_groups=[group], columns=columns)
-        except (pyarrow.ArrowInvalid, IndexError) as error:
-            self._file.close()
-            raise OSError(f"{path}: is damaged ({error}).") from None
+        self.path, self.group, self._columns, self._next = path, group, columns, 0
+        self._file, self._batches, self._damage = open_file(path), None, None
 
     def reaches(self, path: str, group: int, index: int) -> bool:
         """Whether a row is still to come."""
         return (path, group) == (self.path, self.group) and index >= self._next
 
     def row(self, index: int) -> dict[str, Any]:
-        """A row by its number in the group."""
-        while self._next <= index:
-            batch = next(self._batches)
-            self._next += 1
+        """A row by its number in the group.
+
+        Raises:
+            `OSError`: it cannot be read.
+        """
+        if self._damage is not None:
+            raise OSError(self._damage)
+        try:
+            with understood(self.path, "Parquet file"):
+                batch = self._read_to(index)
+        except OSError as error:
+            if is_remote(self.path):
+                self._next = sys.maxsize  # the network may be back for another reader
+            else:
+                self._damage = str(error)
+            raise
         return batch.to_pylist()[0]
+
+    def _read_to(self, index: int) -> pyarrow.RecordBatch:
+        if self._batches is None:
+            table = pyarrow.parquet.ParquetFile(self._file, pre_buffer=False, buffer_size=1 << 20)
+            self._batches = table.iter_batches(batch_size=1, row_groups=[self.group], columns=self._columns)
+        while self._next < index:
+            next(self._batches)
+            self._next += 1
+        batch = next(self._batches)
+        self._next += 1
+        return batch
 
     def close(self) -> None:
         self._file.close()

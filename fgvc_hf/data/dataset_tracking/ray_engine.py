@@ -9,12 +9,14 @@ import logging
 import os
 import warnings
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
 
 import pyarrow
 
+from ...io.json_files import reason_of
+from .clip_errors import LostDevice
 from .clip_sources import Clip
 from .row_encoding import track_features
+from .run_options import Actors
 from .track_job import TrackJob
 
 
@@ -24,20 +26,6 @@ ATTEMPTS = 3  # processes that a task may end before its clips are tried one by 
 STOPPED = "stop: "  # begins the error of a row that ends the run
 
 
-@dataclass(frozen=True)
-class Actors:
-    """
-    Args:
-        most (`int`, *optional*): Actors at most; as many as the cluster has room for if not given.
-        threads (`int`): CPU cores of each.
-        gpus (`float`, *optional*): GPUs of each, such as 0.5; one if the cluster has GPUs, else none, if not given.
-    """
-
-    most: int | None = None
-    threads: int = 1
-    gpus: float | None = None
-
-
 class ClipActor:
     """Tracks clips, with a tracker that is loaded once."""
 
@@ -45,12 +33,20 @@ class ClipActor:
         import torch
 
         torch.set_num_threads(threads)
-        self.job, self.tracker = job, job.load_tracker()
+        self.job, self.tracker, self.fault = job, None, None
+        try:
+            self.tracker = job.load_tracker()
+        except Exception as error:  # of a checkpoint that this machine lacks: without end, Ray would begin anew
+            self.fault = f"{job.checkpoint}: cannot be loaded on a machine of the cluster ({reason_of(error)})."
 
     def __call__(self, batch: pyarrow.Table) -> pyarrow.Table:
         clips, rows = [Clip.from_json(text) for text in batch["clip"].to_pylist()], []
         try:
+            if self.tracker is None:
+                raise OSError(self.fault)
             rows.extend(self.job.rows(clips, self.tracker))
+        except LostDevice:
+            os._exit(1)  # Ray starts another process in its place
         except OSError as error:
             rows.append(dict.fromkeys(track_features()) | {"id": "", "error": f"{STOPPED}{error}"})
         return pyarrow.Table.from_pylist(rows, track_features().arrow_schema)
@@ -148,4 +144,4 @@ def actors_of(ray, actors: Actors) -> tuple[int, float]:
     return (room if actors.most is None else min(room, actors.most)), gpus
 
 
-__all__ = ["Actors", "ClipActor", "load_ray", "track_on_ray"]
+__all__ = ["ClipActor", "load_ray", "track_on_ray"]

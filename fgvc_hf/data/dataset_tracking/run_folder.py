@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from pyarrow.parquet import read_table
+from pyarrow.parquet import ParquetFile, read_table
 
 from ...io.files import atomic_write, check_outputs, local_path
+from ...io.json_files import read_json, understanding
 from ..dataset_card import shards_in, write_card
-from ..shard_manifest import MANIFEST, finish
-from .finished_rows import FinishedRows
+from ..shard_manifest import MANIFEST, finish, shard_files
+from .finished_rows import FinishedRows, may_pass
 from .row_encoding import encoding_table
 from .shard_writer import write_track_shards
 from .stored_files import is_remote
@@ -61,7 +62,10 @@ def locked(folder: Path) -> Generator[None]:
         `OSError`: another run is writing.
     """
     existed = folder.exists()
-    folder.mkdir(exist_ok=True)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OSError(f"{folder}: cannot be written ({error.strerror}).") from None
     lock = FileLock(folder / LOCK, timeout=0)
     try:
         lock.acquire()
@@ -79,6 +83,30 @@ def locked(folder: Path) -> Generator[None]:
 def is_whole(folder: Path) -> bool:
     """Whether all rows are in shards."""
     return (folder / MANIFEST).is_file()
+
+
+def check_shards(folder: Path, number: int | None) -> None:
+    """An `OSError` if a whole folder has another number of shards than is asked for."""
+    there = len(shard_files(folder))
+    if number not in (None, there):
+        raise FileExistsError(
+            f"{folder}: is finished, in another number of shards: --num-shards was {there}, now {number}; give the same, or choose another folder."
+        )
+
+
+def reopen(folder: Path) -> None:
+    """Make a whole folder one of finished rows again, if a row has an error that may pass. Whatever ends this, no row is lost."""
+    shards = shard_files(folder)
+    errors = (read_table(shard, columns=["error"])["error"].to_pylist() for shard in shards)
+    if not any(may_pass(error) for of_shard in errors for error in of_shard):
+        return
+    shutil.rmtree(folder / ROWS, ignore_errors=True)
+    rows = FinishedRows(folder / ROWS)
+    for shard in shards:
+        with ParquetFile(shard) as file:
+            for group in range(file.num_row_groups):
+                rows.keep(file.read_row_group(group).cast(rows.schema))
+    (folder / MANIFEST).unlink()
 
 
 def begin_run(folder: Path, run: dict[str, Any]) -> None:
@@ -107,16 +135,16 @@ def read_run(folder: Path) -> dict[str, Any]:
     """What a run was begun with.
 
     Raises:
-        `OSError`: the folder is not one of a run, or is damaged.
+        `OSError`: the folder is not one of a run.
+        `ValueError`: it is damaged.
     """
     if not (folder / RUN).is_file():
         raise FileNotFoundError(f"{folder}: holds no tracks of a data set.")
-    try:
-        run = json.loads((folder / RUN).read_text(encoding="utf-8"))
+    contents = "what a run was begun with"
+    with understanding(folder / RUN, contents):
+        run = read_json(folder / RUN, contents)
         if not {"source", "points"} <= set(run):
-            raise ValueError
-    except (ValueError, TypeError):
-        raise OSError(f"{folder / RUN}: is damaged.") from None
+            raise ValueError("it names no source and points")
     return run
 
 
@@ -157,4 +185,14 @@ A row is a clip. Where it could not be tracked, `error` says why, and the arrays
 """
 
 
-__all__ = ["begin_run", "check_destination", "complete", "errors_in", "is_whole", "locked", "read_run"]
+__all__ = [
+    "begin_run",
+    "check_destination",
+    "check_shards",
+    "complete",
+    "errors_in",
+    "is_whole",
+    "locked",
+    "read_run",
+    "reopen",
+]

@@ -2,13 +2,18 @@
 
 import os
 import posixpath
-import shutil
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ...io.json_files import reason_of
+
 
 HUB = "hf://"
+BLOCK = 1 << 20  # bytes that are copied at a time
+ABSENT = (-1, 0)  # stamp of a file that is not there
 
 
 def is_remote(path: str) -> bool:
@@ -52,42 +57,148 @@ def join(folder: str, name: str) -> str:
     return posixpath.join(folder, name) if is_remote(folder) else os.path.join(folder, name)
 
 
+@contextmanager
+def understood(path: str, kind: str) -> Generator[None]:
+    """
+    A context in which what a file holds is used: whatever goes wrong is taken for a fault of the file.
+
+    Args:
+        path (`str`): The file.
+        kind (`str`): What it must be, such as `"Parquet file"`.
+
+    Raises:
+        `OSError`: something went wrong. Errors of the system, and sentences that begin with the path, stay as they are.
+    """
+    try:
+        yield
+    except Exception as error:
+        of_system = isinstance(error, OSError) and error.errno is not None
+        if of_system or (isinstance(error, OSError | ValueError) and str(error).startswith(path)):
+            raise
+        raise OSError(f"{path}: is no {kind}, or is damaged ({reason_of(error)}).") from None
+
+
+@contextmanager
+def reached(path: str) -> Generator[None]:
+    """A context of work with the Hub: an `OSError` that names the path, for errors of the network and the client, of many classes."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: there is no such file or folder on the Hub.") from None
+    except Exception as error:
+        raise OSError(f"{path}: cannot be read from the Hub ({reason_of(error)}).") from None
+
+
 def is_folder(path: str) -> bool:
     """Whether there is a folder at a path."""
-    return hub_files().isdir(path) if is_remote(path) else os.path.isdir(path)
+    if not is_remote(path):
+        return os.path.isdir(path)
+    with reached(path):
+        return hub_files().isdir(path)
 
 
 def files_below(folder: str) -> list[str]:
-    """Names of all files below a folder, relative to it with forward slashes, in name order; hidden ones are left out."""
-    if is_remote(folder):
-        root = folder.removeprefix(HUB).rstrip("/") + "/"
+    """Names of all files below a folder, relative to it with forward slashes, in name order; hidden ones are left out.
+
+    Raises:
+        `OSError`: a folder cannot be read.
+    """
+    if not is_remote(folder):
+        return sorted(local_files(folder))
+    root = folder.removeprefix(HUB).rstrip("/") + "/"
+    with reached(folder):
         names = [path.removeprefix(root) for path in hub_files().find(folder)]
-    else:
-        names = [path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file()]
     return sorted(name for name in names if not any(part.startswith(".") for part in name.split("/")))
+
+
+def local_files(folder: str) -> Iterator[str]:
+    """Names of the files below a folder of this machine, links followed, but not to a folder above; a link that leads nowhere is a file."""
+    left: list[tuple[str, frozenset]] = [("", frozenset())]
+    while left:
+        name, above = left.pop()
+        with os.scandir(os.path.join(folder, name)) as entries:
+            found = os.stat(os.path.join(folder, name))
+            if (place := (found.st_dev, found.st_ino)) in above:
+                continue
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                path = posixpath.join(name, entry.name)
+                if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+                    left.append((path, above | {place}))
+                elif entry.is_file(follow_symlinks=False) or os.path.isfile(entry.path) or dangling(entry):
+                    yield path
+
+
+def dangling(entry: os.DirEntry) -> bool:
+    """Whether an entry of a folder is a link that leads nowhere."""
+    return entry.is_symlink() and not os.path.exists(entry.path)
 
 
 def open_file(path: str) -> BinaryIO:
     """A file opened to read bytes, with seeking."""
-    return hub_files().open(path, "rb") if is_remote(path) else open(path, "rb")
+    if not is_remote(path):
+        return open(path, "rb")
+    with reached(path):
+        return hub_files().open(path, "rb")
 
 
 def stamp_of(path: str) -> tuple[int, int]:
     """Size in bytes and time of the last change in nanoseconds, by which a change is seen; a commit of the Hub does not change."""
-    if is_remote(path):
-        return int(hub_files().info(path)["size"] or 0), 0
-    found = os.stat(path)
+    try:
+        if is_remote(path):
+            with reached(path):
+                return int(hub_files().info(path)["size"] or 0), 0
+        found = os.stat(path)
+    except FileNotFoundError:
+        return ABSENT
     return found.st_size, found.st_mtime_ns
 
 
 def local_copy(path: str, folder: Path) -> Path:
-    """The path of a local file, or of a copy of a remote one in a folder."""
+    """The path of a local file or folder, or of a copy of a remote file in a folder.
+
+    Raises:
+        `OSError`: it is not there, or cannot be read.
+    """
     if not is_remote(path):
+        if not os.path.exists(path):
+            raise FileNotFoundError(f"{path}: there is no such file.")
         return Path(path)
     copy = folder / f"clip{posixpath.splitext(path)[1]}"
     with open_file(path) as file, copy.open("wb") as output:
-        shutil.copyfileobj(file, output, 1 << 20)
+        copy_bytes(file, output, path)
     return copy
 
 
-__all__ = ["files_below", "is_folder", "is_remote", "join", "local_copy", "open_file", "pinned", "stamp_of"]
+def copy_bytes(file: BinaryIO, output: BinaryIO, path: str, size: int | None = None) -> None:
+    """Copy a file from where it is to its end, or so many bytes of it.
+
+    Raises:
+        `OSError`: it cannot be read, ends before, or the copy cannot be written.
+    """
+    left = size
+    while left is None or left > 0:
+        with reached(path) if is_remote(path) else nullcontext():
+            block = file.read(BLOCK if left is None else min(BLOCK, left))
+        if not block:
+            break
+        output.write(block)
+        left = None if left is None else left - len(block)
+    if left:
+        raise OSError(f"{path}: ends {left} bytes before it should.")
+
+
+__all__ = [
+    "ABSENT",
+    "copy_bytes",
+    "files_below",
+    "is_folder",
+    "is_remote",
+    "join",
+    "local_copy",
+    "open_file",
+    "pinned",
+    "stamp_of",
+    "understood",
+]

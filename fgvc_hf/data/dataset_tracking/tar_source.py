@@ -4,16 +4,13 @@ Only the headers are read to list the samples. A clip is read by its place in th
 """
 
 import io
-import json
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
+from .clip_points import MAX_BYTES
 from .clip_sources import VIDEO_FILES, Clip, Content, candidates, file_names, label
-from .stored_files import join, open_file, stamp_of
+from .stored_files import copy_bytes, join, open_file, stamp_of, understood
 
 
 class TarSource:
@@ -48,16 +45,18 @@ class TarSource:
 
     def read(self, clip: Clip, folder: Path) -> Content:
         start, size, points_start, points_size = clip.place
-        with open_file(join(self.root, clip.file)) as file:
-
-            def member(start: int, size: int | None) -> bytes | None:
-                if size is None:
-                    return None
-                file.seek(start)
-                return file.read(size)
-
-            video, points = member(start, size), member(points_start, points_size)
-        return Content(video, None if points is None else read_points(points))
+        path, video, points = join(self.root, clip.file), None, None
+        with open_file(path) as file:
+            if size is not None:
+                video = folder / "clip"
+                with video.open("wb") as output:
+                    file.seek(start)
+                    copy_bytes(file, output, path, size)
+            if points_size is not None:
+                points = io.BytesIO()
+                file.seek(points_start)
+                copy_bytes(file, points, path, min(points_size, MAX_BYTES + 1))
+        return Content(video, None if points is None else points.getvalue())
 
 
 def samples(path: str) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
@@ -67,30 +66,19 @@ def samples(path: str) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
         `OSError`: it is no tar file, or is damaged.
     """
     key, members = "", {}
-    try:
-        with open_file(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
-            for member in archive:
-                folder, slash, name = member.name.rpartition("/")
-                stem, dot, extension = name.partition(".")
-                if not member.isfile() or not stem or not dot:
-                    continue
-                if members and (folder + slash + stem != key or extension in members):
-                    yield key, members
-                    members = {}
-                key = folder + slash + stem
-                members[extension] = (member.offset_data, member.size)
-    except tarfile.TarError as error:
-        raise OSError(f"{path}: is no tar file, or is damaged ({error}).") from None
+    with understood(path, "tar file"), open_file(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
+        for member in archive:
+            folder, slash, name = member.name.rpartition("/")
+            stem, dot, extension = name.partition(".")
+            if not member.isfile() or not stem or not dot:
+                continue
+            if members and (folder + slash + stem != key or extension in members):
+                yield key, members
+                members = {}
+            key = folder + slash + stem
+            members[extension] = (member.offset_data, member.size)
     if members:
         yield key, members
-
-
-def read_points(data: bytes) -> Any:
-    """Points of a member in JSON, or of an array of NumPy; a `ValueError` otherwise."""
-    if data.startswith(b"\x93NUMPY"):
-        return np.load(io.BytesIO(data), allow_pickle=False)
-    points = json.loads(data)
-    return points["queries"] if isinstance(points, dict) and "queries" in points else points
 
 
 __all__ = ["TarSource"]

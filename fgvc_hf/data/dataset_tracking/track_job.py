@@ -1,6 +1,6 @@
 """A job: which clips are tracked, by what and how. Engines do its work, and it can be pickled."""
 
-import tempfile
+import json
 from collections.abc import Generator, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .clip_sources import Clip, ClipSource
 from .row_names import clip_id, digest
-from .stored_files import join, stamp_of
+from .stored_files import ABSENT, join, stamp_of
 
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ class Options:
         points (`str`): `"grid:N"`, `"grid:ROWSxCOLUMNS"` or `"column:NAME"`.
         model (`str`): Checkpoint as it was named.
         revision (`str`): Commit of a Hub id, or the fingerprint of the weights of a bundled checkpoint or a folder.
+        settings (`str`): As of [`settings_of`].
         preset (`str`, *optional*), dtype (`str`, *optional*): As of [`Tracker.from_pretrained`].
         package (`str`): Version of this package.
     """
@@ -30,6 +31,7 @@ class Options:
     points: str
     model: str
     revision: str
+    settings: str
     preset: str | None
     dtype: str | None
     package: str
@@ -55,14 +57,15 @@ class TrackJob:
     time_limit: float | None = None
 
     def name(self, clip: Clip) -> str:
-        """The id of a clip's row."""
-        return clip_id((clip.source, *clip.stamp[:1], clip.row, clip.start), asdict(self.options))
+        """The id of a clip's row: of all that its tracks depend on but the time at which its file was written."""
+        place = (clip.source, clip.stamp[0], clip.row, clip.start, clip.stop, *clip.place)
+        return clip_id(place, asdict(self.options))
 
     def load_tracker(self) -> "Tracker":
         """The tracker.
 
         Raises:
-            `OSError`: there are other weights on this machine than those that the job was started with.
+            `OSError`: the model on this machine is another than the one that the job was started with.
         """
         from transformers.utils import logging
 
@@ -71,48 +74,44 @@ class TrackJob:
         logging.disable_progress_bar()
         options = self.options
         tracker = Tracker.from_pretrained(self.checkpoint, options.preset, self.device, options.dtype, self.commit)
-        if revision_of(tracker) != options.revision:
-            raise OSError(f"{self.checkpoint}: holds other weights on this machine than where the run was started.")
+        if (revision_of(tracker), settings_of(tracker)) != (options.revision, options.settings):
+            raise OSError(f"{self.checkpoint}: is another model on this machine than where the run was started.")
         return tracker
 
     def rows(self, clips: Iterable[Clip], tracker: "Tracker") -> Generator[dict]:
         """The row of each clip.
 
         Raises:
-            `OSError`: the source has changed, cannot be reached, or there is no room for a clip on this machine.
+            `OSError`: the source has changed or cannot be reached, there is no room for a clip on this machine, or its accelerator is lost.
         """
         for clip in clips:
             path = join(self.source.root, clip.file)
             check_unchanged(path, clip)
-            yield self._row(clip, tracker)
+            row = self._row(clip, tracker)
             check_unchanged(path, clip)
+            yield row
 
     def _row(self, clip: Clip, tracker: "Tracker") -> dict:
-        from .clip_tracking import EMPTY, track_rows
+        from .clip_tracking import track_clip
 
-        options, column = self.options, self.options.points.startswith("column:")
-        names = {"model": options.model, "revision": options.revision, "preset": options.preset}
-        names |= {"id": self.name(clip), "source": clip.source}
-        with tempfile.TemporaryDirectory(prefix="fgvc-hf-clip-") as folder:
-            try:
-                content = self.source.read(clip, Path(folder))
-            except FileNotFoundError as error:
-                return EMPTY | names | {"error": f"video: {error}"}
-            except ValueError as error:
-                return EMPTY | names | {"error": f"points: {error}"}
-            points = content.points if column else options.points
-            row = {"video": content.video, "points": points, "frames": (clip.start, clip.stop), **names}
-            return next(track_rows([row], tracker, self.time_limit))
+        def read(folder: Path) -> dict[str, Any]:
+            content = self.source.read(clip, folder)
+            points = content.points if self.options.points.startswith("column:") else self.options.points
+            return {"video": content.video, "points": points, "frames": (clip.start, clip.stop)}
+
+        found = track_clip(read, tracker, self.time_limit, clip.source)
+        names = {name: getattr(self.options, name) for name in ("model", "revision", "preset")}
+        return {"id": self.name(clip), "source": clip.source} | found | names
 
 
 def check_unchanged(path: str, clip: Clip) -> None:
     """An `OSError` if the file of a clip is another than when it was listed."""
-    try:
-        same = stamp_of(path) == clip.stamp
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: was in the source when it was listed, and is no longer there.") from None
-    if not same:
-        raise OSError(f"{path}: has changed while the source was read; start anew when nothing writes to it.")
+    stamp = stamp_of(path)
+    if stamp == clip.stamp:
+        return
+    if stamp == ABSENT:
+        raise FileNotFoundError(f"{path}: was in the source when it was listed, and is no longer there.")
+    raise OSError(f"{path}: has changed while the source was read; start anew when nothing writes to it.")
 
 
 def revision_of(tracker: "Tracker") -> str:
@@ -123,10 +122,17 @@ def revision_of(tracker: "Tracker") -> str:
     return commit or weights_fingerprint(tracker.model)[:40]
 
 
+def settings_of(tracker: "Tracker") -> str:
+    """A digest of how a tracker uses its weights: of its configuration, and of how it prepares frames."""
+    config = tracker.model.config
+    fields = {name: getattr(config, name) for name in type(config).__annotations__}
+    return digest(json.loads(json.dumps([fields, tracker.processor.image_processor.to_dict()], default=str)))
+
+
 def described(clips: Iterable[Clip], source: str, options: Options, video: str | None) -> dict[str, Any]:
     """What a destination keeps of a run, to compare a later run with."""
-    listed = [[clip.source, *clip.stamp] for clip in clips]
+    listed = [clip.to_json() for clip in clips]
     return {"source": source, "video": video, **asdict(options), "clips": len(listed), "listing": digest(listed)}
 
 
-__all__ = ["Options", "TrackJob", "check_unchanged", "described", "revision_of"]
+__all__ = ["Options", "TrackJob", "check_unchanged", "described", "revision_of", "settings_of"]

@@ -9,8 +9,10 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from tracked_datasets import rows_in
 
-from fgvc_hf import VideoWriter, render_clip
+from fgvc_hf import VideoWriter, render_clip, track_dataset
+from fgvc_hf.cli.main import main
 
 
 FRAMES, SIDE = 4, 48
@@ -167,3 +169,28 @@ def lerobot(tmp_path_factory):
         (root / "videos" / camera / "chunk-000").mkdir(parents=True)
         write_clip(root / "videos" / camera / "chunk-000" / "file-000.mp4", seed, frames=5)
     return root
+
+
+@pytest.fixture
+def run(checkpoint, tmp_path):
+    """A function that tracks a source into `tmp_path/tracks`, and gives the rows by their source."""
+
+    def run(source, points="grid:2", name="tracks", **options):
+        track_dataset(source, tmp_path / name, points, checkpoint=checkpoint, **options)
+        return rows_in(tmp_path / name)
+
+    return run
+
+
+@pytest.fixture
+def command(checkpoint, tmp_path, capsys):
+    """A function that runs the command, and gives its status and what it printed."""
+
+    def command(*arguments, destination=tmp_path / "tracks", points="grid:2"):
+        source, *options = map(str, arguments)
+        words = [source, str(destination), "--points", points, "--checkpoint", checkpoint, *options]
+        status = main(["track-dataset", *words])
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    return command

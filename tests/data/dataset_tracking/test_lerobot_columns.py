@@ -1,13 +1,20 @@
 """A copy of a LeRobotDataset with tracks: by its documented layout."""
 
 import json
+import shutil
 
 import datasets
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 from pyarrow.parquet import read_table
 
 from fgvc_hf import load_tracks, track_dataset
+from fgvc_hf.data.dataset_tracking.track_job import TrackJob
+
+
+DATA = "data/chunk-000/file-000.parquet"
 
 
 def test_tracks_are_columns_of_the_frames(lerobot, checkpoint, tmp_path):
@@ -48,3 +55,70 @@ def test_another_run_may_append_what_is_tracked_already(lerobot, checkpoint, tmp
     assert flags.to_pylist()[0] is True  # a feature of one value is that value
     with pytest.raises(FileExistsError, match="exists already"):
         track_dataset(lerobot, tmp_path / "tracks", "grid:1", checkpoint=checkpoint, append_to=tmp_path / "copy")
+
+
+@pytest.fixture
+def refused(command, lerobot, tmp_path, monkeypatch):
+    """A function that changes a copy of the data set and appends to it; the one sentence that refuses it, before a clip is tracked."""
+
+    def refused(change, points="grid:2"):
+        root = shutil.copytree(lerobot, tmp_path / "changed")
+        change(root)
+        monkeypatch.setattr(TrackJob, "_row", lambda *_: pytest.fail("a clip was tracked"))
+        status, _, error = command(root, "--append-to", tmp_path / "copy", points=points)
+        assert status == 2 and error.count("\n") == 1 and not (tmp_path / "tracks").exists()
+        assert not (tmp_path / "copy").exists()
+        return error
+
+    return refused
+
+
+def rewrite(path, column, values):
+    """Other values in a column of a table; without the column if there are none."""
+    table = read_table(path).drop_columns([column])
+    pyarrow.parquet.write_table(table if values is None else table.append_column(column, pyarrow.array(values)), path)
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        *((name, None) for name in ("frame_index", "episode_index")),
+        *((name, [0, 1, 2, 0, None]) for name in ("frame_index", "episode_index")),
+        *((name, [0.0, 1.0, 2.0, 0.0, 1.0]) for name in ("frame_index", "episode_index")),
+        ("frame_index", [0, 1, 2, 0, 2]),  # the second episode has two frames
+        ("frame_index", [0, 1, 2, 0, -1]),
+        ("frame_index", [0, 1, 2, 0, 2**62]),
+        ("episode_index", [0, 0, 0, 1, 2]),
+        ("episode_index", [0, 0, 0, -1, 1]),
+    ],
+)
+def test_frames_that_are_not_of_the_episodes(refused, column, values):
+    error = refused(lambda root: rewrite(root / DATA, column, values))
+    assert DATA in error and column in error
+
+
+def test_data_that_are_damaged(refused):
+    assert DATA in refused(lambda root: (root / DATA).write_bytes(b"PAR1 no"))
+
+
+def test_a_copy_with_tracks_is_no_source(lerobot, checkpoint, command, tmp_path):
+    track_dataset(lerobot, tmp_path / "tracks", "grid:1", checkpoint=checkpoint, append_to=tmp_path / "copy")
+    status, _, error = command(tmp_path / "copy", "--append-to", tmp_path / "again", destination=tmp_path / "more")
+    assert status == 2 and "has a column tracks.observation.images.hand already" in error
+    assert not (tmp_path / "more").exists() and not (tmp_path / "again").exists()
+
+
+def test_a_column_of_tracks_without_a_feature_is_seen(refused):
+    def change(root):
+        table = read_table(root / DATA)
+        name = "tracks.observation.images.top.visible"
+        pyarrow.parquet.write_table(table.append_column(name, pyarrow.array([True] * 5)), root / DATA)
+
+    assert "has a column tracks.observation.images.top.visible already" in refused(change)
+
+
+def test_episodes_with_unequal_points(refused):
+    path = "meta/episodes/chunk-000/file-000.parquet"
+    points = [[[0, 1.0, 1.0]], [[0, 1.0, 1.0], [0, 2.0, 2.0]]]
+    error = refused(lambda root: rewrite(root / path, "prompts", points), "column:prompts")
+    assert "as many points in every episode: they have 1 to 2" in error

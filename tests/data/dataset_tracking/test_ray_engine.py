@@ -1,5 +1,6 @@
 """Ray Data on a cluster of its own, on this machine: a head and two nodes."""
 
+import ast
 import hashlib
 import os
 import shutil
@@ -70,3 +71,50 @@ def test_a_lost_node_and_a_killed_driver_lose_and_repeat_no_row(cluster, clips, 
         hashlib.sha256((folder / "data-00000-of-00001.parquet").read_bytes()).digest() for folder in (tracks, whole)
     ]
     assert digests[0] == digests[1]  # bit for bit those of one process
+
+
+# Clips whose reading ends the process, by the system and by a fault of memory; and before, a checkpoint that only the driver has
+POISON = """
+import dataclasses, os, signal, sys
+from fgvc_hf import load_tracks
+from fgvc_hf.cli.main import main
+from fgvc_hf.data.dataset_tracking import dataset_run
+from fgvc_hf.data.dataset_tracking.clip_sources import FolderSource
+
+class Poison(FolderSource):
+    def read(self, clip, folder):
+        if clip.source == "exit.mp4": os._exit(1)
+        if clip.source == "fault.mp4": os.kill(os.getpid(), signal.SIGSEGV)
+        return super().read(clip, folder)
+
+source, tracks, *options = sys.argv[1:]
+dataset_run.open_source = lambda path, video, points: Poison(str(path))
+make = dataset_run.make_job
+dataset_run.make_job = lambda *words: dataclasses.replace(make(*words), checkpoint="/nowhere/else")
+assert main(["track-dataset", source, tracks, *options]) == 2
+assert not any(name.endswith(".parquet") for _, _, names in os.walk(tracks) for name in names)
+dataset_run.make_job = make
+assert main(["track-dataset", source, tracks, *options]) == 0
+import ray.data
+rows = ray.data.read_parquet(tracks).take_all()
+print(sorted((row["source"], row["error"] or load_tracks(row).tracks.shape) for row in rows))
+"""
+
+
+def test_clips_that_end_their_process_become_rows(clips, checkpoint, tmp_path):
+    """The rows are read by Ray."""
+    source = tmp_path / "clips"
+    source.mkdir()
+    for name in ("0.mp4", "1.mp4", "exit.mp4", "fault.mp4"):
+        shutil.copy(clips / "a.mp4", source / name)
+    shutil.copy(clips / "cut.mp4", source)
+    words = [source, tmp_path / "tracks", "--points", "grid:2", "--checkpoint", checkpoint, "--engine", "ray"]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    ended = subprocess.run(
+        [sys.executable, "-c", POISON, *map(str, words)], env=environment, capture_output=True, text=True, timeout=500
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "error: /nowhere/else: cannot be loaded on a machine of the cluster" in ended.stderr
+    rows = dict(ast.literal_eval(ended.stdout.splitlines()[-1]))
+    assert rows["0.mp4"] == rows["1.mp4"] == (4, 4, 2) and rows["cut.mp4"].startswith("video: ") and len(rows) == 5
+    assert rows["exit.mp4"] == rows["fault.mp4"] == "tracker: the process that tracked it ended, 4 times."

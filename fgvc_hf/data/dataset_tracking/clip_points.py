@@ -1,0 +1,77 @@
+"""Points of a clip: of a grid, or of a value in any of the forms of a source."""
+
+import io
+import json
+from typing import Any
+
+import numpy as np
+
+from ...io.array_files import read_npy
+from ...io.tracks import grid_points
+from ...tracking.prompts import MAX_POINTS
+from .clip_errors import ClipError
+
+
+MAX_BYTES = 64 << 20  # of points in JSON or NPY
+FORM = "(t, x, y) each, or (x, y) on the first frame"
+
+
+def parse_grid(points: str) -> tuple[int, int]:
+    """Rows and columns of `"grid:N"` or `"grid:ROWSxCOLUMNS"`.
+
+    Raises:
+        `ValueError`: it is something else, or has more than 100,000 points.
+    """
+    kind, _, size = points.partition(":")
+    sides = size.split("x")
+    digits = all(side.isascii() and side.isdigit() and len(side) < 10 and int(side) for side in sides)
+    if kind != "grid" or len(sides) > 2 or not digits:
+        raise ValueError(f"points must be grid:N, grid:ROWSxCOLUMNS or column:NAME, got {points[:50]!r}.")
+    rows, columns = int(sides[0]), int(sides[-1])
+    if rows * columns > MAX_POINTS:
+        raise ValueError(f"points must be at most {MAX_POINTS}, got {points!r}.")
+    return rows, columns
+
+
+def queries_of(points: Any, height: int, width: int) -> np.ndarray:
+    """
+    Queries (N, 3), float64, of the points of a row.
+
+    Args:
+        points: `"grid:..."`, bytes of a file in JSON or NPY, or (N, 3) or (N, 2) values of any type.
+        height, width (`int`): Size of the video.
+
+    Raises:
+        [`ClipError`]: there are none, too many, or they have another form.
+    """
+    if points is None:
+        raise ClipError("points", "the row has no points.")
+    if isinstance(points, str):
+        return grid_points(parse_grid(points), height, width)
+    if isinstance(points, bytes):
+        points = read_points(points)
+    try:
+        number = len(points)
+        if number > MAX_POINTS:
+            raise ClipError("points", f"there are {number}, at most {MAX_POINTS} are followed.")
+        array = np.array([list(point) for point in points], dtype=np.float64)
+    except (ValueError, TypeError, OverflowError):
+        raise ClipError("points", f"they must be {FORM}.") from None
+    if array.ndim == 2 and array.shape[1] == 2:
+        array = np.column_stack([np.zeros(len(array)), array])
+    if array.ndim != 2 or array.shape[1] != 3:
+        raise ClipError("points", f"they must be one or more, {FORM}.")
+    return array
+
+
+def read_points(data: bytes) -> Any:
+    """Points of a file in JSON, or of an array of NumPy; what is raised otherwise is of any type."""
+    if len(data) > MAX_BYTES:
+        raise ClipError("points", f"their file is larger than {MAX_BYTES >> 20} MiB.")
+    if data.startswith(b"\x93NUMPY"):
+        return read_npy(io.BytesIO(data), len(data), "the array")
+    points = json.loads(data)
+    return points["queries"] if isinstance(points, dict) and "queries" in points else points
+
+
+__all__ = ["MAX_BYTES", "parse_grid", "queries_of"]

@@ -1,0 +1,61 @@
+"""Blocks of Matroska files: where one makes no sense, demuxers leave out the rest of its cluster, and tell their log alone."""
+
+
+def block_is_whole(block: bytes, tracks: set[int]) -> bool:
+    """
+    Whether a block belongs to a track of the file and its frames fit into it.
+
+    Args:
+        block (`bytes`): The content of a `SimpleBlock` or a `Block`.
+        tracks (`set[int]`): Numbers of the tracks.
+    """
+    try:
+        track, at = _number(block, 0)
+        lacing, at = block[at + 2] >> 1 & 3, at + 3
+        return track in tracks and (not lacing or LACINGS[lacing](block, at + 1, block[at]))
+    except IndexError:
+        return False
+
+
+def _number(block: bytes, at: int) -> tuple[int, int]:
+    """An integer whose first bits tell its length, and where it ends."""
+    length = 9 - block[at].bit_length()
+    if length > 8 or at + length > len(block):
+        raise IndexError
+    return int.from_bytes(block[at : at + length]) & ((1 << 7 * length) - 1), at + length
+
+
+def _xiph(block: bytes, at: int, others: int) -> bool:
+    """Sizes of all frames but the last one, each a sum of bytes up to one below 255."""
+    total = 0
+    while others:
+        total += block[at]
+        others -= block[at] < 255
+        at += 1
+    return at + total <= len(block)
+
+
+def _equal(block: bytes, at: int, others: int) -> bool:
+    return (len(block) - at) % (others + 1) == 0
+
+
+def _ebml(block: bytes, at: int, others: int) -> bool:
+    """The size of the first frame, and how the size of each but the last differs from the one before."""
+    if not others:
+        return True
+    size, at = _number(block, at)
+    total = size
+    for _ in range(others - 1):
+        start = at
+        change, at = _number(block, at)
+        size += change - (1 << 7 * (at - start) - 1) + 1
+        total += size
+        if size < 0:
+            return False
+    return at + total <= len(block)
+
+
+LACINGS = {1: _xiph, 2: _equal, 3: _ebml}
+
+
+__all__ = ["block_is_whole"]

@@ -1,0 +1,156 @@
+"""Whatever is raised in the work on a clip becomes the error of its row, in every stage; faults of the machine end the job."""
+
+import errno
+import io
+import json
+import os
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from fgvc_hf import PointTracks
+from fgvc_hf.data.dataset_tracking import clip_tracking
+from fgvc_hf.data.dataset_tracking.clip_errors import LostDevice
+from fgvc_hf.data.dataset_tracking.clip_points import parse_grid, queries_of
+from fgvc_hf.data.dataset_tracking.clip_tracking import track_clip
+
+
+STAGES = {
+    "read": "source",
+    "open_video": "video",
+    "queries_of": "points",
+    "track": "tracker",
+    "encode_tracks": "tracker",
+}
+ORDINARY = (
+    RecursionError("maximum recursion depth exceeded"),
+    MemoryError(),
+    KeyError("queries"),
+    StopIteration(),
+    AssertionError("no"),
+    NotImplementedError("a codec"),
+    UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"),
+    RuntimeError("of\na library \udcff"),
+)
+VIDEO = [np.zeros((8, 8, 3), np.uint8)] * 2
+
+
+class Still:
+    """A tracker of points that do not move."""
+
+    model = SimpleNamespace(device=torch.device("cpu"))
+
+    def track(self, video, queries):
+        shape = (len(queries), video.num_frames)
+        places = np.repeat(queries[:, None, 1:], video.num_frames, axis=1).astype(np.float32)
+        flags, ones = np.ones(shape, bool), np.ones(shape, np.float32)
+        return PointTracks(list(range(len(queries))), queries, places, flags, ones, ones, ~flags, (8, 8))
+
+
+def run(monkeypatch, stage=None, error=None, tracker=None, points="grid:2"):
+    """Track a clip with an error in one of the stages."""
+
+    def fail(*_, **__):
+        raise error
+
+    tracker = tracker or Still()
+    if stage == "track":
+        tracker.track = fail
+    elif stage not in (None, "read"):
+        monkeypatch.setattr(clip_tracking, stage, fail)
+    read = fail if stage == "read" else lambda _: {"video": VIDEO, "points": points}
+    return track_clip(read, tracker, None, "clip")
+
+
+def test_without_an_error_there_are_tracks(monkeypatch):
+    row = run(monkeypatch)
+    assert row["error"] is None and row["num_frames"] == 2 and len(row["queries"]) == 4
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("error", ORDINARY, ids=lambda error: type(error).__name__)
+def test_an_error_of_any_type_is_one_of_the_clip(monkeypatch, stage, error):
+    row = run(monkeypatch, stage, error)
+    kind, _, reason = row["error"].partition(": ")
+    decoding = isinstance(error, ValueError) and STAGES[stage] == "tracker"  # those say what is wrong with points
+    assert kind == ("points" if decoding else STAGES[stage])
+    assert reason and "\n" not in reason and row["error"].encode() and row["tracks"] is None
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_an_error_of_the_system_is_one_of_the_source(monkeypatch, stage):
+    row = run(monkeypatch, stage, OSError(errno.EIO, os.strerror(errno.EIO), "/data/clip.mp4"))
+    assert row["error"].startswith("source: ") and "Input/output error" in row["error"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE])
+def test_a_machine_that_is_full_ends_the_job(monkeypatch, stage, number):
+    with pytest.raises(OSError) as found:
+        run(monkeypatch, stage, OSError(number, os.strerror(number)))
+    assert found.value.errno == number
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(143)])
+def test_an_interruption_ends_the_job(monkeypatch, stage, error):
+    with pytest.raises(type(error)):
+        run(monkeypatch, stage, error)
+
+
+def test_an_accelerator_that_is_lost_ends_the_job(monkeypatch):
+    tracker = Still()
+    tracker.model = SimpleNamespace(device=torch.device("cuda", 99))  # there are not as many
+    with pytest.raises(LostDevice, match="cuda:99 can no longer be used"):
+        run(monkeypatch, "track", RuntimeError("an illegal memory access was encountered"), tracker)
+    assert run(monkeypatch, "track", ValueError("points"), tracker)["error"].startswith("points: ")
+
+
+def test_an_error_has_a_bounded_length(monkeypatch):
+    assert len(run(monkeypatch, "read", ValueError("x" * 10**6))["error"]) < 1100
+
+
+def npy(shape, data=b""):
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": shape})
+    return file.getvalue() + data
+
+
+@pytest.mark.parametrize(
+    ("points", "expected"),
+    [
+        (b"[" * 100_000, "points: RecursionError"),
+        (b'{"queries": ' * 20_000, "points: RecursionError"),
+        (npy((10**12, 3)), "points: the array claims the shape (1000000000000, 3), which is not what it holds"),
+        (npy((-1, 3)), "points: "),
+        (b"\x93NUMPY\x09\x00", "points: the array has an unknown version"),
+        (npy((100_001, 3), bytes(100_001 * 24)), "points: there are 100001, at most 100000 are followed."),
+        (json.dumps([[0, 1]] * 100_001).encode(), "points: there are 100001, at most 100000 are followed."),
+        (b" " * (65 << 20), "points: their file is larger than 64 MiB."),
+        ([[0, 1, 1]] * 100_001, "points: there are 100001, at most 100000 are followed."),
+        (b"7", "points: they must be"),
+        (b"null", "points: they must be"),
+        (b'"grid:2"', "points: they must be"),
+        ([[0, 10**400, 1]], "points: they must be"),
+        ("grid:400", "points: points must be at most 100000, got 'grid:400'."),
+        (object(), "points: they must be"),
+    ],
+)  # fmt: skip
+def test_points_of_any_bytes(monkeypatch, points, expected):
+    assert run(monkeypatch, points=points)["error"].startswith(expected)
+
+
+def test_points_in_each_form_are_equal():
+    array, file = np.array([[0, 1.5, 2], [1, 3, 4]]), io.BytesIO()
+    np.save(file, array)
+    for points in (file.getvalue(), json.dumps(array.tolist()).encode(), array.tolist(), array):
+        np.testing.assert_array_equal(queries_of(points, 8, 8), array)
+
+
+@pytest.mark.parametrize("points", ["grid:317", "grid:1x100001", "grid:99999999999999", f"grid:{'9' * 5000}"])
+def test_a_grid_has_a_bound(points):
+    with pytest.raises(ValueError, match="points must be"):
+        parse_grid(points)
+    assert parse_grid("grid:316") == (316, 316)

@@ -1,0 +1,58 @@
+"""Counts, errors and overlays of what was tracked."""
+
+import shutil
+
+import datasets
+import pytest
+from tracked_datasets import stop_after
+
+from fgvc_hf import open_video
+from fgvc_hf.cli.main import main
+
+
+def test_inspection(command, clips, tmp_path, capsys, monkeypatch):
+    command(clips)
+    folder = tmp_path / "tracks"
+    assert main(["track-dataset", "--inspect", str(folder), "--sample", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "4 rows in 1 files" in lines[0] and lines[0].endswith("whole") and "3 with tracks, of 9 frames" in lines[1]
+    assert "1 with an error: video; the first: cut.mp4" in lines[2] and len(lines) == 5
+    pictures = sorted((folder / "overlays").glob("*.png"))
+    assert len(pictures) == 2 and all(open_video(picture).width > 400 for picture in pictures)
+    assert datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache")).num_rows == 4
+
+
+def test_inspection_of_what_is_no_data_set(tmp_path, capsys):
+    assert main(["track-dataset", "--inspect", str(tmp_path)]) == 2
+    assert "holds no tracks of a data set" in capsys.readouterr().err
+    assert main(["track-dataset", "--inspect", str(tmp_path), "a"]) == 2
+    assert main(["track-dataset", "a"]) == 2
+
+
+@pytest.mark.parametrize("text", ["", "[]", "7", "{}", "[" * 100_000, '{"source": "a"}'])
+def test_a_damaged_folder(command, clips, tmp_path, capsys, text):
+    command(clips)
+    for name in ("shards.json", ".fgvc-hf-run.json"):
+        (tmp_path / "tracks" / name).write_text(text)
+        assert main(["track-dataset", "--inspect", str(tmp_path / "tracks")]) == 2
+        error = capsys.readouterr().err
+        assert name in error and error.count("\n") == 1
+    assert command(clips)[0] == 2
+
+
+def test_clips_that_are_gone_have_no_overlays(command, copied, tmp_path, capsys):
+    command(copied)
+    (copied / "a.mp4").write_bytes(b"no video")
+    assert main(["track-dataset", "--inspect", str(tmp_path / "tracks")]) == 0
+    assert "no overlay of a.mp4: video: " in capsys.readouterr().out
+
+
+def test_inspection_of_an_unfinished_run(run, copied, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1, OSError("no"))
+        with pytest.raises(OSError, match="no"):
+            run(copied)
+    shutil.rmtree(copied)
+    assert main(["track-dataset", "--inspect", str(tmp_path / "tracks")]) == 0
+    printed = capsys.readouterr().out
+    assert "unfinished, 3 clips are missing" in printed and "no overlays" in printed

@@ -1,0 +1,140 @@
+"""Options, sources and destinations that are refused, each by one sentence."""
+
+import json
+import os
+import shutil
+
+import pytest
+from filelock import FileLock
+from tracked_datasets import files_in
+
+
+def test_another_runs_options_are_named(command, copied, tmp_path):
+    assert command(copied)[0] == 0
+    before = files_in(tmp_path / "tracks")
+    for arguments, points, expected in (
+        ((copied,), "grid:3", "points was grid:2, now grid:3"),
+        ((copied, "--preset", "fast"), "grid:2", "preset was None, now fast"),
+        ((copied, "--dtype", "bfloat16"), "grid:2", "dtype was None, now bfloat16"),
+    ):
+        status, _, error = command(arguments[0], *arguments[1:], points=points)
+        assert status == 2 and expected in error and error.count("\n") == 1
+    os.utime(copied / "a.mp4", (1, 1))
+    assert "clips of the source have changed" in command(copied)[2]
+    (copied / "a.mp4").unlink()
+    assert "clips was 4, now 3" in command(copied)[2]
+    assert files_in(tmp_path / "tracks") == before
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--engine", "spark"], "engine must be one of local, ray, got 'spark'"),
+        (["--num-shards", "0"], "--num-shards must be 1 or more"),
+        (["--num-shards", "5"], "--num-shards must be at most the number of clips, 4"),
+        (["--time-limit", "0"], "--time-limit must be a positive number"),
+        (["--time-limit", "nan"], "--time-limit must be a positive number"),
+        *((["--engine", "ray", "--actors", value], "--actors must be 1 or more") for value in ("0", "-1")),
+        *((["--engine", "ray", "--cpus", value], "--cpus must be 1 or more") for value in ("0", "-2")),
+        *(
+            (["--engine", "ray", "--gpus", value], "--gpus must be a number of 0 or more")
+            for value in ("nan", "inf", "-0.5")
+        ),
+        (["--engine", "ray", "--gpus", "1.5"], "--gpus must be a part of one, or a whole number"),
+        (["--cpus", "1"], "are options of --engine ray"),
+        (["--sample", "1"], "is an option of --inspect"),
+        (["--video", "clip"], "has no columns"),
+        (["--append-to", "copy"], "needs a LeRobotDataset on this machine"),
+        (["--checkpoint", "nothing"], "is no checkpoint"),
+    ],
+)
+def test_options_that_are_refused(command, clips, tmp_path, monkeypatch, options, expected):
+    monkeypatch.chdir(tmp_path)
+    status, _, error = command(clips, *options)
+    assert status == 2 and expected in error and error.count("\n") == 1
+    assert not (tmp_path / "tracks").exists()
+
+
+@pytest.mark.parametrize(
+    "points", ["grid:317", "grid:0", "grid:", "grid:2x", "grid:2x3x4", "grid:-1", "column:", "points", "", "grid:²"]
+)
+def test_points_that_are_refused(command, clips, points):
+    status, _, error = command(clips, points=points)
+    assert status == 2 and "points must be " in error and error.count("\n") == 1
+
+
+def test_columns_that_are_not_there(command, clips, parquet, webdataset, lerobot):
+    for source, video, points, expected in (
+        (clips, None, "column:p", "has no columns"),
+        (parquet, None, "column:p", "has no column p; it has clip, points"),
+        (parquet, "p", "grid:2", "has no column p; it has clip, points"),
+        (parquet, "points", "grid:2", "must hold the bytes or the paths of videos"),
+        (webdataset, None, "column:p", "has no members .p; it has mp4, points.json"),
+        (lerobot, None, "column:p", "has no column p; it has episode_index"),
+        (lerobot, "p", "grid:2", "has no camera p; it has observation.images.top, observation.images.hand"),
+    ):
+        status, _, error = command(source, *(["--video", video] if video else []), points=points)
+        assert status == 2 and expected in error and error.count("\n") == 1, error
+
+
+def test_sources_that_are_refused(command, tmp_path, clips, parquet, webdataset):
+    empty, damaged, mixed = (tmp_path / name for name in ("empty", "damaged", "mixed"))
+    for folder in (empty, damaged, mixed):
+        folder.mkdir()
+    (damaged / "a.parquet").write_bytes(b"PAR1 no")
+    shutil.copy(parquet / "0.parquet", mixed)
+    shutil.copy(webdataset / "00.tar", mixed)
+    (tmp_path / "a.tar").write_bytes(b"x" * 2000)
+    for source, expected in (
+        (empty, "holds no clips"),
+        (damaged, "is no Parquet file, or is damaged"),
+        (tmp_path / "a.tar", "is no tar file, or is damaged"),
+        (mixed, "holds .parquet and .tar"),
+        (clips / "a.mp4", "must be a folder, or a file that ends in .parquet or .tar"),
+        (tmp_path / "gone", "there is no such file or folder"),
+        ("https://example.org/clips", "is a URL"),
+    ):
+        status, _, error = command(source)
+        assert status == 2 and expected in error and error.count("\n") == 1, error
+    assert not (tmp_path / "tracks").exists()
+
+
+def test_destinations_that_are_refused(command, copied, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").touch()
+    for destination, expected in (
+        (copied / "tracks", "is an input"),
+        (copied, "is an input"),
+        (tmp_path / "other", "holds something else"),
+        (tmp_path / "other" / "notes.txt", "is a file"),
+        (tmp_path / "a" / "b", "does not exist"),
+    ):
+        status, _, error = command(copied, destination=destination)
+        assert status == 2 and expected in error and error.count("\n") == 1, error
+    assert list(tmp_path.rglob("*.parquet")) == []
+
+
+def test_the_shards_of_a_finished_run_stay(command, clips, tmp_path):
+    assert command(clips, "--num-shards", "2")[0] == 0
+    before = files_in(tmp_path / "tracks")
+    status, _, error = command(clips, "--num-shards", "3")
+    assert status == 2 and "--num-shards was 2, now 3" in error and error.count("\n") == 1
+    assert command(clips, "--num-shards", "2")[0] == command(clips)[0] == 0
+    assert files_in(tmp_path / "tracks") == before
+
+
+def test_two_runs_do_not_write_to_one_folder(command, clips, tmp_path):
+    (tmp_path / "tracks").mkdir()
+    with FileLock(tmp_path / "tracks" / ".fgvc-hf-lock"):
+        status, _, error = command(clips)
+    assert status == 2 and "another run is writing to it" in error
+    assert command(clips)[0] == 0
+
+
+def test_a_lerobot_dataset_of_another_version(command, lerobot, tmp_path):
+    old = shutil.copytree(lerobot, tmp_path / "old")
+    info = json.loads((old / "meta/info.json").read_text())
+    (old / "meta/info.json").write_text(json.dumps(info | {"codebase_version": "v2.1"}))
+    assert "is a LeRobotDataset v2.1; v3.0 is read" in command(old)[2]
+    (old / "meta/info.json").write_text("{}")
+    assert "info.json: is no info of a LeRobotDataset v3, or is damaged" in command(old)[2]

@@ -1,0 +1,166 @@
+"""Runs that were ended go on where they were."""
+
+import errno
+import os
+import subprocess
+import sys
+
+import pytest
+from tracked_datasets import files_in, stop_after
+
+from fgvc_hf.cli.main import main
+from fgvc_hf.data.dataset_tracking import clip_tracking, finished_rows, track_job
+from fgvc_hf.data.dataset_tracking.track_job import TrackJob
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("the network is gone"), SystemExit(143)])
+def test_a_run_goes_on_where_it_was_ended(run, clips, tmp_path, monkeypatch, error):
+    whole = run(clips, name="whole")
+    with monkeypatch.context() as patch:
+        first = stop_after(patch, 2, error)
+        with pytest.raises(type(error)):
+            run(clips)
+    assert not list((tmp_path / "tracks").glob("[!.]*")) and len(first) == 2
+    second = stop_after(monkeypatch, 99, None)
+    assert run(clips) == whole and not set(first) & set(second) and len(first + second) == 4
+    assert (
+        files_in(tmp_path / "tracks")["data-00000-of-00001.parquet"]
+        == files_in(tmp_path / "whole")["data-00000-of-00001.parquet"]
+    )
+    before = files_in(tmp_path / "tracks")
+    assert (
+        run(clips) == whole and files_in(tmp_path / "tracks") == before and len(second) == 2
+    )  # there is nothing left to do
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_goes_on(run, clips, checkpoint, tmp_path):
+    """In another process, which writes every row at once and is killed when there are two."""
+    program = f"""
+from fgvc_hf import track_dataset
+from fgvc_hf.data.dataset_tracking import dataset_run, finished_rows
+import os, signal
+add = finished_rows.FinishedRows.add
+def added(self, row):
+    self.seconds = 0
+    add(self, row)
+    if len(self) == 2: os.kill(os.getpid(), signal.SIGKILL)
+    return True
+finished_rows.FinishedRows.add = added
+track_dataset({str(clips)!r}, {str(tmp_path / "tracks")!r}, "grid:2", checkpoint={checkpoint!r})
+"""
+    ended = subprocess.run([sys.executable, "-c", program])
+    assert ended.returncode == -9 and len(list((tmp_path / "tracks" / ".fgvc-hf-rows").glob("*.parquet"))) == 2
+    assert run(clips) == run(clips, name="whole")
+
+
+def test_a_run_ended_while_shards_are_written_goes_on(run, clips, tmp_path, monkeypatch):
+    whole = run(clips, name="whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "fgvc_hf.data.dataset_tracking.run_folder.write_card", lambda *_: (_ for _ in ()).throw(OSError("no"))
+        )
+        with pytest.raises(OSError, match="no"):
+            run(clips, num_shards=4)
+    assert run(clips, num_shards=2) == whole
+    assert len(list((tmp_path / "tracks").glob("data-*.parquet"))) == 2
+
+
+def test_no_room_on_the_disk(command, clips, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finished_rows.pyarrow.parquet, "write_table", full)
+        status, _, error = command(clips)
+    assert status == 2 and error.count("\n") == 1 and "cannot be written (No space left on device)" in error
+    assert not list((tmp_path / "tracks" / ".fgvc-hf-rows").iterdir())
+    assert command(clips)[0] == 0
+
+
+def test_no_room_for_a_clip_ends_the_run(command, parquet, monkeypatch):
+    """It is a fault of the machine, not of the clip."""
+
+    def full(video, folder):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+
+    monkeypatch.setattr(clip_tracking, "on_disk", full)
+    status, _, error = command(parquet)
+    assert status == 2 and "No space left on device" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("change", ["content", "removal"])
+def test_a_source_that_changes_while_it_is_read(command, copied, monkeypatch, change):
+    original = track_job.TrackJob._row
+
+    def changed(self, clip, tracker):
+        if change == "content":
+            (copied / "a.mp4").write_bytes(b"other")
+        elif (copied / "one.mp4").exists():
+            (copied / "one.mp4").unlink()
+        return original(self, clip, tracker)
+
+    monkeypatch.setattr(TrackJob, "_row", changed)
+    status, _, error = command(copied)
+    expected = "a.mp4: has changed while" if change == "content" else "one.mp4: was in the source when it was listed"
+    assert status == 2 and expected in error and error.count("\n") == 1
+
+
+# ---- errors that may pass --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """A mapping: the clips of these sources fail with errors of these kinds."""
+    kinds, original = {}, TrackJob._row
+
+    def row(self, clip, tracker):
+        found = original(self, clip, tracker)
+        if (kind := kinds.get(clip.source)) is not None:
+            found |= dict.fromkeys(("tracks", "queries")) | {"error": f"{kind}: for the test"}
+        return found
+
+    monkeypatch.setattr(TrackJob, "_row", row)
+    return kinds
+
+
+def test_errors_that_may_pass_are_tried_again_on_request(run, clips, tmp_path, monkeypatch, failing):
+    whole = run(clips, name="whole", num_shards=2)
+    failing |= {"a.mp4": "time", "one.mp4": "source", "späť/b c.mp4": "points"}
+    first = run(clips, num_shards=2)
+    failing.clear()
+    assert run(clips) == first
+    done = stop_after(monkeypatch, 99, None)
+    second = run(clips, retry_errors=True)
+    assert sorted(done) == ["a.mp4", "one.mp4"]
+    assert [second[name] for name in done] == [whole[name] for name in done]
+    assert second["späť/b c.mp4"] == first["späť/b c.mp4"] and second["cut.mp4"] == whole["cut.mp4"]
+    assert len(list((tmp_path / "tracks").glob("data-*.parquet"))) == 2
+    before = files_in(tmp_path / "tracks")
+    assert run(clips, retry_errors=True) == second and files_in(tmp_path / "tracks") == before and len(done) == 2
+
+
+def test_trying_again_may_be_ended_and_go_on(run, clips, tmp_path, monkeypatch, failing, capsys):
+    whole = run(clips, name="whole")
+    failing |= {"a.mp4": "time", "one.mp4": "tracker"}
+    run(clips)
+    failing.clear()
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1, OSError("no"))
+        with pytest.raises(OSError, match="no"):
+            run(clips, retry_errors=True)
+    assert main(["track-dataset", "--inspect", str(tmp_path / "tracks"), "--sample", "0"]) == 0
+    assert "4 rows in" in capsys.readouterr().out
+    assert run(clips, retry_errors=True) == whole
+
+
+def test_errors_of_an_unfinished_run_are_tried_again(run, clips, monkeypatch, failing):
+    failing |= {"a.mp4": "time"}
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2, OSError("no"))
+        with pytest.raises(OSError, match="no"):
+            run(clips)
+    failing.clear()
+    done = stop_after(monkeypatch, 99, None)
+    rows = run(clips, retry_errors=True)
+    assert sorted(done) == ["a.mp4", "one.mp4", "späť/b c.mp4"] and rows["a.mp4"]["error"] is None

@@ -1,0 +1,126 @@
+"""Marks of frames that demuxers and decoders leave out, and tell their log alone; examples of blocks are those of RFC 9559, section 10.3."""
+
+import numpy as np
+import pytest
+from media_files import CONTAINERS, write_media
+
+from fgvc_hf import open_video
+from fgvc_hf.io.frame_starts import merges_pictures, webp_frames
+from fgvc_hf.io.matroska_blocks import block_is_whole
+
+
+XIPH, EQUAL, EBML = 0x02, 0x04, 0x06  # bits of the flags
+SIZES = 800, 500, 1000
+
+
+def block(lacing: int, head: str, frames: int, track: bytes = b"\x81") -> bytes:
+    """A block of track 1 at time 0 with the head of its laces, and so many bytes of frames."""
+    return track + bytes(2) + bytes([0x80 | lacing]) + bytes.fromhex(head) + bytes(frames)
+
+
+@pytest.mark.parametrize(
+    ("lacing", "head"), [(XIPH, "02 ffffff23 fff5"), (EBML, "02 4320 5ed3"), (EQUAL, "04"), (0, "")], ids=str
+)
+def test_blocks_of_the_specification_are_whole(lacing, head):
+    frames = sum(SIZES)
+    assert block_is_whole(block(lacing, head, frames), {1, 2})
+    assert block_is_whole(block(lacing, head, frames, track=b"\x40\x01"), {1})  # the same number in two bytes
+    assert not block_is_whole(block(lacing, head, frames), {2})
+    assert not block_is_whole(block(lacing, head, frames, track=b"\x40\x02"), {1})
+
+
+def test_frames_that_do_not_fit_into_a_block():
+    for lacing, head in ((XIPH, "02 ffffff23 fff5"), (EBML, "02 4320 5ed3")):
+        assert block_is_whole(block(lacing, head, 1300), {1})  # nothing is left for the last one
+        assert not block_is_whole(block(lacing, head, 1299), {1})
+    assert not block_is_whole(block(EQUAL, "02", 2300), {1})  # no multiple of three
+    assert not block_is_whole(block(EBML, "02 8a 80", 100), {1})  # 10 bytes, and 63 less than that
+    assert block_is_whole(block(EBML, "00", 100), {1}) and block_is_whole(block(XIPH, "00", 100), {1})
+    assert block_is_whole(block(EBML, "02 8a bf", 20), {1})  # a second one of the same size
+    assert not block_is_whole(block(EBML, "02 8a c0", 20), {1})  # of 11
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\x81", b"\x81\0\0", b"\0\0\0\0", b"\x40", b"\x81\0\0\x02", b"\x81\0\0\x06\x01\x40"]
+)
+def test_a_block_that_ends_within_its_head_is_not_whole(content):
+    assert not block_is_whole(content, {0, 1})
+
+
+def picture(structure: int | None) -> bytes:
+    """The heads of a picture of MPEG-2; `None`: of MPEG-1."""
+    extension = b"" if structure is None else b"\0\0\1\xb5\x8f\xff" + bytes([0x40 | structure, 0x41, 0x80])
+    return b"\0\0\1\0\0\x0f\xff\xf8" + extension + b"\0\0\1\1slices"
+
+
+@pytest.mark.parametrize(
+    ("structures", "merged"),
+    [([3], False), ([1, 2], False), ([2, 1], False), ([1], False), ([None], False), ([], False)]
+    + [([1, 3], True), ([3, 3], True), ([1, 1], True), ([1, 2, 3], True), ([None, None], True)],
+    ids=str,
+)
+def test_two_pictures_in_a_packet_are_the_fields_of_one_frame(structures, merged):
+    packet = b"\0\0\1\xb3sequence" + b"".join(map(picture, structures))
+    assert merges_pictures(packet, "mpeg2video") is merged
+    assert not merges_pictures(packet, "h264")
+
+
+def test_chunks_of_webp_are_counted_and_not_bytes_of_pictures():
+    def chunk(kind, data):
+        return kind + len(data).to_bytes(4, "little") + data + bytes(len(data) % 2)
+
+    content = b"RIFF\0\0\0\0WEBP" + chunk(b"ANIM", b"odd") + chunk(b"ANMF", b"ANMF ANMF") + chunk(b"ANMF", b"even")
+    assert webp_frames(content) == 2 and webp_frames(content[:20]) == 0
+
+
+def written(folder, name, frames):
+    write_media(folder / name, frames, *CONTAINERS[name])
+    return folder / name, (folder / name).read_bytes()
+
+
+def test_a_block_of_a_track_that_is_not_there(tmp_path, noise_clip):
+    """Demuxers go on at the next cluster, of which there is none."""
+    path, content = written(tmp_path, "h264.mkv", noise_clip[:8])
+    fifth = content.index(
+        b"\x81" + (160).to_bytes(2), content.index(b"\x1f\x43\xb6\x75")
+    )  # in milliseconds, in the cluster
+    path.write_bytes(content[:fifth] + b"\x87" + content[fifth + 1 :])
+    with pytest.raises(OSError, match=r"is damaged, its structure is broken"):
+        open_video(path)
+
+
+def test_the_end_of_one_image_of_a_gif_and_the_start_of_the_next_are_lost(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (4, 40, 56, 3)).astype(np.uint8)
+    path, content = written(tmp_path, "frames.gif", noise)
+    ends = content.index(b"\0\x21\xf9", 1500)  # of the first image
+    block = content.index(b"\x2c", ends) + 10 + (768 if content[content.index(b"\x2c", ends) + 9] & 0x80 else 0) + 1
+    path.write_bytes(content[:ends] + content[block:])
+    with pytest.raises(OSError, match=r"is damaged, its structure is broken"):
+        open_video(path)
+
+
+def test_zeros_in_the_place_of_pictures(tmp_path, noise_clip):
+    path, content = written(tmp_path, "h264.flv", noise_clip[:8])
+    start, places = 13, []
+    while start < len(content):
+        places.append(start)
+        start += 15 + int.from_bytes(content[start + 1 : start + 4])
+    path.write_bytes(content[: places[5]] + b"\x09" + bytes(len(content) - places[5] - 1))
+    with pytest.raises(OSError, match=r"is damaged, its structure is broken"):
+        open_video(path)
+
+
+def test_motion_jpeg_that_ends_within_its_first_picture(tmp_path, noise_clip):
+    path, content = written(tmp_path, "raw.mjpeg", noise_clip[:8])
+    path.write_bytes(content[: content.index(b"\xff\xd9")])
+    with pytest.raises(OSError, match=r"is damaged, it is cut off"):
+        open_video(path)
+
+
+def test_a_page_without_pictures_is_told(tmp_path, noise_clip):
+    path, content = written(tmp_path, "pages.webp", noise_clip[:4])
+    third = [at for at in range(len(content)) if content[at : at + 4] == b"ANMF"][2]
+    kind = content.index(b"VP8", third)
+    path.write_bytes(content[:kind] + b"none" + content[kind + 4 :])
+    with pytest.warns(UserWarning, match="pages are missing or damaged"):
+        open_video(path)
