@@ -15,6 +15,7 @@ JPEG_START, JPEG_SCAN, JPEG_FRAMES = (
     (b"\xff\xc0", b"\xff\xc1", b"\xff\xc2"),
 )  # do not occur within a scan
 ALL_COLOURS = b"\0\x0c\x03"  # a scan of all three, after which there is no other
+VP8_START = b"\x9d\x01\x2a"
 WEBP_PICTURES = b"VP8 ", b"VP8L", b"ALPH"
 PROBED = 50  # packets of a transport stream that its packet length is told from
 
@@ -59,9 +60,12 @@ def loses_step(path: Path, kinds: set[str]) -> bool:
     return packets is None or bool((packets[:, 0] != MARK).any())
 
 
-def merges_pictures(packet: bytes | memoryview, codec: str) -> bool:
-    """Whether a packet has more pictures than one, or than the two fields of a frame: a parser that a damaged mark misleads joins two frames,
-    of which the decoder gives one. Known of MPEG-1, MPEG-2 and motion JPEG."""
+def is_damaged_packet(packet: bytes | memoryview, codec: str) -> bool:
+    """Whether a packet shows damage that demuxers do not tell: more pictures than one, or than the two fields of a frame, because a parser that a
+    damaged mark misleads joins two frames, of which the decoder gives one; or a key frame of VP8 without its start code, which may seem to be
+    one that is not shown."""
+    if codec == "vp8":
+        return not packet[0] & 1 and bytes(packet[3:6]) != VP8_START
     if codec == "mjpeg":
         scan = bytes(packet).partition(JPEG_SCAN)[2]
         again = JPEG_FRAMES if not scan.startswith(ALL_COLOURS) else (*JPEG_FRAMES, JPEG_SCAN)
@@ -97,4 +101,4 @@ def _transport_packets(content: np.ndarray) -> np.ndarray | None:
     return None
 
 
-__all__ = ["frame_starts", "loses_step", "merges_pictures", "webp_frames"]
+__all__ = ["frame_starts", "loses_step", "is_damaged_packet", "webp_frames"]
