@@ -12,6 +12,7 @@ FILE, STREAM, DATA = (
     )
 )
 WIDTHS = (0, 1, 2, 4)  # bytes of a field by the two bits that say so
+Rest = dict[int, tuple[int, int]]  # stream -> number of its last frame, and bytes of it that have not come yet
 
 
 def packets_are_whole(data) -> bool:
@@ -27,12 +28,17 @@ def packets_are_whole(data) -> bool:
     while 0 <= at < start:
         streams.add(data[at + 72] & 0x7F)
         at = data.find(STREAM, at + 16)
-    (size,) = struct.unpack_from("<I", data, file + 92)  # all packets have the same
+    least, size = struct.unpack_from("<II", data, file + 92)  # all packets have the same
     (count,) = struct.unpack_from("<Q", data, start + 40)
+    rest: Rest = {}
     try:
-        return size > 0 and all(
-            _is_whole(data[start + 50 + number * size : start + 50 + (number + 1) * size], size, streams)
-            for number in range(min(count, (len(data) - start - 50) // size))
+        return (
+            0 < least == size
+            and all(
+                _is_whole(data[start + 50 + number * size : start + 50 + (number + 1) * size], size, streams, rest)
+                for number in range(min(count, (len(data) - start - 50) // size))
+            )
+            and not any(missing for _, missing in rest.values())
         )
     except (struct.error, IndexError):
         return False
@@ -51,7 +57,8 @@ class _Fields:
         return int.from_bytes(self.packet[self.at - width : self.at], "little")
 
 
-def _is_whole(packet: bytes, size: int, streams: set[int]) -> bool:
+def _is_whole(packet: bytes, size: int, streams: set[int], rest: Rest) -> bool:
+    """Whether a packet can be taken apart, and goes on where the one before has ended; `rest` tells that of each stream."""
     fields = _Fields(packet)
     if packet[0] & 0x80:  # error correction data
         fields.at = 1 + (packet[0] & 0x0F)
@@ -66,7 +73,7 @@ def _is_whole(packet: bytes, size: int, streams: set[int]) -> bool:
     several = fields.take(1) if lengths & 1 else 0
     for _ in range(several & 0x3F if lengths & 1 else 1):
         stream = fields.take(1) & 0x7F
-        fields.take(WIDTHS[properties >> 4 & 3])
+        number = fields.take(WIDTHS[properties >> 4 & 3])
         offset = fields.take(WIDTHS[properties >> 2 & 3])
         replicated = fields.take(WIDTHS[properties & 3])
         whole = struct.unpack_from("<I", packet, fields.at)[0] if replicated >= 8 else None  # bytes of the frame
@@ -75,7 +82,23 @@ def _is_whole(packet: bytes, size: int, streams: set[int]) -> bool:
         fields.at += length
         if stream not in streams or fields.at > end or (whole is not None and offset + length > whole):
             return False
+        if whole is None:  # several frames in a piece, or of an unknown size
+            rest.pop(stream, None)
+            continue
+        if not _follows(rest.get(stream), number, 256 ** WIDTHS[properties >> 4 & 3], whole, offset):
+            return False
+        rest[stream] = number, whole - offset - length
     return True
+
+
+def _follows(before: tuple[int, int] | None, number: int, numbers: int, whole: int, offset: int) -> bool:
+    """Whether a piece goes on with the frame before it in its stream, or begins the next one if that is complete."""
+    if before is None:
+        return True
+    last, missing = before
+    if missing:
+        return number == last and whole - offset == missing
+    return number == (last + 1) % numbers and not offset
 
 
 __all__ = ["packets_are_whole"]

@@ -9,6 +9,14 @@ from .truncation import Broken, image_blocks
 
 MARK = 0x47  # the first byte of a packet of a transport stream
 PICTURE, CODING_EXTENSION = b"\0\0\1\0", b"\0\0\1\xb5"
+JPEG_START, JPEG_SCAN, JPEG_FRAMES = (
+    b"\xff\xd8",
+    b"\xff\xda",
+    (b"\xff\xc0", b"\xff\xc1", b"\xff\xc2"),
+)  # do not occur within a scan
+ALL_COLOURS = b"\0\x0c\x03"  # a scan of all three, after which there is no other
+VP8_START = b"\x9d\x01\x2a"
+WEBP_PICTURES = b"VP8 ", b"VP8L", b"ALPH"
 PROBED = 50  # packets of a transport stream that its packet length is told from
 
 
@@ -37,7 +45,8 @@ def webp_frames(content: bytes) -> int:
     """The frames of an animated WebP file, each a chunk of its own."""
     position, found = 12, 0
     while position + 8 <= len(content):
-        found += content[position : position + 4] == b"ANMF"
+        # By its name, or, where that is damaged, by the picture in it
+        found += content[position : position + 4] == b"ANMF" or content[position + 24 : position + 28] in WEBP_PICTURES
         size = int.from_bytes(content[position + 4 : position + 8], "little")
         position += 8 + size + size % 2
     return found
@@ -51,9 +60,16 @@ def loses_step(path: Path, kinds: set[str]) -> bool:
     return packets is None or bool((packets[:, 0] != MARK).any())
 
 
-def merges_pictures(packet: bytes | memoryview, codec: str) -> bool:
-    """Whether a packet of MPEG-1 or MPEG-2 has more pictures than the two fields of a frame: a parser that a damaged head misleads joins
-    two frames, of which the decoder gives one."""
+def is_damaged_packet(packet: bytes | memoryview, codec: str) -> bool:
+    """Whether a packet shows damage that demuxers do not tell: more pictures than one, or than the two fields of a frame, because a parser that a
+    damaged mark misleads joins two frames, of which the decoder gives one; or a key frame of VP8 without its start code, which may seem to be
+    one that is not shown."""
+    if codec == "vp8":
+        return not packet[0] & 1 and bytes(packet[3:6]) != VP8_START
+    if codec == "mjpeg":
+        scan = bytes(packet).partition(JPEG_SCAN)[2]
+        again = JPEG_FRAMES if not scan.startswith(ALL_COLOURS) else (*JPEG_FRAMES, JPEG_SCAN)
+        return JPEG_START not in scan and any(mark in scan for mark in again)
     if codec not in ("mpeg1video", "mpeg2video"):
         return False
     pictures = bytes(packet).split(PICTURE)[1:]
@@ -85,4 +101,4 @@ def _transport_packets(content: np.ndarray) -> np.ndarray | None:
     return None
 
 
-__all__ = ["frame_starts", "loses_step", "merges_pictures", "webp_frames"]
+__all__ = ["frame_starts", "loses_step", "is_damaged_packet", "webp_frames"]

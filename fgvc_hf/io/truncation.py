@@ -12,6 +12,7 @@ from pathlib import Path
 
 from .asf_packets import packets_are_whole
 from .matroska_blocks import block_is_whole
+from .mp4_boxes import tracks_have_clocks
 
 
 Head = Callable[[bytes], int | None]  # the first bytes of an element -> its length; `None`: no element, or the end
@@ -106,7 +107,11 @@ def _mp4(data) -> bool:
         length = struct.unpack_from(">Q", head, 8)[0] if length == 1 else length
         return length if length >= 8 else None
 
-    return _walk(data, box) or last == b"moof"
+    if _walk(data, box) or last == b"moof":
+        return True
+    if not tracks_have_clocks(data):
+        raise Broken
+    return False
 
 
 EBML, SEGMENT, CLUSTER, VOID = 0x1A45DFA3, 0x18538067, 0x1F43B675, 0xEC

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from .containers import MAX_PIXELS, best_video, load_av, open_media
-from .frame_starts import frame_starts, loses_step, merges_pictures
+from .frame_starts import frame_starts, is_damaged_packet, loses_step
 from .image_files import check_range
 from .truncation import BROKEN, CUT_OFF, damage
 
@@ -101,7 +101,7 @@ class VideoFile:
 
     def _read_index(self, container, stream, kinds: set[str]) -> bool:
         """Take PTS from the packets, if every frame has one of its own; returns whether the packets end in the middle."""
-        packets, corrupt, failed, marked, merged = (
+        packets, corrupt, failed, marked, damaged = (
             [],
             False,
             False,
@@ -115,7 +115,7 @@ class VideoFile:
                 self._last += 1
                 marked.append((corrupt, packet.dts, packet.is_keyframe))
                 self._hidden += (hidden := _is_hidden(packet, stream))
-                merged |= merges_pictures(memoryview(packet), stream.codec_context.name)
+                damaged |= is_damaged_packet(memoryview(packet), stream.codec_context.name)
                 if not hidden:
                     packets.append((packet.pts, packet.dts, packet.is_keyframe, packet.is_discard))
         except _errors():
@@ -128,7 +128,7 @@ class VideoFile:
         self._has_keys = any(keys)
         # In the middle, or before the first key frame
         self._packets_missing = (
-            merged
+            damaged
             or _are_missing(marked, kinds)
             or loses_step(self.path, kinds)
             or self._last < frame_starts(self.path, kinds, stream.id)

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from media_files import CONTAINERS, write_media
 
-from fgvc_hf import open_video
-from fgvc_hf.io.frame_starts import merges_pictures, webp_frames
+from fgvc_hf import open_video, render_clip
+from fgvc_hf.io.asf_packets import _follows
+from fgvc_hf.io.frame_starts import is_damaged_packet, webp_frames
 from fgvc_hf.io.matroska_blocks import block_is_whole
+from fgvc_hf.io.mp4_boxes import tracks_have_clocks
 
 
 XIPH, EQUAL, EBML = 0x02, 0x04, 0x06  # bits of the flags
@@ -61,8 +63,8 @@ def picture(structure: int | None) -> bytes:
 )
 def test_two_pictures_in_a_packet_are_the_fields_of_one_frame(structures, merged):
     packet = b"\0\0\1\xb3sequence" + b"".join(map(picture, structures))
-    assert merges_pictures(packet, "mpeg2video") is merged
-    assert not merges_pictures(packet, "h264")
+    assert is_damaged_packet(packet, "mpeg2video") is merged
+    assert not is_damaged_packet(packet, "h264")
 
 
 def test_chunks_of_webp_are_counted_and_not_bytes_of_pictures():
@@ -121,6 +123,89 @@ def test_a_page_without_pictures_is_told(tmp_path, noise_clip):
     path, content = written(tmp_path, "pages.webp", noise_clip[:4])
     third = [at for at in range(len(content)) if content[at : at + 4] == b"ANMF"][2]
     kind = content.index(b"VP8", third)
-    path.write_bytes(content[:kind] + b"none" + content[kind + 4 :])
-    with pytest.warns(UserWarning, match="pages are missing or damaged"):
+    last = content.rindex(b"ANMF")
+    for at in (kind, last):  # a picture that is none, and a frame that is not called so
+        path.write_bytes(content[:at] + b"none" + content[at + 4 :])
+        with pytest.warns(UserWarning, match="pages are missing or damaged"):
+            open_video(path)
+
+
+def test_a_track_without_its_clock(tmp_path, noise_clip):
+    path, content = written(tmp_path, "index at the end.mp4", noise_clip[:8])
+    path.write_bytes(content.replace(b"mdhd", b"mdhx"))
+    with pytest.raises(OSError, match=r"is no video|is damaged, its structure is broken"):
         open_video(path)
+    assert tracks_have_clocks(content) and not tracks_have_clocks(path.read_bytes())
+
+
+def test_two_pictures_of_motion_jpeg_without_the_mark_between_them(tmp_path):
+    clip = render_clip(num_frames=8, height=48, width=64, num_points=0, seed=1)
+    path, content = written(tmp_path, "raw.mjpeg", clip.frames)
+    marks = [at for at in range(len(content)) if content[at : at + 4] == b"\xff\xd9\xff\xd8"]
+    scan = content.index(b"\xff\xda", marks[3])  # heads of the fifth picture are overwritten
+    path.write_bytes(content[: marks[3]] + b"\x33" * (scan - marks[3]) + content[scan:])
+    with pytest.warns(UserWarning, match="packets are missing or damaged, and frames may be missing"):
+        open_video(path)
+    scan = b"\xff\xda\0\x0c\x03codes"
+    assert is_damaged_packet(scan + scan, "mjpeg") and is_damaged_packet(scan + b"\xff\xc0" + scan, "mjpeg")
+    assert not is_damaged_packet(b"\xff\xd8" + scan + b"\xff\xd8\xff\xc0" + scan, "mjpeg")  # fields
+    assert not is_damaged_packet(
+        b"\xff\xd8\xff\xc2" + 3 * b"\xff\xda\0\x08\x01codes", "mjpeg"
+    )  # a scan for each colour
+
+
+def frames_of_wmv(content: bytes) -> list[int]:
+    """Where each frame of a file of one stream begins: number, offset of four bytes, length of what follows, bytes of the frame."""
+    start = content.index(bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")) + 50
+    return [
+        at
+        for at in range(start, len(content) - 8)
+        if content[at] & 0x7F == 1 and content[at + 2 : at + 7] == b"\0\0\0\0\x08"
+    ]
+
+
+def test_frames_of_wmv_that_are_not_complete_or_not_there(tmp_path, noise_clip):
+    path, content = written(tmp_path, "wmv.wmv", noise_clip[:8])
+    frames = frames_of_wmv(content)
+    assert len(frames) == 8 and len({content[at + 1] for at in frames}) == 8
+    size = content.index((3200).to_bytes(4, "little") * 2)
+    third = frames[3]
+    for at, value in ((third + 1, content[third + 1] + 1), (third + 9, content[third + 9] ^ 0x80), (size + 6, 1)):
+        path.write_bytes(content[:at] + bytes([value]) + content[at + 1 :])
+        with pytest.raises(OSError, match=r"is no video|is damaged, its structure is broken"):
+            open_video(path)
+
+
+@pytest.mark.parametrize(
+    ("before", "number", "whole", "offset", "follows"),
+    [
+        (None, 7, 100, 40, True),  # a stream may begin anywhere
+        ((7, 60), 7, 100, 40, True),
+        ((7, 60), 7, 100, 50, False),
+        ((7, 60), 8, 100, 0, False),
+        ((7, 0), 8, 100, 0, True),
+        ((7, 0), 8, 100, 10, False),
+        ((7, 0), 7, 100, 0, False),
+        ((7, 0), 9, 100, 0, False),
+        ((255, 0), 0, 100, 0, True),
+    ],
+)
+def test_pieces_of_frames_follow_each_other(before, number, whole, offset, follows):
+    assert _follows(before, number, 256, whole, offset) is follows
+
+
+def test_a_key_frame_of_vp8_without_its_start_code(tmp_path, noise_clip):
+    """With a bit more it seems to be a frame that is not shown, and nobody misses it."""
+    path, content = written(tmp_path, "vp8.ivf", noise_clip[:9])
+    places = [32]
+    while (after := places[-1] + 12 + int.from_bytes(content[places[-1] : places[-1] + 4], "little")) < len(content):
+        places.append(after)
+    key = places[8] + 12
+    assert not content[key] & 1 and content[key + 3 : key + 6] == b"\x9d\x01\x2a" and content[key] & 0x10
+    path.write_bytes(
+        content[:key] + bytes([content[key] ^ 0x10, *content[key + 1 : key + 3], 0, 0, 0]) + content[key + 6 :]
+    )
+    with pytest.warns(UserWarning, match="packets are missing or damaged, and frames may be missing"):
+        open_video(path)
+    path.write_bytes(content)
+    assert open_video(path).num_frames == 9

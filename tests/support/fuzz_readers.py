@@ -93,7 +93,7 @@ def reported(path: Path) -> list[str]:
     complaints = []
     with av.logging.Capture(local=False) as logs:
         try:
-            with av.open(str(path)) as container:
+            with av.open(str(path), metadata_errors="replace") as container:
                 for packet in container.demux(video=0):
                     complaints += ["corrupt packet"] * packet.is_corrupt
                     try:
