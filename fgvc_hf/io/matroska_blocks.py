@@ -1,12 +1,12 @@
 """Blocks of Matroska files: where one makes no sense, demuxers leave out the rest of its cluster, and tell their log alone."""
 
 
-def block_is_whole(block: bytes, tracks: set[int]) -> bool:
+def block_is_whole(block: bytes | memoryview, tracks: set[int]) -> bool:
     """
     Whether a block belongs to a track of the file and its frames fit into it.
 
     Args:
-        block (`bytes`): The content of a `SimpleBlock` or a `Block`.
+        block (`bytes` or `memoryview`): The content of a `SimpleBlock` or a `Block`; only its head is read.
         tracks (`set[int]`): Numbers of the tracks.
     """
     try:
@@ -17,7 +17,7 @@ def block_is_whole(block: bytes, tracks: set[int]) -> bool:
         return False
 
 
-def _number(block: bytes, at: int) -> tuple[int, int]:
+def _number(block: bytes | memoryview, at: int) -> tuple[int, int]:
     """An integer whose first bits tell its length, and where it ends."""
     length = 9 - block[at].bit_length()
     if length > 8 or at + length > len(block):
@@ -25,7 +25,7 @@ def _number(block: bytes, at: int) -> tuple[int, int]:
     return int.from_bytes(block[at : at + length]) & ((1 << 7 * length) - 1), at + length
 
 
-def _xiph(block: bytes, at: int, others: int) -> bool:
+def _xiph(block: bytes | memoryview, at: int, others: int) -> bool:
     """Sizes of all frames but the last one, each a sum of bytes up to one below 255."""
     total = 0
     while others:
@@ -35,11 +35,11 @@ def _xiph(block: bytes, at: int, others: int) -> bool:
     return at + total <= len(block)
 
 
-def _equal(block: bytes, at: int, others: int) -> bool:
+def _equal(block: bytes | memoryview, at: int, others: int) -> bool:
     return (len(block) - at) % (others + 1) == 0
 
 
-def _ebml(block: bytes, at: int, others: int) -> bool:
+def _ebml(block: bytes | memoryview, at: int, others: int) -> bool:
     """The size of the first frame, and how the size of each but the last differs from the one before."""
     if not others:
         return True

@@ -146,7 +146,7 @@ def _matroska(data) -> bool:
             raise Broken
         if identity == TRACK_NUMBER and size <= 8:
             tracks.add(int.from_bytes(data[position : position + size]))
-        if identity in BLOCKS and tracks and not block_is_whole(data[position : position + size], tracks):
+        if identity in BLOCKS and tracks and not block_is_whole(memoryview(data)[position : position + size], tracks):
             raise Broken
         if identity in PARENTS:
             ends.append(position + size)

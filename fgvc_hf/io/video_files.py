@@ -101,13 +101,8 @@ class VideoFile:
 
     def _read_index(self, container, stream, kinds: set[str]) -> bool:
         """Take PTS from the packets, if every frame has one of its own; returns whether the packets end in the middle."""
-        packets, corrupt, failed, marked, damaged = (
-            [],
-            False,
-            False,
-            [],
-            False,
-        )  # packets themselves hold the compressed file
+        packets, marked = [], []  # not the packets themselves, which hold the compressed file
+        corrupt = failed = damaged = False
         self._last, self._hidden, end = 0, 0, None  # number of packets, and where the last one ends in the file
         try:
             for packet in _packets(container, stream):
