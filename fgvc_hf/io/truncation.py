@@ -255,7 +255,7 @@ def image_blocks(data) -> Generator[int]:
             position += 2
         elif kind == 0x2C:
             yield position
-            width, height = struct.unpack("<HH", data[position + 5 : position + 9])
+            width, height = (data[position + at] | data[position + at + 1] << 8 for at in (5, 7))
             most = width * height * 1.515 + SPARE  # a pixel takes a code of twelve bits at most
             position += 11 + colours(data[position + 9])
         else:

@@ -91,21 +91,29 @@ def reported(path: Path) -> list[str]:
     """The errors that FFmpeg's demuxer and decoder log or raise for a file of video."""
     av.logging.set_level(av.logging.ERROR)
     complaints = []
-    with av.logging.Capture(local=False) as logs:
-        try:
-            with av.open(str(path), metadata_errors="replace") as container:
-                for packet in container.demux(video=0):
-                    complaints += ["corrupt packet"] * packet.is_corrupt
-                    try:
-                        frames = packet.decode()
-                    except av.FFmpegError as error:
-                        complaints.append(str(error))
-                        continue
-                    complaints += ["corrupt frame" for frame in frames if frame.is_corrupt]
-        except (av.FFmpegError, IndexError) as error:
-            complaints.append(str(error))
-    av.logging.set_level(None)
+    try:
+        with av.logging.Capture(local=False) as logs:
+            complaints += _raised(path)
+    finally:  # threads of decoders that log while a file is closed wait for ever
+        av.logging.set_level(None)
     return complaints + [text.strip() for _, _, text in logs]
+
+
+def _raised(path: Path) -> list[str]:
+    complaints = []
+    try:
+        with av.open(str(path), metadata_errors="replace") as container:
+            for packet in container.demux(video=0):
+                complaints += ["corrupt packet"] * packet.is_corrupt
+                try:
+                    frames = packet.decode()
+                except av.FFmpegError as error:
+                    complaints.append(str(error))
+                    continue
+                complaints += ["corrupt frame" for frame in frames if frame.is_corrupt]
+    except (av.FFmpegError, IndexError) as error:
+        complaints.append(str(error))
+    return complaints
 
 
 def read_prompts(library: Library, path: Path, said: list) -> str:
