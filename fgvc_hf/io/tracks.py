@@ -30,8 +30,8 @@ from .files import atomic_write, local_path
 from .formats.point_labels import PointLabels, PointName
 from .formats.table import OWN, check_options, existing, find_format, read_foreign, write_foreign, write_foreign_boxes
 from .text_files import cut as _cut
-from .text_files import number_in, whole_in
 from .text_files import read_text as _read_text
+from .text_numbers import number_in, whole_in
 
 
 LARGEST = 1e9  # frame number and position, beyond any video

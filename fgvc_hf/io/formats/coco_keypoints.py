@@ -13,7 +13,8 @@ import numpy as np
 
 from ...tracking.results import PointTracks
 from ..json_files import read_json
-from ..text_files import cut, frame_in
+from ..text_files import cut
+from ..text_numbers import frame_in
 from .point_labels import Label, PointName
 
 

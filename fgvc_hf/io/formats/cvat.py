@@ -14,7 +14,8 @@ import numpy as np
 
 from ...tracking.box_results import BoxTracks
 from ...tracking.results import PointTracks
-from ..text_files import cut, number_in, read_text, whole_in
+from ..text_files import cut, read_text
+from ..text_numbers import number_in, whole_in
 from .point_labels import LARGEST, BoxLabel, Label, PointName, texts_of
 
 

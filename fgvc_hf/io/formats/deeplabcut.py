@@ -19,7 +19,8 @@ import numpy as np
 from ...tracking.results import PointTracks
 from ..hdf5_files import check_hdf5
 from ..optional_libraries import load_library
-from ..text_files import cut, frame_in, number_in, read_rows
+from ..text_files import cut, read_rows
+from ..text_numbers import frame_in, number_in
 from .point_labels import Label, PointName, owners_of
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from ...tracking.box_results import BoxTracks
-from ..text_files import cut, number_in, read_rows, whole_in
+from ..text_files import cut, read_rows
+from ..text_numbers import number_in, whole_in
 from .point_labels import BoxLabel
 
 

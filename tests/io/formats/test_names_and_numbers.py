@@ -8,7 +8,7 @@ import pytest
 from labelled_clips import NAMES, example_tracks, positions_of, tracked
 
 from fgvc_hf import PointName, read_boxes, read_labels, read_points_file, save_tracks
-from fgvc_hf.io.text_files import frame_in, number_in, whole_in
+from fgvc_hf.io.text_numbers import frame_in, number_in, whole_in
 
 
 READABLE = [("dlc", ".csv"), ("dlc", ".h5"), ("sleap", ".h5"), ("sleap", ".slp"), ("coco", ".json"), ("cvat", ".xml")]
