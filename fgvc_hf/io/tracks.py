@@ -219,7 +219,7 @@ def save_tracks(
     path = Path(path)
     name = find_format(path, format, "write")
     options = {"fps": fps, "first_frame": first_frame, "images": images, "video": video}
-    check_options(name, options)
+    options = check_options(name, options)
     with atomic_write(path) as temporary:
         if name is None:
             _write_own(tracks, temporary)

@@ -182,8 +182,8 @@ def existing(path) -> Path:
     return path
 
 
-def check_options(name: str | None, options: Mapping[str, Any]) -> None:
-    """A `ValueError` for arguments that a format does not take, or not with these values. Both are known before there is any work."""
+def check_options(name: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a format, fit for its writer; a `ValueError` for those that it does not take, or not with these values."""
     taken = () if name is None else TABLE[name].options
     for option, value in options.items():
         if value is not None and option not in taken:
@@ -191,12 +191,13 @@ def check_options(name: str | None, options: Mapping[str, Any]) -> None:
             raise ValueError(f"{option} is not an argument of {tool}{f', which takes {taken[0]}' if taken else ''}.")
     given = {option: value for option, value in options.items() if option in taken}
     if "fps" in given:
-        positive_number("fps", given["fps"], "frames per second, of the composition")
+        given["fps"] = positive_number("fps", given["fps"], "frames per second, of the composition")
     if given.get("first_frame") is not None:
-        whole_number("first_frame", given["first_frame"])
+        given["first_frame"] = whole_number("first_frame", given["first_frame"])
     images = given.get("images")
     if images is not None and len(PurePosixPath(images).parts) != 2:
         raise ValueError(f"images must be a folder as labeled-data/clip, got {cut(images)!r}.")
+    return given
 
 
 def write_foreign(

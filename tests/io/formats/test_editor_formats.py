@@ -45,6 +45,8 @@ def curve(cell: list) -> dict[int, float]:
 def test_a_nuke_tracker_has_the_points_from_the_bottom_left(tmp_path):
     tracks = example_tracks()
     save_tracks(tracks, tmp_path / "t.nk", names=NAMES, first_frame=1001)  # no other format has this suffix
+    save_tracks(tracks, tmp_path / "float.nk", names=NAMES, first_frame=1001.0)
+    assert (tmp_path / "float.nk").read_text() == (tmp_path / "t.nk").read_text()
     kind, body = nested((tmp_path / "t.nk").read_text())
     assert kind == "Tracker4" and body[body.index("reference_frame") + 1] == "1001"
     (layout, columns, rows) = body[body.index("tracks") + 1]
