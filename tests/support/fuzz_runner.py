@@ -58,7 +58,7 @@ class Wrong(Exception):
         super().__init__(text)
 
 
-def run_cases(cases: list, read: Callable[[Any], str], seconds: float = SECONDS) -> Iterator[End]:
+def run_cases(cases: list, read: Callable[[Any], str], seconds: float = SECONDS, held: int = BYTES) -> Iterator[End]:
     """
     Run cases one after the other, each in a forked process.
 
@@ -66,15 +66,16 @@ def run_cases(cases: list, read: Callable[[Any], str], seconds: float = SECONDS)
         cases (list): What is read.
         read (callable): Reads one case, and returns a word about it.
         seconds (`float`): Of a processor, for each.
+        held (`int`): Bytes that each may hold.
     """
     position = 0
     while position < len(cases):
-        for end in _child(cases[position : position + BATCH], read, seconds):
+        for end in _child(cases[position : position + BATCH], read, seconds, held):
             position += 1
             yield end
 
 
-def _child(cases: list, read: Callable[[Any], str], seconds: float) -> Iterator[End]:
+def _child(cases: list, read: Callable[[Any], str], seconds: float, held: int) -> Iterator[End]:
     """The ends of cases in one process, up to the first one that it does not survive."""
     sys.stdout.flush()
     sys.stderr.flush()
@@ -83,7 +84,7 @@ def _child(cases: list, read: Callable[[Any], str], seconds: float) -> Iterator[
         status = 1
         try:
             os.close(receiver)
-            _work(cases, read, sender)
+            _work(cases, read, sender, held)
             status = 0
         finally:
             os._exit(status)
@@ -132,7 +133,7 @@ def _death(case, state: int, seconds: float) -> End:
     return End(case, "crash", f"exit status {os.waitstatus_to_exitcode(state)}", seconds)
 
 
-def _work(cases: list, read: Callable[[Any], str], sender: int) -> None:
+def _work(cases: list, read: Callable[[Any], str], sender: int, most: int) -> None:
     """What a child does."""
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
@@ -145,7 +146,7 @@ def _work(cases: list, read: Callable[[Any], str], sender: int) -> None:
         before, began = _peak(), time.monotonic()
         outcome, text = _outcome(read, case)
         took, held = time.monotonic() - began, _peak() - before
-        if held > BYTES and outcome in ("ok", "refused", "unclear"):
+        if held > most and outcome in ("ok", "refused", "unclear"):
             outcome, text = "memory", f"{held >> 20} MiB: {text}"
         line = {"outcome": outcome, "text": text[-3000:], "seconds": round(took, 3), "mebibytes": held >> 20}
         os.write(sender, json.dumps(line).encode() + b"\n")
