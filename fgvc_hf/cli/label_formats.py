@@ -31,7 +31,8 @@ def output_options(arguments: argparse.Namespace, video: Any, names: dict[int, A
     """What [`save_tracks`] needs beside tracks for the format of `--output`: names, and what was given, else what the video tells.
 
     Raises:
-        `ValueError`: the format does not take an option, or a name.
+        `ValueError`: the format does not take an option or a name, or the file cannot have this name.
+        `ImportError`: a library that writes the format is not installed.
     """
     from ..io.formats.table import TABLE, check_options, find_format
 
@@ -42,8 +43,9 @@ def output_options(arguments: argparse.Namespace, video: Any, names: dict[int, A
         key: told[key] for key in (TABLE[name].options if name else ()) if options.get(key) is None and key in told
     }
     check_options(name, options)
-    if name is not None and names is not None:
-        TABLE[name].check_names(list(names.values()))
+    if name is not None:
+        TABLE[name].check_target(Path(arguments.output), video.num_frames)
+        TABLE[name].check_names(list((names or {}).values()))
     return options | {"names": names}
 
 

@@ -196,9 +196,20 @@ def write(tracks: PointTracks, path: Path, names: list[PointName], images: str |
             writer.writerow([*at, *("" if np.isnan(value) else f"{value:.4f}" for value in row)])
 
 
-def _write_h5(path: Path, columns: list[tuple], index: list[tuple], values: np.ndarray, levels: list[str]) -> None:
-    pandas = load_library("pandas", "writing H5 of DeepLabCut", "formats")
+def check_target(target: Path, length: int) -> None:
+    """An `ImportError` if a library that writes the file is not installed."""
+    if target.suffix.lower() == ".h5":
+        _load_pandas()
+
+
+def _load_pandas() -> Any:
+    """pandas, with the library by which it writes HDF5."""
     load_library("tables", "writing H5 of DeepLabCut", "formats")
+    return load_library("pandas", "writing H5 of DeepLabCut", "formats")
+
+
+def _write_h5(path: Path, columns: list[tuple], index: list[tuple], values: np.ndarray, levels: list[str]) -> None:
+    pandas = _load_pandas()
     rows = pandas.MultiIndex.from_tuples(index) if index and len(index[0]) > 1 else [row[0] for row in index]
     frame = pandas.DataFrame(values, index=rows, columns=pandas.MultiIndex.from_tuples(columns, names=levels))
     frame.astype("float64").to_hdf(path, key=KEY, mode="w")

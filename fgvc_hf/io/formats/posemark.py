@@ -37,6 +37,18 @@ def named(names: list[PointName]) -> list[PointName]:
     return names
 
 
+def check_target(target: Path, length: int) -> re.Match:
+    """What the name of a file of clip labels says of a clip of `length` frames; a `ValueError` if it says nothing, or of another one."""
+    matched = CLIP.fullmatch(target.stem)
+    if matched is None:
+        raise ValueError(
+            f"{target}: clip labels of PoseMark must be named sub-X_ses-Y_cam-Z_start-FRAME_dur-FRAMES_cliplabels.json."
+        )
+    if int(matched[3]) != length:
+        raise ValueError(f"{target}: names a clip of {int(matched[3])} frames, but this one has {length}.")
+    return matched
+
+
 def write(tracks: PointTracks, path: Path, names: list[PointName], target: Path) -> None:
     """
     Write the labels of a clip.
@@ -44,14 +56,8 @@ def write(tracks: PointTracks, path: Path, names: list[PointName], target: Path)
     Args:
         target (`Path`): The name that the file will have, `sub-X_ses-Y_cam-Z_start-1000_dur-5_cliplabels.json`.
     """
-    matched = CLIP.fullmatch(target.stem)
-    if matched is None:
-        raise ValueError(
-            f"{target}: clip labels of PoseMark must be named sub-X_ses-Y_cam-Z_start-FRAME_dur-FRAMES_cliplabels.json."
-        )
-    session, start, length = matched[1], matched[2], int(matched[3])
-    if length != tracks.tracks.shape[1]:
-        raise ValueError(f"{target}: names a clip of {length} frames, but the tracks are of {tracks.tracks.shape[1]}.")
+    length = tracks.tracks.shape[1]
+    session, start, _ = check_target(target, length).groups()
     named(names)
     images = [(t, f"{session}_frame-{int(start) + t:0{len(start)}}") for t in range(length)]
     path.write_text(json.dumps(keypoint_file(tracks, names, images), allow_nan=False), encoding="utf-8")

@@ -71,6 +71,15 @@ def named(names: list[PointName]) -> list[str]:
     return owners_of(names, ONLY)
 
 
+def check_target(target: Path, length: int) -> None:
+    """An `ImportError` if the library that writes the file is not installed."""
+    _load_writer()
+
+
+def _load_writer() -> Any:
+    return load_library("sleap_io", "writing files of SLEAP", "formats")
+
+
 def write(tracks: PointTracks, path: Path, names: list[PointName], video: str | os.PathLike = "video.mp4") -> None:
     """
     Write tracks as predictions: an instance for each individual on every frame that was processed.
@@ -78,7 +87,7 @@ def write(tracks: PointTracks, path: Path, names: list[PointName], video: str | 
     Args:
         video (`str`, defaults to `"video.mp4"`): The video that they are of, which SLEAP will look for.
     """
-    sleap_io = load_library("sleap_io", "writing files of SLEAP", "formats")
+    sleap_io = _load_writer()
     parts = list(dict.fromkeys(name.part for name in names))
     individuals = named(names)
     skeleton, shape = sleap_io.Skeleton(list(parts)), (tracks.tracks.shape[1], *tracks.size, 3)

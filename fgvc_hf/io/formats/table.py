@@ -67,6 +67,22 @@ class Format:
         """A `ValueError` if it cannot hold these names: its module has a function `named` where it cannot hold all."""
         getattr(importlib.import_module(f"{__package__}.{self.module}"), "named", list)(names)
 
+    def check_target(self, path: Path, length: int) -> None:
+        """
+        Find out before any work whether a file can be written: its module has a function `check_target` where that depends on more than the suffix.
+
+        Args:
+            path (`Path`): The file.
+            length (`int`): Frames of the clip.
+
+        Raises:
+            `ValueError`: the file cannot have this name.
+            `ImportError`: a library that writes it is not installed.
+        """
+        module = importlib.import_module(f"{__package__}.{self.module}")
+        if hasattr(module, "check_target"):
+            module.check_target(path, length)
+
 
 POINTS, BOXES = ("read", "write"), ("read_boxes", "write_boxes")
 TABLE = {

@@ -328,6 +328,8 @@ def test_the_command_line_says_what_is_wrong(folder_with_clip, capsys, arguments
         (["t.slp"], "the individual of animal/nose must be called otherwise"),
         (["sub-M_ses-1_cam-top_start-0_dur-5_cliplabels.json", "--output-format", "posemark"], "must have no individual"),
         (["t.xml"], "a/b/nose has a slash"),
+        (["t.json", "--output-format", "posemark"], "must be named sub-X_ses-Y_cam-Z_start"),
+        (["sub-M_ses-1_cam-top_start-0_dur-7_cliplabels.json", "--output-format", "posemark"], "names a clip of 7 frames, but this one has 5."),
     ],
 )  # fmt: skip
 def test_what_cannot_be_written_is_said_before_any_work(folder_with_clip, capsys, monkeypatch, output, message):
@@ -338,3 +340,16 @@ def test_what_cannot_be_written_is_said_before_any_work(folder_with_clip, capsys
     assert main(["track", "clip.mp4", "--points-file", "labels.csv", "--format", "dlc", "--output", *output]) == 2
     printed = capsys.readouterr().err
     assert message in printed and printed.count("\n") == 1 and not (folder_with_clip / output[0]).exists()
+
+
+@pytest.mark.parametrize(("library", "output"), [("sleap_io", "t.slp"), ("tables", "t.h5"), ("pandas", "t.h5")])
+def test_a_library_that_a_format_needs_is_missed_before_any_work(
+    folder_with_clip, capsys, monkeypatch, library, output
+):
+    monkeypatch.setattr("fgvc_hf.cli.track.load_tracker", lambda *_: pytest.fail("the tracker was loaded"))
+    monkeypatch.setitem(sys.modules, library, None)
+    form = ["--output-format", "dlc"] if output == "t.h5" else []
+    assert main(["track", "clip.mp4", "--grid", "2", "--output", output, *form]) == 2
+    printed = capsys.readouterr().err
+    assert f'needs {library}: pip install "fgvc-hf[formats]"' in printed and printed.count("\n") == 1
+    assert not (folder_with_clip / output).exists()
