@@ -185,13 +185,43 @@ def test_a_stopped_run_goes_on_exactly(tmp_path, changes, student):
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
+def gradients(training):
+    """A list that will hold the gradients of each update, before they are clipped. Adam itself does not see their scale."""
+    found = []
+    training._check_gradients = lambda: found.append(
+        {name: p.grad.clone() for name, p in training.bare.named_parameters() if p.grad is not None}
+    )
+    return found
+
+
+def assert_same_gradients(one, two):
+    """They differ by rounding alone, relative to the largest of each parameter."""
+    assert one.keys() == two.keys() and sum(gradient.abs().max() > 0 for gradient in one.values()) > 5
+    for name, gradient in one.items():
+        torch.testing.assert_close(two[name], gradient, atol=2e-3 * float(gradient.abs().max()), rtol=0)
+
+
 @pytest.mark.slow
-def test_accumulated_parts_equal_the_whole_batch(tmp_path):
-    make(tmp_path / "one", recipe := replace(SHARED, steps=3)).run()
-    make(tmp_path / "two", recipe, accumulate=2).run()
-    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
-    for name in one:
-        torch.testing.assert_close(one[name], two[name], atol=1e-5, rtol=0)
+@pytest.mark.parametrize("parts", [2, 4])
+def test_accumulated_parts_equal_the_whole_batch(tmp_path, parts):
+    whole, apart = make(tmp_path / "one", recipe := replace(SHARED, steps=3)), make(tmp_path / "two", recipe, parts)
+    one, two = gradients(whole), gradients(apart)
+    whole.run()
+    apart.run()
+    assert len(one) == len(two) == 3
+    for first, second in zip(one, two, strict=True):
+        assert_same_gradients(first, second)
+    before, after, found = tiny().state_dict(), weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name in after:
+        torch.testing.assert_close(after[name], found[name], atol=1e-5, rtol=0)
+    assert max((after[name] - before[name]).abs().max() for name in after) > 6e-5  # three steps of the rate
+    for first, second in zip(log(tmp_path / "one"), log(tmp_path / "two"), strict=True):
+        assert {name: second[name] for name in recipe_losses(first)} == pytest.approx(recipe_losses(first), rel=1e-3)
+
+
+def recipe_losses(entry):
+    """The losses of a line of the log."""
+    return {name: entry[name] for name in ("label", "reconstruction", "adversarial")}
 
 
 START = """
@@ -221,7 +251,10 @@ SHARED_OUT = (
     + """
 training = test_loop.make(sys.argv[1], test_loop.SHARED, save_every=2)
 sys.stdout.write("processes %d\\n" % training.accelerator.num_processes)  # at once, for two processes write
+found = test_loop.gradients(training)
 training.run()
+if training.accelerator.is_main_process:
+    torch.save(found, sys.argv[1] + ".gradients")
 wrapper = weakref.ref(training.module) if training.module is not training.bare else None
 destroy = torch.distributed.destroy_process_group
 def checked(*arguments):
@@ -278,6 +311,7 @@ def test_killed_three_times_the_weights_are_the_same(tmp_path):
 def test_two_processes_equal_one(tmp_path):
     one = make(tmp_path / "one", SHARED, save_every=2)
     assert one.accelerator.num_processes == 1
+    alone = gradients(one)
     on_one_thread(one)
     launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     two = start(tmp_path / "two", SHARED_OUT, launcher)
@@ -285,6 +319,8 @@ def test_two_processes_equal_one(tmp_path):
     assert two.returncode == 0, errors
     assert output.count("processes 2") == 2
     assert output.count("the wrapper has gone before the group: True") == 2
+    for first, second in zip(alone, torch.load(tmp_path / "two.gradients"), strict=True):
+        assert_same_gradients(first, second)
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     before = tiny().state_dict()
     for name in one:
