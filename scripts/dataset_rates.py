@@ -200,7 +200,8 @@ def rows_in(folder: Path) -> list[dict]:
 
 
 def memory(arguments: argparse.Namespace) -> str:
-    """Peak memory of this process."""
+    """Peak memory of this process, which computes on one core as an actor does."""
+    torch.set_num_threads(1)
     tracker = Tracker.from_pretrained(arguments.checkpoint, arguments.preset)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "clip.mp4")

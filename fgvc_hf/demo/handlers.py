@@ -251,11 +251,11 @@ def points_result(clip: Clip, points: list[Point], followed: Followed, preset: s
 
 
 def suggestion_buttons(tracks: PointTracks | None, names: Mapping[int, str]) -> list[dict]:
-    """A button for each frame on which labels would help; and for each pair of labels that seem to be of two points, a warning."""
+    """A button for each frame on which labels would help; and for each pair of labels that may be of two points, a warning."""
     for one in tracks.disagreements if tracks is not None else []:
         frames = f"on frames {one.first_frame} and {one.last_frame}"
         gr.Warning(
-            f"The labels of {names[one.object_id]} {frames} seem to be of two different points; please look again."
+            f"The labels of {names[one.object_id]} {frames} may be of two different points; look again, or label a frame between them."
         )
     found = suggest_frames(tracks, SUGGESTIONS) if tracks is not None else []
     buttons = [

@@ -12,10 +12,12 @@ from ..tracker import Tracker
 from ..tracking.blending import gaps
 from ..tracking.following import Following
 from ..tracking.labels import Labels, labels_of
+from ..tracking.results import PointTracks
 from .tapvid import TapVidVideo
 from .tapvid_pickle import PickledVideo
 
 
+FAR_OFF = 0.2  # of the mean side of the frame, by which a label is moved at least
 FOUND = 8.0  # pixels of a raster of 256 x 256: a point within it of the truth is found
 
 
@@ -34,13 +36,23 @@ class LabelRates:
 
 def label_rates(tracker: Tracker, video: TapVidVideo | PickledVideo, every: int) -> LabelRates:
     """Label each point on every `every`-th frame on which it is visible, and compare the frames between labels with the truth."""
+    labels = _every_few_frames(video, every)
+    forward, both = _passes(tracker, video, labels)
+    truth = video.points.astype(np.float64).clip(0, video.size[::-1])
+    return LabelRates(*(_delta(of.tracks, truth, ~video.occluded, labels, video.size) for of in (forward, both)))
+
+
+def _every_few_frames(video: TapVidVideo | PickledVideo, every: int) -> Labels:
     truth = video.points.astype(np.float64).clip(0, video.size[::-1])
     shown = [(n, t) for n, t in np.argwhere(~video.occluded).tolist() if t % every == 0]
-    labels = labels_of([(t, *truth[n, t]) for n, t in shown], [n for n, _ in shown])
+    return labels_of([(t, *truth[n, t]) for n, t in shown], [n for n, _ in shown])
+
+
+def _passes(tracker: Tracker, video: TapVidVideo | PickledVideo, labels: Labels) -> tuple[PointTracks, PointTracks]:
+    """Tracks of the forward pass alone, and of both passes."""
     following = Following(tracker.model, tracker.processor, open_video(video.frames), (False, True), None, False)
     passes = following.label_passes(labels, tracker.look)
-    results = passes[0].tracks, following.blend(passes, labels)
-    return LabelRates(*(_delta(of.tracks, truth, ~video.occluded, labels, video.size) for of in results))
+    return passes[0].tracks, following.blend(passes, labels)
 
 
 def _delta(tracks: np.ndarray, truth: np.ndarray, visible: np.ndarray, labels: Labels, size: tuple[int, int]) -> float:
@@ -52,6 +64,40 @@ def _delta(tracks: np.ndarray, truth: np.ndarray, visible: np.ndarray, labels: L
         errors.append(np.linalg.norm(rescale_points(difference, size, RASTER_SIZE), axis=-1))
     every = np.concatenate(errors) if errors else np.empty(0)
     return float(np.mean([(every < limit).mean() for limit in THRESHOLDS])) if len(every) else np.nan
+
+
+@dataclass(frozen=True)
+class WrongLabels:
+    """
+    Which pairs of neighbouring labels of a point are reported as of two points.
+
+    Args:
+        wrong, told (`int`): Pairs with a label that was moved, and how many of them are reported.
+        right, accused (`int`): Pairs of labels as they are where none was moved, and how many of them are reported.
+    """
+
+    wrong: int
+    told: int
+    right: int
+    accused: int
+
+
+def wrong_labels(tracker: Tracker, video: TapVidVideo | PickledVideo, every: int, seed: int = 0) -> WrongLabels:
+    """Label points as [`label_rates`] does, then again with one label of each moved by a fifth of the frame or more, and count what is reported."""
+    random, labels = np.random.default_rng(seed), _every_few_frames(video, every)
+    accused = _passes(tracker, video, labels)[1].disagreements
+    far, moved, positions = FAR_OFF * np.sqrt(np.prod(video.size)), set(), labels.positions.copy()
+    for row in {gap.row for gap in gaps(labels)}:
+        label = int(random.choice(np.flatnonzero(labels.rows == row)))
+        places = random.uniform(0, video.size[::-1], (100, 2))
+        distance = np.linalg.norm(places - labels.positions[label, 1:], axis=1)
+        positions[label, 1:] = places[(distance > far).argmax()]
+        moved.add((labels.object_ids[row], int(positions[label, 0])))
+    between = [(labels.object_ids[gap.row], gap.first, gap.last) for gap in gaps(labels)]
+    wrong = {pair for pair in between if (pair[0], pair[1]) in moved or (pair[0], pair[2]) in moved}
+    found = _passes(tracker, video, labels_of(positions, labels.ids))[1].disagreements
+    told = {(one.object_id, one.first_frame, one.last_frame) for one in found}
+    return WrongLabels(len(wrong), len(wrong & told), len(between), len(accused))
 
 
 @dataclass(frozen=True)

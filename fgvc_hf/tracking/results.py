@@ -130,8 +130,8 @@ class FgvcFlowOutput(ModelOutput):
 @dataclass(frozen=True)
 class LabelDisagreement:
     """
-    Two neighbouring labels of a point that seem to be of two points: from each of them the point was followed with confidence to a place
-    far from the other.
+    Two neighbouring labels of a point that may be of two points: followed from either of them, it arrived far from the other. Else it was lost
+    between them, and needs another label there.
 
     Args:
         object_id (`int`): Id of the point.
@@ -167,7 +167,7 @@ class PointTracks:
         size (`tuple[int, int]`): (height, width) of the original video.
         labels (`numpy.ndarray` of shape `(L, 4)`, float64, *optional*): All labels (id, t, x, y) that the tracks go through, point by
             point; nothing if only `queries` is known.
-        disagreements (`list[LabelDisagreement]`): Neighbouring labels of a point that seem to be of two points.
+        disagreements (`list[LabelDisagreement]`): Neighbouring labels of a point that may be of two points.
     """
 
     object_ids: list[int]
