@@ -8,8 +8,10 @@ C-contiguous array, by [`array_of`] or [`bits_of`]: equal input gives equal outp
 import ctypes
 import os
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from itertools import pairwise
 
@@ -81,8 +83,9 @@ def in_parallel(work: Callable[[int, int], None], count: int) -> None:
     threads = torch.get_num_threads()
     if threads == 1:
         return work(0, count)
+    errors: list[BaseException] = []
     parts = list(pairwise(count * part // threads for part in range(threads + 1)))
-    waiting, errors = iter(parts), []  # each thread takes the next part
+    waiting = iter(parts)  # each thread takes the next part
 
     def take(_) -> None:
         for first, last in waiting:
@@ -92,13 +95,39 @@ def in_parallel(work: Callable[[int, int], None], count: int) -> None:
                 errors.append(error)
 
     if run := openmp_threads():
-        run(take)
+        with _kept(errors):
+            run(take)
     else:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(take, parts))
     if errors:
         raise errors[0]
     return None
+
+
+@contextmanager
+def _kept(errors: list[BaseException]) -> Generator[None]:
+    """A context in which exceptions of callbacks from C, which Python would print and forget, are added to a list.
+
+    That is where Ctrl-C and other signals raise theirs if they come just before the callback's first instruction: in the main thread, the only
+    one that handles signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = sys.unraisablehook
+
+    def keep(what) -> None:
+        if "ctypes callback" in (what.err_msg or ""):
+            errors.append(what.exc_value)
+        else:
+            before(what)
+
+    sys.unraisablehook = keep
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 @cache

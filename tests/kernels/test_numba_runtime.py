@@ -1,5 +1,9 @@
 """What the JIT kernels share: threads, layouts, compilation."""
 
+import signal
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -30,6 +34,38 @@ def test_work_is_done_once_in_parallel(threads, of_torch, monkeypatch):
     with pytest.raises(ArithmeticError, match="what went wrong"):
         numba_runtime.in_parallel(fail, len(done))
     numba_runtime.in_parallel(work, 0)  # and it goes on
+
+
+INTERRUPTED = """
+import signal, torch
+from fgvc_hf.kernels.numba_runtime import in_parallel
+
+class Interrupt(BaseException): pass
+
+def interrupt(*_):
+    global raised
+    raised += 1
+    raise Interrupt
+
+torch.set_num_threads(2)
+raised = seen = 0
+signal.signal(signal.SIGALRM, interrupt)
+while raised < 300:
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 1e-4)
+        for _ in range(500):  # longer than the timer
+            in_parallel(lambda first, last: None, 8)
+    except Interrupt:
+        seen += 1
+print(raised - seen, "lost")
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer that sends signals")
+def test_no_signal_is_lost_in_a_callback():
+    """A signal may come just before the first instruction of a callback, where Python prints the exception of its handler and goes on."""
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "0 lost\n", done.stderr[-2000:]
 
 
 def test_the_number_of_threads_changes_nothing(monkeypatch):
