@@ -4,6 +4,7 @@ import os
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # before torch is loaded; processes that tests start inherit it
     workers = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # threads that wait leave the cores to the other processes
 
 from dataclasses import replace
 

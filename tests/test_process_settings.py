@@ -146,9 +146,10 @@ THREADS = """
 import threading
 import numpy as np
 import torch
-from fgvc_hf import FgvcConfig, FgvcModel, Tracker, render_clip
+from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, Tracker, render_clip
 
 clip = render_clip(num_frames=3, height=48, width=64, num_points=2, seed=0)
+small = FgvcProcessor(FgvcImageProcessorPil(resize_policy="none"))  # where bfloat16 is emulated, large frames take minutes
 start, found, errors = threading.Barrier(8), [], []
 
 
@@ -157,7 +158,7 @@ def work(number):
         start.wait()
         for _ in range(2):
             dtype = ("bfloat16", "float32")[number % 2]
-            tracker = Tracker.from_pretrained(device="cpu", dtype=dtype, preset="fast")
+            tracker = Tracker(Tracker.from_pretrained(device="cpu", dtype=dtype, preset="fast").model, small)
             assert FgvcModel(FgvcConfig(hidden_sizes=[8, 16, 32])).dtype == torch.float32
             found.append((dtype, tracker.model.dtype, tracker.track(clip.frames, clip.queries).tracks))
     except BaseException as error:
@@ -172,7 +173,8 @@ for thread in threads:
 assert not errors, errors
 assert torch.get_default_dtype() == torch.float32 and len(found) == 16
 for dtype in ("bfloat16", "float32"):
-    alone = Tracker.from_pretrained(device="cpu", dtype=dtype, preset="fast").track(clip.frames, clip.queries).tracks
+    model = Tracker.from_pretrained(device="cpu", dtype=dtype, preset="fast").model
+    alone = Tracker(model, small).track(clip.frames, clip.queries).tracks
     for name, real, tracks in found:
         if name == dtype:
             assert real == getattr(torch, dtype) and np.array_equal(tracks, alone)
