@@ -11,6 +11,7 @@ FILE, STREAM, DATA = (
         "3626b2758e66cf11a6d900aa0062ce6c",  # Data Object
     )
 )
+HEAD = 50  # bytes of a data object before its packets
 WIDTHS = (0, 1, 2, 4)  # bytes of a field by the two bits that say so
 Rest = dict[int, tuple[int, int]]  # stream -> number of its last frame, and bytes of it that have not come yet
 
@@ -29,14 +30,16 @@ def packets_are_whole(data) -> bool:
         streams.add(data[at + 72] & 0x7F)
         at = data.find(STREAM, at + 16)
     least, size = struct.unpack_from("<II", data, file + 92)  # all packets have the same
-    (count,) = struct.unpack_from("<Q", data, start + 40)
+    # By the length of the object, for the number of packets that it states may be damaged
+    (held,) = struct.unpack_from("<Q", data, start + 16)
+    end = start + held if HEAD <= held <= len(data) - start else len(data)
     rest: Rest = {}
     try:
         return (
             0 < least == size
             and all(
-                _is_whole(data[start + 50 + number * size : start + 50 + (number + 1) * size], size, streams, rest)
-                for number in range(min(count, (len(data) - start - 50) // size))
+                _is_whole(data[at : at + size], size, streams, rest)
+                for at in range(start + HEAD, end - size + 1, size)
             )
             and not any(missing for _, missing in rest.values())
         )
@@ -80,7 +83,7 @@ def _is_whole(packet: bytes, size: int, streams: set[int], rest: Rest) -> bool:
         fields.take(replicated)
         length = fields.take(WIDTHS[several >> 6]) if lengths & 1 else end - fields.at
         fields.at += length
-        if stream not in streams or fields.at > end or (whole is not None and offset + length > whole):
+        if stream not in streams or fields.at > end or (whole is not None and not offset < offset + length <= whole):
             return False
         if whole is None:  # several frames in a piece, or of an unknown size
             rest.pop(stream, None)

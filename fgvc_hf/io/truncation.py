@@ -230,13 +230,17 @@ def _asf(data) -> bool:
 SPARE = 256  # bytes of an image of a GIF, and one per cent, beyond those of its pixels: sizes of blocks, and codes that start anew
 
 
+IMAGE = re.compile(rb"\x21\xf9\x04.{4}\0\x2c", re.DOTALL)  # a graphic control extension and the start of an image
+
+
 def _gif(data) -> bool:
     """Whether the trailer is missing."""
     try:
-        for _ in image_blocks(data):
-            pass
+        starts = set(image_blocks(data))
     except IndexError:
         return True
+    if any(found.end() - 1 not in starts for found in IMAGE.finditer(data)):
+        raise Broken  # an image within the blocks of another, or behind a trailer where there was none
     return False
 
 

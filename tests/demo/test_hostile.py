@@ -118,12 +118,12 @@ def files_of(server) -> set:
 
 
 def settled_files_of(server) -> set:
-    """The files once they have been the same for a second: visitors of the tests before may still be served."""
+    """The files once they have been the same for a second, and none is being written: visitors of the tests before may still be served."""
     found, since = files_of(server), time.monotonic()
     deadline = since + 60
     while time.monotonic() < min(since + 1, deadline):
         time.sleep(0.1)
-        if (now := files_of(server)) != found:
+        if (now := files_of(server)) != found or any(path.name.startswith(".") for path in now):
             found, since = now, time.monotonic()
     return found
 

@@ -1,10 +1,13 @@
 """Marks of frames that demuxers and decoders leave out, and tell their log alone; examples of blocks are those of RFC 9559, section 10.3."""
 
+import re
+
 import numpy as np
 import pytest
 from media_files import CONTAINERS, write_media
 
 from fgvc_hf import open_video, render_clip
+from fgvc_hf.io import asf_packets
 from fgvc_hf.io.asf_packets import _follows
 from fgvc_hf.io.frame_starts import is_damaged_packet, webp_frames
 from fgvc_hf.io.matroska_blocks import block_is_whole
@@ -101,6 +104,39 @@ def test_the_end_of_one_image_of_a_gif_and_the_start_of_the_next_are_lost(tmp_pa
         open_video(path)
 
 
+def last_blocks(content: bytes) -> list[int]:
+    """Where the length of the last block of each image of a GIF stands, but that of the last image."""
+    ends = [found.start() for found in re.finditer(rb"\0\x21\xf9\x04.{4}\0\x2c", content, re.DOTALL)][1:]
+    return [
+        next(at for at in range(end - 255, end) if at + 1 + content[at] == end and _leads_to(content, at, end))
+        for end in ends
+    ]
+
+
+def _leads_to(content: bytes, at: int, end: int) -> bool:
+    """Whether the blocks of the image before begin so that one begins here."""
+    start = content.rindex(b"\0\x2c", 0, at) + 11
+    start += 3 << (content[start - 1] & 7) + 1 if content[start - 1] & 0x80 else 0
+    start += 1
+    while start < at:
+        start += 1 + content[start]
+    return start == at
+
+
+@pytest.mark.parametrize("image", range(3))
+@pytest.mark.parametrize("change", ["longer", "ends the file"])
+def test_a_block_of_a_gif_that_hides_the_next_images(tmp_path, image, change):
+    """A length that leads into the next image; and one of 0, behind which a byte looks like the end of the file."""
+    noise = np.random.default_rng(0).integers(0, 255, (4, 24, 30, 3)).astype(np.uint8)
+    path, content = written(tmp_path, "frames.gif", noise)
+    at = last_blocks(content)[image]
+    damaged = bytearray(content)
+    damaged[at : at + 2] = b"\0\x3b" if change == "ends the file" else bytes([content[at] + 40, content[at + 1]])
+    path.write_bytes(damaged)
+    with pytest.raises(OSError, match=r"is damaged, its structure is broken|is cut off"):
+        open_video(path)
+
+
 def test_zeros_in_the_place_of_pictures(tmp_path, noise_clip):
     path, content = written(tmp_path, "h264.flv", noise_clip[:8])
     start, places = 13, []
@@ -162,6 +198,21 @@ def frames_of_wmv(content: bytes) -> list[int]:
         for at in range(start, len(content) - 8)
         if content[at] & 0x7F == 1 and content[at + 2 : at + 7] == b"\0\0\0\0\x08"
     ]
+
+
+def test_packets_of_wmv_count_by_the_length_of_what_holds_them(tmp_path, noise_clip):
+    """A damaged frame is told whatever number of packets the file states; and a sound file is read with any number."""
+    path, content = written(tmp_path, "wmv.wmv", noise_clip[:8])
+    count = content.index(bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")) + 40
+    third = frames_of_wmv(content)[3]
+    empty = bytearray(content)
+    empty[third + 7 : third + 11] = bytes(4)  # a frame of no bytes
+    for stated in (0, 1, 2**40):
+        sound = content[:count] + stated.to_bytes(8, "little") + content[count + 8 :]
+        path.write_bytes(sound)
+        assert asf_packets.packets_are_whole(sound)
+        for damaged in (sound[: third + 1] + bytes([content[third + 1] + 1]) + sound[third + 2 :], empty):
+            assert not asf_packets.packets_are_whole(bytes(damaged))
 
 
 def test_frames_of_wmv_that_are_not_complete_or_not_there(tmp_path, noise_clip):
