@@ -193,6 +193,7 @@ class VideoWriter:
 
     def __enter__(self) -> "VideoWriter":
         av = load_av()
+        self._reformatter = av.video.reformatter.VideoReformatter()
         options = {} if self._path.suffix.lower() == ".mkv" else {"movflags": "faststart"}
         with ExitStack() as stack:
             temporary = stack.enter_context(atomic_write(self._path))
@@ -221,7 +222,9 @@ class VideoWriter:
         height, width = self._size
         padded = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         picture = load_av().VideoFrame.from_ndarray(np.ascontiguousarray(padded), format="rgb24")
-        picture = picture.reformat(format="yuv420p", dst_colorspace=self._matrix, dst_color_range="MPEG")
+        picture = self._reformatter.reformat(
+            picture, format="yuv420p", dst_colorspace=self._matrix, dst_color_range="MPEG", threads=1
+        )
         picture.time_base, picture.pts, self._last = Fraction(1, TICKS), pts, pts
         self._encode(picture)
         self._written += 1

@@ -7,7 +7,6 @@ cut off is refused, or, with `allow_truncated`, read up to the last frame before
 """
 
 import itertools
-import struct
 import warnings
 from collections.abc import Generator, Iterator
 from contextlib import closing, suppress
@@ -20,6 +19,7 @@ import numpy as np
 from .containers import MAX_PIXELS, best_video, load_av, open_media
 from .frame_starts import frame_starts, is_damaged_packet, loses_step
 from .image_files import check_range
+from .pictures import Pictures, transposes
 from .truncation import BROKEN, CUT_OFF, damage
 
 
@@ -29,29 +29,6 @@ REVERSE_CHUNK = 32  # frames decoded and held at a time when a file is read in r
 TIMED = {"mov", "matroska", "mpegts", "mpeg", "flv", "asf", "ogg", "nut", "gif", "apng", "ivf"}
 # Containers without lengths or end marks: whether the last frame is whole is seen by decoding it
 ENDLESS = {"mpegts", "mpeg"}
-
-
-def display_matrix(frame) -> tuple[int, int, int, int]:
-    """The display matrix (a, b, c, d) of a decoded frame, which sends (x, y) to (a x + c y, b x + d y)."""
-    for data in frame.side_data:
-        if data.type.name == "DISPLAYMATRIX":
-            a, b, _, c, d = struct.unpack_from("5i", bytes(data))
-            return a, b, c, d
-    return 1, 0, 0, 1
-
-
-def turned_upright(picture: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarray:
-    """A picture (H, W, 3) as a display matrix (a, b, c, d) shows it: in one of eight orientations, the nearest for other angles."""
-    a, b, c, d = matrix
-    if transposes(matrix):
-        picture, a, d = picture.swapaxes(0, 1), c, b
-    return picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
-
-
-def transposes(matrix: tuple[int, int, int, int]) -> bool:
-    """Whether a display matrix (a, b, c, d) makes rows columns."""
-    a, b, c, d = matrix
-    return abs(a) + abs(d) < abs(b) + abs(c)
 
 
 class VideoFile:
@@ -207,12 +184,13 @@ class VideoFile:
         """Decode from the key frame before `start`. A frame that the decoder skips is an error, not a shorter video."""
         position = start
         try:
+            pictures = Pictures()
             with closing(self._numbered(start)) as decoded:
                 for number, frame in decoded if start < stop else ():
                     if number > position:
                         break
                     if number == position:
-                        yield self._upright(number, frame)
+                        yield self._upright(number, frame, pictures)
                         position += 1
                     if position == stop:
                         return
@@ -222,12 +200,11 @@ class VideoFile:
         if position < stop:
             raise OSError(f"{self.path}: is damaged, frame {position} of {self.num_frames} cannot be decoded.")
 
-    def _upright(self, number: int, frame) -> np.ndarray:
-        matrix = display_matrix(frame)
-        shown = turned_upright(frame.to_ndarray(format="rgb24"), matrix)
+    def _upright(self, number: int, frame, pictures: Pictures) -> np.ndarray:
+        shown = pictures.upright(frame)
         if not self._shape:
             self._shape, self._first_is_corrupt = shown.shape, frame.is_corrupt
-            self.pixel_aspect = 1 / self.pixel_aspect if transposes(matrix) else self.pixel_aspect
+            self.pixel_aspect = 1 / self.pixel_aspect if transposes(pictures.matrix) else self.pixel_aspect
         if shown.shape != self._shape:
             size, before = (f"{shape[0]}x{shape[1]}" for shape in (shown.shape, self._shape))
             raise OSError(f"{self.path}: frame {number} is {size}, but those before are {before}.")
