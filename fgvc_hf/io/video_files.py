@@ -80,6 +80,8 @@ class VideoFile:
         """Take PTS from the packets, if every frame has one of its own; returns whether the packets end in the middle."""
         packets, marked = [], []  # not the packets themselves, which hold the compressed file
         corrupt = failed = damaged = False
+        # Where one packet is taken out of motion JPEG is told by marks, which may be damaged; elsewhere a container tells
+        strict = _strict_decoder(stream.codec_context.name) if "mjpeg" in kinds else None
         self._last, self._hidden, end = 0, 0, None  # number of packets, and where the last one ends in the file
         try:
             for packet in _packets(container, stream):
@@ -88,6 +90,7 @@ class VideoFile:
                 marked.append((corrupt, packet.dts, packet.is_keyframe))
                 self._hidden += (hidden := _is_hidden(packet, stream))
                 damaged |= is_damaged_packet(memoryview(packet), stream.codec_context.name)
+                damaged |= strict is not None and not _decodes(strict, bytes(packet))
                 if not hidden:
                     packets.append((packet.pts, packet.dts, packet.is_keyframe, packet.is_discard))
         except _errors():
@@ -276,6 +279,20 @@ def _packets(container, stream) -> Iterator[Any]:
         yield from (packet for packet in container.demux(stream) if packet.size)
     except IndexError:  # PyAV does not know a stream that damaged headers announce in the middle
         raise _CorruptFrameError from None
+
+
+def _strict_decoder(codec: str) -> Any:
+    """A decoder that refuses what others pass over with a line in their log."""
+    context = load_av().CodecContext.create(codec, "r")
+    context.options = {"err_detect": "explode", "max_pixels": str(MAX_PIXELS)}
+    return context
+
+
+def _decodes(context: Any, packet: bytes) -> bool:
+    try:
+        return bool(context.decode(load_av().Packet(packet)))
+    except _errors():
+        return False
 
 
 def _are_missing(packets: list[tuple[bool, int | None, bool]], kinds: set[str]) -> bool:

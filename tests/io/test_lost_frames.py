@@ -190,6 +190,20 @@ def test_two_pictures_of_motion_jpeg_without_the_mark_between_them(tmp_path):
     )  # a scan for each colour
 
 
+def test_zeros_over_the_end_of_one_picture_of_motion_jpeg_and_the_start_of_the_next(tmp_path):
+    """No mark of the second picture is left; that the scan of the first one makes no sense is in the decoder's log alone."""
+    clip = render_clip(num_frames=8, height=48, width=64, num_points=0, seed=1)
+    path, content = written(tmp_path, "raw.mjpeg", clip.frames)
+    for picture in (4, 5, 6):
+        start = [found.start() for found in re.finditer(b"\xff\xd8", content)][picture]
+        scan = content.index(b"\xff\xda", start) + 20
+        path.write_bytes(content[: start - 200] + bytes(scan - start + 200) + content[scan:])
+        with pytest.warns(UserWarning, match="packets are missing or damaged, and frames may be missing"):
+            assert open_video(path).num_frames == 7
+    path.write_bytes(content)
+    assert open_video(path).num_frames == 8
+
+
 def frames_of_wmv(content: bytes) -> list[int]:
     """Where each frame of a file of one stream begins: number, offset of four bytes, length of what follows, bytes of the frame."""
     start = content.index(bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")) + 50
