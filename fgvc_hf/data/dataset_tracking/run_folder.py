@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from pyarrow.parquet import ParquetFile, read_table
+from pyarrow.parquet import ParquetFile
 
 from ...io.files import atomic_write, check_outputs, local_path
 from ...io.json_files import read_json, understanding
 from ..dataset_card import shards_in, write_card
 from ..shard_manifest import MANIFEST, finish, shard_files
-from .finished_rows import FinishedRows, may_pass
+from .finished_rows import FinishedRows, may_pass, read_rows
 from .row_encoding import encoding_table
 from .shard_writer import write_track_shards
 from .stored_files import is_remote
@@ -97,7 +97,7 @@ def check_shards(folder: Path, number: int | None) -> None:
 def reopen(folder: Path) -> None:
     """Make a whole folder one of finished rows again, if a row has an error that may pass. Whatever ends this, no row is lost."""
     shards = shard_files(folder)
-    errors = (read_table(shard, columns=["error"])["error"].to_pylist() for shard in shards)
+    errors = (read_rows(shard, ["error"])["error"].to_pylist() for shard in shards)
     if not any(may_pass(error) for of_shard in errors for error in of_shard):
         return
     shutil.rmtree(folder / ROWS, ignore_errors=True)
@@ -143,8 +143,9 @@ def read_run(folder: Path) -> dict[str, Any]:
     contents = "what a run was begun with"
     with understanding(folder / RUN, contents):
         run = read_json(folder / RUN, contents)
-        if not {"source", "points"} <= set(run):
-            raise ValueError("it names no source and points")
+        for name, kind in {"source": str, "points": str, "video": str | None, "clips": int}.items():
+            if not isinstance(run[name], kind):
+                raise ValueError(f"{name} is {run[name]!r}")
     return run
 
 
@@ -158,10 +159,8 @@ def complete(folder: Path, names: Sequence[str], rows: FinishedRows, number: int
 
 def errors_in(folder: Path) -> int:
     """Rows with an error in the shards of a folder."""
-    files = shards_in(folder)[0]
-    return sum(
-        len(table) - table["error"].null_count for file in files if (table := read_table(file, columns=["error"]))
-    )
+    errors = (read_rows(file, ["error"])["error"] for file in shard_files(folder))
+    return sum(len(column) - column.null_count for column in errors)
 
 
 def card_text(folder: Path, run: dict[str, Any]) -> str:
