@@ -16,7 +16,7 @@ from ..shard_manifest import shard_files
 from .clip_sources import Clip, ClipSource
 from .finished_rows import FinishedRows
 from .lerobot_columns import append_tracks, check_append
-from .ray_engine import track_on_ray
+from .ray_engine import check_cluster, track_on_ray
 from .run_folder import (
     ROWS,
     begin_run,
@@ -92,6 +92,8 @@ def track_dataset(
     clips = list_clips(opened, num_shards, progress)
     if append_to is not None:
         check_append(opened, clips, folder, append_to)
+    if engine == "ray" and (retry_errors or not is_whole(folder)):
+        check_cluster(actors or Actors())
     # The driver of a cluster needs the weights only to name them
     tracker = load_tracker(checkpoint, loading | ({"device": "cpu"} if engine == "ray" else {}))
     job = make_job(opened, points, checkpoint, loading, tracker, time_limit)

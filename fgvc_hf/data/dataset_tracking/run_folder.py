@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from pyarrow.parquet import ParquetFile
 
 from ...io.files import atomic_write, check_outputs, local_path
-from ...io.json_files import read_json, understanding
+from ...io.json_files import read_json, reason_of, understanding
 from ..dataset_card import shards_in, write_card
 from ..shard_manifest import MANIFEST, finish, shard_files
 from .finished_rows import FinishedRows, may_pass, read_rows
@@ -33,13 +33,13 @@ RUN, ROWS, LOCK = ".fgvc-hf-run.json", ".fgvc-hf-rows", ".fgvc-hf-lock"
 
 
 def check_destination(path: str | os.PathLike, source: str) -> Path:
-    """The path of a folder that is new, empty, or of a run.
+    """The absolute path of a folder that is new, empty, or of a run. PyArrow would take a relative one such as `tracks:v2` for a URL.
 
     Raises:
         `ValueError`: it is the source, or in it.
         `OSError`: it holds something else, or cannot be written.
     """
-    path = local_path(path)
+    path = local_path(path).absolute()
     check_outputs([path], [None if is_remote(source) else source])
     if path.exists() and not path.is_dir():
         raise FileExistsError(f"{path}: is a file; the destination must be a folder.")
@@ -47,9 +47,9 @@ def check_destination(path: str | os.PathLike, source: str) -> Path:
         raise FileExistsError(
             f"{path}: holds something else than tracks of a data set; give a new or an empty folder."
         )
-    if not path.absolute().parent.is_dir():
+    if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: cannot be written, the folder {path.parent} does not exist.")
-    if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise PermissionError(f"{path}: cannot be written, it is not writable.")
     return path
 
@@ -59,7 +59,7 @@ def locked(folder: Path) -> Generator[None]:
     """A context in which no other run writes to a folder, which is made if needed, and removed if it stays empty. The lock ends with the process.
 
     Raises:
-        `OSError`: another run is writing.
+        `OSError`: another run is writing, or the file system has no locks.
     """
     existed = folder.exists()
     try:
@@ -71,13 +71,21 @@ def locked(folder: Path) -> Generator[None]:
         lock.acquire()
     except Timeout:
         raise OSError(f"{folder}: another run is writing to it; wait for its end, or choose another folder.") from None
+    except (OSError, NotImplementedError) as error:
+        remove_lock(folder, existed)
+        raise OSError(f"{folder}: cannot be locked ({reason_of(error)}); choose a folder on another disk.") from None
     try:
         yield
     finally:
-        (folder / LOCK).unlink(missing_ok=True)
+        remove_lock(folder, existed)
         lock.release()
-        if not existed and not any(folder.iterdir()):
-            folder.rmdir()
+
+
+def remove_lock(folder: Path, existed: bool) -> None:
+    """Remove the file of a lock, and the folder if it was made for it and holds nothing else."""
+    (folder / LOCK).unlink(missing_ok=True)
+    if not existed and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def is_whole(folder: Path) -> bool:

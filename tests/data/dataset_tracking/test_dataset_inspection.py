@@ -83,7 +83,7 @@ def table_of(**columns):
     return file.getvalue()
 
 
-@pytest.mark.parametrize("content", [b"", b"junk", table_of(a=[1]), table_of(id=["a"])], ids=range(4))
+@pytest.mark.parametrize("content", [b"j", b"junk", table_of(a=[1]), table_of(id=["a"])], ids=range(4))
 @pytest.mark.parametrize("name", [".fgvc-hf-rows/000000.parquet", "data-00000-of-00001.parquet"])
 def test_rows_that_are_damaged_are_told_by_their_file(command, clips, tmp_path, capsys, content, name):
     command(clips)
