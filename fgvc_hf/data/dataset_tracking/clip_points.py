@@ -48,8 +48,8 @@ def queries_of(points: Any, height: int, width: int) -> np.ndarray:
         raise ClipError("points", "the row has no points.")
     if isinstance(points, str):
         return grid_points(parse_grid(points), height, width)
-    if isinstance(points, bytes):
-        points = read_points(points)
+    if isinstance(points, bytes | bytearray | memoryview):
+        points = read_points(bytes(points))
     try:
         number = len(points)
         if number > MAX_POINTS:
