@@ -13,6 +13,7 @@ from ... import __version__
 from ...io.checkpoints import resolve_checkpoint
 from ...tracker import Tracker
 from ..shard_manifest import shard_files
+from .clip_points import points_name
 from .clip_sources import Clip, ClipSource
 from .finished_rows import FinishedRows
 from .lerobot_columns import append_tracks, check_append
@@ -184,12 +185,12 @@ def make_job(
     local, revision = os.path.isdir(place), revision_of(tracker)
     place = os.path.abspath(place) if local else place
     options = Options(
-        points=points,
+        points=points_name(points),
         model=os.path.basename(place) if local else place,
         revision=revision,
         settings=settings_of(tracker),
         preset=loading.get("preset"),
-        dtype=None if loading.get("dtype") is None else str(loading["dtype"]),
+        dtype=None if loading.get("dtype") is None else str(loading["dtype"]).removeprefix("torch."),
         package=__version__,
     )
     return TrackJob(source, options, place, None if local else revision, loading.get("device"), time_limit)

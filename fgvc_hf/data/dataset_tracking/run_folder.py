@@ -130,10 +130,11 @@ def begin_run(folder: Path, run: dict[str, Any]) -> None:
     before = read_run(folder)
     if before == run:
         return
-    differing = [name for name in run if name != "listing" and before.get(name) != run[name]]
+    differing = [name for name in run if name not in ("clips", "listing") and before.get(name) != run[name]]
     if not differing:
+        counts = "" if before["clips"] == run["clips"] else f": clips was {before['clips']}, now {run['clips']}"
         raise FileExistsError(
-            f"{folder}: the clips of the source have changed since it was begun; choose another folder."
+            f"{folder}: the clips of the source have changed since it was begun{counts}; choose another folder."
         )
     shown = "; ".join(f"{name} was {before.get(name)}, now {run[name]}" for name in differing)
     raise FileExistsError(f"{folder}: was begun with other options: {shown}; give the same, or choose another folder.")

@@ -13,6 +13,8 @@ import pytest
 from filelock import FileLock
 from tracked_datasets import files_in, rows_in
 
+from fgvc_hf import track_dataset
+
 
 def test_another_runs_options_are_named(command, copied, tmp_path):
     assert command(copied)[0] == 0
@@ -183,3 +185,20 @@ def test_without_a_cluster_nothing_is_written(command, clips, tmp_path, monkeypa
     assert status == 2 and expected[fault] in printed and printed.count("\n") == 1
     assert not (tmp_path / "tracks").exists()
     assert command(clips)[0] == 0 and command(clips, "--engine", "ray")[0] == 0  # finished: there is nothing to do
+
+
+@pytest.mark.parametrize("change", ["added", "removed", "replaced"])
+def test_a_source_of_other_clips_is_told_as_that(command, copied, change):
+    assert command(copied)[0] == 0
+    if change == "removed":
+        (copied / "a.mp4").unlink()
+    else:
+        shutil.copy(copied / "one.mp4", copied / {"added": "new.mp4", "replaced": "a.mp4"}[change])
+    status, _, error = command(copied)
+    assert status == 2 and "the clips of the source have changed since it was begun" in error
+
+
+@pytest.mark.parametrize("points", [None, 3, b"grid:2", ["grid:2"]], ids=repr)
+def test_points_that_are_no_text_are_refused(clips, tmp_path, points):
+    with pytest.raises(ValueError, match="points must be grid:N"):
+        track_dataset(clips, tmp_path / "tracks", points)
