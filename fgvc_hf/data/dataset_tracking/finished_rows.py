@@ -131,9 +131,8 @@ def read_rows(path: Path, columns: Sequence[str] | None = None, ids: set[str] | 
         `OSError`: it is damaged, or has no such columns.
     """
     with understood(str(path), "file of rows of tracks"):
-        table = pyarrow.parquet.read_table(
-            path, columns=columns, filters=None if ids is None else [("id", "in", ids)], partitioning=None
-        )
+        wanted = None if ids is None else [("id", "in", ids)]
+        table = pyarrow.parquet.read_table(path.absolute(), columns=columns, filters=wanted, partitioning=None)
         if missing := [name for name in columns or () if name not in table.column_names]:
             raise ValueError(f"it has no column {missing[0]}")
         return table

@@ -14,6 +14,7 @@ from filelock import FileLock
 from tracked_datasets import files_in, rows_in
 
 from fgvc_hf import track_dataset
+from fgvc_hf.data.dataset_tracking.inspection import inspect_tracks
 
 
 def test_another_runs_options_are_named(command, copied, tmp_path):
@@ -152,6 +153,7 @@ def test_relative_destinations_are_folders_whatever_their_name(command, clips, t
     monkeypatch.chdir(tmp_path)
     assert command(clips, destination=name)[0] == 0
     assert len(rows_in(tmp_path / name)) == 4
+    assert any("3 with tracks" in line for line in inspect_tracks(name, sample=1))
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOLCK, "No locks available"), NotImplementedError("no flock here")])
