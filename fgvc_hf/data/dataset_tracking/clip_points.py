@@ -33,6 +33,14 @@ def parse_grid(points: str) -> tuple[int, int]:
     return rows, columns
 
 
+def points_name(points: str) -> str:
+    """The one name of grids that are equal, such as `"grid:2"` of `"grid:2x2"` and `"grid:02"`; that of a column as it is."""
+    if points.startswith("column:"):
+        return points
+    rows, columns = parse_grid(points)
+    return f"grid:{rows}" if rows == columns else f"grid:{rows}x{columns}"
+
+
 def queries_of(points: Any, height: int, width: int) -> np.ndarray:
     """
     Queries (N, 3), float64, of the points of a row.
@@ -48,8 +56,8 @@ def queries_of(points: Any, height: int, width: int) -> np.ndarray:
         raise ClipError("points", "the row has no points.")
     if isinstance(points, str):
         return grid_points(parse_grid(points), height, width)
-    if isinstance(points, bytes):
-        points = read_points(points)
+    if isinstance(points, bytes | bytearray | memoryview):
+        points = read_points(bytes(points))
     try:
         number = len(points)
         if number > MAX_POINTS:
@@ -74,4 +82,4 @@ def read_points(data: bytes) -> Any:
     return points["queries"] if isinstance(points, dict) and "queries" in points else points
 
 
-__all__ = ["MAX_BYTES", "parse_grid", "queries_of"]
+__all__ = ["MAX_BYTES", "parse_grid", "points_name", "queries_of"]

@@ -1,5 +1,6 @@
 """The work on one clip: a row of a source in, a row of tracks out. What fails becomes a row that says why."""
 
+import operator
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -59,7 +60,7 @@ def track_rows(rows: Iterable[Mapping[str, Any]], tracker: Tracker, time_limit: 
             * `video`: what [`open_video`] takes, or the bytes of a video file;
             * `points`: (t, x, y) of N points, or (x, y) on the first frame; or `"grid:N"` or `"grid:ROWSxCOLUMNS"`;
             * `frames` (*optional*): first frame, and the one after the last;
-            * `id`, `source`, `model`, `revision`, `preset` (*optional*): what the columns of these names will hold.
+            * `id`, `source`, `model`, `revision`, `preset` (*optional*): what the columns of these names will hold, as text.
         tracker ([`Tracker`]): What tracks.
         time_limit (`float`, *optional*): Seconds for a clip. It is looked at after each frame.
 
@@ -76,12 +77,30 @@ def track_rows(rows: Iterable[Mapping[str, Any]], tracker: Tracker, time_limit: 
         `OSError`: the machine is full, or its accelerator is lost.
     """
     for row in rows:
-        video = row.get("video")
-        source = str(row.get("source", video if isinstance(video, str | Path) else "clip"))
-        names = {key: row.get(key) for key in ("model", "revision", "preset")}
-        points = row["points"] if isinstance(row.get("points"), str) else "column"
-        ids = {"id": row.get("id") or clip_id((source, 0, 0), {"points": points} | names), "source": source}
+        given = row if hasattr(row, "get") else {}
+        video, points = given.get("video"), given.get("points")
+        names = {key: text_of(given.get(key)) for key in ("model", "revision", "preset")}
+        source = text_of(given.get("source")) or (text_of(video) if isinstance(video, str | Path) else None) or "clip"
+        options = {"points": points if isinstance(points, str) else "column"} | names
+        ids = {"id": text_of(given.get("id")) or clip_id((source, 0, 0), options), "source": source}
         yield ids | track_clip(lambda _, row=row: row, tracker, time_limit, source) | names
+
+
+def text_of(value: Any) -> str | None:
+    """A value as text that UTF-8 can encode, as a column of text needs it."""
+    return None if value is None else str(value).encode("utf-8", "backslashreplace").decode()
+
+
+def frames_of(value: Any) -> tuple[int, int | None]:
+    """The first frame of a clip, and the one after the last, as a row has them; all if it has none."""
+    if value is None:
+        return 0, None
+    try:
+        start, stop = value
+        return operator.index(start), None if stop is None else operator.index(stop)
+    except (TypeError, ValueError):
+        reason = f"frames must be the first one and the one after the last, as whole numbers, got {str(value)[:50]}."
+        raise ClipError("source", reason) from None
 
 
 def track_clip(
@@ -102,12 +121,15 @@ def track_clip(
         stage, named = "source", None
         try:
             row = read(Path(folder))
-            video, points = on_disk(row["video"], Path(folder)), row["points"]
+            if not hasattr(row, "get"):
+                raise ClipError(stage, f"a row must be a mapping, got {type(row).__name__}.")
+            video, points = on_disk(row.get("video"), Path(folder)), row.get("points")
+            span = frames_of(row.get("frames"))
             named = str(video) if isinstance(video, str | Path) else None
             stage = "video"
             if video is None:
                 raise ClipError(stage, "the row has no video.")
-            frames = ClipFrames(open_video(video), row.get("frames") or (0, None), time_limit)
+            frames = ClipFrames(open_video(video), span, time_limit)
             stage = "points"
             queries = queries_of(points, frames.height, frames.width)
             stage = "tracker"

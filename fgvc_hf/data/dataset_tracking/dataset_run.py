@@ -13,10 +13,11 @@ from ... import __version__
 from ...io.checkpoints import resolve_checkpoint
 from ...tracker import Tracker
 from ..shard_manifest import shard_files
+from .clip_points import points_name
 from .clip_sources import Clip, ClipSource
 from .finished_rows import FinishedRows
 from .lerobot_columns import append_tracks, check_append
-from .ray_engine import track_on_ray
+from .ray_engine import check_cluster, track_on_ray
 from .run_folder import (
     ROWS,
     begin_run,
@@ -92,6 +93,8 @@ def track_dataset(
     clips = list_clips(opened, num_shards, progress)
     if append_to is not None:
         check_append(opened, clips, folder, append_to)
+    if engine == "ray" and (retry_errors or not is_whole(folder)):
+        check_cluster(actors or Actors())
     # The driver of a cluster needs the weights only to name them
     tracker = load_tracker(checkpoint, loading | ({"device": "cpu"} if engine == "ray" else {}))
     job = make_job(opened, points, checkpoint, loading, tracker, time_limit)
@@ -182,12 +185,12 @@ def make_job(
     local, revision = os.path.isdir(place), revision_of(tracker)
     place = os.path.abspath(place) if local else place
     options = Options(
-        points=points,
+        points=points_name(points),
         model=os.path.basename(place) if local else place,
         revision=revision,
         settings=settings_of(tracker),
         preset=loading.get("preset"),
-        dtype=None if loading.get("dtype") is None else str(loading["dtype"]),
+        dtype=None if loading.get("dtype") is None else str(loading["dtype"]).removeprefix("torch."),
         package=__version__,
     )
     return TrackJob(source, options, place, None if local else revision, loading.get("device"), time_limit)

@@ -16,9 +16,11 @@ import pyarrow.parquet
 from ...io.files import atomic_write
 from .clip_errors import PASSING
 from .row_encoding import BINARY, encoded_bytes, track_features
+from .stored_files import understood
 
 
 PART_BYTES, PART_SECONDS = 32 << 20, 30.0
+PARTS = f"{'[0-9]' * 6}.parquet"
 HELD_PARTS = 8  # of which rows are looked for at a time; rows come almost in order
 
 
@@ -29,10 +31,15 @@ class FinishedRows:
     Args:
         folder (`Path`): Made if needed. What a process that was ended left half-written is removed.
         seconds (`float`): At most so long a row waits before it is written.
+
+    Raises:
+        `OSError`: a file of them is damaged.
     """
 
     def __init__(self, folder: Path, seconds: float = PART_SECONDS):
         self.folder, self.schema, self.seconds = folder, track_features().arrow_schema, seconds
+        if folder.exists() and not folder.is_dir():
+            raise OSError(f"{folder}: is damaged; it must be a folder of finished rows.")
         folder.mkdir(exist_ok=True)
         self._places: dict[str, tuple[int, int]] = {}  # part and row of each id
         self.sizes: dict[str, int] = {}  # bytes of the arrays of each id
@@ -40,10 +47,10 @@ class FinishedRows:
         self._waiting: list[dict] = []
         self._bytes, self._since, self._next = 0, time.monotonic(), 0
         for path in folder.iterdir():
-            if path.name.startswith("."):
+            if path.name.startswith(".") and not path.is_dir():
                 path.unlink()
-        for path in sorted(folder.glob("*.parquet")):
-            self._index(int(path.stem), pyarrow.parquet.read_table(path, columns=["id", "size", "error"]))
+        for path in sorted(folder.glob(PARTS)):
+            self._index(int(path.stem), read_rows(path, ["id", "size", "error"]))
             self._next = int(path.stem) + 1
 
     def _index(self, part: int, table: pyarrow.Table) -> None:
@@ -105,10 +112,30 @@ class FinishedRows:
             if part in held:
                 held.move_to_end(part)
             else:
-                held[part] = pyarrow.parquet.read_table(self._path(part)).drop_columns(["size"]).cast(self.schema)
+                held[part] = read_rows(self._path(part), self.schema.names).cast(self.schema)
             if len(held) > HELD_PARTS:
                 held.popitem(last=False)
             yield held[part].take([number for _, number in group])
+
+
+def read_rows(path: Path, columns: Sequence[str] | None = None, ids: set[str] | None = None) -> pyarrow.Table:
+    """
+    Rows of tracks in a Parquet file.
+
+    Args:
+        path (`Path`): The file.
+        columns (sequence of `str`, *optional*): Which to read; all if not given.
+        ids (set of `str`, *optional*): Of the rows to read; all if not given.
+
+    Raises:
+        `OSError`: it is damaged, or has no such columns.
+    """
+    with understood(str(path), "file of rows of tracks"):
+        wanted = None if ids is None else [("id", "in", ids)]
+        table = pyarrow.parquet.read_table(path.absolute(), columns=columns, filters=wanted, partitioning=None)
+        if missing := [name for name in columns or () if name not in table.column_names]:
+            raise ValueError(f"it has no column {missing[0]}")
+        return table
 
 
 def may_pass(error: str | None) -> bool:
@@ -116,4 +143,4 @@ def may_pass(error: str | None) -> bool:
     return error is not None and error.partition(":")[0] in PASSING
 
 
-__all__ = ["FinishedRows", "may_pass"]
+__all__ = ["PARTS", "FinishedRows", "may_pass", "read_rows"]

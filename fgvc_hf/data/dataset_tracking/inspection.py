@@ -7,14 +7,13 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from pyarrow.parquet import read_table
-
 from ...io.overlays import drawn_tracks, write_sheet
 from ...io.video import open_video
 from ..shard_manifest import shard_files
 from .clip_errors import error_text
 from .clip_sources import Clip, ClipSource
 from .clip_tracking import ClipFrames, on_disk
+from .finished_rows import PARTS, read_rows
 from .row_encoding import load_tracks
 from .run_folder import ROWS, is_whole, read_run
 from .source_kinds import open_source
@@ -36,9 +35,9 @@ def inspect_tracks(folder: str | os.PathLike, sample: int = 4) -> Iterator[str]:
     """
     folder, run = Path(folder), read_run(Path(folder))
     whole = is_whole(folder)
-    files = shard_files(folder) if whole else sorted((folder / ROWS).glob("[0-9]*.parquet"))
+    files = shard_files(folder) if whole else sorted((folder / ROWS).glob(PARTS))
     columns = ["id", "source", "num_frames", "error"]
-    rows = list({row["id"]: row for file in files for row in read_table(file, columns=columns).to_pylist()}.values())
+    rows = list({row["id"]: row for file in files for row in read_rows(file, columns).to_pylist()}.values())
     state = "whole" if whole else f"unfinished, {run['clips'] - len(rows)} clips are missing"
     size = sum(file.stat().st_size for file in files)
     yield f"{folder}: {len(rows)} rows in {len(files)} files, {size / 2**20:.1f} MiB; {state}"
@@ -70,10 +69,10 @@ def draw_sample(folder: Path, files: list[Path], run: dict, wanted: set[str]) ->
     except (OSError, ValueError) as error:
         yield f"  no overlays: {error}"
         return
-    rows = itertools.chain.from_iterable(
-        read_table(file, filters=[("id", "in", wanted)]).to_pylist() for file in files
-    )
+    rows = itertools.chain.from_iterable(read_rows(file, ids=wanted).to_pylist() for file in files)
     chosen = {row["source"]: row for row in rows} if wanted else {}
+    if (folder / OVERLAYS).exists() and not (folder / OVERLAYS).is_dir():
+        raise FileExistsError(f"{folder / OVERLAYS}: is a file; overlays need a folder of this name.")
     (folder / OVERLAYS).mkdir(exist_ok=True)
     for clip in source.clips() if chosen else ():
         if row := chosen.get(clip.source):

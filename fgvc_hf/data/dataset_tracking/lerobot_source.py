@@ -72,6 +72,7 @@ def cameras_of(info: dict[str, Any]) -> list[str]:
 
 def holds_points(kind: pyarrow.DataType) -> bool:
     """Whether a column holds lists of lists of numbers."""
+    kind = getattr(kind, "storage_type", kind)  # of an array of datasets
     for _ in range(2):
         if not hasattr(kind, "value_type"):
             return False

@@ -21,13 +21,26 @@ PATH_COLUMNS = ("video", "path", "file", "file_name", "video_path")
 
 def holds_bytes(kind: pyarrow.DataType) -> bool:
     """Whether a column holds the bytes of files: as binary, or as the struct of `datasets`, whose bytes may be null beside a path."""
-    structure = pyarrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
-    return structure or pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
+    if pyarrow.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0 and (
+            pyarrow.types.is_null(field := kind.field("bytes").type) or holds_bytes(field)
+        )
+    return is_a(plain(kind), "binary", "large_binary", "binary_view")
 
 
 def holds_paths(kind: pyarrow.DataType) -> bool:
     """Whether a column holds text."""
-    return pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)
+    return is_a(plain(kind), "string", "large_string", "string_view")
+
+
+def plain(kind: pyarrow.DataType) -> pyarrow.DataType:
+    """The type of the values of a column, which a dictionary may hold, as that of a category of pandas does."""
+    return kind.value_type if pyarrow.types.is_dictionary(kind) else kind
+
+
+def is_a(kind: pyarrow.DataType, *names: str) -> bool:
+    """Whether a type is one of those of PyArrow's names."""
+    return any(getattr(pyarrow.types, f"is_{name}")(kind) for name in names)
 
 
 def video_column(schema: pyarrow.Schema, wanted: str | None, path: str) -> str:
@@ -47,7 +60,8 @@ def video_column(schema: pyarrow.Schema, wanted: str | None, path: str) -> str:
     if wanted not in schema.names:
         raise ValueError(f"{path}: has no column {wanted}; {candidates(schema.names)}.")
     kind = schema.field(wanted).type
-    if not (holds_bytes(kind) or holds_paths(kind)):
+    # Where all values are null, or there are none, writers do not know the type
+    if not (holds_bytes(kind) or holds_paths(kind) or pyarrow.types.is_null(kind)):
         raise ValueError(f"{path}: column {wanted} must hold the bytes or the paths of videos, it holds {kind}.")
     return wanted
 

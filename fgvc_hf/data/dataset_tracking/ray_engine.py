@@ -78,6 +78,17 @@ def load_ray():
     return ray
 
 
+def check_cluster(actors: Actors) -> None:
+    """Check that there is a cluster with room for an actor, before anything is written.
+
+    Raises:
+        `ImportError`: Ray is not installed.
+        `OSError`: the cluster cannot be reached.
+        `ValueError`: it has no room.
+    """
+    actors_of(load_ray(), actors)
+
+
 def track_on_ray(job: TrackJob, clips: Sequence[Clip], actors: Actors) -> Generator[dict]:
     """
     The row of each clip, in any order.
@@ -144,4 +155,4 @@ def actors_of(ray, actors: Actors) -> tuple[int, float]:
     return (room if actors.most is None else min(room, actors.most)), gpus
 
 
-__all__ = ["ClipActor", "load_ray", "track_on_ray"]
+__all__ = ["ClipActor", "check_cluster", "load_ray", "track_on_ray"]

@@ -97,32 +97,37 @@ def load_tracks(row: Mapping[str, Any]) -> PointTracks:
     The tracks of a row, as [`Tracker.track`] gives them, within the bounds of the encoding.
 
     Args:
-        row (mapping): A row of the data set, as `datasets`, Ray, pandas or pyarrow's `to_pylist` give it.
+        row (mapping): A row of the data set, as `datasets`, Ray, pandas or pyarrow's `to_pylist` give it. The formats `"numpy"` and `"torch"` of
+            `datasets` cut zeros off the ends of arrays: take the row without them.
 
     Returns:
         [`PointTracks`] in pixels of the video; `object_ids` are 0 to N-1.
 
     Raises:
-        `ValueError`: the row holds an error instead of tracks, or is damaged.
+        `ValueError`: it is no such row, holds an error instead of tracks, or is damaged.
     """
-    if not isinstance(row["tracks"], bytes | bytearray | memoryview):
-        reason = row["error"] if isinstance(row["error"], str) else "its tracks are missing"
-        raise ValueError(f"row {row['id']} ({row['source']}) holds no tracks: {reason}.")
-    queries = np.array([list(query) for query in row["queries"]], dtype=np.float32).reshape(-1, 3)
-    number, length, height, width = len(queries), int(row["num_frames"]), int(row["height"]), int(row["width"])
+    check_row(row)
+    name = row.get("id")
     try:
+        length, height, width = (int(row[side]) for side in ("num_frames", "height", "width"))
+        queries = np.array([list(query) for query in row["queries"]], dtype=np.float32).reshape(-1, 3)
+        number = len(queries)
         codes = np.frombuffer(row["tracks"], "<u2").reshape(number, length, 2)
         confidence = np.frombuffer(row["confidence"], np.uint8).reshape(number, length)
         uncertainty = np.frombuffer(row["uncertainty"], "<f2").reshape(number, length)
-        visible, outside = (_bits(row[name], number, length) for name in ("visible", "outside"))
-    except ValueError:
+        visible, outside = (_bits(row[column], number, length) for column in ("visible", "outside"))
+    except (ValueError, TypeError, OverflowError):
         raise ValueError(
-            f"row {row['id']} is damaged: its arrays are not of {number} points and {length} frames."
+            f"row {name} is damaged, or in the format numpy or torch of datasets: its arrays are not of its points and frames."
         ) from None
+    inside = (queries >= 0) & (queries <= (length - 1, width, height))  # not of NaN
+    if min(height, width) < 1 or not inside.all():
+        raise ValueError(
+            f"row {name} is damaged: its points are not in its {length} frames of {width} x {height} pixels."
+        )
     positions = (codes / STEPS * (width, height)).astype(np.float32)  # (N, T, 2)
     positions[codes[..., 0] == NOWHERE] = np.nan
-    t = queries[:, 0].astype(int)
-    positions[np.arange(number), t] = queries[:, 1:]
+    positions[np.arange(number), queries[:, 0].astype(int)] = queries[:, 1:]
     return PointTracks(
         object_ids=list(range(number)),
         queries=queries,
@@ -133,6 +138,19 @@ def load_tracks(row: Mapping[str, Any]) -> PointTracks:
         outside=outside,
         size=(height, width),
     )
+
+
+def check_row(row: Any) -> None:
+    """A `ValueError` if something is not a row with tracks, whatever they are."""
+    if not (isinstance(row, Mapping) or hasattr(row, "keys")):
+        raise ValueError(f"a row of tracks must be a mapping of columns, got {type(row).__name__}.")
+    names = [str(name) for name in row.keys()]
+    for wanted in ("tracks", "num_frames", "width", "height", "queries", *BINARY):
+        if wanted not in names:
+            raise ValueError(f"a row of tracks must have a column {wanted}, it has {', '.join(names) or 'none'}.")
+        if wanted == "tracks" and not isinstance(row["tracks"], bytes | bytearray | memoryview):
+            reason = error if isinstance(error := row.get("error"), str) else "its tracks are missing"
+            raise ValueError(f"row {row.get('id')} ({row.get('source')}) holds no tracks: {reason}.")
 
 
 def _bits(packed: bytes, number: int, length: int) -> np.ndarray:

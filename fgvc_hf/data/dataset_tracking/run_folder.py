@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from pyarrow.parquet import ParquetFile, read_table
+from pyarrow.parquet import ParquetFile
 
 from ...io.files import atomic_write, check_outputs, local_path
-from ...io.json_files import read_json, understanding
+from ...io.json_files import read_json, reason_of, understanding
 from ..dataset_card import shards_in, write_card
 from ..shard_manifest import MANIFEST, finish, shard_files
-from .finished_rows import FinishedRows, may_pass
+from .finished_rows import FinishedRows, may_pass, read_rows
 from .row_encoding import encoding_table
 from .shard_writer import write_track_shards
 from .stored_files import is_remote
@@ -33,13 +33,13 @@ RUN, ROWS, LOCK = ".fgvc-hf-run.json", ".fgvc-hf-rows", ".fgvc-hf-lock"
 
 
 def check_destination(path: str | os.PathLike, source: str) -> Path:
-    """The path of a folder that is new, empty, or of a run.
+    """The absolute path of a folder that is new, empty, or of a run. PyArrow would take a relative one such as `tracks:v2` for a URL.
 
     Raises:
         `ValueError`: it is the source, or in it.
         `OSError`: it holds something else, or cannot be written.
     """
-    path = local_path(path)
+    path = local_path(path).absolute()
     check_outputs([path], [None if is_remote(source) else source])
     if path.exists() and not path.is_dir():
         raise FileExistsError(f"{path}: is a file; the destination must be a folder.")
@@ -47,9 +47,9 @@ def check_destination(path: str | os.PathLike, source: str) -> Path:
         raise FileExistsError(
             f"{path}: holds something else than tracks of a data set; give a new or an empty folder."
         )
-    if not path.absolute().parent.is_dir():
+    if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: cannot be written, the folder {path.parent} does not exist.")
-    if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise PermissionError(f"{path}: cannot be written, it is not writable.")
     return path
 
@@ -59,7 +59,7 @@ def locked(folder: Path) -> Generator[None]:
     """A context in which no other run writes to a folder, which is made if needed, and removed if it stays empty. The lock ends with the process.
 
     Raises:
-        `OSError`: another run is writing.
+        `OSError`: another run is writing, or the file system has no locks.
     """
     existed = folder.exists()
     try:
@@ -71,13 +71,21 @@ def locked(folder: Path) -> Generator[None]:
         lock.acquire()
     except Timeout:
         raise OSError(f"{folder}: another run is writing to it; wait for its end, or choose another folder.") from None
+    except (OSError, NotImplementedError) as error:
+        remove_lock(folder, existed)
+        raise OSError(f"{folder}: cannot be locked ({reason_of(error)}); choose a folder on another disk.") from None
     try:
         yield
     finally:
-        (folder / LOCK).unlink(missing_ok=True)
+        remove_lock(folder, existed)
         lock.release()
-        if not existed and not any(folder.iterdir()):
-            folder.rmdir()
+
+
+def remove_lock(folder: Path, existed: bool) -> None:
+    """Remove the file of a lock, and the folder if it was made for it and holds nothing else."""
+    (folder / LOCK).unlink(missing_ok=True)
+    if not existed and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def is_whole(folder: Path) -> bool:
@@ -97,7 +105,7 @@ def check_shards(folder: Path, number: int | None) -> None:
 def reopen(folder: Path) -> None:
     """Make a whole folder one of finished rows again, if a row has an error that may pass. Whatever ends this, no row is lost."""
     shards = shard_files(folder)
-    errors = (read_table(shard, columns=["error"])["error"].to_pylist() for shard in shards)
+    errors = (read_rows(shard, ["error"])["error"].to_pylist() for shard in shards)
     if not any(may_pass(error) for of_shard in errors for error in of_shard):
         return
     shutil.rmtree(folder / ROWS, ignore_errors=True)
@@ -122,10 +130,11 @@ def begin_run(folder: Path, run: dict[str, Any]) -> None:
     before = read_run(folder)
     if before == run:
         return
-    differing = [name for name in run if name != "listing" and before.get(name) != run[name]]
+    differing = [name for name in run if name not in ("clips", "listing") and before.get(name) != run[name]]
     if not differing:
+        counts = "" if before["clips"] == run["clips"] else f": clips was {before['clips']}, now {run['clips']}"
         raise FileExistsError(
-            f"{folder}: the clips of the source have changed since it was begun; choose another folder."
+            f"{folder}: the clips of the source have changed since it was begun{counts}; choose another folder."
         )
     shown = "; ".join(f"{name} was {before.get(name)}, now {run[name]}" for name in differing)
     raise FileExistsError(f"{folder}: was begun with other options: {shown}; give the same, or choose another folder.")
@@ -143,8 +152,9 @@ def read_run(folder: Path) -> dict[str, Any]:
     contents = "what a run was begun with"
     with understanding(folder / RUN, contents):
         run = read_json(folder / RUN, contents)
-        if not {"source", "points"} <= set(run):
-            raise ValueError("it names no source and points")
+        for name, kind in {"source": str, "points": str, "video": str | None, "clips": int}.items():
+            if not isinstance(run[name], kind):
+                raise ValueError(f"{name} is {run[name]!r}")
     return run
 
 
@@ -158,10 +168,8 @@ def complete(folder: Path, names: Sequence[str], rows: FinishedRows, number: int
 
 def errors_in(folder: Path) -> int:
     """Rows with an error in the shards of a folder."""
-    files = shards_in(folder)[0]
-    return sum(
-        len(table) - table["error"].null_count for file in files if (table := read_table(file, columns=["error"]))
-    )
+    errors = (read_rows(file, ["error"])["error"] for file in shard_files(folder))
+    return sum(len(column) - column.null_count for column in errors)
 
 
 def card_text(folder: Path, run: dict[str, Any]) -> str:

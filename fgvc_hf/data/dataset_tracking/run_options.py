@@ -69,10 +69,10 @@ def check_options(
         raise ValueError(f"--actors, --cpus and --gpus are options of --engine ray, not of {engine}.")
     check_number("--num-shards", num_shards)
     check_number("--time-limit", time_limit, least=None, whole=False)
-    kind, _, column = points.partition(":")
+    kind, _, column = points.partition(":") if isinstance(points, str) else ("", "", "")
     if kind == "column" and column:
         return column
-    parse_grid(points)
+    parse_grid(points if isinstance(points, str) else repr(points))
     return None
 
 

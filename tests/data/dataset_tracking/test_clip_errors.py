@@ -4,17 +4,20 @@ import errno
 import io
 import json
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow
 import pytest
 import torch
 
-from fgvc_hf import PointTracks
+from fgvc_hf import PointTracks, Tracker, track_rows
 from fgvc_hf.data.dataset_tracking import clip_tracking
 from fgvc_hf.data.dataset_tracking.clip_errors import LostDevice
 from fgvc_hf.data.dataset_tracking.clip_points import parse_grid, queries_of
 from fgvc_hf.data.dataset_tracking.clip_tracking import track_clip
+from fgvc_hf.data.dataset_tracking.row_encoding import track_features
 
 
 STAGES = {
@@ -154,3 +157,35 @@ def test_a_grid_has_a_bound(points):
     with pytest.raises(ValueError, match="points must be"):
         parse_grid(points)
     assert parse_grid("grid:316") == (316, 316)
+
+
+class Nameless:
+    def __str__(self):
+        return "a\udcff"
+
+
+@pytest.mark.parametrize(
+    "row, error",
+    [
+        (None, "source: a row must be a mapping, got NoneType."),
+        ("a.mp4", "source: a row must be a mapping, got str."),
+        ([1], "source: a row must be a mapping, got list."),
+        ({}, "video: the row has no video."),
+        ({"points": None}, "points: the row has no points."),
+        *(({"frames": frames}, "source: frames must be") for frames in ("abc", (1,), 3, (0, 2.0), (None, 2), {})),
+        ({"frames": np.array([0, 2])}, None),
+        ({"frames": [1, None]}, None),
+        ({"model": Path("m"), "revision": np.int64(3), "preset": Nameless(), "id": 5}, None),
+        ({"source": Nameless(), "model": object()}, None),
+        ({"source": None, "points": bytearray(b"[[0, 1, 2]]")}, None),
+        ({"points": memoryview(b"[[0, 1, 2]]")}, None),
+    ],
+    ids=str,
+)
+def test_rows_of_ones_own_are_never_the_end_of_the_job(clips, checkpoint, row, error):
+    tracker = Tracker.from_pretrained(checkpoint)
+    whole = {"video": clips / "a.mp4", "points": "grid:2"}
+    rows = list(track_rows([whole | row if row and isinstance(row, dict) else row, whole], tracker))
+    assert (rows[0]["error"] or "").startswith(error or "") and (rows[0]["error"] is None) == (error is None)
+    assert rows[1]["error"] is None
+    pyarrow.Table.from_pylist(rows, track_features().arrow_schema)  # the columns are of their types

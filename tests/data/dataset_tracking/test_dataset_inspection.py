@@ -1,8 +1,12 @@
 """Counts, errors and overlays of what was tracked."""
 
+import io
+import json
 import shutil
 
 import datasets
+import pyarrow
+import pyarrow.parquet
 import pytest
 from tracked_datasets import stop_after
 
@@ -56,3 +60,62 @@ def test_inspection_of_an_unfinished_run(run, copied, tmp_path, monkeypatch, cap
     assert main(["track-dataset", "--inspect", str(tmp_path / "tracks")]) == 0
     printed = capsys.readouterr().out
     assert "unfinished, 3 clips are missing" in printed and "no overlays" in printed
+
+
+RUN = {"source": 3, "points": None, "video": 4, "clips": "many"}
+
+
+@pytest.mark.parametrize("name", list(RUN))
+def test_what_a_run_was_begun_with_has_values_of_its_kinds(command, clips, tmp_path, capsys, name):
+    command(clips)
+    note = tmp_path / "tracks" / ".fgvc-hf-run.json"
+    run = json.loads(note.read_text())
+    for damaged in (run | {name: RUN[name]}, {key: value for key, value in run.items() if key != name}):
+        note.write_text(json.dumps(damaged))
+        assert main(["track-dataset", "--inspect", str(note.parent)]) == 2
+        error = capsys.readouterr().err
+        assert f"{note}: must be what a run was begun with" in error and error.count("\n") == 1
+
+
+def table_of(**columns):
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table(columns), file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("content", [b"j", b"junk", table_of(a=[1]), table_of(id=["a"])], ids=range(4))
+@pytest.mark.parametrize("name", [".fgvc-hf-rows/000000.parquet", "data-00000-of-00001.parquet"])
+def test_rows_that_are_damaged_are_told_by_their_file(command, clips, tmp_path, capsys, content, name):
+    command(clips)
+    path, manifest = tmp_path / "tracks" / name, tmp_path / "tracks" / "shards.json"
+    if name.startswith("."):
+        manifest.unlink()
+        path.parent.mkdir()
+    path.write_bytes(content)
+    if not name.startswith("."):
+        listed = json.loads(manifest.read_text())
+        listed["shards"][name]["bytes"] = len(content)
+        manifest.write_text(json.dumps(listed))
+    status, _, error = command(clips)
+    assert status == 2 and str(path) in error and error.count("\n") == 1
+    assert main(["track-dataset", "--inspect", str(tmp_path / "tracks")]) == 2
+    error = capsys.readouterr().err
+    assert str(path) in error and error.count("\n") == 1
+
+
+def test_files_of_others_among_finished_rows(command, clips, tmp_path):
+    command(clips)
+    (tmp_path / "tracks" / "shards.json").unlink()
+    (tmp_path / "tracks" / ".fgvc-hf-rows" / ".thumbnails").mkdir(parents=True)
+    (tmp_path / "tracks" / ".fgvc-hf-rows" / "x.parquet").write_bytes(b"")
+    assert command(clips)[0] == 0
+
+
+def test_files_in_the_places_of_folders(command, clips, tmp_path, capsys):
+    command(clips)
+    (tmp_path / "tracks" / "overlays").write_text("")
+    assert main(["track-dataset", "--inspect", str(tmp_path / "tracks")]) == 2
+    assert "overlays: is a file; overlays need a folder" in capsys.readouterr().err
+    (tmp_path / "tracks" / "shards.json").unlink()
+    (tmp_path / "tracks" / ".fgvc-hf-rows").write_text("")
+    assert ".fgvc-hf-rows: is damaged; it must be a folder" in command(clips)[2]

@@ -1,12 +1,20 @@
 """Options, sources and destinations that are refused, each by one sentence."""
 
+import errno
 import json
 import os
 import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from filelock import FileLock
-from tracked_datasets import files_in
+from tracked_datasets import files_in, rows_in
+
+from fgvc_hf import track_dataset
+from fgvc_hf.data.dataset_tracking.inspection import inspect_tracks
 
 
 def test_another_runs_options_are_named(command, copied, tmp_path):
@@ -138,3 +146,61 @@ def test_a_lerobot_dataset_of_another_version(command, lerobot, tmp_path):
     assert "is a LeRobotDataset v2.1; v3.0 is read" in command(old)[2]
     (old / "meta/info.json").write_text("{}")
     assert "info.json: is no info of a LeRobotDataset v3, or is damaged" in command(old)[2]
+
+
+@pytest.mark.parametrize("name", ["tracks:v2", "s3:tracks", "hdfs:x#%20", "späť 1"])
+def test_relative_destinations_are_folders_whatever_their_name(command, clips, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    assert command(clips, destination=name)[0] == 0
+    assert len(rows_in(tmp_path / name)) == 4
+    assert any("3 with tracks" in line for line in inspect_tracks(name, sample=1))
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOLCK, "No locks available"), NotImplementedError("no flock here")])
+def test_file_systems_without_locks_are_told(command, clips, tmp_path, monkeypatch, error):
+    def fail(self):
+        Path(self.lock_file).touch()
+        raise error
+
+    monkeypatch.setattr("filelock.FileLock.acquire", fail)
+    for folder in (tmp_path / "tracks", tmp_path / "there"):
+        (tmp_path / "there").mkdir(exist_ok=True)
+        status, _, printed = command(clips, destination=folder)
+        assert status == 2 and f"{folder}: cannot be locked (" in printed and printed.count("\n") == 1
+    assert not (tmp_path / "tracks").exists() and not list((tmp_path / "there").iterdir())
+
+
+@pytest.mark.parametrize("fault", ["not installed", "cannot be reached", "no room"])
+def test_without_a_cluster_nothing_is_written(command, clips, tmp_path, monkeypatch, fault):
+    ray = SimpleNamespace(
+        is_initialized=lambda: False,
+        init=Mock(side_effect=ConnectionError("no address")),
+        data=Mock(),
+        exceptions=Mock(),
+    )
+    if fault == "no room":
+        ray.init, ray.cluster_resources = Mock(), lambda: {"CPU": 0.0}
+    monkeypatch.setitem(sys.modules, "ray", None if fault == "not installed" else ray)
+    monkeypatch.setitem(sys.modules, "ray.data", ray.data)
+    status, _, printed = command(clips, "--engine", "ray")
+    expected = {"not installed": "--engine ray needs Ray", "cannot be reached": "no address", "no room": "has 0 CPUs"}
+    assert status == 2 and expected[fault] in printed and printed.count("\n") == 1
+    assert not (tmp_path / "tracks").exists()
+    assert command(clips)[0] == 0 and command(clips, "--engine", "ray")[0] == 0  # finished: there is nothing to do
+
+
+@pytest.mark.parametrize("change", ["added", "removed", "replaced"])
+def test_a_source_of_other_clips_is_told_as_that(command, copied, change):
+    assert command(copied)[0] == 0
+    if change == "removed":
+        (copied / "a.mp4").unlink()
+    else:
+        shutil.copy(copied / "one.mp4", copied / {"added": "new.mp4", "replaced": "a.mp4"}[change])
+    status, _, error = command(copied)
+    assert status == 2 and "the clips of the source have changed since it was begun" in error
+
+
+@pytest.mark.parametrize("points", [None, 3, b"grid:2", ["grid:2"]], ids=repr)
+def test_points_that_are_no_text_are_refused(clips, tmp_path, points):
+    with pytest.raises(ValueError, match="points must be grid:N"):
+        track_dataset(clips, tmp_path / "tracks", points)

@@ -6,6 +6,9 @@ import subprocess
 import datasets
 import numpy as np
 import pandas
+import pyarrow
+import pyarrow.parquet
+import pytest
 
 from fgvc_hf import Tracker, load_tracks, open_video, track_rows
 
@@ -67,6 +70,54 @@ def test_rows_with_paths(run, clips, tmp_path):
     assert [row["num_frames"] for row in by_path] == [4, 1, None] and "no such" in by_path[2]["error"].lower()
     pandas.DataFrame({"clip": videos}).to_parquet(folder / "index.parquet")
     assert [row["tracks"] for row in run(folder, name="struct").values()] == [row["tracks"] for row in by_path]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pyarrow.large_binary(),
+        pyarrow.binary_view(),
+        pyarrow.dictionary(pyarrow.int32(), pyarrow.binary()),
+        pyarrow.struct([("bytes", pyarrow.binary_view()), ("path", pyarrow.string_view())]),
+        pyarrow.struct([("bytes", pyarrow.null()), ("path", pyarrow.string())]),
+        pyarrow.large_string(),
+        pyarrow.string_view(),
+        pyarrow.dictionary(pyarrow.int8(), pyarrow.string()),
+    ],
+    ids=str,
+)
+def test_columns_of_any_type_of_bytes_or_text(run, clips, tmp_path, kind):
+    path, folder = str(clips / "a.mp4"), tmp_path / "source"
+    folder.mkdir()
+    plain = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
+    value = path if "string" in str(plain) else (clips / "a.mp4").read_bytes()
+    if pyarrow.types.is_struct(kind):
+        null = pyarrow.types.is_null(kind.field("bytes").type)
+        value = {"bytes": None if null else (clips / "a.mp4").read_bytes(), "path": path if null else None}
+    videos = pyarrow.array([value, None], plain)
+    videos = videos.dictionary_encode().cast(kind) if plain != kind else videos
+    pyarrow.parquet.write_table(pyarrow.table({"video": videos}), folder / "0.parquet")
+    for part, nulls in enumerate(([], [None])):  # whose type writers do not know
+        pyarrow.parquet.write_table(pyarrow.table({"video": pyarrow.nulls(len(nulls))}), folder / f"1{part}.parquet")
+    rows = list(run(folder).values())
+    assert [row["error"] for row in rows] == [None, *["video: the row has no video."] * 2]
+
+
+def test_structs_of_other_bytes_are_no_videos(command, tmp_path):
+    pyarrow.parquet.write_table(pyarrow.table({"sizes": [{"bytes": 3}]}), tmp_path / "0.parquet")
+    status, _, error = command(tmp_path / "0.parquet", "--video", "sizes")
+    assert status == 2 and "column sizes must hold the bytes or the paths of videos" in error
+
+
+def test_points_of_lerobot_may_be_an_array_of_datasets(run, lerobot, tmp_path):
+    root = shutil.copytree(lerobot, tmp_path / "robot")
+    (file,) = (root / "meta" / "episodes").rglob("*.parquet")
+    table = pyarrow.parquet.read_table(file)
+    prompts = table["prompts"].to_pylist()
+    array = datasets.Features({"prompts": datasets.Array2D((1, 3), "float64")})
+    field = datasets.Dataset.from_dict({"prompts": prompts}, array).data.table.combine_chunks()["prompts"]
+    pyarrow.parquet.write_table(table.drop_columns("prompts").append_column("prompts", field), file)
+    assert {row["error"] for row in run(root, "column:prompts").values()} == {None}
 
 
 def test_samples_of_webdataset(run, webdataset):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fgvc_hf import PointTracks, load_tracks
-from fgvc_hf.data.dataset_tracking.row_encoding import encode_tracks, encoded_bytes, track_features
+from fgvc_hf.data.dataset_tracking.row_encoding import BINARY, encode_tracks, encoded_bytes, track_features
 
 
 def random_tracks(number, length, height, width, seed):
@@ -94,3 +94,35 @@ def test_rows_without_tracks_and_damaged_rows_are_refused():
     for name in ("tracks", "visible", "confidence", "uncertainty"):
         with pytest.raises(ValueError, match="row 7 is damaged"):
             load_tracks(whole | {name: whole[name][:-2]})
+
+
+WRONG = (None, float("nan"), "x", -1, b"", [[0, 1]], [[1e9, 1, 1]], [[-1, 1, 1]], [[0, float("nan"), 1]])
+
+
+@pytest.mark.parametrize("column", ["num_frames", "width", "height", "queries", *BINARY])
+@pytest.mark.parametrize("value", WRONG, ids=repr)
+def test_whatever_a_damaged_row_holds_is_refused_by_a_sentence(column, value):
+    whole = encode_tracks(random_tracks(3, 5, 48, 64, 1)) | {"id": "7", "source": "a.mp4", "error": None}
+    with pytest.raises(ValueError, match="^row 7 (is damaged|.a.mp4. holds no tracks)"):
+        load_tracks(whole | {column: value})
+    del whole[column]
+    with pytest.raises(ValueError, match=f"must have a column {column}, it has "):
+        load_tracks(whole)
+
+
+@pytest.mark.parametrize("row", [None, 3, "row", [], {}], ids=repr)
+def test_what_is_no_row_is_refused_by_a_sentence(row):
+    with pytest.raises(ValueError, match="a row of tracks must"):
+        load_tracks(row)
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch"])
+def test_formats_that_cut_zeros_off_are_named(name):
+    import datasets
+
+    tracks = random_tracks(3, 5, 48, 64, 1)
+    tracks.outside[:] = False
+    row = encode_tracks(tracks) | {"id": "0", "source": "clip"}
+    data = datasets.Dataset(pyarrow.Table.from_pylist([row], track_features().arrow_schema))
+    with pytest.raises(ValueError, match="in the format numpy or torch of datasets"):
+        load_tracks(data.with_format(name)[0])

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pyarrow
 import pyarrow.parquet
+import torch
 
-from fgvc_hf import FgvcModel, FgvcProcessor, Tracker
+from fgvc_hf import FgvcModel, FgvcProcessor, Tracker, track_dataset
 from fgvc_hf.data.dataset_tracking import track_job
 from fgvc_hf.data.dataset_tracking.clip_sources import Clip
 from fgvc_hf.data.dataset_tracking.source_kinds import open_source
@@ -49,3 +50,13 @@ def test_names_differ_by_the_configuration_of_equal_weights(checkpoint, tmp_path
     trackers = [Tracker.from_pretrained(place) for place in (checkpoint, str(folder))]
     assert len({track_job.revision_of(tracker) for tracker in trackers}) == 1
     assert len({track_job.settings_of(tracker) for tracker in trackers}) == 2
+
+
+def test_options_that_are_equal_have_one_name(command, clips, tmp_path, checkpoint):
+    assert command(clips, "--dtype", "float32", points="grid:2")[0] == 0
+    for points in ("grid:02", "grid:2x2", "grid:2x02"):
+        status, printed, _ = command(clips, "--dtype", "float32", points=points)
+        assert status == 0 and "; 0 new" in printed
+    again = track_dataset(clips, tmp_path / "tracks", "grid:2", checkpoint=checkpoint, dtype=torch.float32)
+    assert again.added == 0
+    assert "points was grid:2, now grid:2x3" in command(clips, "--dtype", "float32", points="grid:2x3")[2]
