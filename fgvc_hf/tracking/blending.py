@@ -74,14 +74,15 @@ def blended(forward: LabelPass, backward: LabelPass, labels: Labels, threshold: 
         at = gap.row, gap.frames
         apart = disagreement(forward, backward, labels, gap)
         disagreements += [] if apart is None else [apart]
-        weight = forward_weights(forward, backward, labels, gap)  # (F,)
-        if apart is not None:  # two points have no mean: each frame goes by one of them
-            weight = np.round(weight)
+        share = forward_weights(forward, backward, labels, gap)  # (F,)
+        weight = share if apart is None else np.round(share)  # two points have no mean: each frame goes by one of them
         distance = np.linalg.norm(ahead.tracks[at] - back.tracks[at], axis=-1)
         tracks[at] = _mean(weight[:, None], ahead.tracks[at], back.tracks[at])
         values["confidence"][at] = _mean(weight, ahead.confidence[at], back.confidence[at])
-        variance = _mean(weight, ahead.uncertainty[at] ** 2, back.uncertainty[at] ** 2)
-        values["uncertainty"][at] = np.sqrt(variance + weight * (1 - weight) * distance**2)
+        # The point is put 1 - weight of the distance from the forward pass, and weight of it from the other
+        variance = _mean(share, ahead.uncertainty[at] ** 2, back.uncertainty[at] ** 2)
+        away = _mean(share, (1 - weight) ** 2, weight**2) * distance**2
+        values["uncertainty"][at] = np.sqrt(variance + away)
         values["outside"][at] = np.where(weight > 0.5, ahead.outside[at], back.outside[at])
     visible = (values["confidence"] >= threshold) & ~np.isnan(tracks[..., 0])
     values["outside"] &= ~visible
