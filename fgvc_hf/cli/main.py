@@ -6,6 +6,9 @@ that help is printed at once.
 
 import argparse
 import sys
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
 
 from .. import __version__
 from ..kernels.process import clean_end, give_home, keep_freed_memory, rest_soon
@@ -58,9 +61,26 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@contextmanager
+def warnings_on_a_line() -> Generator[None, None, None]:
+    """Within the block, warnings that Python prints are a sentence each, without the place in the code."""
+
+    def on_a_line(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        return f"fgvc-hf: warning: {' '.join(str(message).split())}\n"
+
+    before = warnings.formatwarning
+    warnings.formatwarning = on_a_line  # ty: ignore[invalid-assignment]
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
+
+
 def main(argv: list[str] | None = None) -> int:
     """
-    Run a command. A user error is one line on standard error and exit status 2, without a traceback.
+    Run a command. A user error is one line on standard error and exit status 2, without a traceback. A warning is a line as well.
 
     Ctrl-C ends with status 130, SIGTERM with 143 and SIGHUP with 129; temporary files are removed, and what is finished stays.
     """
@@ -69,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
     rest_soon()
     give_home()
     try:
-        with clean_end():
+        with clean_end(), warnings_on_a_line():
             arguments.run(arguments)
     except (ValueError, OSError, ImportError) as error:
         print(f"fgvc-hf: error: {' '.join(str(error).split())}", file=sys.stderr)

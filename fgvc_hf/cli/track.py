@@ -1,6 +1,8 @@
 """`fgvc-hf track`: track points through a video."""
 
 import argparse
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
     from ..io.point_queries import PointQueries
     from ..tracker import Tracker
+    from ..tracking.results import PointTracks
 
 
 def add_track(commands) -> None:
@@ -58,7 +61,7 @@ def run_track(arguments: argparse.Namespace) -> None:
     from ..io.overlays import drawn_tracks
     from ..io.tracks import check_format, save_tracks
     from ..io.video import open_video
-    from ..tracking.suggestions import suggest_frames
+    from ..tracking.blending import say_otherwise
 
     check_request(arguments)
     if arguments.boxes_file:
@@ -74,19 +77,37 @@ def run_track(arguments: argparse.Namespace) -> None:
     trackers = {name: load_tracker(arguments)}
     trackers |= {name: load_tracker(compared(arguments, name)) for name in arguments.compare}
     options: dict[str, Any] = {"direction": arguments.direction, "threshold": arguments.threshold, "progress": True}
+    say_otherwise(__name__)
     tracks = {
         name: tracker.track(video, points, queries=read_queries(arguments, tracker), **options)
         for name, tracker in trackers.items()
     }
+    warn_of_labels(tracks.values(), names)
     if arguments.output:
         save_tracks(next(iter(tracks.values())), arguments.output, arguments.output_format, **written)
         print(arguments.output)
     for path in write_drawings(video, drawn_tracks(tracks), arguments):
         print(path)
     if arguments.suggest:
-        for one in suggest_frames(next(iter(tracks.values())), arguments.suggest):
-            ids = ", ".join(map(str, one.object_ids))
-            print(f"label frame {one.frame_idx}: point {ids} ({one.score:.1f} px of expected error)")
+        print_suggestions(next(iter(tracks.values())), arguments.suggest, names)
+
+
+def warn_of_labels(tracks: Iterable["PointTracks"], names: dict[int, Any] | None) -> None:
+    """A line on standard error where labels may be of two points; one of several runs that have it in common."""
+    from ..tracking.blending import disagreement_sentence
+
+    found = [disagreement_sentence(one.disagreements, names) for one in tracks if one.disagreements]
+    for sentence in dict.fromkeys(found):
+        print(f"fgvc-hf: warning: {sentence}.", file=sys.stderr)
+
+
+def print_suggestions(tracks: "PointTracks", number: int, names: dict[int, Any] | None) -> None:
+    """A line for each frame that it would help most to label, with the points by their names, or else their ids."""
+    from ..tracking.suggestions import suggest_frames
+
+    for one in suggest_frames(tracks, number):
+        points = ", ".join(str(names[obj_id] if names else obj_id) for obj_id in one.object_ids)
+        print(f"label frame {one.frame_idx}: point {points} ({one.score:.1f} px of expected error)")
 
 
 def check_request(arguments: argparse.Namespace) -> None:

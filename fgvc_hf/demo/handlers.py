@@ -4,6 +4,7 @@ A wrong argument is a `gr.Error` of one sentence. An unexpected error is logged,
 """
 
 import functools
+import html
 import logging
 import os
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import gradio as gr
 
 from ..io.formats.table import TABLE, names_that
+from ..tracking.blending import disagreement_sentence
 from ..tracking.results import PointTracks
 from ..tracking.suggestions import suggest_frames
 from . import limits, views
@@ -251,12 +253,10 @@ def points_result(clip: Clip, points: list[Point], followed: Followed, preset: s
 
 
 def suggestion_buttons(tracks: PointTracks | None, names: Mapping[int, str]) -> list[dict]:
-    """A button for each frame on which labels would help; and for each pair of labels that may be of two points, a warning."""
-    for one in tracks.disagreements if tracks is not None else []:
-        frames = f"on frames {one.first_frame} and {one.last_frame}"
-        gr.Warning(
-            f"The labels of {names[one.object_id]} {frames} may be of two different points; look again, or label a frame between them."
-        )
+    """A button for each frame on which labels would help; and a warning of labels that may be of two points."""
+    if tracks is not None and tracks.disagreements:
+        shown = {obj_id: html.escape(name) for obj_id, name in names.items()}  # which the page takes for HTML
+        gr.Warning(f"Look again: {disagreement_sentence(tracks.disagreements, shown)}.")
     found = suggest_frames(tracks, SUGGESTIONS) if tracks is not None else []
     buttons = [
         gr.update(visible=True, value=f"Frame {one.frame_idx}: {', '.join(names[i] for i in one.object_ids[:3])}")

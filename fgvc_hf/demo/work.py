@@ -18,6 +18,7 @@ from ..io.overlays import drawn_tracks, write_overlay
 from ..io.tracks import save_tracks
 from ..io.video_files import DEFAULT_FPS
 from ..tracker import Tracker
+from ..tracking.blending import say_otherwise
 from ..tracking.results import FgvcFlowOutput, PointTracks
 from . import limits
 from .clips import Clip, WatchedVideo
@@ -82,6 +83,7 @@ def track_points(clip: Clip, points: list[Point], preset: str, direction: str, r
     """
     expected = frames_to_read(clip, [point.t for point in points], direction)
     watched = WatchedVideo(clip, expected, lambda share: report(0.85 * share, "following points"))
+    say_otherwise(__name__)
     tracks = loaded(preset).track(watched, prompts(points), direction=direction)
     return deliver(clip, tracks, lambda share, what: report(0.85 + 0.15 * share, what))
 

@@ -7,8 +7,9 @@ is hidden.
 """
 
 import math
+import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,6 +25,7 @@ ARRIVAL = 0.5  # power by which the error on arrival scales the variance of a pa
 LEAST_ERROR = 1.0  # pixels of the video; errors on arrival are of labels as well, which are no more exact than that
 TINY = 1e-9  # squared pixels
 SHOWN = 5  # disagreements that a warning names
+SAID = "labels may be of different points"
 
 
 @dataclass(frozen=True)
@@ -74,14 +76,15 @@ def blended(forward: LabelPass, backward: LabelPass, labels: Labels, threshold: 
         at = gap.row, gap.frames
         apart = disagreement(forward, backward, labels, gap)
         disagreements += [] if apart is None else [apart]
-        weight = forward_weights(forward, backward, labels, gap)  # (F,)
-        if apart is not None:  # two points have no mean: each frame goes by one of them
-            weight = np.round(weight)
+        share = forward_weights(forward, backward, labels, gap)  # (F,)
+        weight = share if apart is None else np.round(share)  # two points have no mean: each frame goes by one of them
         distance = np.linalg.norm(ahead.tracks[at] - back.tracks[at], axis=-1)
         tracks[at] = _mean(weight[:, None], ahead.tracks[at], back.tracks[at])
         values["confidence"][at] = _mean(weight, ahead.confidence[at], back.confidence[at])
-        variance = _mean(weight, ahead.uncertainty[at] ** 2, back.uncertainty[at] ** 2)
-        values["uncertainty"][at] = np.sqrt(variance + weight * (1 - weight) * distance**2)
+        # The point is put 1 - weight of the distance from the forward pass, and weight of it from the other
+        variance = _mean(share, ahead.uncertainty[at] ** 2, back.uncertainty[at] ** 2)
+        away = _mean(share, (1 - weight) ** 2, weight**2) * distance**2
+        values["uncertainty"][at] = np.sqrt(variance + away)
         values["outside"][at] = np.where(weight > 0.5, ahead.outside[at], back.outside[at])
     visible = (values["confidence"] >= threshold) & ~np.isnan(tracks[..., 0])
     values["outside"] &= ~visible
@@ -127,16 +130,28 @@ def disagreement(forward: LabelPass, backward: LabelPass, labels: Labels, gap: G
 def report(disagreements: Sequence[LabelDisagreement]) -> None:
     """A warning that names labels which may be of two points."""
     if disagreements:
-        named = [f"{one.object_id} on frames {one.first_frame} and {one.last_frame}" for one in disagreements[:SHOWN]]
-        rest = f", and {len(disagreements) - SHOWN} more" if len(disagreements) > SHOWN else ""
-        warnings.warn(
-            f"labels may be of different points, for none was reached from the other: id {'; id '.join(named)}{rest}.",
-            stacklevel=4,
-        )
+        warnings.warn(f"{disagreement_sentence(disagreements)}.", stacklevel=4)
+
+
+def disagreement_sentence(
+    disagreements: Sequence[LabelDisagreement], names: Mapping[int, object] | None = None
+) -> str:
+    """What to say of labels which may be of two points; of each point its name, or else its id."""
+    named = [
+        f"{f'id {one.object_id}' if names is None else names[one.object_id]} on frames {one.first_frame} and {one.last_frame}"
+        for one in disagreements[:SHOWN]
+    ]
+    rest = f", and {len(disagreements) - SHOWN} more" if len(disagreements) > SHOWN else ""
+    return f"{SAID}, for none was reached from the other: {'; '.join(named)}{rest}"
+
+
+def say_otherwise(module: str) -> None:
+    """Leave the warning out where a module that calls [`Tracker.track`] says the sentence itself: in each run, and by names."""
+    warnings.filterwarnings("ignore", SAID, UserWarning, re.escape(module))
 
 
 def _mean(weight: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return weight * first + (1 - weight) * second
 
 
-__all__ = ["blended", "report"]
+__all__ = ["blended", "disagreement_sentence", "report", "say_otherwise"]

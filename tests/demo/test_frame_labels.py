@@ -12,6 +12,7 @@ from fgvc_hf.demo import frame_labels, limits, views, work
 from fgvc_hf.demo import handlers as on
 from fgvc_hf.demo.limits import MAX_LABELS, Point
 from fgvc_hf.demo.server_state import Workspace
+from fgvc_hf.tracking.results import LabelDisagreement, PointTracks
 
 
 def click(index) -> gr.SelectData:
@@ -234,3 +235,15 @@ def test_without_a_clip_there_is_a_hint(call):
 def test_labels_keep_their_order_by_point():
     labels = [Point(3, 1, 1, "a", 5), Point(0, 1, 1, "b", 2), Point(1, 1, 1, "a", 5)]
     assert {obj_id: [one.t for one in of] for obj_id, of in limits.by_point(labels).items()} == {5: [3, 1], 2: [0]}
+
+
+def test_labels_of_two_points_are_one_message_by_names_however_many_and_near_they_are(monkeypatch):
+    """Frames that have none between them are no reason to ask for a label there; a name is text, and no HTML."""
+    said = []
+    monkeypatch.setattr(gr, "Warning", said.append)
+    pairs = [LabelDisagreement(1, t, t + 1, 50.0, 50.0) for t in range(8)]
+    tracks = PointTracks([1], np.zeros((1, 3)), np.zeros((1, 9, 2)), *[np.zeros((1, 9))] * 4, (64, 64), None, pairs)
+    on.suggestion_buttons(tracks, {1: "<i>eye"})
+    (message,) = said
+    assert message.startswith("Look again: ") and "&lt;i&gt;eye on frames 0 and 1; " in message
+    assert "between" not in message and message.count("eye on frames") == 5 and message.endswith(", and 3 more.")

@@ -1,5 +1,7 @@
 """Several labelled frames of one point: what is given, passes from label to label, and how they are blended."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -168,6 +170,20 @@ def test_labels_of_two_points_are_reported_and_not_averaged():
     assert not passes(
         one_pass(30.0, 30.0), one_pass(-12.0, -12.0)
     ).disagreements  # nearer than a twentieth of the frame
+
+
+def test_where_labels_disagree_the_expected_error_says_so_and_the_frame_is_suggested():
+    """One of the passes is 60 pixels off, and which one is least known in the middle."""
+    for confidence in (0.95, 0.3):
+        ahead, back = (one_pass(off, off, confidence=confidence) for off in (30.0, -30.0))
+        tracks = passes(ahead, back)
+        error = tracks.uncertainty[0, 3:12]
+        assert error[4] == pytest.approx(math.sqrt(0.5 * 60**2), rel=0.05) and error.argmax() in (3, 4, 5)
+        assert (error > 10).all() and (tracks.uncertainty[0, [2, 12]] <= 1).all()
+        (best,) = suggest_frames(tracks, 1)
+        assert best.frame_idx in (6, 7, 8) and best.object_ids == [5]
+    agreed = passes(one_pass(3.0, 3.0), one_pass(-3.0, -3.0))
+    assert agreed.uncertainty[0, 7] == pytest.approx(math.sqrt(1 + 0.25 * 6**2), rel=0.05)
 
 
 def test_two_labels_that_disagree_are_a_warning(tiny_model, noise_clip):

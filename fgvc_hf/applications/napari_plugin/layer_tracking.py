@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...tracker import Tracker
+from ...tracking.blending import say_otherwise
 from ...tracking.results import PointTracks
 from .layer_frames import LayerFrames
 from .layer_points import Labels
@@ -76,6 +77,7 @@ def follow(request: TrackRequest, report: Callable[[float], None]) -> Tracked:
 
     video, tracks, masks = LayerFrames(request.image, read), None, None
     if request.labels:
+        say_otherwise(__name__)
         tracks = tracker.track(video, request.labels, direction=request.direction)
     if request.masks is not None:
         dtype = np.min_scalar_type(int(request.masks.max()))

@@ -6,11 +6,12 @@ from typing import Any
 import napari.layers
 import numpy as np
 from magicgui.widgets import ComboBox, Container, Label, LineEdit, ProgressBar, PushButton, SpinBox, create_widget
-from napari.utils.notifications import show_error, show_info
+from napari.utils.notifications import show_error, show_info, show_warning
 from napari.viewer import Viewer
 from qtpy.QtCore import QTimer
 
 from ...io.checkpoints import default_checkpoint
+from ...tracking.blending import disagreement_sentence
 from ...tracking.suggestions import Suggestion, suggest_frames
 from .background_job import BackgroundJob, Cancelled
 from .layer_points import (
@@ -221,6 +222,8 @@ class TrackWidget(Container):
         chosen, transform = self.points.value, transform_of(self._video())
         if tracked.tracks is not None:
             self._put(napari.layers.Layer.create(*track_layer(tracked.tracks, TRACKS, transform)))
+            if tracked.tracks.disagreements:
+                show_warning(f"{disagreement_sentence(tracked.tracks.disagreements)}.")
         if tracked.masks is not None:
             self._put(napari.layers.Labels(tracked.masks, name=MASKS, **transform))
         self.points.value, self._suggested = chosen, 0

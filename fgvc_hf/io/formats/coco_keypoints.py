@@ -84,11 +84,12 @@ def _triples(annotation: dict) -> list[tuple[float, float, int]]:
 def _owners(annotations: list[dict], path: Path) -> list[str]:
     """The individual of each annotation, by its name or its number; empty if there is one only, which has no name."""
     images = [one["image_id"] for one in annotations]
-    if len(set(images)) == len(images) and len({one.get("track_id") for one in annotations}) <= 1:
-        return [str(one.get("individual", "")) for one in annotations]
-    if any("track_id" not in one and "individual" not in one for one in annotations):
+    told = [{key: one[key] for key in ("individual", "track_id") if one.get(key) is not None} for one in annotations]
+    if len(set(images)) == len(images) and len({one.get("track_id") for one in told}) <= 1:
+        return [str(one.get("individual", "")) for one in told]
+    if not all(told):
         raise ValueError(f"{path}: has several individuals on an image, which need a track_id to be told apart.")
-    return [str(one["individual"] if "individual" in one else f"track{one['track_id']}") for one in annotations]
+    return [str(one["individual"] if "individual" in one else f"track{one['track_id']}") for one in told]
 
 
 def write(tracks: PointTracks, path: Path, names: list[PointName]) -> None:

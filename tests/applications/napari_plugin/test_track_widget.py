@@ -89,6 +89,22 @@ def test_a_user_labels_tracks_corrects_and_tracks_again(window, qtbot):
     assert len(errors()) == 1
 
 
+def test_labels_that_may_be_of_two_points_are_told_after_every_run(window, qtbot):
+    from napari.utils.notifications import notification_manager
+
+    viewer, widget = window
+    widget.new.changed.emit(True)
+    for t, row, column in ((0, 30, 40), (7, 80, 120)):
+        viewer.dims.set_current_step(0, t)
+        widget.points.value.add([t, row, column])
+    for times in (1, 2):
+        widget.track.changed.emit(True)
+        qtbot.waitUntil(lambda: widget._job is None, timeout=PATIENCE)
+        assert viewer.layers["tracks"].metadata["tracks"].disagreements
+        told = [str(one.message) for one in notification_manager.records if one.severity.value == "warning"]
+        assert len(told) == times and told[-1].endswith("none was reached from the other: id 0 on frames 0 and 7.")
+
+
 def test_masks_are_tracked_and_work_can_be_cancelled(window, qtbot):
     viewer, widget = window
     ids = np.zeros((FRAMES, HEIGHT, WIDTH), np.uint8)

@@ -133,6 +133,16 @@ def test_coco_labels_are_read(tmp_path):
         labels.check(20, (48, 65))
 
 
+@pytest.mark.parametrize("field", ["track_id", "individual"])
+def test_a_field_of_coco_that_is_null_says_nothing(tmp_path, field):
+    rows = [row | {field: None} for row in coco()["annotations"]]
+    labels = read_labels(write_json(tmp_path / "l.json", coco(annotations=rows)), "coco")
+    assert positions_of(labels, "nose") == {3: (10.5, 20.5), 12: (11.75, 21.5)}
+    rows = [rows[0] | {"track_id": 1}, rows[0] | {"track_id": 2}]
+    labels = read_labels(write_json(tmp_path / "l.json", coco(annotations=rows)), "coco")
+    assert {str(name) for name in labels.names.values()} >= {"track1/nose", "track2/nose"}
+
+
 @pytest.mark.parametrize("several", [False, True])
 def test_coco_opens_in_sleap_io_and_comes_back(tmp_path, several):
     tracks, names = two_animals() if several else (example_tracks(), NAMES)
@@ -172,6 +182,12 @@ MALFORMED = {
         coco(annotations=[{"image_id": 99, "category_id": 1, "keypoints": [1, 2, 2, 0, 0, 0]}])
     ): "is not a file of COCO",
     json.dumps(coco(annotations=2 * coco()["annotations"])): "several individuals on an image, which need a track_id",
+    json.dumps(
+        coco(annotations=[{**coco()["annotations"][0], "track_id": i} for i in (None, 3)])
+    ): "several individuals on an image, which need a track_id",
+    json.dumps(
+        coco(annotations=[{**coco()["annotations"][0], "individual": i} for i in (None, None)])
+    ): "several individuals on an image, which need a track_id",
     json.dumps(coco(annotations=[])): "holds no labelled point",
     json.dumps(coco()).replace("10, 20, 2", "NaN, Infinity, 2"): "holds no labelled point|finite",
     json.dumps(coco()).replace("10, 20, 2", "1e400, 20, 2"): "at a finite position",
