@@ -118,8 +118,8 @@ def arrival_errors(forward: LabelPass, backward: LabelPass, labels: Labels, gap:
 def disagreement(forward: LabelPass, backward: LabelPass, labels: Labels, gap: Gap) -> LabelDisagreement | None:
     """Whether two labels may be of two points: no pass from one of them arrives near the other.
 
-    Confidence is not asked for. From a wrong label on plain ground a pass is rarely sure of anything: of labels that were moved by a fifth of
-    the frame or more, this tells 99 %, and only 10 % if both passes must arrive visible (`scripts/label_rates.py`).
+    Confidence is not asked for: from a wrong label on plain ground a pass is rarely sure of anything. `scripts/label_rates.py` measures how many
+    labels that were moved by a fifth of the frame or more this tells, and how many right ones it names as well.
     """
     errors = arrival_errors(forward, backward, labels, gap)
     if min(errors) < FAR * math.sqrt(math.prod(forward.tracks.size)):
