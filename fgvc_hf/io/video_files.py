@@ -19,7 +19,7 @@ import numpy as np
 from .containers import MAX_PIXELS, best_video, load_av, open_media
 from .frame_starts import frame_starts, is_damaged_packet, loses_step
 from .image_files import check_range
-from .pictures import Pictures, transposes
+from .decoded_pictures import Pictures, transposes
 from .truncation import BROKEN, CUT_OFF, damage
 
 

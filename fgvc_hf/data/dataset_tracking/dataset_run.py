@@ -88,8 +88,7 @@ def track_dataset(
         `OSError`: something cannot be read or written, the source has changed, or the destination is of another run.
     """
     column = check_options(points, engine, actors, num_shards, time_limit)
-    opened = open_source(source, video, column)
-    folder = check_destination(destination, os.fspath(source))
+    opened, folder = open_source(source, video, column), check_destination(destination, os.fspath(source))
     clips = list_clips(opened, num_shards, progress)
     if append_to is not None:
         check_append(opened, clips, folder, append_to)
