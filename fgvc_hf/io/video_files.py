@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from .containers import MAX_PIXELS, best_video, load_av, open_media
+from .decoded_pictures import Pictures, transposes
 from .frame_starts import frame_starts, is_damaged_packet, loses_step
 from .image_files import check_range
-from .decoded_pictures import Pictures, transposes
 from .truncation import BROKEN, CUT_OFF, damage
 
 
