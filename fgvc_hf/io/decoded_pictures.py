@@ -16,8 +16,8 @@ class Pictures:
     """
     Converts the frames of one pass over a file, with one conversion context and without threads of its own.
 
-    A context for each frame, as `VideoFrame.to_ndarray` makes it, takes twice the time; and one with threads must not be freed by the garbage
-    collector of a forked process, which waits for threads that are not there.
+    A context for each frame, as `VideoFrame.to_ndarray` makes it, takes longer; and one with threads must not be freed by the garbage collector of
+    a forked process, which waits for threads that are not there.
 
     Attributes:
         matrix (`tuple`): The display matrix of the last frame.

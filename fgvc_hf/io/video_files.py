@@ -80,7 +80,7 @@ class VideoFile:
         """Take PTS from the packets, if every frame has one of its own; returns whether the packets end in the middle."""
         packets, marked = [], []  # not the packets themselves, which hold the compressed file
         corrupt = failed = damaged = False
-        # Where one packet is taken out of motion JPEG is told by marks, which may be damaged; elsewhere a container tells
+        # Packets of raw motion JPEG are cut at marks alone: where one is damaged, two pictures are decoded as one
         strict = _strict_decoder(stream.codec_context.name) if "mjpeg" in kinds else None
         self._last, self._hidden, end = 0, 0, None  # number of packets, and where the last one ends in the file
         try:

@@ -118,7 +118,7 @@ def _kept(errors: list[BaseException]) -> Generator[None]:
     before = sys.unraisablehook
 
     def keep(what) -> None:
-        if "ctypes callback" in (what.err_msg or ""):
+        if what.exc_value is not None and "ctypes callback" in (what.err_msg or ""):
             errors.append(what.exc_value)
         else:
             before(what)

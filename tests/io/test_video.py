@@ -1,9 +1,6 @@
-import gc
 import os
 import resource
 import struct
-import subprocess
-import sys
 from fractions import Fraction
 
 import av
@@ -391,47 +388,3 @@ def test_times_that_do_not_make_a_video(tmp_path, times):
             for time in times:
                 writer.write(numbered_frames(1)[0], time=time)
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("o.mp4", "as before")]
-
-
-def test_frames_are_freed_as_they_are_read(clip):
-    """Frames that refer to each other are freed by the garbage collector alone, at some time."""
-    video, found = open_video(clip), {}
-    gc.collect()
-    gc.disable()
-    try:
-        for stop in (2, 75):
-            list(video.frames(0, stop))
-            found[stop] = gc.collect()
-    finally:
-        gc.enable()
-    assert found[75] == found[2]
-
-
-FORKED = """
-import gc, os, sys, time
-from fgvc_hf.io.video import open_video
-
-gc.disable()  # what is not freed by now is freed in the child
-video = open_video(sys.argv[1])
-for _ in video.frames():
-    pass
-child = os.fork()
-if not child:
-    gc.collect()
-    os._exit(0 if len(list(video.frames())) == 75 else 1)
-end = time.monotonic() + 30
-while time.monotonic() < end:
-    process, state = os.waitpid(child, os.WNOHANG)
-    if process:
-        sys.exit(state)
-    time.sleep(0.02)
-os.kill(child, 9)
-sys.exit("the child hangs")
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_process_that_has_read_a_video_may_fork(clip):
-    """As the workers of a DataLoader do on Linux."""
-    done = subprocess.run([sys.executable, "-c", FORKED, clip], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-1000:]

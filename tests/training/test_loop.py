@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from safetensors.torch import load_file
 from torch.utils.data import Dataset
+from training_gradients import assert_same_gradients, gradients
 
 from fgvc_hf import FgvcConfig, FgvcModel
 from fgvc_hf.data.scene import Random
@@ -185,50 +186,12 @@ def test_a_stopped_run_goes_on_exactly(tmp_path, changes, student):
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
-def gradients(training):
-    """A list that will hold the gradients of each update, before they are clipped. Adam itself does not see their scale."""
-    found = []
-    training._check_gradients = lambda: found.append(
-        {name: p.grad.clone() for name, p in training.bare.named_parameters() if p.grad is not None}
-    )
-    return found
-
-
-def assert_same_gradients(one, two):
-    """They differ by rounding alone, relative to the largest of each parameter."""
-    assert one.keys() == two.keys() and sum(gradient.abs().max() > 0 for gradient in one.values()) > 5
-    for name, gradient in one.items():
-        torch.testing.assert_close(two[name], gradient, atol=2e-3 * float(gradient.abs().max()), rtol=0)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("parts", [2, 4])
-def test_accumulated_parts_equal_the_whole_batch(tmp_path, parts):
-    whole, apart = make(tmp_path / "one", recipe := replace(SHARED, steps=3)), make(tmp_path / "two", recipe, parts)
-    one, two = gradients(whole), gradients(apart)
-    whole.run()
-    apart.run()
-    assert len(one) == len(two) == 3
-    for first, second in zip(one, two, strict=True):
-        assert_same_gradients(first, second)
-    before, after, found = tiny().state_dict(), weights(tmp_path / "one"), weights(tmp_path / "two")
-    for name in after:
-        torch.testing.assert_close(after[name], found[name], atol=1e-5, rtol=0)
-    assert max((after[name] - before[name]).abs().max() for name in after) > 6e-5  # three steps of the rate
-    for first, second in zip(log(tmp_path / "one"), log(tmp_path / "two"), strict=True):
-        assert {name: second[name] for name in recipe_losses(first)} == pytest.approx(recipe_losses(first), rel=1e-3)
-
-
-def recipe_losses(entry):
-    """The losses of a line of the log."""
-    return {name: entry[name] for name in ("label", "reconstruction", "adversarial")}
-
-
 START = """
 import os, sys, time, weakref
-sys.path.insert(0, {tests!r})
+sys.path[:0] = [{tests!r}, os.path.join({tests!r}, "..", "support")]
 import test_loop
 import torch
+from training_gradients import gradients
 torch.set_num_threads(1)
 """
 SLOWLY_THREE_TIMES = (
@@ -251,7 +214,7 @@ SHARED_OUT = (
     + """
 training = test_loop.make(sys.argv[1], test_loop.SHARED, save_every=2)
 sys.stdout.write("processes %d\\n" % training.accelerator.num_processes)  # at once, for two processes write
-found = test_loop.gradients(training)
+found = gradients(training)
 training.run()
 if training.accelerator.is_main_process:
     torch.save(found, sys.argv[1] + ".gradients")
