@@ -4,18 +4,14 @@ While shards are written, `.unfinished.json` says so; `shards.json`, which lists
 """
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
-from ..io.files import atomic_write
+from ..io.files import atomic_write, is_temporary
 from ..io.names import check_name
 
 
 MANIFEST, UNFINISHED = "shards.json", ".unfinished.json"
-TEMPORARY = re.compile(
-    r"\.[0-9a-f]{32}\.(parquet|json|md)"
-)  # of `atomic_write`, left over from a process that was ended
 
 
 def shard_files(folder: Path) -> list[Path]:
@@ -63,7 +59,7 @@ def begin(folder: Path, rows_per_shard: int, resume: bool) -> list[Path]:
     with atomic_write(marker) as temporary:
         temporary.write_text(json.dumps({"rows_per_shard": rows_per_shard}), encoding="utf-8")
     for path in folder.iterdir():
-        if TEMPORARY.fullmatch(path.name):
+        if is_temporary(path):
             path.unlink()
     return held
 

@@ -124,28 +124,49 @@ def atomic_write(path: str | os.PathLike) -> Generator[Path]:
 def _temporary_file(path: Path) -> Generator[Path]:
     """
     A hidden file beside `path`, deleted at the end. It has the same name every time, so that what a process that was killed left behind is
-    overwritten by the next, and another name while a process that is alive writes to it.
+    overwritten by the next; and another name while a process that is alive writes to it, or where the file system has no locks to tell.
     """
     temporary = path.with_name(f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32]}{path.suffix}")
-    lock = None
-    if fcntl is not None:
-        lock = os.open(temporary, os.O_WRONLY | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not os.path.samestat(os.fstat(lock), temporary.stat()):
-                raise FileNotFoundError  # it has just become the file of another process
-            os.truncate(lock, 0)
-        except OSError:
-            os.close(lock)
-            lock = None
+    lock = _locked(temporary)
     if lock is None:
         temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
     try:
         yield temporary
     finally:
-        temporary.unlink(missing_ok=True)
+        if lock is None or _leads_to(
+            temporary, lock
+        ):  # if not, it has become `path`, and another process may have the next of its name
+            temporary.unlink(missing_ok=True)
         if lock is not None:
             os.close(lock)
+
+
+def _locked(path: Path) -> int | None:
+    """The descriptor of an empty file of this process alone; `None` if another one has it, or the file system has no locks."""
+    if fcntl is None:
+        return None
+    lock = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _leads_to(path, lock):
+            os.truncate(lock, 0)
+            return lock
+    except (BlockingIOError, PermissionError):  # of another process
+        pass
+    except OSError:  # without locks no process writes to a file of this name
+        path.unlink(missing_ok=True)
+    os.close(lock)
+    return None
+
+
+def _leads_to(path: Path, descriptor: int) -> bool:
+    """Whether a file that is open is still the one at a path."""
+    return path.exists() and os.path.samestat(os.fstat(descriptor), path.stat())
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a file has the name of one of [`atomic_write`]: if nobody is writing, a process that was killed has left it behind."""
+    return re.fullmatch(r"\.[0-9a-f]{32}(\.[^.]*)?", path.name) is not None and path.is_file()
 
 
 def check_new_folder(path: str | os.PathLike) -> Path:

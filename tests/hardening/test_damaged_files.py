@@ -1,8 +1,11 @@
 """Files that disks and strangers have damaged: 2,000 cases of `scripts/fuzz.py`, and a member of each class of faults that it has found."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +164,47 @@ def test_two_writers_of_one_file_do_not_share_a_temporary_file(tmp_path):
         second.write_text("2")
         assert first != second and first.read_text() == "1"
     assert (tmp_path / "a.txt").read_text() in ("1", "2") and len(list(tmp_path.iterdir())) == 1
+
+
+@linux
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL])
+def test_without_locks_a_file_is_whole_and_nothing_else_stays(tmp_path, monkeypatch, number):
+    """As on file systems of a network."""
+
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", fail)
+    for text in ("first", "second"):
+        with atomic_write(tmp_path / "a.txt") as temporary:
+            temporary.write_text(text)
+    with pytest.raises(ValueError, match="no"), atomic_write(tmp_path / "a.txt") as temporary:
+        temporary.write_text("half")
+        raise ValueError("no")
+    with atomic_write(tmp_path / "a.txt") as one, atomic_write(tmp_path / "a.txt") as other:
+        one.write_text("second")
+        other.write_text("second")
+        assert one != other
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"] and (tmp_path / "a.txt").read_text() == "second"
+
+
+def test_the_next_writer_keeps_its_temporary_file(tmp_path, monkeypatch):
+    """It may begin between the end of the one before it and its clean-up."""
+    replace = os.replace
+    with ExitStack() as stack:
+
+        def replaced(source, path):
+            replace(source, path)
+            if not begun:
+                begun.append(stack.enter_context(atomic_write(path)))
+                begun[0].write_text("next")
+
+        begun = []
+        monkeypatch.setattr("os.replace", replaced)
+        with atomic_write(tmp_path / "a.txt") as temporary:
+            temporary.write_text("first")
+        assert begun[0].read_text() == "next"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"] and (tmp_path / "a.txt").read_text() == "next"
 
 
 def test_a_folder_that_is_written_again_has_whole_files_at_any_moment(tmp_path):

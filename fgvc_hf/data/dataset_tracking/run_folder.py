@@ -19,7 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from pyarrow.parquet import ParquetFile
 
-from ...io.files import atomic_write, check_outputs, local_path
+from ...io.files import atomic_write, check_outputs, is_temporary, local_path
 from ...io.json_files import read_json, reason_of, understanding
 from ..dataset_card import shards_in, write_card
 from ..shard_manifest import MANIFEST, finish, shard_files
@@ -43,7 +43,8 @@ def check_destination(path: str | os.PathLike, source: str) -> Path:
     check_outputs([path], [None if is_remote(source) else source])
     if path.exists() and not path.is_dir():
         raise FileExistsError(f"{path}: is a file; the destination must be a folder.")
-    if path.is_dir() and not (path / RUN).is_file() and any(child.name != LOCK for child in path.iterdir()):
+    others = path.is_dir() and any(child.name != LOCK and not is_temporary(child) for child in path.iterdir())
+    if others and not (path / RUN).is_file():
         raise FileExistsError(
             f"{path}: holds something else than tracks of a data set; give a new or an empty folder."
         )
@@ -118,11 +119,13 @@ def reopen(folder: Path) -> None:
 
 
 def begin_run(folder: Path, run: dict[str, Any]) -> None:
-    """Note what a run is begun with, or compare it with what is noted.
+    """Note what a run is begun with, or compare it with what is noted; and remove what a run that was killed left half-written.
 
     Raises:
         `OSError`: the folder was begun with something else; the message names it.
     """
+    for path in filter(is_temporary, list(folder.iterdir())):
+        path.unlink()
     if not (folder / RUN).is_file():
         with atomic_write(folder / RUN) as temporary:
             temporary.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")

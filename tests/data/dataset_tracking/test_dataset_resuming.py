@@ -54,6 +54,16 @@ track_dataset({str(clips)!r}, {str(tmp_path / "tracks")!r}, "grid:2", checkpoint
     assert run(clips) == run(clips, name="whole")
 
 
+def test_what_a_run_that_was_killed_left_half_written_goes(command, clips, tmp_path):
+    """Even of the first file that it writes, and where its name is another every time."""
+    folder = tmp_path / "tracks"
+    folder.mkdir()
+    for name in (f".{'0' * 32}.json", f".{'a' * 32}.parquet", f".{'f' * 32}"):
+        (folder / name).write_text("half")
+    assert command(clips)[0] == 0
+    assert [path.name for path in folder.glob(".*")] == [".fgvc-hf-run.json"]
+
+
 def test_a_run_ended_while_shards_are_written_goes_on(run, clips, tmp_path, monkeypatch):
     whole = run(clips, name="whole")
     with monkeypatch.context() as patch:
