@@ -34,6 +34,9 @@ from .source_kinds import open_source
 from .track_job import Options, TrackJob, described, revision_of, settings_of
 
 
+ACCEPTED = (
+    "videos, folders of images, rows of Parquet, samples in .tar files that are not compressed, or a LeRobotDataset v3"
+)
 LOADING = {"preset", "device", "dtype", "revision"}
 
 
@@ -138,7 +141,7 @@ def list_clips(source: ClipSource, num_shards: int | None, progress: bool) -> li
     """The clips of a source; a `ValueError` if there are none, fewer than shards are to be written, or two of one name."""
     clips = list(tqdm(source.clips(), desc="listing", unit=" clips", disable=None if progress else True))
     if not clips:
-        raise ValueError(f"{source.root}: holds no clips.")
+        raise ValueError(f"{source.root}: holds no clips; a source holds {ACCEPTED}.")
     if num_shards is not None and num_shards > len(clips):
         raise ValueError(f"--num-shards must be at most the number of clips, {len(clips)}, got {num_shards}.")
     names: set[str] = set()

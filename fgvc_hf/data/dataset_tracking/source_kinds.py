@@ -11,6 +11,7 @@ from .tar_source import TarSource
 
 
 FILES = {".parquet": ParquetSource, ".tar": TarSource}
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")  # clips in them cannot be read by their place
 
 
 def open_source(path: str | os.PathLike, video: str | None = None, points: str | None = None) -> ClipSource:
@@ -30,12 +31,16 @@ def open_source(path: str | os.PathLike, video: str | None = None, points: str |
     if not is_folder(root):
         kind = next((kind for suffix, kind in FILES.items() if root.lower().endswith(suffix)), None)
         if kind is None:
-            raise ValueError(f"{path}: must be a folder, or a file that ends in {' or '.join(FILES)}.")
+            raise ValueError(
+                f"{path}: must be a folder, or a file that ends in {' or '.join(FILES)} and is not compressed."
+            )
         return kind(root, video, points)
     names = files_below(root)
     if INFO in names:
         return LeRobotSource(root, video, points)
     held = [suffix for suffix in FILES if any(name.lower().endswith(suffix) for name in names)]
+    if ".tar" in held and (packed := [name for name in names if name.lower().endswith(COMPRESSED)]):
+        raise ValueError(f"{path}: holds {packed[0]} beside .tar; only .tar that is not compressed is read.")
     videos = any(name.lower().endswith(VIDEO_FILES) for name in names)
     if len(held) > 1 or (videos and ".tar" in held):  # beside Parquet, videos may be those of its paths
         kinds = " and ".join([*held, *["videos"] * videos])

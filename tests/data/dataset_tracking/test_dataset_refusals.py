@@ -1,6 +1,7 @@
 """Options, sources and destinations that are refused, each by one sentence."""
 
 import errno
+import gzip
 import json
 import os
 import shutil
@@ -105,6 +106,24 @@ def test_sources_that_are_refused(command, tmp_path, clips, parquet, webdataset)
         status, _, error = command(source)
         assert status == 2 and expected in error and error.count("\n") == 1, error
     assert not (tmp_path / "tracks").exists()
+
+
+@pytest.mark.parametrize("ending", ["tar.gz", "TGZ", "tar.zst", "zip"])
+def test_compressed_sources_are_told_what_is_read(command, tmp_path, webdataset, ending):
+    packed, mixed = tmp_path / "packed", tmp_path / "mixed"
+    packed.mkdir()
+    (packed / f"0.{ending}").write_bytes(gzip.compress((webdataset / "00.tar").read_bytes()))
+    for source in (packed, packed / f"0.{ending}"):
+        status, _, error = command(source)
+        assert status == 2 and error.count("\n") == 1
+        assert ".tar" in error and ("are not compressed" in error or "is not compressed" in error)
+    shutil.copytree(packed, mixed)
+    shutil.copy(webdataset / "00.tar", mixed)
+    status, _, error = command(mixed)
+    if ending == "zip":  # of which nobody says that it holds clips
+        assert status == 0
+    else:
+        assert status == 2 and f"holds 0.{ending} beside .tar; only .tar that is not compressed is read" in error
 
 
 def test_destinations_that_are_refused(command, copied, tmp_path):
