@@ -62,8 +62,9 @@ class Content:
 
 
 class ClipSource(Protocol):
-    """A source."""
+    """A source: what was opened, and the folder below which its clips are."""
 
+    path: str
     root: str
 
     def clips(self) -> Iterator[Clip]: ...
@@ -90,7 +91,7 @@ class FolderSource:
                 raise ValueError(
                     f"{root}: is a folder of videos, which has no columns; {option}{name} needs a data set."
                 )
-        self.root = root
+        self.path = self.root = root
 
     def clips(self) -> Iterator[Clip]:
         for name in video_names(self.root):

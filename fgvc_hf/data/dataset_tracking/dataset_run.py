@@ -31,6 +31,7 @@ from .run_folder import (
 )
 from .run_options import TIME_LIMIT, Actors, check_options
 from .source_kinds import open_source
+from .stored_files import real_place
 from .track_job import Options, TrackJob, described, revision_of, settings_of
 
 
@@ -103,7 +104,7 @@ def track_dataset(
     named = {job.name(clip): clip for clip in clips}
     here, on_ray = (lambda left: job.rows(left, tracker)), (lambda left: track_on_ray(job, left, actors or Actors()))
     with locked(folder):
-        begin_run(folder, run := described(clips, opened.root, job.options, video))
+        begin_run(folder, run := described(clips, real_place(opened.path), job.options, video))
         added = finish_run(folder, named, on_ray if engine == "ray" else here, num_shards, retry_errors, run, progress)
         if append_to is not None:
             episodes = {(clip.row, clip.place[0]): name for name, clip in named.items()}
@@ -141,13 +142,13 @@ def list_clips(source: ClipSource, num_shards: int | None, progress: bool) -> li
     """The clips of a source; a `ValueError` if there are none, fewer than shards are to be written, or two of one name."""
     clips = list(tqdm(source.clips(), desc="listing", unit=" clips", disable=None if progress else True))
     if not clips:
-        raise ValueError(f"{source.root}: holds no clips; a source holds {ACCEPTED}.")
+        raise ValueError(f"{source.path}: holds no clips; a source holds {ACCEPTED}.")
     if num_shards is not None and num_shards > len(clips):
         raise ValueError(f"--num-shards must be at most the number of clips, {len(clips)}, got {num_shards}.")
     names: set[str] = set()
     for clip in clips:
         if clip.source in names:
-            raise ValueError(f"{source.root}: holds two clips of the name {clip.source}.")
+            raise ValueError(f"{source.path}: holds two clips of the name {clip.source}.")
         names.add(clip.source)
     return clips
 

@@ -91,7 +91,7 @@ class LeRobotSource:
     """
 
     def __init__(self, root: str, video: str | None = None, points: str | None = None):
-        self.root, self.points, info = root, points, read_info(root)
+        self.path, self.root, self.points, info = root, root, points, read_info(root)
         self.fps, self.video_path, cameras = float(info["fps"]), str(info["video_path"]), cameras_of(info)
         if video is not None and video not in cameras:
             raise ValueError(f"{root}: has no camera {video}; {candidates(cameras)}.")

@@ -77,7 +77,7 @@ class ParquetSource:
     """
 
     def __init__(self, root: str, video: str | None = None, points: str | None = None):
-        self.root, self.files = file_names(root, ".parquet")
+        self.path, (self.root, self.files) = root, file_names(root, ".parquet")
         self.video, self.points = video, points
         self._reader: RowReader | None = None
 

@@ -19,7 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from pyarrow.parquet import ParquetFile
 
-from ...io.files import atomic_write, check_outputs, is_temporary, local_path
+from ...io.files import atomic_write, check_outputs, is_temporary, local_path, same_place
 from ...io.json_files import read_json, reason_of, understanding
 from ..dataset_card import shards_in, write_card
 from ..shard_manifest import MANIFEST, finish, shard_files
@@ -131,6 +131,8 @@ def begin_run(folder: Path, run: dict[str, Any]) -> None:
             temporary.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
         return
     before = read_run(folder)
+    if same_place(Path(before["source"]), Path(run["source"])):
+        before["source"] = run["source"]
     if before == run:
         return
     differing = [name for name in run if name not in ("clips", "listing") and before.get(name) != run[name]]

@@ -30,6 +30,7 @@ def hub_files() -> Any:
 
 def pinned(path: str) -> str:
     """The path with the commit that its repository is at now, so that all machines read the same; local paths as they are, absolute.
+    A file by a link is the one that it leads to, for its clips have its name; a folder by a link stays, for another machine may have it elsewhere.
 
     Raises:
         `OSError`: there is nothing at this path.
@@ -37,7 +38,10 @@ def pinned(path: str) -> str:
     if not is_remote(path):
         if not os.path.exists(path):
             raise FileNotFoundError(f"{path}: there is no such file or folder.")
-        return os.path.abspath(path)
+        absolute = os.path.abspath(path)
+        if not (os.path.exists(absolute) and os.path.samefile(absolute, path)):  # with `..` after a link
+            absolute = os.path.realpath(path)
+        return absolute if os.path.isdir(absolute) else without_link(absolute)
     from huggingface_hub import HfApi
 
     files = hub_files()
@@ -50,6 +54,27 @@ def pinned(path: str) -> str:
     except Exception as error:  # of the network, the Hub and its client, of many classes
         raise FileNotFoundError(f"{path}: cannot be read from the Hub ({error}).") from None
     return HUB + place.unresolve()
+
+
+def without_link(path: str) -> str:
+    """The path of the file that a link leads to, unless that has another ending, as a blob in the cache of the Hub has none."""
+    while os.path.islink(path):
+        target = os.path.join(os.path.dirname(path), os.readlink(path))
+        if os.path.splitext(target)[1].lower() != os.path.splitext(path)[1].lower():
+            break
+        path = target
+    return path
+
+
+def real_place(path: str) -> str:
+    """The one name of a source, by whatever links it is reached."""
+    if is_remote(path):
+        return path
+    return (
+        os.path.realpath(path)
+        if os.path.isdir(path)
+        else join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+    )
 
 
 def join(folder: str, name: str) -> str:
@@ -199,6 +224,7 @@ __all__ = [
     "local_copy",
     "open_file",
     "pinned",
+    "real_place",
     "stamp_of",
     "understood",
 ]

@@ -24,7 +24,7 @@ class TarSource:
     """
 
     def __init__(self, root: str, video: str | None = None, points: str | None = None):
-        self.root, self.files = file_names(root, ".tar")
+        self.path, (self.root, self.files) = root, file_names(root, ".tar")
         self.video, self.points = video, points
 
     def clips(self) -> Iterator[Clip]:

@@ -1,13 +1,18 @@
 """Ids of rows: equal work has equal names, and other work others."""
 
+import json
+import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
+import pytest
 import torch
 
 from fgvc_hf import FgvcModel, FgvcProcessor, Tracker, track_dataset
+from fgvc_hf.cli.main import main
 from fgvc_hf.data.dataset_tracking import track_job
 from fgvc_hf.data.dataset_tracking.clip_sources import Clip
 from fgvc_hf.data.dataset_tracking.source_kinds import open_source
@@ -60,3 +65,70 @@ def test_options_that_are_equal_have_one_name(command, clips, tmp_path, checkpoi
     again = track_dataset(clips, tmp_path / "tracks", "grid:2", checkpoint=checkpoint, dtype=torch.float32)
     assert again.added == 0
     assert "points was grid:2, now grid:2x3" in command(clips, "--dtype", "float32", points="grid:2x3")[2]
+
+
+# ---- one place, by whatever name -------------------------------------------------------------------------------------
+
+
+def ways_to(place, tmp_path):
+    """Paths that lead to a folder or a file, from a working folder that is `tmp_path`."""
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "folder").symlink_to(place.parent, target_is_directory=True)
+    (tmp_path / "deep" / "link").symlink_to(tmp_path / "deep" / "er", target_is_directory=True)
+    link = tmp_path / f"link{place.suffix}"
+    link.symlink_to(place)
+    (tmp_path / f"again{place.suffix}").symlink_to(link.name)
+    relative = os.path.relpath(place, tmp_path)
+    ways = [
+        link,
+        Path(f"again{place.suffix}"),
+        Path("folder", place.name),
+        relative,
+        f"./{relative}",
+        f"{place.parent}//{place.name}",
+    ]
+    ways += [f"deep/link/../../{relative}"]  # of the system: from where the link leads
+    return [*ways, f"{place}/", f"{link}/."] if place.is_dir() else ways
+
+
+@pytest.mark.parametrize("kind", ["clips", "0.parquet", "00.tar"])
+def test_one_source_has_one_name_however_it_is_reached(
+    command, clips, parquet, webdataset, tmp_path, monkeypatch, kind
+):
+    place = {"clips": clips, "0.parquet": parquet / "0.parquet", "00.tar": webdataset / "00.tar"}[kind]
+    monkeypatch.chdir(tmp_path)
+    assert command(place)[0] == 0
+    for source in ways_to(place, tmp_path):
+        status, printed, error = command(source)
+        assert status == 0 and "; 0 new" in printed, error
+    link = tmp_path / f"link{place.suffix}"
+    assert command(link, destination=tmp_path / "by link")[0] == 0
+    link.unlink()
+    assert "; 0 new" in command(place, destination=tmp_path / "by link")[1]
+    folders = [tmp_path / "tracks", tmp_path / "by link"]
+    assert len({(folder / "README.md").read_bytes() for folder in folders}) == 1
+    noted = [json.loads((folder / ".fgvc-hf-run.json").read_text())["source"] for folder in folders]
+    assert noted == [os.path.realpath(place)] * 2
+
+
+def test_a_file_in_the_cache_of_the_hub_keeps_its_name(run, parquet, tmp_path):
+    """A link to a blob, whose name has no ending."""
+    shutil.copy(parquet / "0.parquet", tmp_path / "c0ffee")
+    (tmp_path / "snapshot").mkdir()
+    (tmp_path / "snapshot" / "0.parquet").symlink_to("../c0ffee")
+    assert list(run(tmp_path / "snapshot" / "0.parquet")) == [f"0.parquet#{i}" for i in range(4)]
+
+
+def test_two_files_of_one_folder_are_two_sources(command, parquet, tmp_path):
+    assert command(parquet / "0.parquet")[0] == 0
+    status, _, error = command(parquet / "1.parquet")
+    assert status == 2 and f"source was {parquet / '0.parquet'}, now {parquet / '1.parquet'}" in error
+
+
+def test_overlays_of_a_source_of_one_file(command, webdataset, clips, tmp_path, capsys):
+    """Beside which there may be anything."""
+    shutil.copy(clips / "a.mp4", tmp_path)
+    shutil.copy(webdataset / "00.tar", tmp_path)
+    assert command(tmp_path / "00.tar", destination=tmp_path / "tracks")[0] == 0
+    assert main(["track-dataset", "--inspect", str(tmp_path / "tracks")]) == 0
+    assert "overlays/" in (printed := capsys.readouterr().out) and "no overlay" not in printed
