@@ -11,6 +11,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 from .. import __version__
+from ..io.text_files import one_line
 from ..kernels.process import clean_end, give_home, keep_freed_memory, rest_soon
 from .describe import add_describe
 from .evaluate import add_evaluate
@@ -68,7 +69,7 @@ def warnings_on_a_line() -> Generator[None, None, None]:
     def on_a_line(
         message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
     ) -> str:
-        return f"fgvc-hf: warning: {' '.join(str(message).split())}\n"
+        return f"fgvc-hf: warning: {one_line(message)}\n"
 
     before = warnings.formatwarning
     warnings.formatwarning = on_a_line  # ty: ignore[invalid-assignment]
@@ -92,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
         with clean_end(), warnings_on_a_line():
             arguments.run(arguments)
     except (ValueError, OSError, ImportError) as error:
-        print(f"fgvc-hf: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"fgvc-hf: error: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("fgvc-hf: interrupted", file=sys.stderr)

@@ -52,10 +52,12 @@ def check_drawings(arguments: argparse.Namespace) -> None:
 
 def print_result(action: Callable[[], str]) -> int:
     """Print what an action of a script returns; a user error is one line on standard error, and the exit status 2."""
+    from ..io.text_files import one_line
+
     try:
         print(action())
     except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     return 0
 

@@ -85,6 +85,7 @@ def _track(arguments: argparse.Namespace) -> None:
 
     from ..data.dataset_tracking.dataset_run import track_dataset
     from ..data.dataset_tracking.run_options import Actors
+    from ..io.text_files import printable
 
     if not (arguments.source and arguments.destination and arguments.points is not None):
         raise ValueError("give SRC, DST and --points, or --inspect DST.")
@@ -111,7 +112,9 @@ def _track(arguments: argparse.Namespace) -> None:
         dtype=arguments.dtype,
         revision=arguments.revision,
     )
-    print(f"{arguments.destination}: {summary.rows} rows, {summary.errors} with an error; {summary.added} new")
+    print(
+        f"{printable(arguments.destination)}: {summary.rows} rows, {summary.errors} with an error; {summary.added} new"
+    )
     if arguments.append_to:
         print(arguments.append_to)
 

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .text_files import read_text
+from .text_files import one_line, read_text
 
 
 def reason_of(error: BaseException) -> str:
     """What an error of another library says, in one line that a message can quote."""
-    text = " ".join(str(error).split()).strip("'\"")
+    text = one_line(error).strip("'\"")
     return (text if len(text) <= 200 else f"{text[:197]}...") or type(error).__name__
 
 

@@ -43,8 +43,18 @@ def read_rows(path: Path) -> list[tuple[int, list[str]]]:
 
 def cut(text: str) -> str:
     """Text that a message can hold, on one line."""
-    text = " ".join(text.split())
+    text = one_line(text)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-__all__ = ["cut", "read_rows", "read_text"]
+def printable(text: object) -> str:
+    """Text whose line breaks and control characters, which names of files may have, are escaped as Python writes them: a line for people."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in str(text))
+
+
+def one_line(text: object) -> str:
+    """Text of several lines as one, without control characters."""
+    return printable(" ".join(str(text).split()))
+
+
+__all__ = ["cut", "one_line", "printable", "read_rows", "read_text"]

@@ -16,6 +16,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from ...io.json_files import reason_of
+from ...io.text_files import one_line, printable
 
 
 if TYPE_CHECKING:
@@ -39,20 +40,21 @@ class LostDevice(OSError):
     """The accelerator of a process can no longer be used, by this process at least."""
 
 
-def error_text(error: Exception, stage: str) -> str:
+def error_text(error: Exception, stage: str, file: str | None = None, name: str = "") -> str:
     """
     The `error` of the row of a clip, as `kind: sentence`.
 
     Args:
         error (`Exception`): What was raised.
         stage (`str`): What was done then: the kind of most errors of it.
+        file (`str`, *optional*), name (`str`): Where the video is on this machine, and what the message calls it instead.
 
     Raises:
         The error itself, if it is not of the clip but of the machine.
     """
     if isinstance(error, OSError) and error.errno in OF_MACHINE:
         raise error
-    text = " ".join(str(error).split()).encode("utf-8", "backslashreplace").decode()
+    text = one_line(str(error) if file is None else str(error).replace(file, printable(name)))
     if not isinstance(error, ClipError | OSError | ValueError):
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return f"{kind_of(error, stage)}: {text[:LONGEST]}"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ...io.image_files import IMAGE_SUFFIXES
+from ...io.text_files import printable
 from .stored_files import files_below, is_folder, is_remote, join, local_copy, stamp_of
 
 
@@ -120,7 +121,7 @@ def file_names(root: str, suffix: str) -> tuple[str, list[str]]:
 
 def candidates(columns: list[str]) -> str:
     """The columns, for a message."""
-    return f"it has {', '.join(columns)}" if columns else "it has none"
+    return f"it has {printable(', '.join(columns))}" if columns else "it has none"
 
 
 __all__ = ["Clip", "ClipSource", "Content", "FolderSource"]

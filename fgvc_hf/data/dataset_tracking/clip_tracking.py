@@ -136,10 +136,10 @@ def track_clip(
             tracks = tracker.track(frames, queries)
             return encode_tracks(tracks) | {"fps": frames.fps, "error": None}
         except Exception as error:
-            text = error_text(error, stage)
+            text = error_text(error, stage, named, source)
     if text.startswith("tracker"):
         check_device(tracker)
-    return EMPTY | {"error": text if named is None else text.replace(named, source)}
+    return EMPTY | {"error": text}
 
 
 def on_disk(video: Any, folder: Path) -> Any:

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from ... import __version__
 from ...io.checkpoints import resolve_checkpoint
+from ...io.text_files import printable
 from ...tracker import Tracker
 from ..shard_manifest import shard_files
 from .clip_points import points_name
@@ -148,7 +149,7 @@ def list_clips(source: ClipSource, num_shards: int | None, progress: bool) -> li
     names: set[str] = set()
     for clip in clips:
         if clip.source in names:
-            raise ValueError(f"{source.path}: holds two clips of the name {clip.source}.")
+            raise ValueError(f"{source.path}: holds two clips of the name {printable(clip.source)}.")
         names.add(clip.source)
     return clips
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...io.overlays import drawn_tracks, write_sheet
+from ...io.text_files import printable
 from ...io.video import open_video
 from ..shard_manifest import shard_files
 from .clip_errors import error_text
@@ -33,7 +34,11 @@ def inspect_tracks(folder: str | os.PathLike, sample: int = 4) -> Iterator[str]:
     Raises:
         `OSError`: it is no such folder, or is damaged.
     """
-    folder, run = Path(folder), read_run(Path(folder))
+    yield from map(printable, _lines(Path(folder), sample))
+
+
+def _lines(folder: Path, sample: int) -> Iterator[str]:
+    run = read_run(folder)
     whole = is_whole(folder)
     files = shard_files(folder) if whole else sorted((folder / ROWS).glob(PARTS))
     columns = ["id", "source", "num_frames", "error"]

@@ -13,6 +13,7 @@ from collections.abc import Generator, Iterator, Sequence
 import pyarrow
 
 from ...io.json_files import reason_of
+from ...io.text_files import one_line
 from .clip_errors import LostDevice
 from .clip_sources import Clip
 from .row_encoding import track_features
@@ -70,7 +71,7 @@ def load_ray():
         try:
             ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=dashboard)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise OSError(f"the Ray cluster cannot be reached ({' '.join(str(error).split())}).") from None
+            raise OSError(f"the Ray cluster cannot be reached ({one_line(error)}).") from None
     settings = ray.data.DataContext.get_current()
     settings.enable_progress_bars = False
     settings.max_errored_blocks = -1  # a task that fails for good leaves its clips out, and they are tried again
@@ -135,7 +136,7 @@ def _pass(ray, job: TrackJob, clips: list[Clip], actors: Actors, size: int) -> I
                     raise OSError(row["error"].removeprefix(STOPPED))
                 yield row
     except ray.exceptions.RayError as error:
-        raise OSError(f"Ray ended the run ({' '.join(str(error).split())[:300]}); the same command goes on.") from None
+        raise OSError(f"Ray ended the run ({one_line(error)[:300]}); the same command goes on.") from None
 
 
 def actors_of(ray, actors: Actors) -> tuple[int, float]:

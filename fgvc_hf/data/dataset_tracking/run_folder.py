@@ -21,6 +21,7 @@ from pyarrow.parquet import ParquetFile
 
 from ...io.files import atomic_write, check_outputs, is_temporary, local_path, same_place
 from ...io.json_files import read_json, reason_of, understanding
+from ...io.text_files import printable
 from ..dataset_card import shards_in, write_card
 from ..shard_manifest import MANIFEST, finish, shard_files
 from .finished_rows import FinishedRows, may_pass, read_rows
@@ -183,7 +184,7 @@ def card_text(folder: Path, run: dict[str, Any]) -> str:
     preset = f", preset `{run['preset']}`" if run["preset"] else ""
     return f"""# Point tracks of {count} clips
 
-Points `{run["points"]}` of the clips of `{os.path.basename(run["source"].rstrip("/"))}`, followed by
+Points `{run["points"]}` of the clips of `{printable(os.path.basename(run["source"].rstrip("/")))}`, followed by
 [fgvc_hf](https://arxiv.org/abs/2308.03040) {run["package"]} with `{run["model"]}` at revision `{run["revision"]}`{preset}. {size / 2**20:.1f} MiB.
 
     from datasets import load_dataset

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ...io.json_files import reason_of
+from ...io.text_files import printable
 
 
 HUB = "hf://"
@@ -98,9 +99,9 @@ def understood(path: str, kind: str) -> Generator[None]:
         yield
     except Exception as error:
         of_system = isinstance(error, OSError) and error.errno is not None
-        if of_system or (isinstance(error, OSError | ValueError) and str(error).startswith(path)):
+        if of_system or (isinstance(error, OSError | ValueError) and str(error).startswith((path, printable(path)))):
             raise
-        raise OSError(f"{path}: is no {kind}, or is damaged ({reason_of(error)}).") from None
+        raise OSError(f"{printable(path)}: is no {kind}, or is damaged ({reason_of(error)}).") from None
 
 
 @contextmanager
@@ -109,9 +110,9 @@ def reached(path: str) -> Generator[None]:
     try:
         yield
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: there is no such file or folder on the Hub.") from None
+        raise FileNotFoundError(f"{printable(path)}: there is no such file or folder on the Hub.") from None
     except Exception as error:
-        raise OSError(f"{path}: cannot be read from the Hub ({reason_of(error)}).") from None
+        raise OSError(f"{printable(path)}: cannot be read from the Hub ({reason_of(error)}).") from None
 
 
 def is_folder(path: str) -> bool:
@@ -188,7 +189,7 @@ def local_copy(path: str, folder: Path) -> Path:
     """
     if not is_remote(path):
         if not os.path.exists(path):
-            raise FileNotFoundError(f"{path}: there is no such file.")
+            raise FileNotFoundError(f"{printable(path)}: there is no such file.")
         return Path(path)
     copy = folder / f"clip{posixpath.splitext(path)[1]}"
     with open_file(path) as file, copy.open("wb") as output:
@@ -211,7 +212,7 @@ def copy_bytes(file: BinaryIO, output: BinaryIO, path: str, size: int | None = N
         output.write(block)
         left = None if left is None else left - len(block)
     if left:
-        raise OSError(f"{path}: ends {left} bytes before it should.")
+        raise OSError(f"{printable(path)}: ends {left} bytes before it should.")
 
 
 __all__ = [

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...io.text_files import printable
 from .clip_sources import Clip, ClipSource
 from .row_names import clip_id, digest
 from .stored_files import ABSENT, join, stamp_of
@@ -110,8 +111,8 @@ def check_unchanged(path: str, clip: Clip) -> None:
     if stamp == clip.stamp:
         return
     if stamp == ABSENT:
-        raise FileNotFoundError(f"{path}: was in the source when it was listed, and is no longer there.")
-    raise OSError(f"{path}: has changed while the source was read; start anew when nothing writes to it.")
+        raise FileNotFoundError(f"{printable(path)}: was in the source when it was listed, and is no longer there.")
+    raise OSError(f"{printable(path)}: has changed while the source was read; start anew when nothing writes to it.")
 
 
 def revision_of(tracker: "Tracker") -> str:

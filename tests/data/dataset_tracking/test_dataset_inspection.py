@@ -2,16 +2,19 @@
 
 import io
 import json
+import os
 import shutil
 
 import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
+from pyarrow.parquet import read_table
 from tracked_datasets import stop_after
 
 from fgvc_hf import open_video
 from fgvc_hf.cli.main import main
+from fgvc_hf.data.dataset_tracking.track_job import TrackJob
 
 
 def test_inspection(command, clips, tmp_path, capsys, monkeypatch):
@@ -119,3 +122,52 @@ def test_files_in_the_places_of_folders(command, clips, tmp_path, capsys):
     (tmp_path / "tracks" / "shards.json").unlink()
     (tmp_path / "tracks" / ".fgvc-hf-rows").write_text("")
     assert ".fgvc-hf-rows: is damaged; it must be a folder" in command(clips)[2]
+
+
+STRANGE = {
+    "line\nbreak.mp4": r"line\nbreak.mp4",
+    "\x1b[31mred\a.mp4": r"\x1b[31mred\x07.mp4",
+    "tab\t\r.mp4": r"tab\t\r.mp4",
+    "order\u202e4pm.mp4": r"order\u202e4pm.mp4",
+    os.fsdecode(b"\xff.mp4"): r"\xff.mp4",
+    "späť  名.mp4": "späť  名.mp4",
+}
+
+
+@pytest.fixture
+def strange(clips, tmp_path):
+    """A folder, with a line break in its own name, of clips of such names; half of them damaged."""
+    folder = tmp_path / "new\nline"
+    folder.mkdir()
+    for number, name in enumerate(STRANGE):
+        shutil.copy(clips / ("a.mp4" if number % 2 else "cut.mp4"), folder / name)
+    return folder
+
+
+def test_names_are_printed_on_one_line_escaped(command, strange, tmp_path, capsys):
+    folder = tmp_path / "tracks\n2"
+    status, printed, error = command(strange, destination=folder)
+    assert status == 0 and printed.startswith(rf"{tmp_path}/tracks\n2: 6 rows, 3 with an error") and not error
+    assert main(["track-dataset", "--inspect", str(folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6 and all(line.isprintable() for line in lines)
+    drawn = {line.rpartition(".png: ")[2] for line in lines[3:]}
+    assert drawn == set(list(STRANGE.values())[1::2])
+    errors = [row["error"] for row in read_table(folder / "data-00000-of-00001.parquet").to_pylist() if row["error"]]
+    names = {error.split(": ")[1] for error in errors}  # of the clip, not of the place of the source
+    assert names == set(list(STRANGE.values())[::2])
+    assert r"`new\nline`" in (folder / "README.md").read_text()
+
+
+def test_names_in_messages_are_escaped(command, strange, tmp_path, monkeypatch):
+    def row(self, clip, tracker):
+        os.utime(strange / clip.file, (1, 1))
+        return {}
+
+    monkeypatch.setattr(TrackJob, "_row", row)
+    status, _, error = command(strange)
+    assert status == 2 and error.endswith("\n") and error[:-1].isprintable()
+    assert rf"{tmp_path}/new\nline/\x1b[31mred\x07.mp4: has changed while the source was read" in error
+    (tmp_path / "a\n.tar").write_bytes(b"x" * 2000)
+    status, _, error = command(tmp_path / "a\n.tar")
+    assert status == 2 and rf"{tmp_path}/a\n.tar: is no tar file" in error and error.count("\n") == 1
