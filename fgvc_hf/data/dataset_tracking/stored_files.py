@@ -170,15 +170,24 @@ def open_file(path: str) -> BinaryIO:
 
 
 def stamp_of(path: str) -> tuple[int, int]:
-    """Size in bytes and time of the last change in nanoseconds, by which a change is seen; a commit of the Hub does not change."""
+    """
+    Size in bytes and time of the last change in nanoseconds, by which a change is seen; a commit of the Hub does not change.
+
+    Those of a folder are of the files in it: its own size differs by file system, and its own time does not tell of a file that is written over.
+    """
     try:
         if is_remote(path):
             with reached(path):
                 return int(hub_files().info(path)["size"] or 0), 0
-        found = os.stat(path)
+        if not os.path.isdir(path):
+            found = os.stat(path)
+            return found.st_size, found.st_mtime_ns
+        with os.scandir(path) as entries:
+            inside = [entry.stat() for entry in entries if entry.is_file() and not entry.name.startswith(".")]
+        times = (found.st_mtime_ns for found in (os.stat(path), *inside))
+        return sum(found.st_size for found in inside), max(times)
     except FileNotFoundError:
         return ABSENT
-    return found.st_size, found.st_mtime_ns
 
 
 def local_copy(path: str, folder: Path) -> Path:

@@ -87,28 +87,36 @@ class TrackJob:
         """
         for clip in clips:
             path = join(self.source.root, clip.file)
-            check_unchanged(path, clip)
+            check_unchanged(path, clip.stamp)
             row = self._row(clip, tracker)
-            check_unchanged(path, clip)
+            check_unchanged(path, clip.stamp)
             yield row
 
     def _row(self, clip: Clip, tracker: "Tracker") -> dict:
         from .clip_tracking import track_clip
 
+        stamps: dict[str, tuple[int, int]] = {}
+
         def read(folder: Path) -> dict[str, Any]:
             content = self.source.read(clip, folder)
+            if (
+                isinstance(content.video, Path) and folder not in content.video.parents
+            ):  # not listed if a column has its path
+                stamps[str(content.video)] = stamp_of(str(content.video))
             points = content.points if self.options.points.startswith("column:") else self.options.points
             return {"video": content.video, "points": points, "frames": (clip.start, clip.stop)}
 
         found = track_clip(read, tracker, self.time_limit, clip.source)
+        for path, stamp in stamps.items():
+            check_unchanged(path, stamp)
         names = {name: getattr(self.options, name) for name in ("model", "revision", "preset")}
         return {"id": self.name(clip), "source": clip.source} | found | names
 
 
-def check_unchanged(path: str, clip: Clip) -> None:
-    """An `OSError` if the file of a clip is another than when it was listed."""
+def check_unchanged(path: str, before: tuple[int, int]) -> None:
+    """An `OSError` if a file of the source has another stamp than before."""
     stamp = stamp_of(path)
-    if stamp == clip.stamp:
+    if stamp == before:
         return
     if stamp == ABSENT:
         raise FileNotFoundError(f"{printable(path)}: was in the source when it was listed, and is no longer there.")

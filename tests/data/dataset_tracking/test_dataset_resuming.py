@@ -2,15 +2,21 @@
 
 import errno
 import os
+import resource
 import subprocess
 import sys
 
+import pyarrow
+import pyarrow.parquet
 import pytest
+from PIL import Image
 from tracked_datasets import files_in, stop_after
 
 from fgvc_hf.cli.main import main
 from fgvc_hf.data.dataset_tracking import clip_tracking, finished_rows, track_job
+from fgvc_hf.data.dataset_tracking.stored_files import stamp_of
 from fgvc_hf.data.dataset_tracking.track_job import TrackJob
+from fgvc_hf.io.files import is_temporary
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("the network is gone"), SystemExit(143)])
@@ -114,6 +120,67 @@ def test_a_source_that_changes_while_it_is_read(command, copied, monkeypatch, ch
     status, _, error = command(copied)
     expected = "a.mp4: has changed while" if change == "content" else "one.mp4: was in the source when it was listed"
     assert status == 2 and expected in error and error.count("\n") == 1
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A source of one folder of images."""
+    folder = tmp_path / "source" / "sequence"
+    folder.mkdir(parents=True)
+    for number in range(3):
+        Image.new("RGB", (48, 48), (number, 0, 0)).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.mark.parametrize("change", ["picture", "video of a path"])
+def test_files_that_are_no_clips_by_themselves_may_not_change_either(command, copied, pictures, monkeypatch, change):
+    """A picture of a folder that is written over, and a video whose path is in a column."""
+    written, source = pictures / "2.png", pictures.parent
+    if change == "video of a path":
+        source, written = copied, copied / "one.mp4"
+        pyarrow.parquet.write_table(pyarrow.table({"path": ["a.mp4", "one.mp4"]}), copied / "index.parquet")
+    original = clip_tracking.open_video
+
+    def opened(path):
+        video = original(path)
+        written.write_bytes(written.read_bytes() + b"more")
+        return video
+
+    monkeypatch.setattr(clip_tracking, "open_video", opened)
+    status, _, error = command(source)
+    name = "sequence" if change == "picture" else "one.mp4"
+    assert status == 2 and f"{name}: has changed while the source was read" in error and error.count("\n") == 1
+
+
+def test_a_picture_that_was_written_over_is_a_change_of_the_source(command, pictures):
+    assert command(pictures.parent)[0] == 0
+    Image.new("RGB", (48, 48), (9, 9, 9)).save(pictures / "2.png")
+    status, _, error = command(pictures.parent)
+    assert status == 2 and "the clips of the source have changed" in error
+
+
+def test_the_stamp_of_a_folder_is_of_its_files(pictures, monkeypatch):
+    """Its own size is of the file system."""
+    size = sum(path.stat().st_size for path in pictures.iterdir())
+    (pictures / ".hidden").write_bytes(b"x")
+    (pictures / "deeper").mkdir()
+    assert stamp_of(str(pictures))[0] == size
+
+
+@pytest.mark.parametrize("limit", [0, 1024, 8000])
+def test_no_room_on_the_disk_by_the_system(command, clips, tmp_path, limit):
+    """Which ends a write in its middle: of what the run was begun with, or of rows."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        status, _, error = command(clips)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert status == 2 and "cannot be written (" in error and error.count("\n") == 1
+    assert not [path for path in tmp_path.rglob(".*") if is_temporary(path)]
+    assert command(clips)[0] == 0
+    assert command(clips, destination=tmp_path / "whole")[0] == 0
+    assert files_in(tmp_path / "tracks") == files_in(tmp_path / "whole")
 
 
 # ---- errors that may pass --------------------------------------------------------------------------------------------
