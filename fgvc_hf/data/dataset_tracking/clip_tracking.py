@@ -1,7 +1,6 @@
 """The work on one clip: a row of a source in, a row of tracks out. What fails becomes a row that says why."""
 
 import operator
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ...io.scratch_folders import scratch_folder
 from ...io.video import open_video
 from ...tracker import Tracker
 from .clip_errors import ClipError, check_device, error_text
@@ -117,13 +117,13 @@ def track_clip(
     Raises:
         `OSError`: the machine is full, or its accelerator is lost.
     """
-    with tempfile.TemporaryDirectory(prefix="fgvc-hf-clip-") as folder:
+    with scratch_folder() as folder:
         stage, named = "source", None
         try:
-            row = read(Path(folder))
+            row = read(folder)
             if not hasattr(row, "get"):
                 raise ClipError(stage, f"a row must be a mapping, got {type(row).__name__}.")
-            video, points = on_disk(row.get("video"), Path(folder)), row.get("points")
+            video, points = on_disk(row.get("video"), folder), row.get("points")
             span = frames_of(row.get("frames"))
             named = str(video) if isinstance(video, str | Path) else None
             stage = "video"

@@ -2,12 +2,12 @@
 
 import itertools
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from ...io.overlays import drawn_tracks, write_sheet
+from ...io.scratch_folders import scratch_folder
 from ...io.text_files import printable
 from ...io.video import open_video
 from ..shard_manifest import shard_files
@@ -91,9 +91,9 @@ def draw_sample(folder: Path, files: list[Path], run: dict, wanted: set[str]) ->
 
 def draw(source: ClipSource, clip: Clip, row: dict, path: Path) -> str | None:
     """Draw the tracks of a clip; why not, if it can no longer be read."""
-    with tempfile.TemporaryDirectory(prefix="fgvc-hf-clip-") as folder:
+    with scratch_folder() as folder:
         try:
-            video = on_disk(source.read(clip, Path(folder)).video, Path(folder))
+            video = on_disk(source.read(clip, folder).video, folder)
             frames = ClipFrames(open_video(video), (clip.start, clip.stop))
             write_sheet(frames, drawn_tracks({"tracks": load_tracks(row)}), path)
         except Exception as error:

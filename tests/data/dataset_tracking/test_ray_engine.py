@@ -3,7 +3,9 @@
 import ast
 import hashlib
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -71,6 +73,30 @@ def test_a_lost_node_and_a_killed_driver_lose_and_repeat_no_row(cluster, clips, 
         hashlib.sha256((folder / "data-00000-of-00001.parquet").read_bytes()).digest() for folder in (tracks, whole)
     ]
     assert digests[0] == digests[1]  # bit for bit those of one process
+
+
+def test_an_interrupt_ends_at_once_and_the_same_command_goes_on(clips, checkpoint, tmp_path):
+    """Ctrl-C reaches all processes of a terminal."""
+    source, tracks, whole = tmp_path / "clips", tmp_path / "tracks", tmp_path / "whole"
+    source.mkdir()
+    for number in range(12):
+        shutil.copy(clips / "a.mp4", source / f"{number:02d}.mp4")
+    track_dataset(source, whole, "grid:2", checkpoint=checkpoint)
+    words = [source, tracks, "--points", "grid:2", "--checkpoint", checkpoint, "--engine", "ray", "--actors", "1"]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    options = {"env": environment, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    command = [sys.executable, "-c", PROGRAM, *map(str, words)]
+    with subprocess.Popen(command, **options) as process:
+        while process.poll() is None and not list((tracks / ".fgvc-hf-rows").glob("0*.parquet")):
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        error = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and "fgvc-hf: interrupted" in error and "Traceback" not in error
+    assert {path.name for path in tracks.iterdir()} == {".fgvc-hf-run.json", ".fgvc-hf-rows"}
+    assert all(re.fullmatch(r"\d{6}\.parquet", path.name) for path in (tracks / ".fgvc-hf-rows").iterdir())
+    assert subprocess.run(command, env=environment, timeout=300).returncode == 0
+    names = ["data-00000-of-00001.parquet", "README.md", "SHA256SUMS", "shards.json"]
+    assert [(tracks / name).read_bytes() for name in names] == [(whole / name).read_bytes() for name in names]
 
 
 # Clips whose reading ends the process, by the system and by a fault of memory; and before, a checkpoint that only the driver has

@@ -1,0 +1,58 @@
+"""Temporary folders: those of killed processes go, those in use stay."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+
+import pytest
+
+from fgvc_hf.io.scratch_folders import PREFIX, scratch_folder
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """Where temporary folders are."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def aged(path):
+    os.utime(path, (1, 1))
+    return path
+
+
+def test_a_folder_is_deleted_at_the_end_and_by_errors(place):
+    with scratch_folder() as folder:
+        (folder / "clip").write_bytes(b"x")
+        assert folder.parent == place
+    with pytest.raises(KeyboardInterrupt), scratch_folder():
+        raise KeyboardInterrupt
+    assert not list(place.iterdir())
+
+
+def test_what_a_killed_process_left_goes_and_what_is_in_use_stays(place):
+    program = f"""
+import os, signal, tempfile
+tempfile.tempdir = {str(place)!r}
+from fgvc_hf.io.scratch_folders import scratch_folder
+with scratch_folder() as folder:
+    (folder / "clip").write_bytes(b"x")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", program]).returncode == -signal.SIGKILL
+    (left,) = place.iterdir()
+    with scratch_folder() as first:
+        assert left.exists()  # so young that it may not be locked yet
+        aged(left)
+        aged(first)
+        others = [place / "other", place / f"{PREFIX}file", place / f"{PREFIX}link"]
+        others[0].mkdir()
+        others[1].touch()
+        others[2].symlink_to(others[0])
+        for other in others[:2]:
+            aged(other)
+        with scratch_folder() as second:
+            assert set(place.iterdir()) == {first, second, *others}
+    assert set(place.iterdir()) == set(others)
