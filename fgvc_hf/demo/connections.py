@@ -188,7 +188,12 @@ def connect_points(events: Events, clip: page.ClipPart, tab: page.PointsTab) -> 
     )
     for number, button in enumerate(tab.suggestions):
         button.click(events.look(frame_labels.jump_to(number)), None, [tab.frame, tab.picture, tab.target], **LOOK)
-    tab.format.input(events.open(frame_labels.export_tracks), tab.format, tab.exported, **LOOK)
+    connect_tools(events, tab.other_tools, frame_labels.export_tracks)
+
+
+def connect_tools(events: Events, part: page.OtherTools, handler: Callable) -> None:
+    """The file of a format is made as soon as it is chosen; while one goes through them by the keys, of the last one."""
+    part.format.input(events.open(handler), part.format, part.file, trigger_mode="always_last", **LOOK)
 
 
 def connect_looks(events: Events, pictures: frame_labels.Pictures, clip: page.ClipPart, tab: page.LooksTab) -> None:
@@ -204,6 +209,7 @@ def connect_looks(events: Events, pictures: frame_labels.Pictures, clip: page.Cl
         show_progress_on=tab.video,
         **INNER,
     )
+    connect_tools(events, tab.other_tools, frame_labels.export_found)
 
 
 def connect_masks(events: Events, clip: page.ClipPart, tab: page.MasksTab) -> None:
