@@ -104,7 +104,10 @@ def exported(workspace: Workspace, choice, tracks: PointTracks | None, points: l
     clip = workspace.the_clip()
     if tracks is None:
         raise ValueError(f"There are no tracks yet: {hint}.")
-    return downloads([export(clip, tracks, points, *EXPORTS[choice])])[0]
+    file = export(clip, tracks, points, *EXPORTS[choice])
+    return downloads([file])[0] | {
+        "label": f"↓ {file.name}"
+    }  # the button may still be of another format while this one is made
 
 
 # ---- points of a picture ------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from .results import PointTracks
 
 LARGEST_ERROR = 1 / 8  # of the mean side of the frame: a point that is off by more is simply lost
 NAMED_BEFORE = 0.5  # what a point counts each time after it was named
+FEW = 4  # frames within which a second suggestion adds nothing
 SHARE = 0.5  # of the largest gain on a frame: points that gain as much are named
 
 
@@ -35,7 +36,7 @@ def suggest_frames(tracks: PointTracks, n: int = 5) -> list[Suggestion]:
     The frames on which labels would help most.
 
     A label is worth the expected error of its point there ([`PointTracks`]' `uncertainty`, which contains how far the passes from two labels are
-    apart), and less next to a frame that has a label or was suggested already. A point that was named is expected to be labelled: its error then
+    apart), and less next to a frame that has a label; frames next to one that was suggested are not. A point that was named is expected to be labelled: its error then
     grows from there as it did from the labels it has, and it counts half, so that others get their turn. Points that left the frame count nothing.
 
     Args:
@@ -53,7 +54,7 @@ def suggest_frames(tracks: PointTracks, n: int = 5) -> list[Suggestion]:
     largest = LARGEST_ERROR * math.sqrt(math.prod(tracks.size))
     errors = np.where(tracks.outside, 0, np.nan_to_num(tracks.uncertainty).clip(0, largest))  # (N, T)
     number, length = errors.shape
-    reach = max(1.0, length / (2 * n))  # frames within which a label makes another one worth less
+    reach = max(FEW, length / (2 * n))  # frames within which a label makes another one worth less
     before = _distances(tracks, number, length)
     near, away = np.minimum(1, before / reach), before.copy()  # (N, T)
     suggestions: list[Suggestion] = []
@@ -66,7 +67,7 @@ def suggest_frames(tracks: PointTracks, n: int = 5) -> list[Suggestion]:
         named = [i for i in np.argsort(-gains[:, t], kind="stable") if gains[i, t] >= SHARE * gains[:, t].max()]
         suggestions.append(Suggestion(t, [tracks.object_ids[i] for i in named], float(scores[t])))
         from_here = np.abs(np.arange(length) - t)
-        near = np.minimum(near, from_here / reach)
+        near[:, from_here < reach] = 0
         away[named] = np.minimum(away[named], from_here)
         errors[named] *= NAMED_BEFORE
     return suggestions

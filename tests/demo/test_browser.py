@@ -204,23 +204,17 @@ def test_an_example_comes_with_its_tracks_and_an_error_is_a_sentence(page, tmp_p
     assert page.locator("#legend li").count() == points  # what was there before is still there
 
 
-def exported(page, part: str) -> str:
-    """Download the file for another tool that is ready; its name."""
-    page.wait_for_function("part => document.querySelector(`${part} a[download], ${part} button:not([disabled]).sm`)", arg=part)
-    with page.expect_download() as waiting:
-        page.locator(part).get_by_role("button", name="↓ File").click()
-    return waiting.value.suggested_filename
-
-
 def wait_for_file(page, part: str, called: str) -> None:
-    for _ in range(50):
-        if exported(page, part) == called:
-            return
-        page.wait_for_timeout(200)
-    raise AssertionError(f"no file {called}")
+    """Download the file for another tool of the format that was chosen."""
+    page.locator(part).get_by_role("button", name=f"↓ {called}").wait_for()
+    with page.expect_download() as waiting:
+        page.locator(part).get_by_role("button", name=f"↓ {called}").click()
+    assert waiting.value.suggested_filename == called
 
 
-def test_files_for_other_tools_are_chosen_by_keys_and_by_the_mouse_and_points_are_found_by_a_picture(page, moving_clip, tmp_path):
+def test_files_for_other_tools_are_chosen_by_keys_and_by_the_mouse_and_points_are_found_by_a_picture(
+    page, moving_clip, tmp_path
+):
     page.locator("#examples img").first.click()
     page.wait_for_selector("#tracked video")
     page.locator("#other-tools button").first.click()

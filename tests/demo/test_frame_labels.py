@@ -1,6 +1,7 @@
 """Handlers of labels on several frames, of files for other tools, and of points that are looked for by a picture."""
 
 import math
+from pathlib import Path
 
 import gradio as gr
 import numpy as np
@@ -199,6 +200,7 @@ def test_points_of_a_picture_are_looked_for_and_followed(pictured):
     for choice, (name, suffix) in on.EXPORTS.items():
         update = frame_labels.export_found(pictured, choice)
         assert update["interactive"] and update["value"].endswith(suffix)
+        assert update["label"] == f"↓ {Path(update['value']).name}"
         assert name != "dlc" or "point 1" in open(update["value"], encoding="latin-1").read()
     frame_labels.clear_looks(pictured)
     with pytest.raises(gr.Error, match="There are no points yet: click on the picture"):

@@ -237,6 +237,12 @@ def test_suggestions_are_not_all_of_the_point_that_is_worst():
     assert sum(one.object_ids == [1] for one in found) <= 3
 
 
+def test_frames_next_to_a_suggested_one_are_not_suggested():
+    errors = 10 * np.ones((3, 16)) * np.arange(1, 4)[:, None]
+    frames = sorted(one.frame_idx for one in suggest_frames(uncertain(errors), 5))
+    assert len(frames) >= 3 and np.diff(frames).min() >= 4
+
+
 def test_no_suggestion_where_nothing_would_gain():
     assert suggest_frames(uncertain(np.zeros((2, 10))), 3) == []
     gone = np.full((1, 10), 5.0)
