@@ -248,6 +248,16 @@ def test_files_for_other_tools_are_chosen_by_keys_and_by_the_mouse_and_points_ar
     keep(page, "11-found")
 
 
+def test_quick_clicks_all_count(page, moving_clip):
+    upload(page, moving_clip)
+    for column, row in CLICKS:
+        click_pixel(page, "#points-picture", column, row)
+    page.locator(f"#legend li >> nth={len(CLICKS) - 1}").wait_for(timeout=20_000)
+    for _ in CLICKS:
+        page.get_by_role("button", name="Undo").first.click()
+    page.locator("#legend .hint").wait_for(timeout=20_000)
+
+
 def test_messages_leave_the_results_free(page, tmp_path):
     (tmp_path / "holiday.mp4").write_text("no video")
     page.locator("#examples img").first.click()

@@ -61,6 +61,11 @@ class Format:
     by_name: bool = False
     by_suffix: bool = True
 
+    @property
+    def of_editor(self) -> bool:
+        """Whether it is of a program that shows frames at a constant rate."""
+        return "fps" in self.options or "first_frame" in self.options
+
     def function(self, name: str) -> Any:
         """One of its functions; its module is loaded by that."""
         return getattr(importlib.import_module(f"{__package__}.{self.module}"), name)
