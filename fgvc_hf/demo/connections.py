@@ -194,7 +194,7 @@ def connect_points(events: Events, clip: page.ClipPart, tab: page.PointsTab) -> 
 
 
 def connect_tools(events: Events, part: page.OtherTools, handler: Callable) -> None:
-    """The file of a format is made as soon as it is chosen; while one goes through them by the keys, of the last one."""
+    """The file of a format is made as soon as it is chosen; of several that are chosen quickly, at least that of the last one."""
     part.format.input(events.open(handler), part.format, part.file, trigger_mode="always_last", **LOOK)
 
 

@@ -373,7 +373,7 @@ def timeline_of(video: str) -> gr.HTML:
 
 
 def tools_part(elem_id: str) -> OtherTools:
-    """Tracks in the formats of other tools; radio buttons, which answer to the keys as to the mouse."""
+    """Tracks in the formats of other tools; radio buttons, which answer to Tab and Space as to the mouse."""
     with gr.Accordion("Files for other tools", open=False, elem_id=elem_id):
         format = gr.Radio(list(EXPORTS), value=None, label="Format")
         return OtherTools(format, *downloads(("File",)))

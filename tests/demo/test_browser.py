@@ -206,7 +206,7 @@ def test_an_example_comes_with_its_tracks_and_an_error_is_a_sentence(page, tmp_p
 
 def wait_for_file(page, part: str, called: str) -> None:
     """Download the file for another tool of the format that was chosen."""
-    page.locator(part).get_by_role("button", name=f"↓ {called}").wait_for()
+    page.locator(part).get_by_role("button", name=f"↓ {called}").wait_for(timeout=60_000)
     with page.expect_download() as waiting:
         page.locator(part).get_by_role("button", name=f"↓ {called}").click()
     assert waiting.value.suggested_filename == called
@@ -223,7 +223,8 @@ def test_files_for_other_tools_are_chosen_by_keys_and_by_the_mouse_and_points_ar
     page.keyboard.press("Space")
     wait_for_file(page, "#other-tools", "tracks_dlc.csv")
     first.focus()
-    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Space")
     wait_for_file(page, "#other-tools", "tracks_dlc.h5")
     page.locator("#other-tools").get_by_role("radio", name="Nuke (*.nk)").check()
     wait_for_file(page, "#other-tools", "tracks_nuke.nk")
