@@ -1,6 +1,7 @@
 """Options of commands that read labels, and write tracks, in the formats of other tools."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,21 @@ def output_options(arguments: argparse.Namespace, video: Any, names: dict[int, A
     if name is not None:
         TABLE[name].check_target(Path(arguments.output), video.num_frames)
         TABLE[name].check_names(list((names or {}).values()))
+        if TABLE[name].of_editor and uneven(video):
+            print(
+                f"fgvc-hf: warning: frames of {arguments.video} are not evenly spaced in time; {TABLE[name].tool} counts them as if they were, "
+                "so convert the clip to a constant frame rate first.",
+                file=sys.stderr,
+            )
     return options | {"names": names}
+
+
+def uneven(video: Any) -> bool:
+    """Whether a frame comes half a frame or more before or after its time at the rate of the video."""
+    if video.fps is None:
+        return False
+    first = video.time(0)
+    return any(abs((video.time(t) - first) * video.fps - t) >= 0.5 for t in range(video.num_frames))
 
 
 __all__ = ["add_format_options", "output_options"]

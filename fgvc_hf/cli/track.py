@@ -160,6 +160,7 @@ def run_boxes(arguments: argparse.Namespace) -> None:
     check_drawings(arguments)
     boxes = read_boxes(arguments.boxes_file, arguments.format)
     video = open_video(arguments.video, arguments.allow_truncated)
+    boxes.check(video.num_frames, (video.height, video.width))
     tracker = load_tracker(arguments)
     tracks = track_boxes(tracker, video, boxes, arguments.direction, arguments.threshold, progress=True)
     if arguments.output:

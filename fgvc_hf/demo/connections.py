@@ -19,6 +19,8 @@ from .server_state import RESULT_BYTES, ServerState
 OUTER: dict[str, Any] = {"api_visibility": "public", "concurrency_limit": None, "preprocess": False}
 INNER: dict[str, Any] = {**OUTER, "api_visibility": "private"}
 LOOK: dict[str, Any] = {**INNER, "show_progress": "hidden"}
+# A click counts even if the one before is not answered yet; the calls of a session come one after another
+CLICK: dict[str, Any] = {**LOOK, "trigger_mode": "multiple"}
 
 
 class Events:
@@ -167,9 +169,9 @@ def connect_frames(
 def connect_points(events: Events, clip: page.ClipPart, tab: page.PointsTab) -> None:
     """Points are placed, and followed."""
     drawn = tab.labels
-    tab.picture.select(events.look(on.add_point), [tab.frame, tab.name], [*drawn, tab.name], **LOOK)
+    tab.picture.select(events.look(on.add_point), [tab.frame, tab.name], [*drawn, tab.name], **CLICK)
     tab.grid.click(events.look(on.add_grid), [tab.frame, tab.side], drawn, **LOOK)
-    tab.undo.click(events.look(on.undo_point), tab.frame, drawn, **LOOK)
+    tab.undo.click(events.look(on.undo_point), tab.frame, drawn, **CLICK)
     tab.clear.click(events.look(on.clear_points), tab.frame, drawn, **LOOK)
     tab.start.click(
         events.work(on.track),
@@ -188,14 +190,19 @@ def connect_points(events: Events, clip: page.ClipPart, tab: page.PointsTab) -> 
     )
     for number, button in enumerate(tab.suggestions):
         button.click(events.look(frame_labels.jump_to(number)), None, [tab.frame, tab.picture, tab.target], **LOOK)
-    tab.format.input(events.open(frame_labels.export_tracks), tab.format, tab.exported, **LOOK)
+    connect_tools(events, tab.other_tools, frame_labels.export_tracks)
+
+
+def connect_tools(events: Events, part: page.OtherTools, handler: Callable) -> None:
+    """The file of a format is made as soon as it is chosen; of several that are chosen quickly, at least that of the last one."""
+    part.format.input(events.open(handler), part.format, part.file, trigger_mode="always_last", **LOOK)
 
 
 def connect_looks(events: Events, pictures: frame_labels.Pictures, clip: page.ClipPart, tab: page.LooksTab) -> None:
     """Points of a picture are placed, and looked for in the clip."""
     drawn = [tab.picture, tab.legend]
     tab.upload.upload(events.open(pictures.take_picture), tab.upload, [*drawn, *tab.results], **LOOK)
-    tab.picture.select(events.look(frame_labels.add_look), None, drawn, **LOOK)
+    tab.picture.select(events.look(frame_labels.add_look), None, drawn, **CLICK)
     tab.clear.click(events.look(frame_labels.clear_looks), None, drawn, **LOOK)
     tab.start.click(
         events.work(frame_labels.find),
@@ -204,6 +211,7 @@ def connect_looks(events: Events, pictures: frame_labels.Pictures, clip: page.Cl
         show_progress_on=tab.video,
         **INNER,
     )
+    connect_tools(events, tab.other_tools, frame_labels.export_found)
 
 
 def connect_masks(events: Events, clip: page.ClipPart, tab: page.MasksTab) -> None:

@@ -9,10 +9,12 @@ from PIL import Image
 
 from ..io.image_files import read_image
 from ..io.overlays import write_picture
+from ..tracking.results import PointTracks
 from ..tracking.suggestions import suggest_frames
 from . import limits, views
 from .handlers import (
     EXPORTS,
+    NO_EXPORT,
     NO_LOOKS,
     SUGGESTIONS,
     downloads,
@@ -86,12 +88,26 @@ def jump_to(number: int) -> Callable:
 
 @plain
 def export_tracks(workspace: Workspace, choice):
-    """The file of the format that was chosen."""
+    """The file of the format that was chosen, of the points that are labelled."""
+    return exported(workspace, choice, workspace.tracks, workspace.points, "click on the picture, and press Track")
+
+
+@plain
+def export_found(workspace: Workspace, choice):
+    """The file of the format that was chosen, of the points of a picture."""
+    hint = "click on a picture, and press Find in the clip"
+    return exported(workspace, choice, workspace.found, workspace.looks, hint)
+
+
+def exported(workspace: Workspace, choice, tracks: PointTracks | None, points: list[Point], hint: str) -> dict:
     choice = limits.choice("The format", choice, tuple(EXPORTS))
     clip = workspace.the_clip()
-    if workspace.tracks is None:
-        raise ValueError("There are no tracks yet: click on the picture, and press Track.")
-    return downloads([export(clip, workspace.tracks, workspace.points, *EXPORTS[choice])])[0]
+    if tracks is None:
+        raise ValueError(f"There are no tracks yet: {hint}.")
+    file = export(clip, tracks, points, *EXPORTS[choice])
+    return downloads([file])[0] | {
+        "label": f"↓ {file.name}"
+    }  # the button may still be of another format while this one is made
 
 
 # ---- points of a picture ------------------------------------------------------------------------------------------
@@ -115,7 +131,7 @@ class Pictures:
         path = self.server_state.uploaded("The picture", file)
         picture = checked_picture(path)
         write_picture(picture, clip.results("picture") / "picture.png")
-        workspace.looks = []
+        workspace.looks, workspace.found = [], None
         return views.enlarged(picture), "", *NO_LOOKS[2:]
 
 
@@ -170,9 +186,12 @@ def find(workspace: Workspace, preset, direction, progress=gr.Progress()):
     if not looks:
         raise ValueError("There are no points yet: click on the picture.")
     followed = find_points(clip, picture, looks, preset, direction, lambda share, what: progress(share, desc=what))
+    if workspace.clip is clip:
+        workspace.found = followed.tracks
     names = [look.name for look in looks]
     timeline = views.timeline(names, followed.ids, followed.confidence, followed.visible)
-    return where_found(names, followed.visible), str(followed.video), timeline, *downloads(followed.files)
+    said = where_found(names, followed.visible)
+    return said, str(followed.video), timeline, *downloads(followed.files), *NO_EXPORT
 
 
 def where_found(names: list[str], visible: np.ndarray) -> str:

@@ -37,9 +37,9 @@ EXPORTS = {
     for name in names_that("write")
     for suffix in TABLE[name].suffixes
 }
-NO_EXPORT = (gr.update(value=None), NO_FILE)
+NO_EXPORT = (gr.update(value=None), NO_FILE | gr.update(label="↓ File"))
 NO_POINTS = (None, "", "", *[NO_FILE] * len(POINT_FILES), *[NO_BUTTON] * SUGGESTIONS, *NO_EXPORT)
-NO_LOOKS = (None, "", "", None, "", *[NO_FILE] * len(POINT_FILES))
+NO_LOOKS = (None, "", "", None, "", *[NO_FILE] * len(POINT_FILES), *NO_EXPORT)
 NO_OTHERS = (None, "", *[NO_FILE] * len(MASK_FILES), "", None, *[NO_FILE] * len(FLOW_FILES), *NO_LOOKS)
 NEW_POINT = "a new point"
 PREPARING = threading.Lock()  # one example at a time

@@ -40,6 +40,14 @@ class ClipPart:
 
 
 @dataclass(frozen=True)
+class OtherTools:
+    """Files of tracks for other tools."""
+
+    format: gr.Radio
+    file: gr.DownloadButton
+
+
+@dataclass(frozen=True)
 class PointsTab:
     frame: gr.Slider
     picture: gr.Image
@@ -59,8 +67,7 @@ class PointsTab:
     table: gr.Dataframe
     between: gr.Button
     suggestions: list[gr.Button]
-    format: gr.Dropdown
-    exported: gr.DownloadButton
+    other_tools: OtherTools
 
     @property
     def labels(self) -> list[gr.Component]:
@@ -71,7 +78,7 @@ class PointsTab:
     def results(self) -> list[gr.Component]:
         """What shows the tracks."""
         shown = [self.video, self.timeline, self.code, *self.files]
-        return [*shown, *self.suggestions, self.format, self.exported]
+        return [*shown, *self.suggestions, self.other_tools.format, self.other_tools.file]
 
 
 @dataclass(frozen=True)
@@ -117,11 +124,13 @@ class LooksTab:
     video: gr.Video
     timeline: gr.HTML
     files: list[gr.DownloadButton]
+    other_tools: OtherTools
 
     @property
     def results(self) -> list[gr.Component]:
         """What shows what was found."""
-        return [self.sentence, self.video, self.timeline, *self.files]
+        shown = [self.sentence, self.video, self.timeline, *self.files]
+        return [*shown, self.other_tools.format, self.other_tools.file]
 
 
 @dataclass(frozen=True)
@@ -194,13 +203,11 @@ def points_tab() -> PointsTab:
             gr.Markdown("Hollow: hidden. A ring around a dot: the error to expect.", elem_classes="hint")
             timeline = timeline_of("tracked")
             files = downloads(POINT_FILES)
-            with gr.Accordion("Files for other tools", open=False, elem_id="other-tools"):
-                format = gr.Dropdown(list(EXPORTS), value=None, label="Format", elem_id="format")
-                (exported,) = downloads(("File",))
+            other_tools = tools_part("other-tools")
             with gr.Accordion("The same in your own code", open=False):
                 code = gr.Code(language="python", show_label=False, interactive=False)
     made = (frame, picture, legend, undo, clear, grid, name, side, start, stop, video, timeline, files, code)
-    return PointsTab(*made, target, table, between, suggestions, format, exported)
+    return PointsTab(*made, target, table, between, suggestions, other_tools)
 
 
 def labels_part() -> tuple[gr.Dropdown, gr.Dataframe, gr.Button, list[gr.Button]]:
@@ -272,7 +279,8 @@ def looks_tab() -> LooksTab:
             video = result_video("The points, found and followed", "found")
             timeline = timeline_of("found")
             files = downloads(POINT_FILES)
-    return LooksTab(upload, picture, legend, clear, start, stop, sentence, video, timeline, files)
+            other_tools = tools_part("other-tools-found")
+    return LooksTab(upload, picture, legend, clear, start, stop, sentence, video, timeline, files, other_tools)
 
 
 def matching_tab() -> MatchingTab:
@@ -362,6 +370,13 @@ def result_video(label: str, elem_id: str) -> gr.Video:
 
 def timeline_of(video: str) -> gr.HTML:
     return gr.HTML("", js_on_load=source("timeline.js"), video=video, elem_id=f"{video}-timeline")
+
+
+def tools_part(elem_id: str) -> OtherTools:
+    """Tracks in the formats of other tools; radio buttons, which answer to Tab and Space as to the mouse."""
+    with gr.Accordion("Files for other tools", open=False, elem_id=elem_id):
+        format = gr.Radio(list(EXPORTS), value=None, label="Format")
+        return OtherTools(format, *downloads(("File",)))
 
 
 def downloads(labels: tuple[str, ...]) -> list[gr.DownloadButton]:

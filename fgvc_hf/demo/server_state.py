@@ -43,6 +43,7 @@ class Workspace:
         tracks ([`PointTracks`], *optional*): Where the points went when they were followed last.
         target (`int`, *optional*): The point that a click labels; a new one if not given.
         looks (`list[Point]`): Points on its picture, which is kept with the clip.
+        found ([`PointTracks`], *optional*): Where those were found and followed to.
         cancelled (`float`): When it last asked to cancel, on the monotonic clock.
     """
 
@@ -51,6 +52,7 @@ class Workspace:
     tracks: PointTracks | None = None
     target: int | None = None
     looks: list[Point] = field(default_factory=list)
+    found: PointTracks | None = None
     session: str = ""
     cancelled: float = 0.0
     used: float = field(default_factory=time.monotonic, compare=False)
@@ -77,7 +79,8 @@ class Workspace:
 
     def forget(self) -> None:
         """Everything that belongs to a clip."""
-        self.clip, self.points, self.tracks, self.target, self.looks = None, [], None, None, []
+        self.clip, self.points, self.tracks, self.target = None, [], None, None
+        self.looks, self.found = [], None
 
     def clear(self) -> None:
         if self.clip is not None:

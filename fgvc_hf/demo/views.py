@@ -14,6 +14,7 @@ from ..tracking.results import PointTracks
 from .limits import Point, by_point
 
 
+DOT = 2.0  # how many times as large as in an overlay points are that a user clicks; pictures are as wide as a column
 MIN_WIDTH = 640  # of pictures; no column of the page is wider
 
 
@@ -40,13 +41,13 @@ def picture_of(frame: np.ndarray, points: list[Point], t: int, tracks: PointTrac
         here = [label for label in labels if label.t == t]
         place = tracks.tracks[row[obj_id], t] if tracks is not None and obj_id in row else np.full(2, np.nan)
         if here:
-            draw_point(picture, (zoom * here[0].x, zoom * here[0].y), colour)
+            draw_point(picture, (zoom * here[0].x, zoom * here[0].y), colour, size=DOT)
             if obj_id in row:
                 draw_marker(picture, (zoom * here[0].x, zoom * here[0].y))
         elif tracks is not None and not np.isnan(place[0]):
-            draw_point(picture, zoom * place, colour, visible=bool(tracks.visible[row[obj_id], t]))
+            draw_point(picture, zoom * place, colour, visible=bool(tracks.visible[row[obj_id], t]), size=DOT)
         else:
-            draw_point(picture, (zoom * labels[0].x, zoom * labels[0].y), colour, visible=False)
+            draw_point(picture, (zoom * labels[0].x, zoom * labels[0].y), colour, visible=False, size=DOT)
     return picture
 
 

@@ -84,7 +84,9 @@ def draw_tracks(
     return picture
 
 
-def draw_point(picture: np.ndarray, place, colour, visible: bool = True, error: float = np.nan) -> None:
+def draw_point(
+    picture: np.ndarray, place, colour, visible: bool = True, error: float = np.nan, size: float = 1.0
+) -> None:
     """
     Draw one point: a dot where it is visible, inside a ring of the expected error if that is larger; a small hollow ring elsewhere.
 
@@ -94,8 +96,9 @@ def draw_point(picture: np.ndarray, place, colour, visible: bool = True, error: 
         colour (sequence of 3): RGB.
         visible (`bool`, defaults to `True`): Whether it is visible.
         error (`float`, *optional*): Expected error in pixels; NaN if it is not known.
+        size (`float`, defaults to 1): How many times as large it is as the dots of [`draw_tracks`].
     """
-    unit, radius = line_width(picture.shape[1]), dot_radius(picture.shape[1])
+    unit, radius = size * line_width(picture.shape[1]), size * dot_radius(picture.shape[1])
     if not visible:
         draw_ring(picture, place, colour, HIDDEN_RING * radius, 0.9 * unit, HIDDEN_RING_OPACITY)
         return

@@ -4,7 +4,7 @@ Flow is in the channels `forward.u` and `forward.v`, and `backward.u` and `backw
 is in R and G: for every pixel, the place in another picture that it shows, x / width and y / height from the bottom left corner. Pixel i has its
 centre at i + 0.5, so that the map of a picture onto itself is (i + 0.5) / width. Rows are stored from the top, as in every EXR.
 
-Flow is in half floats, which tell displacements up to 32 pixels apart to 1/64 pixel. An STMap is in 32-bit floats: half floats near 1 are 1/2048
+Flow is in half floats, which tell displacements up to 32 pixels apart to 1/64 pixel, and none beyond 65504 pixels. An STMap is in 32-bit floats: half floats near 1 are 1/2048
 apart, which is a pixel of a picture 2000 pixels wide.
 """
 
@@ -16,6 +16,9 @@ import numpy as np
 
 from .files import atomic_write, local_path
 from .optional_libraries import load_library
+
+
+HALF_MAX = float(np.finfo(np.float16).max)
 
 
 def load_openexr() -> Any:
@@ -70,8 +73,17 @@ def read_exr(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 def flow_channels(flow: np.ndarray, backward: np.ndarray | None = None) -> dict[str, np.ndarray]:
-    """Channels of a flow field `(H, W, 2)`, and of that back."""
+    """Channels of a flow field `(H, W, 2)`, and of that back.
+
+    Raises:
+        `ValueError`: a displacement is too long for half floats.
+    """
     fields = {"forward": flow} if backward is None else {"forward": flow, "backward": backward}
+    for name, field in fields.items():
+        if (too_long := np.abs(field) > HALF_MAX).any():
+            raise ValueError(
+                f"{name} flow in EXR is in half floats, up to {HALF_MAX:.0f} pixels, but one displacement is {field[too_long][0]:g}."
+            )
     signs = {"u": 1, "v": -1}  # v is upwards
     return {
         f"{name}.{axis}": (sign * field[..., i]).astype(np.float16)

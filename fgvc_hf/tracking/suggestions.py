@@ -1,4 +1,4 @@
-"""Which frames to label next: those on which tracks are least certain, spread over the video."""
+"""Which frames to label next: those on which tracks are least certain, spread over the video and over the points."""
 
 import math
 from dataclasses import dataclass
@@ -10,6 +10,8 @@ from .results import PointTracks
 
 
 LARGEST_ERROR = 1 / 8  # of the mean side of the frame: a point that is off by more is simply lost
+NAMED_BEFORE = 0.5  # what a point counts each time after it was named
+FEW = 4  # frames within which a second suggestion adds nothing
 SHARE = 0.5  # of the largest gain on a frame: points that gain as much are named
 
 
@@ -34,7 +36,8 @@ def suggest_frames(tracks: PointTracks, n: int = 5) -> list[Suggestion]:
     The frames on which labels would help most.
 
     A label is worth the expected error of its point there ([`PointTracks`]' `uncertainty`, which contains how far the passes from two labels are
-    apart), and less next to a frame that has a label or was suggested already. Points that left the frame count nothing.
+    apart), and less next to a frame that has a label; frames next to one that was suggested are not. A point that was named is expected to be labelled: its error then
+    grows from there as it did from the labels it has, and it counts half, so that others get their turn. Points that left the frame count nothing.
 
     Args:
         tracks ([`PointTracks`]): As [`Tracker.track`] returns them.
@@ -51,25 +54,28 @@ def suggest_frames(tracks: PointTracks, n: int = 5) -> list[Suggestion]:
     largest = LARGEST_ERROR * math.sqrt(math.prod(tracks.size))
     errors = np.where(tracks.outside, 0, np.nan_to_num(tracks.uncertainty).clip(0, largest))  # (N, T)
     number, length = errors.shape
-    reach = max(1.0, length / (2 * n))  # frames within which a label makes another one worth less
-    away = _distances(tracks, number, length)
+    reach = max(FEW, length / (2 * n))  # frames within which a label makes another one worth less
+    before = _distances(tracks, number, length)
+    near, away = np.minimum(1, before / reach), before.copy()  # (N, T)
     suggestions: list[Suggestion] = []
     while len(suggestions) < n:
-        gains = errors * np.minimum(1, away / reach)  # (N, T)
+        gains = errors * near * away / before.clip(min=1)  # (N, T)
         scores = gains.sum(axis=0)
         if not scores.size or scores.max() <= 0:
             break
         t = int(scores.argmax())
-        order = np.argsort(-gains[:, t], kind="stable")
-        named = [tracks.object_ids[i] for i in order if gains[i, t] >= SHARE * gains[:, t].max()]
-        suggestions.append(Suggestion(t, named, float(scores[t])))
-        away = np.minimum(away, np.abs(np.arange(length) - t))
+        named = [i for i in np.argsort(-gains[:, t], kind="stable") if gains[i, t] >= SHARE * gains[:, t].max()]
+        suggestions.append(Suggestion(t, [tracks.object_ids[i] for i in named], float(scores[t])))
+        from_here = np.abs(np.arange(length) - t)
+        near[:, from_here < reach] = 0
+        away[named] = np.minimum(away[named], from_here)
+        errors[named] *= NAMED_BEFORE
     return suggestions
 
 
 def _distances(tracks: PointTracks, number: int, length: int) -> np.ndarray:
-    """Frames (N, T) from each frame to the nearest label of each point."""
-    away, frames = np.full((number, length), np.inf), np.arange(length)
+    """Frames (N, T) from each frame to the nearest label of each point; of one without labels as many as there are."""
+    away, frames = np.full((number, length), float(length)), np.arange(length)
     for row, (t, x, _) in zip(*tracks.prompts, strict=True):
         if not np.isnan(x):
             away[row] = np.minimum(away[row], np.abs(frames - t))

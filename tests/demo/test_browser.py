@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from fgvc_hf import open_video
 from fgvc_hf.data.synthetic import translating_texture
@@ -201,3 +202,71 @@ def test_an_example_comes_with_its_tracks_and_an_error_is_a_sentence(page, tmp_p
     page.get_by_text("holiday.mp4: is no video that can be read").wait_for()
     keep(page, "9-error")
     assert page.locator("#legend li").count() == points  # what was there before is still there
+
+
+def wait_for_file(page, part: str, called: str) -> None:
+    """Download the file for another tool of the format that was chosen."""
+    page.locator(part).get_by_role("button", name=f"↓ {called}").wait_for(timeout=60_000)
+    with page.expect_download() as waiting:
+        page.locator(part).get_by_role("button", name=f"↓ {called}").click()
+    assert waiting.value.suggested_filename == called
+
+
+def test_files_for_other_tools_are_chosen_by_keys_and_by_the_mouse_and_points_are_found_by_a_picture(
+    page, moving_clip, tmp_path
+):
+    page.locator("#examples img").first.click()
+    page.wait_for_selector("#tracked video")
+    page.locator("#other-tools button").first.click()
+    first = page.locator("#other-tools input[type=radio]").first
+    first.focus()
+    page.keyboard.press("Space")
+    wait_for_file(page, "#other-tools", "tracks_dlc.csv")
+    first.focus()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Space")
+    wait_for_file(page, "#other-tools", "tracks_dlc.h5")
+    page.locator("#other-tools").get_by_role("radio", name="Nuke (*.nk)").check()
+    wait_for_file(page, "#other-tools", "tracks_nuke.nk")
+    keep(page, "10-tools")
+    page.locator("#upload input[type=file]").set_input_files(str(moving_clip))
+    page.get_by_text(f"{FRAMES} frames of {WIDTH}×{HEIGHT} pixels").wait_for()
+    Image.fromarray(next(iter(open_video(moving_clip).frames()))).save(tmp_path / "look.png")
+    open_tab(page, "From a picture")
+    with page.expect_file_chooser() as choosing:
+        page.locator("#look-upload").click()
+    choosing.value.set_files(str(tmp_path / "look.png"))
+    page.wait_for_selector("#looks-picture img")
+    click_pixel(page, "#looks-picture", 70, 40)
+    page.locator("#looks-legend li").wait_for()
+    page.get_by_role("radio", name="fast").check()
+    page.locator("#find").click()
+    page.wait_for_selector("#found video")
+    assert "is seen on" in page.inner_text("#found-where")
+    page.locator("#other-tools-found button").first.click()
+    page.locator("#other-tools-found").get_by_role("radio", name="CVAT for video (*.xml)").check()
+    wait_for_file(page, "#other-tools-found", "tracks_cvat.xml")
+    keep(page, "11-found")
+
+
+def test_quick_clicks_all_count(page, moving_clip):
+    upload(page, moving_clip)
+    for column, row in CLICKS:
+        click_pixel(page, "#points-picture", column, row)
+    page.locator(f"#legend li >> nth={len(CLICKS) - 1}").wait_for(timeout=20_000)
+    for _ in CLICKS:
+        page.get_by_role("button", name="Undo").first.click()
+    page.locator("#legend .hint").wait_for(timeout=20_000)
+
+
+def test_messages_leave_the_results_free(page, tmp_path):
+    (tmp_path / "holiday.mp4").write_text("no video")
+    page.locator("#examples img").first.click()
+    page.wait_for_selector("#tracked video")
+    page.locator("#upload input[type=file]").set_input_files(str(tmp_path / "holiday.mp4"))
+    page.get_by_text("holiday.mp4: is no video that can be read").wait_for()
+    if page.viewport_size["width"] > 500:  # in one column, everything is below
+        button = page.get_by_role("button", name="↓ CSV")
+        button.scroll_into_view_if_needed()
+        toast, below = page.locator(".toast-body").bounding_box(), button.bounding_box()
+        assert toast["x"] + toast["width"] < below["x"]

@@ -1,6 +1,7 @@
 """Handlers of labels on several frames, of files for other tools, and of points that are looked for by a picture."""
 
 import math
+from pathlib import Path
 
 import gradio as gr
 import numpy as np
@@ -47,7 +48,7 @@ def pictured(pointed, pictures, upload_of, tmp_path):
     """A session with the last frame of its clip as a picture."""
     Image.fromarray(pointed.clip.frame(5)).save(tmp_path / "look.png")
     shown = pictures.take_picture(pointed, upload_of((tmp_path / "look.png").read_bytes(), "look.png"))
-    assert shown[0].shape == (432, 720, 3) and len(shown) == 2 + 3 + len(on.POINT_FILES)
+    assert shown[0].shape == (432, 720, 3) and len(shown) == 2 + 3 + len(on.POINT_FILES) + len(on.NO_EXPORT)
     return pointed
 
 
@@ -151,6 +152,14 @@ def test_the_picture_shows_where_points_were_followed_to(pointed):
     assert (after[183, 543] == views.point_colours([0])[0]).all() and (before[183, 543] == frame[30, 90]).all()
 
 
+@pytest.mark.parametrize("width", [64, 240, 854, 1920])
+def test_labels_are_seen_however_large_the_clip_is(width):
+    """A picture is shown as wide as its column, of about 520 pixels."""
+    frame = np.full((width // 2, width, 3), 128, np.uint8)
+    drawn = (views.picture_of(frame, [Point(0, width / 2, width / 4, "a", 0)], 0) != 128).any(axis=-1)
+    assert 520 * drawn.any(axis=0).mean() > 9
+
+
 # ---- files for other tools ----
 
 
@@ -182,9 +191,17 @@ def test_points_of_a_picture_are_looked_for_and_followed(pictured):
     picture, legend = frame_labels.add_look(pictured, click([363, 243]))
     assert pictured.looks == [Point(0, 60.5, 40.5, "point 1", 0)] and "60.5, 40.5" in legend
     assert picture.shape == (432, 720, 3)
-    said, video, timeline, *files = frame_labels.find(pictured, "fast", "both", quiet)
+    with pytest.raises(gr.Error, match="There are no tracks yet: click on a picture, and press Find in the clip"):
+        frame_labels.export_found(pictured, "Nuke (*.nk)")
+    said, video, timeline, *files, chosen, file = frame_labels.find(pictured, "fast", "both", quiet)
+    assert chosen["value"] is None and not file["interactive"]
     assert said.startswith("point 1 ") and video.endswith("tracked.mp4") and timeline.count('class="row"') == 1
     assert len(files) == len(on.POINT_FILES) and pictured.points[0].name == "eye"
+    for choice, (name, suffix) in on.EXPORTS.items():
+        update = frame_labels.export_found(pictured, choice)
+        assert update["interactive"] and update["value"].endswith(suffix)
+        assert update["label"] == f"↓ {Path(update['value']).name}"
+        assert name != "dlc" or "point 1" in open(update["value"], encoding="latin-1").read()
     frame_labels.clear_looks(pictured)
     with pytest.raises(gr.Error, match="There are no points yet: click on the picture"):
         frame_labels.find(pictured, "fast", "forward", quiet)
@@ -214,7 +231,7 @@ def test_a_picture_goes_with_its_clip(pictured, server_state, clip_file):
     folder = pictured.clip.video.path.parent
     assert (folder / "picture" / "picture.png").is_file()
     server_state.place(pictured, server_state.clip_store.copy(clip_file, "other.mp4"), [])
-    assert not folder.exists() and pictured.looks == [] and pictured.tracks is None
+    assert not folder.exists() and pictured.looks == [] and pictured.tracks is None and pictured.found is None
 
 
 @pytest.mark.parametrize(
@@ -223,6 +240,7 @@ def test_a_picture_goes_with_its_clip(pictured, server_state, clip_file):
         lambda d: frame_labels.edit_labels(d, 0, {"data": []}),
         lambda d: frame_labels.jump_to(0)(d),
         lambda d: frame_labels.export_tracks(d, "Nuke (*.nk)"),
+        lambda d: frame_labels.export_found(d, "Nuke (*.nk)"),
         lambda d: frame_labels.add_look(d, click([1, 1])),
         lambda d: frame_labels.find(d, "fast", "forward", quiet),
     ],

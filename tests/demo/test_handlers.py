@@ -159,7 +159,11 @@ def test_an_upload_takes_the_place_of_the_clip_before(workspace, server_state, c
     before = workspace.clip
     workspace.points = [Point(0, 1, 1, "old")]
     shown = on.Intake(server_state).upload(workspace, upload_of(clip_file.read_bytes()))
-    assert len(shown) == 16 + (7 + 5 + 2) + 4 + 1 + 4 + 9 and workspace.points == [] and not before.video.path.exists()
+    assert (
+        len(shown) == 16 + (7 + 5 + 2) + 4 + 1 + 4 + (9 + 2)
+        and workspace.points == []
+        and not before.video.path.exists()
+    )
     assert shown[0] == "**clip.mp4** · 6 frames of 120×72 pixels, 12 frames per second"
     assert shown[2].shape == (432, 720, 3) and shown[1].maximum == 5
 

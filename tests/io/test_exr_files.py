@@ -31,6 +31,20 @@ def test_flow_is_in_half_floats_with_v_upwards(tmp_path):
     assert read_exr_flow(tmp_path / "one.exr")[1] is None
 
 
+def test_flow_beyond_half_floats_is_refused_and_what_is_not_known_stays_so(tmp_path):
+    flow = np.zeros((3, 4, 2), np.float32)
+    flow[0, 0], flow[1, 1] = (65504, -65504), np.nan
+    save_flow(flow, flow[..., 0] > 0, tmp_path / "f.exr")
+    np.testing.assert_array_equal(read_exr_flow(tmp_path / "f.exr")[0], flow)
+    for value in (-70000, np.inf):
+        flow[2, 3, 1] = value
+        with pytest.raises(ValueError, match=f"in half floats, up to 65504 pixels, but one displacement is {value}"):
+            save_flow(flow, flow[..., 0] > 0, tmp_path / "long.exr")
+    assert not (tmp_path / "long.exr").exists()
+    with pytest.raises(ValueError, match="backward flow in EXR"):
+        save_flow(0 * flow[:2], flow[:2, :, 0] > 0, tmp_path / "long.exr", backward=flow[1:])
+
+
 def test_an_stmap_of_no_motion_is_the_centres_of_pixels_from_the_bottom_left(tmp_path):
     save_stmap(np.zeros((4, 8, 2), np.float32), tmp_path / "still.exr")
     stmap = read_stmap(tmp_path / "still.exr")

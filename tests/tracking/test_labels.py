@@ -226,6 +226,23 @@ def test_suggestions_are_spread_and_name_points():
     assert len(frames) == 4 and np.diff(sorted(frames)).min() >= 5 and 0 not in frames
 
 
+def test_suggestions_are_not_all_of_the_point_that_is_worst():
+    """One point is lost from the middle on; the others drift a little. A label of the first one there answers most of it."""
+    errors = np.linspace(0, 3, 72) * np.ones((4, 1))
+    errors[0] = np.where(np.arange(72) < 30, 1, 30)
+    found = suggest_frames(uncertain(errors), 5)
+    frames = [one.frame_idx for one in found]
+    assert found[0].object_ids == [1] and frames[0] >= 30 and np.diff(sorted(frames)).min() >= 7
+    assert {obj_id for one in found for obj_id in one.object_ids} == {1, 2, 3, 4}
+    assert sum(one.object_ids == [1] for one in found) <= 3
+
+
+def test_frames_next_to_a_suggested_one_are_not_suggested():
+    errors = 10 * np.ones((3, 16)) * np.arange(1, 4)[:, None]
+    frames = sorted(one.frame_idx for one in suggest_frames(uncertain(errors), 5))
+    assert len(frames) >= 3 and np.diff(frames).min() >= 4
+
+
 def test_no_suggestion_where_nothing_would_gain():
     assert suggest_frames(uncertain(np.zeros((2, 10))), 3) == []
     gone = np.full((1, 10), 5.0)

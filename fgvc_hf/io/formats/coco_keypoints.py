@@ -5,8 +5,9 @@ that its `file_name` ends in. Annotations of several individuals need a `track_i
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ def _frame_of(image: dict, path: Path) -> tuple[str, int]:
     t = frame_in(name)
     if t is None:
         raise ValueError(f"{path}: {cut(name)!r} is not the name of an image that ends in a frame number.")
-    return PurePosixPath(name).parent.name, t
+    return name.rpartition("/")[0], t
 
 
 def read_keypoints(
@@ -38,6 +39,7 @@ def read_keypoints(
     """As [`read`], with the clip and the frame of an image by `frame_of(image, path)`."""
     content = read_json(path, "a JSON file of COCO keypoints")
     try:
+        _check_once(content, path)
         frames = {image["id"]: frame_of(image, path) for image in content["images"]}
         sizes = {(image.get("height"), image.get("width")) for image in content["images"]}
         keypoints = {category["id"]: list(category["keypoints"]) for category in content["categories"]}
@@ -71,6 +73,18 @@ def read_keypoints(
     (height, width) = sizes.pop() if len(sizes) == 1 else (None, None)
     size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
     return rows, names, size
+
+
+def _check_once(content: dict, path: Path) -> None:
+    """A `ValueError` if an id of an image or of a category, or a keypoint of a category, is there twice: of two, one would be lost."""
+    listed = {"the id of an image": [image["id"] for image in content["images"]]}
+    listed["the id of a category"] = [category["id"] for category in content["categories"]]
+    listed |= {
+        f"a keypoint of category {i}": category["keypoints"] for i, category in enumerate(content["categories"])
+    }
+    for what, values in listed.items():
+        if twice := [value for value, count in Counter(values).items() if count > 1]:
+            raise ValueError(f"{path}: {cut(repr(twice[0]))} is there twice as {what}.")
 
 
 def _triples(annotation: dict) -> list[tuple[float, float, int]]:

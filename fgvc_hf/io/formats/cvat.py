@@ -1,10 +1,12 @@
 """CVAT for video 1.1: XML with a `track` for each object, of `points`, `box` or `skeleton` shapes on frames.
 
 A shape is `outside` where the object is not in the frame, `occluded` where something hides it, and a `keyframe` where someone set it; CVAT
-interpolates between keyframes, and shapes that it interpolated are not read. A file that declares a document type is refused, since entities
+interpolates between keyframes, and shapes that it interpolated are not read. What a skeleton is, its points are. Of a box with a `rotation`, the
+upright box around it is read. A file that declares a document type is refused, since entities
 of one can grow without bound.
 """
 
+import math
 from collections import Counter
 from pathlib import Path
 from xml.etree.ElementTree import Element, ElementTree, SubElement, TreeBuilder
@@ -20,6 +22,7 @@ from .point_labels import LARGEST, BoxLabel, Label, PointName, texts_of
 
 
 SIDES = ("xtl", "ytl", "xbr", "ybr")
+FLAGS = {"0": False, "false": False, "1": True, "true": True}
 DEEPEST = 32  # elements within elements; CVAT has 6
 
 
@@ -47,12 +50,9 @@ def read(path: Path) -> tuple[list[Label], list[PointName], tuple[int, int] | No
 
 def _points(shape: Element, timed: Element, name: PointName, path: Path) -> list[Label]:
     """Labels of a shape of one point or several; of none where it is outside or interpolated."""
-    t, (outside, occluded) = (
-        _whole(timed, "frame", path),
-        (shape.get(flag, "0") == "1" for flag in ("outside", "occluded")),
-    )
-    keyframe = shape.get("keyframe", timed.get("keyframe", "1")) == "1"
-    if outside or not keyframe:
+    t = _whole(timed, "frame", path)
+    outside, occluded = (any(_flag(one, flag, path) for one in (timed, shape)) for flag in ("outside", "occluded"))
+    if outside or not _flag(shape if "keyframe" in shape.attrib else timed, "keyframe", path, True):
         return []
     places = shape.get("points", "").split(";")
     rows = []
@@ -72,10 +72,29 @@ def read_boxes(path: Path) -> list[BoxLabel]:
     for track in _parse(path).findall("track"):
         number, label = _whole(track, "id", path), track.get("label", "")
         for box in track.findall("box"):
-            if box.get("outside", "0") == "0" and box.get("keyframe", "1") == "1":
-                x0, y0, x1, y1 = (_number(box, side, path) for side in SIDES)
-                rows.append(BoxLabel(number, _whole(box, "frame", path), (x0, y0, x1, y1), label))
+            if not _flag(box, "outside", path) and _flag(box, "keyframe", path, True):
+                rows.append(BoxLabel(number, _whole(box, "frame", path), _upright(box, path), label))
     return rows
+
+
+def _upright(box: Element, path: Path) -> tuple[float, float, float, float]:
+    """Sides of the upright box around one that may be turned about its middle."""
+    x0, y0, x1, y1 = (_number(box, side, path) for side in SIDES)
+    degrees = _number(box, "rotation", path) if "rotation" in box.attrib else 0.0
+    if not degrees:
+        return x0, y0, x1, y1
+    c, s = abs(math.cos(math.radians(degrees))), abs(math.sin(math.radians(degrees)))
+    half_x, half_y = ((x1 - x0) * c + (y1 - y0) * s) / 2, ((x1 - x0) * s + (y1 - y0) * c) / 2
+    x, y = (x0 + x1) / 2, (y0 + y1) / 2
+    return x - half_x, y - half_y, x + half_x, y + half_y
+
+
+def _flag(element: Element, name: str, path: Path, default: bool = False) -> bool:
+    """Whether a flag is set, as `0`, `1` or a word of XML."""
+    text = element.get(name, str(default)).strip()
+    if text.lower() not in FLAGS:
+        raise ValueError(f"{path}: {name} of a {element.tag} must be 0 or 1, found {cut(text)!r}.")
+    return FLAGS[text.lower()]
 
 
 def _number(element: Element, attribute: str, path: Path) -> float:

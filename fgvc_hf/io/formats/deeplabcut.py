@@ -58,7 +58,7 @@ def read(path: Path) -> tuple[list[Label], list[PointName], None]:
         for (individual, part), name in names.items():
             x, y = (float(values[at[individual, part, coord]]) for coord in "xy")
             certain = at.get((individual, part, "likelihood"))
-            confidence = 1.0 if certain is None else float(np.nan_to_num(values[certain]))
+            confidence = 1.0 if certain is None else float(values[certain])
             rows.append(Label(name, t, x, y, True, confidence, clip))
     return rows, list(names.values()), None
 
@@ -70,7 +70,7 @@ def _frame(index: str, path: Path) -> tuple[str, int]:
         raise ValueError(
             f"{path}: {cut(index)!r} is neither a frame number nor the name of an image that ends in one."
         )
-    return PurePosixPath(index.replace("\\", "/")).parent.name, t
+    return index.replace("\\", "/").rpartition("/")[0], t
 
 
 def _read_csv(path: Path) -> Table:
@@ -88,6 +88,12 @@ def _read_csv(path: Path) -> Table:
     for line, row in rows:
         if len(row) != width:
             raise ValueError(f"{path}, line {line}: has {len(row)} cells, but the header has {width}.")
+    if (
+        body
+        and frame_in("/".join(body[0][1][:given])) is None
+        and not any(cell.strip() for cell in body[0][1][given:])
+    ):
+        body = body[1:]  # names of the index, which pandas writes below those of the columns
     cells = [[cell.strip() for cell in row[given:]] for row in header[1:]]
     parts, coords = cells[-2:]
     columns = list(zip(cells[0] if len(cells) == 3 else [""] * len(parts), parts, coords, strict=True))

@@ -1,6 +1,7 @@
 """MOTChallenge: text of one box in a row, `frame,id,left,top,width,height,conf,x,y,z`.
 
-Frames, ids and pixels count from 1. In files of ground truth the seventh number is 0 for boxes that do not count; they are not read.
+Frames, ids and pixels count from 1. In files of ground truth the seventh number is 0 for boxes that do not count, and the ninth and last one is
+the share of the object that is seen; boxes that do not count, or show nothing, are not read.
 """
 
 from pathlib import Path
@@ -26,8 +27,13 @@ def read_boxes(path: Path) -> list[BoxLabel]:
             raise ValueError(
                 f"{path}, line {line}: expected frame,id,left,top,width,height,... as MOTChallenge has them, found {cut(','.join(cells))}."
             )
-        if not more or more[0] != 0:
-            rows.append(BoxLabel(number, frame - 1, (left, top, left + width, top + height)))
+        if number < 0:
+            raise ValueError(
+                f"{path}, line {line}: is a detection of no object, whose id is {number}; boxes need ids."
+            )
+        counts, hidden = not more or more[0] != 0, len(more) == 3 and more[2] == 0
+        if counts and not hidden:
+            rows.append(BoxLabel(number, frame, (left, top, left + width, top + height)))
     return rows
 
 

@@ -44,7 +44,7 @@ class Label(NamedTuple):
     y: float
     visible: bool = True
     confidence: float = 1.0
-    clip: str = ""  # the video that it is of, in files that hold several
+    clip: str = ""  # path of the video or of the folder of images that it is of, in files that hold several
 
 
 class BoxLabel(NamedTuple):
@@ -69,6 +69,7 @@ class PointLabels:
         confidence (`numpy.ndarray` of shape `(L,)`, float64): In [0, 1]; 1 for what people labelled.
         names (`dict[int, PointName]`): What each point is called.
         size (`tuple[int, int]`, *optional*): (height, width) of the video, if the file tells.
+        centre (`float`, defaults to 0.5): Coordinate of the centre of the first pixel in the file; messages have the numbers of the file.
     """
 
     ids: np.ndarray
@@ -77,6 +78,7 @@ class PointLabels:
     confidence: np.ndarray
     names: dict[int, PointName]
     size: tuple[int, int] | None = None
+    centre: float = 0.5
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -127,7 +129,7 @@ class PointLabels:
         kept = set(self.ids[rows].tolist())
         names = {i: name for i, name in self.names.items() if i in kept}
         arrays = (array[rows] for array in (self.ids, self.points, self.visible, self.confidence))
-        return PointLabels(*arrays, names, self.size)
+        return PointLabels(*arrays, names, self.size, self.centre)
 
     def check(self, num_frames: int | None, size: tuple[int, int]) -> None:
         """Check that all labels are of a clip of so many frames and of a size (height, width).
@@ -147,8 +149,9 @@ class PointLabels:
         ):
             if wrong.any():
                 row = int(wrong.argmax())
-                name, position = self.names[int(self.ids[row])], f"({x[row]:g}, {y[row]:g})"
-                raise ValueError(f"{cut(str(name))} is labelled at {position} on frame {t[row]:.0f}, but {problem}.")
+                name = cut(str(self.names[int(self.ids[row])]))
+                place = f"({x[row] + self.centre - 0.5:.7g}, {y[row] + self.centre - 0.5:.7g})"
+                raise ValueError(f"{name} is labelled at {place} on frame {t[row]:.0f}, but {problem}.")
 
 
 @dataclass
@@ -161,12 +164,16 @@ class BoxLabels:
         frames (`numpy.ndarray` of shape `(L,)`, int64): Its frame.
         boxes (`numpy.ndarray` of shape `(L, 4)`, float64): Its sides (x0, y0, x1, y1).
         names (`dict[int, str]`): What each object is called; empty where the file does not tell.
+        centre (`float`, defaults to 0.5), first_frame (`int`, defaults to 0): Coordinate of the centre of the first pixel, and number of the first
+            frame, in the file; messages have the numbers of the file.
     """
 
     ids: np.ndarray
     frames: np.ndarray
     boxes: np.ndarray
     names: dict[int, str] = field(default_factory=dict)
+    centre: float = 0.5
+    first_frame: int = 0
 
     def first(self) -> dict[int, tuple[int, np.ndarray]]:
         """By id, the frame and the sides (4,) of an object's first label."""
@@ -176,6 +183,25 @@ class BoxLabels:
                 found[obj_id] = (t, box)
         return found
 
+    def check(self, num_frames: int | None, size: tuple[int, int]) -> None:
+        """Check that all labels are of a clip of so many frames and of a size (height, width).
+
+        Raises:
+            `ValueError`: a label is of a frame beyond the clip, or its middle is outside the frame.
+        """
+        x, y = (self.boxes[:, :2] + self.boxes[:, 2:]).T / 2
+        late = np.zeros(len(x), bool) if num_frames is None else self.frames >= num_frames
+        away = ~((x >= 0) & (x <= size[1]) & (y >= 0) & (y <= size[0]))
+        for wrong, problem in (
+            (late, f"the clip ends with frame {(num_frames or 0) - 1 + self.first_frame}"),
+            (away, "its middle is outside the frame, {}x{} (height x width)".format(*size)),
+        ):
+            if wrong.any():
+                row = int(wrong.argmax())
+                place = ", ".join(f"{side:.7g}" for side in self.boxes[row] + self.centre - 0.5)
+                t = self.frames[row] + self.first_frame
+                raise ValueError(f"the box of {self.ids[row]} is labelled at ({place}) on frame {t}, but {problem}.")
+
 
 def gather_points(
     rows: list[Label], names: list[PointName], source: object, size: tuple[int, int] | None, clip: str | None
@@ -184,22 +210,25 @@ def gather_points(
     Checked labels of one clip, of the rows of a file.
 
     Args:
-        rows (`list[Label]`): What the file holds; positions that are NaN are not labelled.
+        rows (`list[Label]`): What the file holds; where x and y are NaN, a point is not labelled.
         names (`list[PointName]`): All points of the file in its order, by which they get their ids.
         source: The file, for messages.
         size (`tuple[int, int]`, *optional*): (height, width), if the file tells.
         clip (`str`, *optional*): Which clip, if the file has several.
 
     Raises:
-        `ValueError`: nothing is labelled, a point is labelled twice on a frame, a number is impossible, or it is not clear which clip is
-        meant.
+        `ValueError`: nothing is labelled, a point is labelled twice on a frame or has one coordinate only, a number is impossible, or it is
+        not clear which clip is meant.
     """
     for name in names:
         check_label_name(name, source)
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"{source}: {cut(str(twice))} is there twice; every point needs a name of its own.")
-    rows = [row for row in _of_clip(rows, source, clip) if not (np.isnan(row.x) or np.isnan(row.y))]
+    rows = [row for row in _of_clip(rows, source, clip) if not (np.isnan(row.x) and np.isnan(row.y))]
+    if half := [row for row in rows if np.isnan(row.x) or np.isnan(row.y)]:
+        has, lacks = ("y", "x") if np.isnan(half[0].x) else ("x", "y")
+        raise ValueError(f"{source}: {cut(str(half[0].name))} has {has} but no {lacks} on frame {half[0].t:g}.")
     if not rows:
         raise ValueError(f"{source}: holds no labelled point.")
     number = {name: i for i, name in enumerate(names)}
@@ -230,16 +259,20 @@ def gather_points(
 
 
 def _of_clip(rows: list[Label], source: object, clip: str | None) -> list[Label]:
-    """The labels of one clip."""
-    clips = sorted({row.clip for row in rows})
-    if clip is None and len(clips) > 1:
-        there = cut(", ".join(clips))
+    """The labels of one clip, which is called by its path, or by the last part of it if no other has the same."""
+    paths = sorted({row.clip for row in rows})
+    last = Counter(path.rpartition("/")[2] for path in paths)
+    named = {name if last[name := path.rpartition("/")[2]] == 1 else path: path for path in paths}
+    there = cut(", ".join(named)) or "none"
+    if clip is None and len(paths) > 1:
         raise ValueError(
-            f"{source}: holds labels of {len(clips)} clips, say which one is meant by clip= or --clip: {there}."
+            f"{source}: holds labels of {len(paths)} clips, say which one is meant by clip= or --clip: {there}."
         )
-    if clip is not None and clip not in clips:
-        raise ValueError(f"{source}: holds no clip {cut(clip)!r}; it has {cut(', '.join(clips)) or 'none'}.")
-    return rows if clip is None else [row for row in rows if row.clip == clip]
+    if clip is None:
+        return rows
+    if clip not in named and clip not in paths:
+        raise ValueError(f"{source}: holds no clip {cut(clip)!r}; it has {there}.")
+    return [row for row in rows if row.clip == named.get(clip, clip)]
 
 
 def gather_boxes(rows: list[BoxLabel], source: object) -> BoxLabels:

@@ -6,7 +6,7 @@ parts; point scores, which may pass 1 a little, are confidences.
 """
 
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -51,7 +51,7 @@ def _frame_rows(frame: Any, several: bool, path: Path) -> list[Label]:
                 f"{path}: holds several instances of which one is in no track; give all of them tracks in SLEAP."
             )
         for node, point in zip(instance.skeleton.node_names, instance.points, strict=True):
-            (x, y), score = point["xy"].tolist(), 1.0 if made else float(np.clip(point["score"], 0, 1))
+            (x, y), score = point["xy"].tolist(), 1.0 if made else float(np.minimum(point["score"], 1))
             name = PointName(node, _owner(instance.track))
             rows.append(Label(name, frame.frame_idx, x, y, bool(point["visible"]), score, _clip(frame.video)))
     return rows
@@ -62,8 +62,10 @@ def _owner(track: Any) -> str:
 
 
 def _clip(video: Any) -> str:
-    name = video.filename if isinstance(video.filename, str) else video.filename[0]
-    return Path(name).stem
+    """The path of a video without its suffix, or of the folder of images."""
+    several = not isinstance(video.filename, str)
+    path = PurePosixPath((video.filename[0] if several else video.filename).replace("\\", "/"))
+    return str(path.parent if several else path.with_suffix("") if path.name else path)
 
 
 def named(names: list[PointName]) -> list[str]:

@@ -43,6 +43,7 @@ class Format:
         module (`str`): Where its functions are: `read`, `write`, `read_boxes`, `write_boxes`.
         does (`tuple[str, ...]`): Those it has.
         centre (`float`): Coordinate of the centre of the first pixel.
+        first_frame (`int`): Number of the first frame, of files that are read.
         upward (`bool`): Whether y is counted from the bottom.
         options (`tuple[str, ...]`): Arguments of [`save_tracks`] that it takes.
         by_name (`bool`): Whether the name of the file says something, so that the writer must have it.
@@ -54,10 +55,16 @@ class Format:
     module: str
     does: tuple[str, ...]
     centre: float = 0.5
+    first_frame: int = 0
     upward: bool = False
     options: tuple[str, ...] = ()
     by_name: bool = False
     by_suffix: bool = True
+
+    @property
+    def of_editor(self) -> bool:
+        """Whether it is of a program that shows frames at a constant rate."""
+        return "fps" in self.options or "first_frame" in self.options
 
     def function(self, name: str) -> Any:
         """One of its functions; its module is loaded by that."""
@@ -91,7 +98,7 @@ TABLE = {
     "coco": Format("COCO keypoints", (".json",), "coco_keypoints", POINTS, centre=0.0),
     "posemark": Format("PoseMark", (".json",), "posemark", POINTS, centre=0.0, by_name=True),
     "cvat": Format("CVAT for video", (".xml",), "cvat", (*POINTS, *BOXES)),
-    "mot": Format("MOTChallenge", (".txt", ".csv"), "mot", BOXES, centre=1.5),
+    "mot": Format("MOTChallenge", (".txt", ".csv"), "mot", BOXES, centre=1.5, first_frame=1),
     "nuke": Format("Nuke", (".nk",), "nuke", ("write",), upward=True, options=("first_frame",)),
     "blender": Format("Blender", (".csv",), "blender", ("write",), upward=True, options=("first_frame",)),
     "after-effects": Format(
@@ -160,7 +167,8 @@ def read_foreign(path: Path, name: str, clip: str | None) -> PointLabels:
     """Labels of a file in a format of the table, in our coordinates."""
     rows, names, size = TABLE[name].function("read")(path)
     labels = gather_points(rows, names, path, size, clip)
-    labels.points[:, 1:] += 0.5 - TABLE[name].centre
+    labels.centre = TABLE[name].centre
+    labels.points[:, 1:] += 0.5 - labels.centre
     return labels
 
 
@@ -182,7 +190,9 @@ def read_boxes(path, format: str | None = None) -> BoxLabels:
     name = find_format(path, format, "read_boxes")
     form = TABLE[str(name)]
     boxes = gather_boxes(form.function("read_boxes")(path), path)
+    boxes.centre, boxes.first_frame = form.centre, form.first_frame
     boxes.boxes += 0.5 - form.centre
+    boxes.frames -= form.first_frame
     return boxes
 
 

@@ -64,6 +64,47 @@ def test_cvat_boxes_are_read(tmp_path):
     assert t == 2 and sides.tolist() == [1.5, 2, 20, 30.25]
 
 
+@pytest.mark.parametrize(("no", "yes"), [("0", "1"), ("false", "true"), ("False", "True")])
+def test_flags_of_cvat_may_be_words_and_what_a_skeleton_is_its_points_are(tmp_path, no, yes):
+    text = CVAT
+    for flag in ("outside", "occluded", "keyframe"):
+        text = text.replace(f'{flag}="0"', f'{flag}="{no}"').replace(f'{flag}="1"', f'{flag}="{yes}"')
+    labels, boxes = read_labels(write(tmp_path / "a.xml", text)), read_boxes(tmp_path / "a.xml")
+    assert positions_of(labels, "nose") == {3: (10.5, 21), 5: (11.75, 21.5)} and boxes.frames.tolist() == [2]
+    assert positions_of(labels, "mouse/ear") == {3: (5, 6)} and labels.visible.tolist() == [True, False, True]
+    whole = text.replace('<skeleton frame="3"', f'<skeleton frame="3" occluded="{yes}"')
+    assert read_labels(write(tmp_path / "a.xml", whole)).visible.tolist() == [True, False, False]
+    whole = text.replace('<skeleton frame="3"', f'<skeleton frame="3" outside="{yes}"')
+    assert {str(name) for name in read_labels(write(tmp_path / "a.xml", whole)).names.values()} == {"nose"}
+
+
+def test_of_a_turned_box_of_cvat_the_upright_box_around_it_is_read(tmp_path):
+    sides = 'xtl="10" ytl="20" xbr="30" ybr="24"'  # about (20, 22)
+    for degrees, expected in ((90, (18, 12, 22, 32)), (180, (10, 20, 30, 24)), (45, (11.515, 13.515, 28.485, 30.485))):
+        text = CVAT.replace('xtl="1.5" ytl="2" xbr="20" ybr="30.25"', f'{sides} rotation="{degrees}"')
+        np.testing.assert_allclose(read_boxes(write(tmp_path / "a.xml", text)).boxes, [expected], atol=1e-3)
+
+
+def test_boxes_of_mot_that_count_for_nothing_or_show_nothing_are_not_read(tmp_path):
+    rows = ["2,1,1,1,9,9,1,1,0.5", "3,1,2,1,9,9,0,1,1", "4,1,3,1,9,9,1,1,0", "5,1,4,1,9,9,1,-1,0,-1", "6,1,5,1,9,9"]
+    boxes = read_boxes(write(tmp_path / "gt.txt", "\n".join(rows)))
+    assert boxes.frames.tolist() == [1, 4, 5] and boxes.boxes[:, 0].tolist() == [0, 3, 4]
+
+
+def test_boxes_of_another_clip_are_told_by_the_numbers_of_the_file(tmp_path):
+    boxes = read_boxes(write(tmp_path / "gt.txt", "2,7,11,12,4,4\n"))
+    boxes.check(2, (20, 20))
+    with pytest.raises(
+        ValueError,
+        match=r"the box of 7 is labelled at \(11, 12, 15, 16\) on frame 2, but the clip ends with frame 1\.",
+    ):
+        boxes.check(1, (20, 20))
+    with pytest.raises(
+        ValueError, match=r"at \(11, 12, 15, 16\) on frame 2, but its middle is outside the frame, 9x20"
+    ):
+        boxes.check(None, (9, 20))
+
+
 @pytest.mark.parametrize("several", [False, True])
 def test_cvat_points_come_back(tmp_path, several):
     tracks, names = two_animals() if several else (example_tracks(), NAMES)
@@ -102,6 +143,7 @@ MALFORMED = {
     CVAT.replace(
         'points frame="3"', 'points frame="three"'
     ): "frame of a points must be a whole number, found 'three'",
+    CVAT.replace('outside="0"', 'outside="maybe"', 1): "outside of a points must be 0 or 1, found 'maybe'",
     CVAT.replace('points frame="3"', "points"): "frame of a points must be a whole number, found 'nothing'",
     CVAT.replace("10.50,21.00", "10.50"): "points must be x,y;x,y;..., found '10.50'",
     CVAT.replace("10.50,21.00", "1e300,21"): "nose must be labelled .* at a finite position",
@@ -161,10 +203,10 @@ def test_mot_counts_from_one(tmp_path):
         ("0,1,2,3,4,5\n", "line 1: expected frame"),
         ("1.5,1,2,3,4,5\n", "line 1: expected frame"),
         ("1,nan,2,3,4,5\n", "line 1: expected frame"),
-        ("1,1,2,3,0,5\n", "the box of 1 on frame 0 has no area"),
+        ("1,1,2,3,0,5\n", "the box of 1 on frame 1 has no area"),
         ("1,1,2,3,nan,5\n", "must be of finite numbers"),
         ("1,1,2,3,1e300,5\n", "must be of finite numbers"),
-        ("1,1,2,3,4,5\n1,1,9,9,4,5\n", "1 has two boxes on frame 0"),
+        ("1,1,2,3,4,5\n1,1,9,9,4,5\n", "1 has two boxes on frame 1"),
         ("1,1,2,3,4,5\0\n", "is not a TXT text file"),
     ],
 )

@@ -191,3 +191,37 @@ def test_images_must_be_a_folder_of_two_names(tmp_path):
     with pytest.raises(ValueError, match="images must be a folder as labeled-data/clip, got 'clip'"):
         save_tracks(example_tracks(), tmp_path / "t.csv", "dlc", images="clip")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", [SPLIT, JOINED, PREDICTED, SEVERAL])
+def test_an_index_that_has_names_is_one(tmp_path, text):
+    """pandas writes them into a row of their own, below the names of the columns."""
+    frame = frame_of(text)
+    frame.index.names = ["labeled-data", "video", "image"][: frame.index.nlevels]
+    frame.to_csv(tmp_path / "l.csv")
+    assert len((tmp_path / "l.csv").read_text().splitlines()) == len(text.splitlines()) + 1
+    assert positions_of(read_labels(tmp_path / "l.csv", "dlc"), "m1/nose" if text is SEVERAL else "nose") == NOSE
+
+
+@pytest.mark.parametrize("suffix", ["csv", "h5"])
+def test_half_a_label_and_a_position_without_a_likelihood_are_refused(tmp_path, suffix):
+    for row, said in (
+        ("12,11.25,,1,5,6,0.25", "nose has x but no y on frame 12"),
+        ("12,,21,1,5,6,0.25", "nose has y but no x on frame 12"),
+        ("12,11.25,21,,5,6,0.25", "nose must have a confidence from 0 to 1 on frame 12, got nan"),
+    ):
+        text = PREDICTED.replace("12,11.25,21,1,5,6,0.25", row)
+        path = tmp_path / f"l.{suffix}"
+        if suffix == "csv":
+            path.write_text(text)
+        else:
+            frame_of(text).to_hdf(path, key="df_with_missing", mode="w")
+        with pytest.raises(ValueError, match=said):
+            read_labels(path, "dlc")
+
+
+def test_folders_of_the_same_name_in_others_are_clips_of_their_own(tmp_path):
+    (tmp_path / "l.csv").write_text(JOINED.replace("labeled-data\\clip", "other-data\\clip"))
+    with pytest.raises(ValueError, match="labels of 2 clips, .*: labeled-data/clip, other-data/clip"):
+        read_labels(tmp_path / "l.csv", "dlc")
+    assert positions_of(read_labels(tmp_path / "l.csv", "dlc", "other-data/clip"), "tail") == TAIL

@@ -1,17 +1,21 @@
 """Nuke, Blender and After Effects: the text that they read, and the script that runs in Blender."""
 
+import argparse
 import csv
 import re
 import runpy
 import sys
+from fractions import Fraction
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import av
 import numpy as np
 import pytest
 from labelled_clips import NAMES, SIZE, example_tracks, tracked
 
-from fgvc_hf import save_tracks
+from fgvc_hf import open_video, save_tracks
+from fgvc_hf.cli.label_formats import output_options
 
 
 ROOT = Path(__file__).parents[3]
@@ -157,3 +161,26 @@ def test_the_script_for_blender_adds_the_tracks(tmp_path, monkeypatch):
     assert operator.execute(context) == {"FINISHED"} and messages == ["2 tracks"]
     (tmp_path / "t.csv").write_text("t,x,y\n")
     assert operator.execute(context) == {"CANCELLED"} and "is not a file of tracks for Blender" in messages[-1]
+
+
+@pytest.mark.parametrize("name", ["t.nk", "t_blender.csv", "t.txt", "t.xml"])
+def test_editors_are_warned_of_frames_that_are_not_evenly_spaced(tmp_path, monkeypatch, capsys, name):
+    monkeypatch.chdir(tmp_path)
+    for clip, times in (("even.mp4", range(0, 240, 40)), ("uneven.mp4", (0, 40, 120, 130, 400, 1000))):
+        with av.open(clip, "w") as container:
+            stream = container.add_stream("libx264", rate=25)
+            stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+            stream.codec_context.time_base = unit = Fraction(1, 1000)
+            for time in times:
+                picture = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 90, np.uint8), format="rgb24")
+                picture.time_base, picture.pts = unit, time
+                container.mux(stream.encode(picture))
+            container.mux(stream.encode())
+        kind = {"t.nk": "nuke", "t_blender.csv": "blender", "t.txt": "after-effects", "t.xml": "cvat"}[name]
+        options = argparse.Namespace(
+            output=name, output_format=kind, video=clip, fps=None, first_frame=None, images=None
+        )
+        output_options(options, open_video(clip), None)
+        warned = capsys.readouterr().err
+        assert ("uneven.mp4 are not evenly spaced in time" in warned) == (clip == "uneven.mp4" and kind != "cvat")
+        assert warned.count("\n") <= 1

@@ -196,12 +196,10 @@ def test_labels_of_another_clip_are_named(tmp_path):
     labels = labels_of(tmp_path, "0,5,5\n9,6,6")
     labels.check(10, (48, 64))
     labels.check(None, (48, 64))
-    with pytest.raises(
-        ValueError, match=r"nose is labelled at \(6.5, 6.5\) on frame 9, but the clip ends with frame 8"
-    ):
+    with pytest.raises(ValueError, match=r"nose is labelled at \(6, 6\) on frame 9, but the clip ends with frame 8"):
         labels.check(9, (48, 64))
     with pytest.raises(
-        ValueError, match=r"nose is labelled at \(6.5, 6.5\) on frame 9, but the frame is 6x64 .height x width."
+        ValueError, match=r"nose is labelled at \(6, 6\) on frame 9, but the frame is 6x64 .height x width."
     ):
         labels.check(10, (6, 64))
 
@@ -300,7 +298,7 @@ def test_a_projects_labels_are_tracked_and_written_back(folder_with_clip, capsys
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--points-file", "labels.csv", "--format", "dlc"], "nose is labelled at (5.5, 5.5) on frame 9, but the clip ends with frame 4."),
+        (["--points-file", "labels.csv", "--format", "dlc"], "nose is labelled at (5, 5) on frame 9, but the clip ends with frame 4."),
         (["--points-file", "labels.csv", "--format", "dlc", "--parts", "tail"], "no point is called 'tail'; the labels are of nose."),
         (["--points-file", "labels.csv", "--format", "mot"], "format must be one of dlc, sleap, coco, posemark, cvat, got 'mot'"),
         (["--points-file", "labels.csv"], "the header must be t,x,y"),

@@ -189,20 +189,70 @@ MALFORMED = {
         coco(annotations=[{**coco()["annotations"][0], "individual": i} for i in (None, None)])
     ): "several individuals on an image, which need a track_id",
     json.dumps(coco(annotations=[])): "holds no labelled point",
-    json.dumps(coco()).replace("10, 20, 2", "NaN, Infinity, 2"): "holds no labelled point|finite",
+    json.dumps(coco()).replace("10, 20, 2", "NaN, 20, 2"): "nose has y but no x on frame 3",
+    json.dumps(coco()).replace("10, 20, 2", "10, NaN, 2"): "nose has x but no y on frame 3",
+    json.dumps(coco()).replace("10, 20, 2", "NaN, NaN, 2"): "stays",
     json.dumps(coco()).replace("10, 20, 2", "1e400, 20, 2"): "at a finite position",
+    json.dumps(coco()).replace('"tail"', '"nose"'): "'nose' is there twice as a keypoint of category 0",
+    json.dumps(
+        coco(images=[{"id": 70, "file_name": f"{t}.png"} for t in (3, 12)])
+    ): "70 is there twice as the id of an image",
+    json.dumps(coco(categories=2 * coco()["categories"])): "1 is there twice as the id of a category",
 }
 
 
 @pytest.mark.parametrize(("text", "message"), MALFORMED.items(), ids=range(len(MALFORMED)))
 def test_malformed_coco_is_one_sentence(tmp_path, text, message):
     path = write_json(tmp_path / "l.json", text)
-    if "NaN" in text:  # not labelled there; the second label stays
+    if message == "stays":  # not labelled there; the second label stays
         assert list(positions_of(read_labels(path, "coco"), "nose")) == [12]
         return
     with pytest.raises(ValueError, match=message) as caught:
         read_labels(path, "coco")
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+def test_folders_of_the_same_name_in_others_are_clips_of_their_own(tmp_path):
+    images = [{"id": i, "file_name": f"{day}/cam/img{i}.png"} for i, day in enumerate(("mon", "tue"))]
+    rows = [{"image_id": i, "category_id": 1, "keypoints": [10 + i, 20, 2, 0, 0, 0]} for i in range(2)]
+    path = write_json(tmp_path / "l.json", coco(images=images, annotations=rows))
+    with pytest.raises(ValueError, match="labels of 2 clips, .*: mon/cam, tue/cam"):
+        read_labels(path, "coco")
+    assert positions_of(read_labels(path, "coco", "tue/cam"), "nose") == {1: (11.5, 20.5)}
+    images[1]["file_name"] = "tue/top/img1.png"
+    path = write_json(tmp_path / "l.json", coco(images=images, annotations=rows))
+    for clip in ("top", "tue/top"):
+        assert positions_of(read_labels(path, "coco", clip), "nose") == {1: (11.5, 20.5)}
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_videos_of_the_same_name_in_sleap_are_clips_of_their_own(tmp_path, several):
+    """A file, or the images of a folder, of which all begin alike."""
+    skeleton, frames = sleap_io.Skeleton(["nose"]), []
+    for i, day in enumerate(("mon", "tue")):
+        (tmp_path / day).mkdir()
+        Image.new("RGB", (64, 48)).save(tmp_path / day / "img0.png")
+        name = [str(tmp_path / day / "img0.png")] * 2 if several else f"{day}/cam.mp4"
+        video = sleap_io.Video.from_filename(name) if several else sleap_io.Video(name, open_backend=False)
+        made = sleap_io.Instance.from_numpy(np.array([[1.0 + i, 2]]), skeleton)
+        frames.append(sleap_io.LabeledFrame(video=video, frame_idx=i, instances=[made]))
+    sleap_io.Labels(frames).save(str(tmp_path / "l.slp"), verbose=False)
+    with pytest.raises(
+        ValueError, match="labels of 2 clips, .*: mon, tue" if several else "2 clips, .*: mon/cam, tue/cam"
+    ):
+        read_labels(tmp_path / "l.slp")
+    labels = read_labels(tmp_path / "l.slp", clip="tue" if several else "tue/cam")
+    assert positions_of(labels, "nose") == {1: (2.5, 2.5)}
+
+
+def test_scores_of_sleap_that_are_none_are_refused(tmp_path):
+    skeleton, video = sleap_io.Skeleton(["nose"]), sleap_io.Video("clip.mp4", open_backend=False)
+    for score, said in ((-1.5, "-1.5"), (np.nan, "nan")):
+        found = sleap_io.PredictedInstance.from_numpy(np.array([[1.0, 2]]), skeleton, point_scores=np.array([score]))
+        frame = sleap_io.LabeledFrame(video=video, frame_idx=0, instances=[found])
+        sleap_io.Labels([frame], videos=[video], skeletons=[skeleton]).save(str(tmp_path / "l.slp"), verbose=False)
+        with pytest.raises(ValueError, match=f"nose must have a confidence from 0 to 1 on frame 0, got {said}"):
+            read_labels(tmp_path / "l.slp")
 
 
 # ---- PoseMark -------------------------------------------------------------------------------------------------------
