@@ -93,13 +93,15 @@ class Tracker:
                 no fields, and are as of transformers' `from_pretrained`.
 
         Raises:
-            `ValueError`: an unknown preset, device or dtype, what is named is no checkpoint, or a field is not accepted.
+            `ValueError`: an unknown preset, device or dtype, what is named is no checkpoint, a revision of a folder, or a field is not accepted.
             `OSError`: the Hub cannot be reached, or has no such repository.
         """
         resizing, method = check_preset(preset)
         source: dict[str, Any] = {name: config_fields.pop(name) for name in HUB_OPTIONS if name in config_fields}
         path, place = resolve_checkpoint(checkpoint, source.get("subfolder")), check_device(device)
         precision, source["revision"] = check_dtype(dtype, place), revision or "main"
+        if source["revision"] != "main" and Path(path).is_dir():
+            raise ValueError(f"revision {revision!r} is of a Hub id, but {path} is a folder, which has no revisions.")
         try:
             config = FgvcConfig.from_pretrained(path, **source, **(method | config_fields))
             model = FgvcModel.from_pretrained(path, config=config, dtype=precision, **source)

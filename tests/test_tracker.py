@@ -55,6 +55,18 @@ def test_a_preset_is_used_by_everything(preset):
     assert live.session.sizes[1] == sizes[preset]
 
 
+@pytest.mark.parametrize("checkpoint", [None, "fgvc-joint", "folder"])
+def test_a_revision_of_a_folder_is_refused(tiny_model, processor, tmp_path, checkpoint):
+    if checkpoint == "folder":
+        checkpoint = str(tmp_path)
+        tiny_model.save_pretrained(checkpoint)
+        processor.save_pretrained(checkpoint)
+    for same in (None, "main"):
+        Tracker.from_pretrained(checkpoint, revision=same)
+    with pytest.raises(ValueError, match="revision 'v1.0' is of a Hub id, but .* is a folder"):
+        Tracker.from_pretrained(checkpoint, revision="v1.0")
+
+
 @pytest.mark.parametrize(
     ("dtype", "expected"),
     [

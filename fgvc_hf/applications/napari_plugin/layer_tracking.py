@@ -100,8 +100,8 @@ def frames_expected(request: TrackRequest) -> int:
     return max(1, int({"forward": forward, "backward": backward}.get(request.direction, forward + backward)))
 
 
-def masks_at(layer: Any, t: int) -> np.ndarray:
-    """Object ids (H, W) of a Labels layer on frame t; of a layer without frames, on any.
+def masks_at(layer: Any, image: Any, t: int) -> np.ndarray:
+    """Object ids (H, W) of a Labels layer where the pixels (H, W) of an image layer lie on frame t, 0 beside it; of a layer without frames, on any.
 
     Raises:
         `ValueError`: it has other dimensions, or no such frame.
@@ -109,9 +109,24 @@ def masks_at(layer: Any, t: int) -> np.ndarray:
     shape = tuple(layer.data.shape)
     if len(shape) not in (2, 3):
         raise ValueError(f"layer {layer.name!r} must be masks (H, W) or (T, H, W), got shape {shape}.")
-    if len(shape) == 3 and not 0 <= t < shape[0]:
-        raise ValueError(f"layer {layer.name!r} has {shape[0]} frames, so there is no frame {t}.")
-    return np.asarray(layer.data if len(shape) == 2 else layer.data[t])
+
+    def place(row: int, column: int) -> np.ndarray:
+        """Where a pixel of the image lies in the Labels layer."""
+        world = image.data_to_world((t, row, column))
+        return np.array(layer.world_to_data(world[-len(shape) :]))
+
+    corner = place(0, 0)
+    if len(shape) == 3 and not 0 <= round(corner[0]) < shape[0]:
+        raise ValueError(f"layer {layer.name!r} has {shape[0]} frames, so there is no frame {round(corner[0])}.")
+    frame = np.asarray(layer.data if len(shape) == 2 else layer.data[round(corner[0])])
+    video = LayerFrames(image)
+    rows, columns = np.arange(video.height)[:, None, None], np.arange(video.width)[:, None]
+    cells = (
+        corner + (place(1, 0) - corner) * rows + (place(0, 1) - corner) * columns
+    )  # (H, W, 2 or 3); a layer lies by an affine map
+    row, column = np.moveaxis(np.rint(cells[..., -2:]).astype(int), -1, 0)
+    inside = (row >= 0) & (row < shape[-2]) & (column >= 0) & (column < shape[-1])
+    return np.where(inside, frame[row.clip(0, shape[-2] - 1), column.clip(0, shape[-1] - 1)], 0)
 
 
 __all__ = ["TrackRequest", "Tracked", "follow", "masks_at"]

@@ -175,7 +175,7 @@ class TrackWidget(Container):
     def _track(self) -> None:
         """Follow what is chosen: the points, and the masks of this frame."""
         masks = self.masks.value
-        masks = None if masks is None or masks.name == MASKS else masks_at(masks, self.frame)
+        masks = None if masks is None or masks.name == MASKS else masks_at(masks, self._video(), self.frame)
         self._start(self._prompts(), masks)
 
     def _fix(self) -> None:

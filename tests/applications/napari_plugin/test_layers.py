@@ -219,9 +219,27 @@ def test_points_and_masks_are_followed(image, tiny):
 
 def test_masks_are_those_of_the_frame_that_is_shown():
     ids = np.arange(24).reshape(2, 3, 4)
-    assert (masks_at(layers.Labels(ids), 1) == ids[1]).all() and (masks_at(layers.Labels(ids[0]), 9) == ids[0]).all()
+    video = layers.Image(np.zeros((10, 3, 4), np.uint8))
+    assert (masks_at(layers.Labels(ids), video, 1) == ids[1]).all()
+    assert (masks_at(layers.Labels(ids[0]), video, 9) == ids[0]).all()
     with pytest.raises(ValueError, match="has 2 frames, so there is no frame 2"):
-        masks_at(layers.Labels(ids), 2)
+        masks_at(layers.Labels(ids), video, 2)
+
+
+@pytest.mark.parametrize("frames", [(), (2,)])
+def test_masks_are_taken_where_they_lie_over_the_video(frames):
+    ids = np.broadcast_to(np.arange(1, 13).reshape(3, 4), (*frames, 3, 4))
+    scaled, moved = (1.0,) * len(frames), (0.0,) * len(frames)
+    video = layers.Image(np.zeros((2, 6, 8), np.uint8))
+    # each pixel of the masks covers 2 x 2 of the video, the first from its corner on
+    half = layers.Labels(ids, scale=(*scaled, 2, 2), translate=(*moved, 0.5, 0.5))
+    np.testing.assert_array_equal(masks_at(half, video, 1), np.kron(ids.reshape(-1, 3, 4)[0], np.ones((2, 2))))
+    # two rows down and a column to the right of the corner of a video that is itself drawn at three times its size, from elsewhere
+    video = layers.Image(np.zeros((2, 6, 8), np.uint8), scale=(1, 3, 3), translate=(0, 30, 60))
+    part = layers.Labels(ids, scale=(*scaled, 3, 3), translate=(*moved, 36, 63))
+    expected = np.zeros((6, 8), int)
+    expected[2:5, 1:5] = ids.reshape(-1, 3, 4)[0]
+    np.testing.assert_array_equal(masks_at(part, video, 1), expected)
 
 
 def test_work_in_a_thread_reports_and_ends_when_it_is_cancelled():
