@@ -29,6 +29,12 @@ from fgvc_hf.tracking.template_tracker import TemplateTracker
 pytest_plugins = ["missing_libraries", "other_defaults"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, those on real clips before all: a process takes whole files, and none is left with a long one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path not in slow, item.path.parent.name != "real"))
+
+
 @pytest.fixture
 def features_alone(monkeypatch):
     """Points stay where features match and are not moved by the image, for tests that compare features by their tracks."""
