@@ -27,7 +27,7 @@ def test_all_annotations_fit_the_frames():
 
 
 def test_two_easy_sequences_are_tracked(videos):
-    tracker = Tracker.from_pretrained(dtype="bfloat16")
+    tracker = Tracker.from_pretrained()  # in bfloat16 only where the processor multiplies it fast
     scores = aggregate({video.name: track_queries(tracker, video)[1] for video in videos})["tapvid"]
     assert scores["delta_avg"] > 0.85
     assert scores["OA"] > 0.95
