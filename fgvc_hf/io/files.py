@@ -145,7 +145,10 @@ def _locked(path: Path) -> int | None:
     """The descriptor of an empty file of this process alone; `None` if another one has it, or the file system has no locks."""
     if fcntl is None:
         return None
-    lock = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
+    try:
+        lock = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    except OSError:  # of another user, or a link
+        return None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if _leads_to(path, lock):
@@ -161,7 +164,10 @@ def _locked(path: Path) -> int | None:
 
 def _leads_to(path: Path, descriptor: int) -> bool:
     """Whether a file that is open is still the one at a path."""
-    return path.exists() and os.path.samestat(os.fstat(descriptor), path.stat())
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except FileNotFoundError:
+        return False
 
 
 def is_temporary(path: Path) -> bool:

@@ -14,6 +14,9 @@ from .layer_frames import LayerFrames
 from .layer_points import Labels
 
 
+TIE = 1e-6  # cells: a pixel between two cells of the masks is of the first one
+
+
 @dataclass(frozen=True)
 class TrackRequest:
     """
@@ -106,7 +109,8 @@ def masks_at(layer: Any, image: Any, t: int) -> np.ndarray:
     Raises:
         `ValueError`: it has other dimensions, or no such frame.
     """
-    shape = tuple(layer.data.shape)
+    data = layer.data[0] if layer.multiscale else layer.data
+    shape = tuple(data.shape)
     if len(shape) not in (2, 3):
         raise ValueError(f"layer {layer.name!r} must be masks (H, W) or (T, H, W), got shape {shape}.")
 
@@ -118,13 +122,13 @@ def masks_at(layer: Any, image: Any, t: int) -> np.ndarray:
     corner = place(0, 0)
     if len(shape) == 3 and not 0 <= round(corner[0]) < shape[0]:
         raise ValueError(f"layer {layer.name!r} has {shape[0]} frames, so there is no frame {round(corner[0])}.")
-    frame = np.asarray(layer.data if len(shape) == 2 else layer.data[round(corner[0])])
+    frame = np.asarray(data if len(shape) == 2 else data[round(corner[0])])
     video = LayerFrames(image)
     rows, columns = np.arange(video.height)[:, None, None], np.arange(video.width)[:, None]
     cells = (
         corner + (place(1, 0) - corner) * rows + (place(0, 1) - corner) * columns
     )  # (H, W, 2 or 3); a layer lies by an affine map
-    row, column = np.moveaxis(np.rint(cells[..., -2:]).astype(int), -1, 0)
+    row, column = np.moveaxis(np.ceil(cells[..., -2:] - 0.5 - TIE).astype(int), -1, 0)
     inside = (row >= 0) & (row < shape[-2]) & (column >= 0) & (column < shape[-1])
     return np.where(inside, frame[row.clip(0, shape[-2] - 1), column.clip(0, shape[-1] - 1)], 0)
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from ...io.image_files import IMAGE_SUFFIXES
 from ...io.text_files import printable
-from .stored_files import files_below, is_folder, is_remote, join, local_copy, stamp_of
+from .stored_files import files_below, is_folder, is_remote, join, local_copy, stamp_of, without_link
 
 
 VIDEO_FILES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".ogv", ".gif")
@@ -117,6 +117,11 @@ def file_names(root: str, suffix: str) -> tuple[str, list[str]]:
         folder, _, name = root.replace(os.sep, "/").rpartition("/")
         return folder or "/", [name]
     return root, [name for name in files_below(root) if name.lower().endswith(suffix)]
+
+
+def file_label(root: str, name: str) -> str:
+    """[`label`] of a file of a source, by which its clips are named; of a root that is a link to a file, of the name that it leads to."""
+    return label(name if is_folder(root) or is_remote(root) else os.path.basename(without_link(root)))
 
 
 def candidates(columns: list[str]) -> str:

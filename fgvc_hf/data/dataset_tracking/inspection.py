@@ -2,9 +2,11 @@
 
 import itertools
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import shorten
 
 from ...io.overlays import drawn_tracks, write_sheet
 from ...io.scratch_folders import scratch_folder
@@ -42,7 +44,7 @@ def _lines(folder: Path, sample: int) -> Iterator[str]:
     whole = is_whole(folder)
     files = shard_files(folder) if whole else sorted((folder / ROWS).glob(PARTS))
     columns = ["id", "source", "num_frames", "error"]
-    rows = list({row["id"]: row for file in files for row in read_rows(file, columns).to_pylist()}.values())
+    rows = list({row["id"]: row for file in files for row in checked_rows(file, columns)}.values())
     state = "whole" if whole else f"unfinished, {run['clips'] - len(rows)} clips are missing"
     size = sum(file.stat().st_size for file in files)
     yield f"{folder}: {len(rows)} rows in {len(files)} files, {size / 2**20:.1f} MiB; {state}"
@@ -53,11 +55,32 @@ def _lines(folder: Path, sample: int) -> Iterator[str]:
     yield from draw_sample(folder, files, run, spread(good, sample))
 
 
+def checked_rows(file: Path, columns: list[str]) -> list[dict]:
+    """The rows of a file of tracks, of anybody: `id` becomes the name of a file.
+
+    Raises:
+        `OSError`: one is not as rows are written.
+    """
+    rows = read_rows(file, columns).to_pylist()
+    for row in rows:
+        fine = (
+            isinstance(row["id"], str) and re.fullmatch("[0-9a-f]{32}", row["id"]) and isinstance(row["source"], str)
+        )
+        tracked = row["error"] is None and isinstance(row["num_frames"], int) and row["num_frames"] >= 0
+        if not (fine and (tracked or isinstance(row["error"], str))):
+            raise OSError(
+                f"{file}: holds a row that is damaged: {shorten(repr(row['id']), 60)} of {shorten(repr(row['source']), 60)}."
+            )
+    return rows
+
+
 def errors_by_kind(rows: list[dict]) -> list[tuple[str, list[dict]]]:
     """The rows with errors by their kind, the most frequent first."""
     wrong = [row for row in rows if row["error"] is not None]
     kinds = Counter(row["error"].partition(":")[0] for row in wrong)
-    return [(kind, [row for row in wrong if row["error"].startswith(f"{kind}:")]) for kind, _ in kinds.most_common()]
+    return [
+        (kind, [row for row in wrong if row["error"].partition(":")[0] == kind]) for kind, _ in kinds.most_common()
+    ]
 
 
 def spread(rows: list[dict], number: int) -> set[str]:
@@ -78,8 +101,14 @@ def draw_sample(folder: Path, files: list[Path], run: dict, wanted: set[str]) ->
     chosen = {row["source"]: row for row in rows} if wanted else {}
     if (folder / OVERLAYS).exists() and not (folder / OVERLAYS).is_dir():
         raise FileExistsError(f"{folder / OVERLAYS}: is a file; overlays need a folder of this name.")
-    (folder / OVERLAYS).mkdir(exist_ok=True)
-    for clip in source.clips() if chosen else ():
+    if not chosen:
+        return
+    try:
+        (folder / OVERLAYS).mkdir(exist_ok=True)
+    except OSError as error:
+        yield f"  no overlays: {folder / OVERLAYS}: {error.strerror}."
+        return
+    for clip in source.clips():
         if row := chosen.get(clip.source):
             path = folder / OVERLAYS / f"{row['id']}.png"
             yield (

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from .clip_sources import Clip, Content, candidates, file_names, label
+from .clip_sources import Clip, Content, candidates, file_label, file_names
 from .stored_files import is_remote, join, local_copy, open_file, stamp_of, understood
 
 
@@ -96,7 +96,13 @@ class ParquetSource:
                 sizes = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
             for group, size in enumerate(sizes):
                 for index in range(size):
-                    yield Clip(f"{label(name)}#{number}", name, stamp, number, place=(group, index, self.video))
+                    yield Clip(
+                        f"{file_label(self.path, name)}#{number}",
+                        name,
+                        stamp,
+                        number,
+                        place=(group, index, self.video),
+                    )
                     number += 1
 
     def read(self, clip: Clip, folder: Path) -> Content:

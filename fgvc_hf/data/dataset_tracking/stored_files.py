@@ -31,7 +31,7 @@ def hub_files() -> Any:
 
 def pinned(path: str) -> str:
     """The path with the commit that its repository is at now, so that all machines read the same; local paths as they are, absolute.
-    A file by a link is the one that it leads to, for its clips have its name; a folder by a link stays, for another machine may have it elsewhere.
+    Links stay, for another machine may have the place elsewhere, and relative paths in a table are beside the name that was given.
 
     Raises:
         `OSError`: there is nothing at this path.
@@ -42,7 +42,7 @@ def pinned(path: str) -> str:
         absolute = os.path.abspath(path)
         if not (os.path.exists(absolute) and os.path.samefile(absolute, path)):  # with `..` after a link
             absolute = os.path.realpath(path)
-        return absolute if os.path.isdir(absolute) else without_link(absolute)
+        return absolute
     from huggingface_hub import HfApi
 
     files = hub_files()
@@ -58,10 +58,12 @@ def pinned(path: str) -> str:
 
 
 def without_link(path: str) -> str:
-    """The path of the file that a link leads to, unless that has another ending, as a blob in the cache of the Hub has none."""
+    """The path of the file that a link leads to, whose name its clips have, unless that has another ending or is in a hidden folder: a blob in
+    the cache of the Hub or an object of git-annex."""
     while os.path.islink(path):
         target = os.path.join(os.path.dirname(path), os.readlink(path))
-        if os.path.splitext(target)[1].lower() != os.path.splitext(path)[1].lower():
+        blob = os.path.splitext(target)[1].lower() != os.path.splitext(path)[1].lower()
+        if blob or any(part.strip(".") and part.startswith(".") for part in os.readlink(path).split(os.sep)):
             break
         path = target
     return path
@@ -71,11 +73,10 @@ def real_place(path: str) -> str:
     """The one name of a source, by whatever links it is reached."""
     if is_remote(path):
         return path
-    return (
-        os.path.realpath(path)
-        if os.path.isdir(path)
-        else join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
-    )
+    if os.path.isdir(path):
+        return os.path.realpath(path)
+    path = without_link(path)
+    return join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
 
 
 def join(folder: str, name: str) -> str:
@@ -237,4 +238,5 @@ __all__ = [
     "real_place",
     "stamp_of",
     "understood",
+    "without_link",
 ]

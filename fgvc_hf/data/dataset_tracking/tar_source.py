@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .clip_points import MAX_BYTES
-from .clip_sources import VIDEO_FILES, Clip, Content, candidates, file_names, label
+from .clip_sources import VIDEO_FILES, Clip, Content, candidates, file_label, file_names, label
 from .stored_files import copy_bytes, join, open_file, stamp_of, understood
 
 
@@ -34,7 +34,7 @@ class TarSource:
             for number, (key, members) in enumerate(samples(path)):
                 seen |= set(members)
                 place = (*members.get(self._extension(members), (0, None)), *members.get(self.points or "", (0, None)))
-                yield Clip(f"{label(name)}#{number}:{label(key)}", name, stamp, number, place=place)
+                yield Clip(f"{file_label(self.path, name)}#{number}:{label(key)}", name, stamp, number, place=place)
             for wanted in (self.video, self.points):
                 if wanted is not None and seen and wanted not in seen:
                     raise ValueError(f"{path}: has no members .{wanted}; {candidates(sorted(seen))}.")

@@ -1,8 +1,9 @@
 """A job: which clips are tracked, by what and how. Engines do its work, and it can be pickled."""
 
 import json
+import os
 from collections.abc import Generator, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,7 +141,8 @@ def settings_of(tracker: "Tracker") -> str:
 
 def described(clips: Iterable[Clip], source: str, options: Options, video: str | None) -> dict[str, Any]:
     """What a destination keeps of a run, to compare a later run with."""
-    listed = [clip.to_json() for clip in clips]
+    file = os.path.basename(source) if os.path.isfile(source) else None  # by whatever link it was given
+    listed = [(replace(clip, file=file) if file else clip).to_json() for clip in clips]
     return {"source": source, "video": video, **asdict(options), "clips": len(listed), "listing": digest(listed)}
 
 

@@ -42,8 +42,10 @@ def read_keypoints(
         _check_once(content, path)
         frames = {image["id"]: frame_of(image, path) for image in content["images"]}
         sizes = {(image.get("height"), image.get("width")) for image in content["images"]}
-        keypoints = {category["id"]: list(category["keypoints"]) for category in content["categories"]}
-        annotations = list(content["annotations"])
+        keypoints = {category["id"]: list(category.get("keypoints") or []) for category in content["categories"]}
+        annotations = [one for one in content["annotations"] if any(v > 0 for *_, v in _triples(one))]
+        if lost := [one["image_id"] for one in annotations if one["image_id"] not in frames]:
+            raise ValueError(f"{path}: an annotation is of image {cut(repr(lost[0]))}, which is not listed.")
         owners = _owners(annotations, path)
         rows = [
             Label(
@@ -80,7 +82,8 @@ def _check_once(content: dict, path: Path) -> None:
     listed = {"the id of an image": [image["id"] for image in content["images"]]}
     listed["the id of a category"] = [category["id"] for category in content["categories"]]
     listed |= {
-        f"a keypoint of category {i}": category["keypoints"] for i, category in enumerate(content["categories"])
+        f"a keypoint of category {i}": category.get("keypoints") or []
+        for i, category in enumerate(content["categories"])
     }
     for what, values in listed.items():
         if twice := [value for value, count in Counter(values).items() if count > 1]:
@@ -88,7 +91,8 @@ def _check_once(content: dict, path: Path) -> None:
 
 
 def _triples(annotation: dict) -> list[tuple[float, float, int]]:
-    values = annotation.get("keypoints", [])
+    """x, y and v of each keypoint; none of an annotation of a box or a mask alone."""
+    values = annotation.get("keypoints") or []
     triples = list(zip(values[::3], values[1::3], values[2::3], strict=True))
     if any(v not in (0, 1, 2) for *_, v in triples):
         raise ValueError
@@ -98,7 +102,10 @@ def _triples(annotation: dict) -> list[tuple[float, float, int]]:
 def _owners(annotations: list[dict], path: Path) -> list[str]:
     """The individual of each annotation, by its name or its number; empty if there is one only, which has no name."""
     images = [one["image_id"] for one in annotations]
-    told = [{key: one[key] for key in ("individual", "track_id") if one.get(key) is not None} for one in annotations]
+    told = [  # CVAT has the number among the attributes
+        {key: one[key] for key in ("individual", "track_id") if one.get(key) is not None}
+        for one in ((annotation.get("attributes") or {}) | annotation for annotation in annotations)
+    ]
     if len(set(images)) == len(images) and len({one.get("track_id") for one in told}) <= 1:
         return [str(one.get("individual", "")) for one in told]
     if not all(told):

@@ -119,10 +119,17 @@ def _read_h5(path: Path) -> Table:
     h5py = load_library("h5py", "reading H5 of DeepLabCut", "formats")
     try:
         with h5py.File(path, "r") as file:
-            group = file[KEY]
+            group = file[KEY] if KEY in file else file[only(list(file))]
             return _read_appendable(group) if "table" in group else _read_fixed(group)
     except (OSError, KeyError, IndexError, TypeError, ValueError, AttributeError, EOFError, pickle.UnpicklingError):
         raise ValueError(f"{path}: is not an H5 file of DeepLabCut, or a damaged one.") from None
+
+
+def only(keys: list[str]) -> str:
+    """The key of the one table of a file; napari-deeplabcut and others give it a name of their own."""
+    if len(keys) != 1:
+        raise KeyError(KEY)
+    return keys[0]
 
 
 def _read_fixed(group) -> Table:

@@ -52,6 +52,7 @@ def _frame_rows(frame: Any, several: bool, path: Path) -> list[Label]:
             )
         for node, point in zip(instance.skeleton.node_names, instance.points, strict=True):
             (x, y), score = point["xy"].tolist(), 1.0 if made else float(np.minimum(point["score"], 1))
+            score = 1.0 if np.isnan(score) else score  # analysis files write it of what people have labelled
             name = PointName(node, _owner(instance.track))
             rows.append(Label(name, frame.frame_idx, x, y, bool(point["visible"]), score, _clip(frame.video)))
     return rows

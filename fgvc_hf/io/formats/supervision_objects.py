@@ -50,7 +50,8 @@ def boxes_from_supervision(frames: Sequence[Any]) -> BoxLabels:
     Labels of boxes that a detector found and a tracker numbered.
 
     Args:
-        frames (sequence of `supervision.Detections`): One for each frame, from the first of the clip on, with `tracker_id`.
+        frames (sequence of `supervision.Detections`): One for each frame, from the first of the clip on, with `tracker_id`. Boxes whose `tracker_id` is below 0 are of no
+            track yet and are left out.
 
     Raises:
         `ValueError`: there is no box, or boxes have no `tracker_id`.
@@ -64,6 +65,7 @@ def boxes_from_supervision(frames: Sequence[Any]) -> BoxLabels:
         rows += [
             BoxLabel(int(frame.tracker_id[i]), t, (float(box[0]), float(box[1]), float(box[2]), float(box[3])))
             for i, box in enumerate(frame.xyxy)
+            if frame.tracker_id[i] >= 0
         ]
     return gather_boxes(rows, "detections")
 

@@ -14,6 +14,7 @@ from tracked_datasets import stop_after
 
 from fgvc_hf import open_video
 from fgvc_hf.cli.main import main
+from fgvc_hf.data.dataset_tracking import inspection
 from fgvc_hf.data.dataset_tracking.track_job import TrackJob
 
 
@@ -171,3 +172,31 @@ def test_names_in_messages_are_escaped(command, strange, tmp_path, monkeypatch):
     (tmp_path / "a\n.tar").write_bytes(b"x" * 2000)
     status, _, error = command(tmp_path / "a\n.tar")
     assert status == 2 and rf"{tmp_path}/a\n.tar: is no tar file" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("id", "../../pwned"),
+        ("id", None),
+        ("id", "A" * 32),
+        ("source", None),
+        ("num_frames", None),
+        ("num_frames", -8),
+    ],
+)
+def test_rows_of_strangers_are_checked(command, clips, tmp_path, capsys, monkeypatch, name, value):
+    """The picture of a row is called by its id."""
+    command(clips)
+    found = {"id": "a" * 32, "source": "a.mp4", "num_frames": 4, "error": None} | {name: value}
+    monkeypatch.setattr(inspection, "read_rows", lambda *_, **__: pyarrow.Table.from_pylist([found]))
+    assert main(["track-dataset", "--inspect", str(tmp_path / "tracks")]) == 2
+    error = capsys.readouterr().err
+    assert "holds a row that is damaged" in error and error.count("\n") == 1
+    assert not (tmp_path / "tracks" / "overlays").exists()
+
+
+def test_without_a_sample_nothing_is_written(command, clips, tmp_path, capsys):
+    command(clips)
+    assert main(["track-dataset", "--inspect", str(tmp_path / "tracks"), "--sample", "0"]) == 0
+    assert not (tmp_path / "tracks" / "overlays").exists() and "overlay" not in capsys.readouterr().out

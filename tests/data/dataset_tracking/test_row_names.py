@@ -132,3 +132,16 @@ def test_overlays_of_a_source_of_one_file(command, webdataset, clips, tmp_path, 
     assert command(tmp_path / "00.tar", destination=tmp_path / "tracks")[0] == 0
     assert main(["track-dataset", "--inspect", str(tmp_path / "tracks")]) == 0
     assert "overlays/" in (printed := capsys.readouterr().out) and "no overlay" not in printed
+
+
+@pytest.mark.parametrize("store", [".git/annex/objects/x", "elsewhere"])
+def test_relative_paths_of_a_table_that_is_a_link_are_beside_the_link(run, clips, tmp_path, store):
+    """As of git-annex, which keeps the ending in the names of its objects, and as of any link."""
+    folder = tmp_path / "annex"
+    (folder / store).mkdir(parents=True)
+    shutil.copy(clips / "a.mp4", folder)
+    kept = folder / store / "SHA256E-s1--aa.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"video": ["a.mp4"]}), kept)
+    (folder / "t.parquet").symlink_to(os.path.relpath(kept, folder))
+    ((name, row),) = run(folder / "t.parquet").items()
+    assert row["error"] is None and name == ("t.parquet#0" if store[0] == "." else "SHA256E-s1--aa.parquet#0")

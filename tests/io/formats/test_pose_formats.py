@@ -180,7 +180,7 @@ MALFORMED = {
     ): "not x, y, v",
     json.dumps(
         coco(annotations=[{"image_id": 99, "category_id": 1, "keypoints": [1, 2, 2, 0, 0, 0]}])
-    ): "is not a file of COCO",
+    ): "an annotation is of image 99, which is not listed",
     json.dumps(coco(annotations=2 * coco()["annotations"])): "several individuals on an image, which need a track_id",
     json.dumps(
         coco(annotations=[{**coco()["annotations"][0], "track_id": i} for i in (None, 3)])
