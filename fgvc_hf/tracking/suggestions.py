@@ -67,8 +67,7 @@ def suggest_frames(tracks: PointTracks, n: int = 5) -> list[Suggestion]:
         named = [i for i in np.argsort(-gains[:, t], kind="stable") if gains[i, t] >= SHARE * gains[:, t].max()]
         suggestions.append(Suggestion(t, [tracks.object_ids[i] for i in named], float(scores[t])))
         from_here = np.abs(np.arange(length) - t)
-        near[:, from_here < FEW] = 0
-        near[named] = np.minimum(near[named], from_here / reach)
+        near[:, from_here < reach] = 0
         away[named] = np.minimum(away[named], from_here)
         errors[named] *= NAMED_BEFORE
     return suggestions

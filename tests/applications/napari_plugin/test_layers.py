@@ -234,6 +234,11 @@ def test_masks_are_taken_where_they_lie_over_the_video(frames):
     # each pixel of the masks covers 2 x 2 of the video, the first from its corner on
     half = layers.Labels(ids, scale=(*scaled, 2, 2), translate=(*moved, 0.5, 0.5))
     np.testing.assert_array_equal(masks_at(half, video, 1), np.kron(ids.reshape(-1, 3, 4)[0], np.ones((2, 2))))
+    # without a shift, the centre of every other pixel is between two of the masks
+    between = layers.Labels(ids, scale=(*scaled, 2, 2))
+    np.testing.assert_array_equal(masks_at(between, video, 1), np.kron(ids.reshape(-1, 3, 4)[0], np.ones((2, 2))))
+    pyramid = layers.Labels([ids, ids[..., ::2, ::2]], scale=(*scaled, 2, 2), multiscale=True)
+    np.testing.assert_array_equal(masks_at(pyramid, video, 1), masks_at(between, video, 1))
     # two rows down and a column to the right of the corner of a video that is itself drawn at three times its size, from elsewhere
     video = layers.Image(np.zeros((2, 6, 8), np.uint8), scale=(1, 3, 3), translate=(0, 30, 60))
     part = layers.Labels(ids, scale=(*scaled, 3, 3), translate=(*moved, 36, 63))

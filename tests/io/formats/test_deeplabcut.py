@@ -72,6 +72,18 @@ def test_files_of_all_versions_are_read(tmp_path, text, layout):
     assert labels.prompts()[1] == (12, 5.5, 6.5) and labels.prompts()[0].shape == (2, 3)
 
 
+@pytest.mark.parametrize("layout", ["fixed", "table"])
+def test_tables_of_an_h5_file_may_have_any_name(tmp_path, layout):
+    """napari-deeplabcut names them otherwise than DeepLabCut; of several, none can be chosen."""
+    frame_of(PREDICTED).to_hdf(tmp_path / "l.h5", key="keypoints", mode="w", format=layout)
+    frame_of(PREDICTED).to_hdf(tmp_path / "same.h5", key="df_with_missing", mode="w", format=layout)
+    found, expected = (read_labels(tmp_path / name, "dlc") for name in ("l.h5", "same.h5"))
+    np.testing.assert_array_equal(found.points, expected.points)
+    frame_of(PREDICTED).to_hdf(tmp_path / "l.h5", key="tracks", mode="a", format=layout)
+    with pytest.raises(ValueError, match="is not an H5 file of DeepLabCut"):
+        read_labels(tmp_path / "l.h5", "dlc")
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".h5"])
 def test_predictions_open_as_those_of_deeplabcut(tmp_path, suffix):
     path, tracks = tmp_path / f"tracked{suffix}", example_tracks()

@@ -258,6 +258,14 @@ def test_supervision_has_boxes():
         boxes_from_supervision([supervision.Detections(xyxy=np.array([[0, 0, 1, 1.0]]))])
 
 
+def test_detections_of_no_track_yet_are_left_out():
+    supervision = pytest.importorskip("supervision", reason="supervision is not installed")
+    sides = np.array([[50, 50, 55, 55], [1, 1, 4, 4.0]])
+    frames = [supervision.Detections(xyxy=sides, tracker_id=np.array(ids)) for ids in ((-1, 7), (-1, -1))]
+    boxes = boxes_from_supervision(frames)
+    assert boxes.ids.tolist() == [7] and boxes.frames.tolist() == [0]
+
+
 # ---- the command line -----------------------------------------------------------------------------------------------
 
 

@@ -125,6 +125,19 @@ def write_json(path, content) -> str:
     return str(path)
 
 
+def test_coco_files_of_other_tools(tmp_path):
+    """CVAT has numbers among the attributes; boxes, masks and crowds have categories or annotations without keypoints."""
+    rows = [{**row, "attributes": {"occluded": False, "track_id": 4}} for row in coco()["annotations"]]
+    rows += [{**rows[0], "id": 8, "attributes": {"track_id": 5}, "keypoints": [30, 31, 2, 0, 0, 0]}]
+    rows += [{"id": 9, "image_id": 70, "category_id": 2, "bbox": [0, 0, 9, 9], "iscrowd": 0, "area": 81}]
+    rows += [{"id": 10, "image_id": 71, "category_id": 1, "keypoints": [0] * 6, "num_keypoints": 0, "iscrowd": 1}]
+    categories = [*coco()["categories"], {"id": 2, "name": "box", "supercategory": ""}]
+    content = coco(annotations=rows, categories=categories)
+    labels = read_labels(write_json(tmp_path / "l.json", content), "coco")
+    assert {name.individual for name in labels.names.values()} == {"track4", "track5"}
+    assert sorted(labels.points.tolist()) == [[3, 10.5, 20.5], [3, 30.5, 31.5], [12, 11.75, 21.5]]
+
+
 def test_coco_labels_are_read(tmp_path):
     labels = read_labels(write_json(tmp_path / "l.json", coco()), "coco")
     assert positions_of(labels, "nose") == {3: (10.5, 20.5), 12: (11.75, 21.5)} and labels.size == SIZE
@@ -245,9 +258,16 @@ def test_videos_of_the_same_name_in_sleap_are_clips_of_their_own(tmp_path, sever
     assert positions_of(labels, "nose") == {1: (2.5, 2.5)}
 
 
-def test_scores_of_sleap_that_are_none_are_refused(tmp_path):
+def test_scores_of_sleap_that_are_none(tmp_path):
+    """SLEAP writes NaN of what people have labelled into its analysis files."""
     skeleton, video = sleap_io.Skeleton(["nose"]), sleap_io.Video("clip.mp4", open_backend=False)
-    for score, said in ((-1.5, "-1.5"), (np.nan, "nan")):
+    made = sleap_io.Instance.from_numpy(np.array([[1.0, 2]]), skeleton)
+    frame = sleap_io.LabeledFrame(video=video, frame_idx=0, instances=[made])
+    labels = sleap_io.Labels([frame], videos=[video], skeletons=[skeleton])
+    sleap_io.save_analysis_h5(labels, str(tmp_path / "l.h5"), video=video)
+    found = read_labels(tmp_path / "l.h5", "sleap")
+    assert found.confidence.tolist() == [1.0] and len(found.points) == 1
+    for score, said in ((-1.5, "-1.5"),):
         found = sleap_io.PredictedInstance.from_numpy(np.array([[1.0, 2]]), skeleton, point_scores=np.array([score]))
         frame = sleap_io.LabeledFrame(video=video, frame_idx=0, instances=[found])
         sleap_io.Labels([frame], videos=[video], skeletons=[skeleton]).save(str(tmp_path / "l.slp"), verbose=False)
