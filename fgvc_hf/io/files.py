@@ -171,8 +171,8 @@ def _leads_to(path: Path, descriptor: int) -> bool:
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether a file has the name of one of [`atomic_write`]: if nobody is writing, a process that was killed has left it behind."""
-    return re.fullmatch(r"\.[0-9a-f]{32}(\.[^.]*)?", path.name) is not None and path.is_file()
+    """Whether a file has the name of one of [`atomic_write`] in a data set: if nobody is writing, a process that was killed has left it behind."""
+    return re.fullmatch(r"\.[0-9a-f]{32}(\.(parquet|json|md))?", path.name) is not None and path.is_file()
 
 
 def check_new_folder(path: str | os.PathLike) -> Path:

@@ -125,9 +125,8 @@ def masks_at(layer: Any, image: Any, t: int) -> np.ndarray:
     frame = np.asarray(data if len(shape) == 2 else data[round(corner[0])])
     video = LayerFrames(image)
     rows, columns = np.arange(video.height)[:, None, None], np.arange(video.width)[:, None]
-    cells = (
-        corner + (place(1, 0) - corner) * rows + (place(0, 1) - corner) * columns
-    )  # (H, W, 2 or 3); a layer lies by an affine map
+    # A layer lies by an affine map: (H, W, 2 or 3)
+    cells = corner + (place(1, 0) - corner) * rows + (place(0, 1) - corner) * columns
     row, column = np.moveaxis(np.ceil(cells[..., -2:] - 0.5 - TIE).astype(int), -1, 0)
     inside = (row >= 0) & (row < shape[-2]) & (column >= 0) & (column < shape[-1])
     return np.where(inside, frame[row.clip(0, shape[-2] - 1), column.clip(0, shape[-1] - 1)], 0)

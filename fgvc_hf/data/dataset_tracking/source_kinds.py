@@ -11,7 +11,9 @@ from .tar_source import TarSource
 
 
 FILES = {".parquet": ParquetSource, ".tar": TarSource}
-COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")  # clips in them cannot be read by their place
+COMPRESSED = tuple(
+    ".tar.gz .tgz .tar.bz2 .tbz2 .tar.xz .txz .tar.zst .tzst .tar.lz4 .tar.lzma .tar.z".split()
+)  # no place to read a clip from
 
 
 def open_source(path: str | os.PathLike, video: str | None = None, points: str | None = None) -> ClipSource:
