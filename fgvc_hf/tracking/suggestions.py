@@ -44,7 +44,7 @@ def suggest_frames(tracks: PointTracks, n: int = 5) -> list[Suggestion]:
         n (`int`, defaults to 5): Frames at most.
 
     Returns:
-        `list[Suggestion]`: the best first; fewer than `n` where no other frame would gain.
+        `list[Suggestion]`: the best first; fewer than `n` where no other frame would gain, or all that would are near one of these.
 
     Raises:
         `ValueError`: `n` is below 1.
