@@ -16,6 +16,8 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
+TEMPORARY = ".fgvc-hf-"  # begins the names of temporary files and folders, so that nobody else's are taken for them
+
 
 def local_path(path: str | os.PathLike) -> Path:
     """A path on this machine.
@@ -126,10 +128,10 @@ def _temporary_file(path: Path) -> Generator[Path]:
     A hidden file beside `path`, deleted at the end. It has the same name every time, so that what a process that was killed left behind is
     overwritten by the next; and another name while a process that is alive writes to it, or where the file system has no locks to tell.
     """
-    temporary = path.with_name(f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32]}{path.suffix}")
+    temporary = path.with_name(f"{TEMPORARY}{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32]}{path.suffix}")
     lock = _locked(temporary)
     if lock is None:
-        temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
+        temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}{path.suffix}")
     try:
         yield temporary
     finally:
@@ -171,8 +173,9 @@ def _leads_to(path: Path, descriptor: int) -> bool:
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether a file has the name of one of [`atomic_write`] in a data set: if nobody is writing, a process that was killed has left it behind."""
-    return re.fullmatch(r"\.[0-9a-f]{32}(\.(parquet|json|md))?", path.name) is not None and path.is_file()
+    """Whether a file has the name of one of [`atomic_write`]: if nobody is writing, a process that was killed has left it behind."""
+    named = re.fullmatch(re.escape(TEMPORARY) + r"[0-9a-f]{32}(\..+)?", path.name)
+    return named is not None and path.is_file() and not path.is_symlink()
 
 
 def check_new_folder(path: str | os.PathLike) -> Path:
@@ -247,7 +250,7 @@ def atomic_folder(path: str | os.PathLike) -> Generator[Path]:
         `OSError`: `path` exists and is not an empty folder, or cannot be created.
     """
     path = check_new_folder(path)
-    temporary = path.absolute().with_name(f".{uuid.uuid4().hex}")
+    temporary = path.absolute().with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
     try:
         temporary.mkdir()
         yield temporary

@@ -1,9 +1,9 @@
 """Temporary folders that do not stay for ever where a process was killed."""
 
 import os
+import platform
 import shutil
 import tempfile
-import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -15,14 +15,15 @@ except ImportError:  # Windows
     fcntl = None
 
 PREFIX = "fgvc-hf-scratch-"
-SETTLED = 60.0  # seconds after which a folder that is in use is locked for sure
+OWNER = ".fgvc-hf-owner"  # a file in a folder, locked by the process whose folder it is
 
 
 @contextmanager
 def scratch_folder() -> Generator[Path]:
     """
     A context manager: a temporary folder, deleted at the end. Those that killed processes of this user left on this machine are deleted at the
-    beginning: a folder is locked as long as it is in use, and the system ends a lock with its process.
+    beginning: those whose file of an owner names this machine and is no longer locked. It is named after it was locked, and the system ends a
+    lock with its process; a folder without such a file is somebody else's, however old.
 
     Yields:
         The folder.
@@ -32,26 +33,34 @@ def scratch_folder() -> Generator[Path]:
             _remove_left_over(path)
     with tempfile.TemporaryDirectory(prefix=PREFIX) as name, ExitStack() as stack:
         with suppress(OSError):  # without locks here, nobody takes it for left over either
-            stack.enter_context(_locked(Path(name)))
+            lock = stack.enter_context(_locked(Path(name, OWNER), os.O_RDWR | os.O_CREAT))
+            os.write(lock, _machine())
         yield Path(name)
 
 
 def _remove_left_over(path: Path) -> None:
-    if fcntl is not None and time.time() - path.lstat().st_mtime > SETTLED:
-        with _locked(path):
+    if path.is_symlink():
+        return
+    with _locked(path / OWNER, os.O_RDWR) as lock:
+        found = os.fstat(lock)
+        if found.st_uid == os.getuid() and os.read(lock, 1024) == _machine():
             shutil.rmtree(path)
 
 
+def _machine() -> bytes:
+    """This machine, for other machines may have the same temporary folder, and not see the locks."""
+    return platform.node().encode() + b"\n"
+
+
 @contextmanager
-def _locked(folder: Path) -> Generator[None]:
-    """A context in which a folder is locked. An `OSError` if it is already, or cannot be."""
+def _locked(file: Path, flags: int) -> Generator[int]:
+    """A context in which a file is open and locked. An `OSError` if it is already, or cannot be."""
     if fcntl is None:
-        yield
-        return
-    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        raise OSError("there are no locks of files here")
+    lock = os.open(file, flags | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
+        yield lock
     finally:
         os.close(lock)
 

@@ -2,10 +2,13 @@
 
 import csv
 import io
+import unicodedata
 from pathlib import Path
 
 
 MAX_TEXT = 64 * 2**20  # bytes
+BROKEN = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories of control characters, surrogates, and ends of lines and paragraphs
+TURNING = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # the direction of what follows
 
 
 def read_text(path: Path) -> str:
@@ -48,13 +51,18 @@ def cut(text: str) -> str:
 
 
 def printable(text: object) -> str:
-    """Text whose line breaks and control characters, which names of files may have, are escaped as Python writes them: a line for people."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in str(text))
+    """Text as it is but for what a line cannot show: line breaks, control characters and marks of direction, escaped as Python writes them."""
+    return "".join(one.encode("unicode_escape").decode() if is_hidden(one) else one for one in str(text))
+
+
+def is_hidden(character: str) -> bool:
+    """Whether a character changes the line that it is in, instead of being part of it."""
+    return unicodedata.category(character) in BROKEN or character in TURNING
 
 
 def one_line(text: object) -> str:
-    """Text of several lines as one, without control characters."""
-    return printable(" ".join(str(text).split()))
+    """Text of several lines as one, without control characters. Spaces within a line stay, for names may have them."""
+    return printable(" ".join(line.strip() for line in str(text).splitlines() if line.strip()))
 
 
 __all__ = ["cut", "one_line", "printable", "read_rows", "read_text"]

@@ -8,7 +8,7 @@ import tempfile
 
 import pytest
 
-from fgvc_hf.io.scratch_folders import PREFIX, scratch_folder
+from fgvc_hf.io.scratch_folders import OWNER, PREFIX, scratch_folder
 
 
 @pytest.fixture
@@ -44,14 +44,17 @@ with scratch_folder() as folder:
     assert subprocess.run([sys.executable, "-c", program]).returncode == -signal.SIGKILL
     (left,) = place.iterdir()
     with scratch_folder() as first:
-        assert left.exists()  # so young that it may not be locked yet
-        aged(left)
+        assert not left.exists()
         aged(first)
-        others = [place / "other", place / f"{PREFIX}file", place / f"{PREFIX}link"]
-        others[0].mkdir()
+        names = ("other", f"{PREFIX}file", f"{PREFIX}link", f"{PREFIX}foreign", f"{PREFIX}unnamed", f"{PREFIX}elsewhere")
+        others = [place / name for name in names]
+        for folder in (others[0], *others[3:]):
+            folder.mkdir()
+        (others[4] / OWNER).touch()  # not locked yet
+        (others[5] / OWNER).write_text("another machine\n")
         others[1].touch()
         others[2].symlink_to(others[0])
-        for other in others[:2]:
+        for other in (*others[:2], *others[3:]):
             aged(other)
         with scratch_folder() as second:
             assert set(place.iterdir()) == {first, second, *others}

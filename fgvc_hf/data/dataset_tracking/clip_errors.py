@@ -13,6 +13,8 @@ whose accelerator is lost, an interruption, and outside of the work on clips a c
 """
 
 import errno
+import os
+import re
 from typing import TYPE_CHECKING
 
 from ...io.json_files import reason_of
@@ -54,10 +56,18 @@ def error_text(error: Exception, stage: str, file: str | None = None, name: str 
     """
     if isinstance(error, OSError) and error.errno in OF_MACHINE:
         raise error
-    text = one_line(str(error) if file is None else str(error).replace(file, printable(name)))
+    text = one_line(str(error) if file is None else renamed(str(error), file, printable(name)))
     if not isinstance(error, ClipError | OSError | ValueError):
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return f"{kind_of(error, stage)}: {text[:LONGEST]}"
+
+
+def renamed(text: str, file: str, name: str) -> str:
+    """A message that calls a file by another name. A path without a folder may be any word: it is one where a message begins, or in quotes."""
+    before, after = r"(?:^|(?<=[\s'\"(\[]))", r"(?=[/\\]|\.?(?:[^\w.-]|$))"
+    if not os.path.dirname(file):
+        before, after = r"(?:^|(?<=['\"]))", r"(?=[/\\:'\"])"
+    return re.sub(before + re.escape(file) + after, lambda _: name, text)
 
 
 def kind_of(error: Exception, stage: str) -> str:

@@ -13,7 +13,7 @@ import pyarrow
 import pyarrow.compute
 import pyarrow.parquet
 
-from ...io.files import atomic_write
+from ...io.files import atomic_write, is_temporary
 from .clip_errors import PASSING
 from .row_encoding import BINARY, encoded_bytes, track_features
 from .stored_files import understood
@@ -47,7 +47,7 @@ class FinishedRows:
         self._waiting: list[dict] = []
         self._bytes, self._since, self._next = 0, time.monotonic(), 0
         for path in folder.iterdir():
-            if path.name.startswith(".") and not path.is_dir():
+            if is_temporary(path):
                 path.unlink()
         for path in sorted(folder.glob(PARTS)):
             self._index(int(path.stem), read_rows(path, ["id", "size", "error"]))

@@ -14,7 +14,7 @@ import torch
 
 from fgvc_hf import PointTracks, Tracker, track_rows
 from fgvc_hf.data.dataset_tracking import clip_tracking
-from fgvc_hf.data.dataset_tracking.clip_errors import LostDevice
+from fgvc_hf.data.dataset_tracking.clip_errors import LostDevice, renamed
 from fgvc_hf.data.dataset_tracking.clip_points import parse_grid, queries_of
 from fgvc_hf.data.dataset_tracking.clip_tracking import track_clip
 from fgvc_hf.data.dataset_tracking.row_encoding import track_features
@@ -113,6 +113,21 @@ def test_an_accelerator_that_is_lost_ends_the_job(monkeypatch):
 
 def test_an_error_has_a_bounded_length(monkeypatch):
     assert len(run(monkeypatch, "read", ValueError("x" * 10**6))["error"]) < 1100
+
+
+@pytest.mark.parametrize(
+    "file, text, expected",
+    [
+        ("a", "a: has a frame that is damaged", "N: has a frame that is damaged"),
+        ("a", "[Errno 2] No such file: 'a'", "[Errno 2] No such file: 'N'"),
+        ("e", "the name e is here", "the name e is here"),
+        ("/t/a", "/t/a: is damaged, not /t/a.mp4 or /x/t/a or /t/ab", "N: is damaged, not /t/a.mp4 or /x/t/a or /t/ab"),
+        ("/t/a", "/t/a/0.png: is damaged (in /t/a).", "N/0.png: is damaged (in N)."),
+        ("/t/(a", "cannot read /t/(a.", "cannot read N."),
+    ],
+)
+def test_only_whole_paths_are_renamed_in_messages(file, text, expected):
+    assert renamed(text, file, "N") == expected
 
 
 def npy(shape, data=b""):

@@ -64,10 +64,21 @@ def test_what_a_run_that_was_killed_left_half_written_goes(command, clips, tmp_p
     """Even of the first file that it writes, and where its name is another every time."""
     folder = tmp_path / "tracks"
     folder.mkdir()
-    for name in (f".{'0' * 32}.json", f".{'a' * 32}.parquet", f".{'f' * 32}"):
-        (folder / name).write_text("half")
+    for name in (f"{'0' * 32}.json", f"{'a' * 32}.parquet", "f" * 32):
+        (folder / f".fgvc-hf-{name}").write_text("half")
     assert command(clips)[0] == 0
     assert [path.name for path in folder.glob(".*")] == [".fgvc-hf-run.json"]
+
+
+def test_hidden_files_of_others_stay_in_a_destination(command, clips, tmp_path, monkeypatch):
+    """Whatever hexadecimal name they have, in the folder and in the one of finished rows."""
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1, OSError("no"))
+        assert command(clips)[0] == 2
+    foreign = [tmp_path / "tracks" / f".{'a' * 32}{ending}" for ending in (".parquet", ".json", ".md", "")]
+    for path in foreign:
+        path.write_text("mine")
+    assert command(clips)[0] == 0 and all(path.read_text() == "mine" for path in foreign)
 
 
 def test_a_run_ended_while_shards_are_written_goes_on(run, clips, tmp_path, monkeypatch):
