@@ -1,6 +1,7 @@
 """The destination of a run: what it was begun with, its finished rows, and at the end its shards.
 
 .fgvc-hf-run.json            what the run was begun with
+.fgvc-hf-clips.jsonl         name and digest of each clip
 .fgvc-hf-rows/000000.parquet finished rows, until all are in shards
 data-00000-of-00003.parquet  shards, in the order of the source
 SHA256SUMS                   their checksums, as `sha256sum --check` reads them
@@ -8,6 +9,7 @@ README.md                    dataset card
 shards.json                  manifest, written last
 """
 
+import itertools
 import json
 import os
 import shutil
@@ -30,7 +32,7 @@ from .shard_writer import write_track_shards
 from .stored_files import is_remote
 
 
-RUN, ROWS, LOCK = ".fgvc-hf-run.json", ".fgvc-hf-rows", ".fgvc-hf-lock"
+RUN, CLIPS, ROWS, LOCK = ".fgvc-hf-run.json", ".fgvc-hf-clips.jsonl", ".fgvc-hf-rows", ".fgvc-hf-lock"
 
 
 def check_destination(path: str | os.PathLike, source: str) -> Path:
@@ -41,7 +43,15 @@ def check_destination(path: str | os.PathLike, source: str) -> Path:
         `OSError`: it holds something else, or cannot be written.
     """
     path = local_path(path).absolute()
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # such as a name that is too long
+        raise OSError(f"{path}: cannot be written ({error.strerror}).") from None
     check_outputs([path], [None if is_remote(source) else source])
+    if path.is_symlink() and not path.exists():
+        raise FileNotFoundError(f"{path}: cannot be written, it is a link to what does not exist.")
     if path.exists() and not path.is_dir():
         raise FileExistsError(f"{path}: is a file; the destination must be a folder.")
     others = path.is_dir() and any(child.name != LOCK and not is_temporary(child) for child in path.iterdir())
@@ -119,8 +129,9 @@ def reopen(folder: Path) -> None:
     (folder / MANIFEST).unlink()
 
 
-def begin_run(folder: Path, run: dict[str, Any]) -> None:
-    """Note what a run is begun with, or compare it with what is noted; and remove what a run that was killed left half-written.
+def begin_run(folder: Path, run: dict[str, Any], listed: dict[str, str]) -> None:
+    """Note what a run is begun with, and a digest of each clip, or compare it with what is noted; and remove what a run that was killed left
+    half-written.
 
     Raises:
         `OSError`: the folder was begun with something else; the message names it.
@@ -128,6 +139,10 @@ def begin_run(folder: Path, run: dict[str, Any]) -> None:
     for path in filter(is_temporary, list(folder.iterdir())):
         path.unlink()
     if not (folder / RUN).is_file():
+        with atomic_write(folder / CLIPS) as temporary:
+            lines = (json.dumps(clip) + "\n" for clip in listed.items())
+            with temporary.open("w", encoding="utf-8") as file:
+                file.writelines(lines)
         with atomic_write(folder / RUN) as temporary:
             temporary.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
         return
@@ -138,12 +153,30 @@ def begin_run(folder: Path, run: dict[str, Any]) -> None:
         return
     differing = [name for name in run if name not in ("clips", "listing") and before.get(name) != run[name]]
     if not differing:
-        counts = "" if before["clips"] == run["clips"] else f": clips was {before['clips']}, now {run['clips']}"
+        counts = "" if before["clips"] == run["clips"] else f"clips was {before['clips']}, now {run['clips']}; "
         raise FileExistsError(
-            f"{folder}: the clips of the source have changed since it was begun{counts}; choose another folder."
+            f"{folder}: the clips of the source have changed since it was begun: {counts}{first_change(folder, listed)}; choose another folder."
+        )
+    if differing == ["source"] and before.get("listing") == run["listing"]:
+        raise FileExistsError(
+            f"{folder}: was begun with the source at {before['source']}, and the same clips are now at {run['source']}, but paths in them may lead "
+            f"elsewhere from there; make {before['source']} a link to {run['source']}, or choose another folder."
         )
     shown = "; ".join(f"{name} was {before.get(name)}, now {run[name]}" for name in differing)
     raise FileExistsError(f"{folder}: was begun with other options: {shown}; give the same, or choose another folder.")
+
+
+def first_change(folder: Path, listed: dict[str, str]) -> str:
+    """The first clip that differs from those that a run was begun with."""
+    with understanding(folder / CLIPS, "the clips that a run was begun with"):
+        with (folder / CLIPS).open(encoding="utf-8") as file:
+            before = dict(json.loads(line) for line in file)
+    names = itertools.chain(before, listed)
+    changed = next((name for name in names if before.get(name) != listed.get(name)), None)
+    if changed is None:
+        return "they are in another order"
+    what = "is gone" if changed not in listed else "has other content" if changed in before else "is new"
+    return f"{printable(changed)} {what}"
 
 
 def read_run(folder: Path) -> dict[str, Any]:

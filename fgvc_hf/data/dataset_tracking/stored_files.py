@@ -1,5 +1,6 @@
 """Files of a source: on this machine, or in a repository of the Hub as `hf://datasets/USER/NAME/...`."""
 
+import hashlib
 import os
 import posixpath
 from collections.abc import Generator, Iterator
@@ -8,12 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ...io.image_files import IMAGE_SUFFIXES
 from ...io.json_files import reason_of
 from ...io.text_files import printable
+from .row_names import digest
 
 
 HUB = "hf://"
 BLOCK = 1 << 20  # bytes that are copied at a time
+ENDS = 64 << 10  # bytes at the start and at the end of a file by which it is told from another
 ABSENT = (-1, 0)  # stamp of a file that is not there
 
 
@@ -41,7 +45,9 @@ def pinned(path: str) -> str:
             raise FileNotFoundError(f"{path}: there is no such file or folder.")
         absolute = os.path.abspath(path)
         if not (os.path.exists(absolute) and os.path.samefile(absolute, path)):  # with `..` after a link
-            absolute = os.path.realpath(path)
+            folder, name = os.path.split(path)  # a link to a file keeps its name
+            whole = os.path.isdir(path) or name in ("", ".", "..")
+            absolute = os.path.realpath(path) if whole else os.path.join(os.path.realpath(folder), name)
         return absolute
     from huggingface_hub import HfApi
 
@@ -174,7 +180,8 @@ def stamp_of(path: str) -> tuple[int, int]:
     """
     Size in bytes and time of the last change in nanoseconds, by which a change is seen; a commit of the Hub does not change.
 
-    Those of a folder are of the files in it: its own size differs by file system, and its own time does not tell of a file that is written over.
+    Those of a folder are of the images in it, whose names, sizes and times are hashed in place of a time: other files are not read, and its
+    own size and time tell of these too.
     """
     try:
         if is_remote(path):
@@ -183,12 +190,35 @@ def stamp_of(path: str) -> tuple[int, int]:
         if not os.path.isdir(path):
             found = os.stat(path)
             return found.st_size, found.st_mtime_ns
-        with os.scandir(path) as entries:
-            inside = [entry.stat() for entry in entries if entry.is_file() and not entry.name.startswith(".")]
-        times = (found.st_mtime_ns for found in (os.stat(path), *inside))
-        return sum(found.st_size for found in inside), max(times)
+        inside = {name: os.stat(os.path.join(path, name)) for name in images_in(path)}
+        listed = [(os.fsencode(name).hex(), found.st_size, found.st_mtime_ns) for name, found in inside.items()]
+        return sum(found.st_size for found in inside.values()), int(digest(listed)[:15], 16)
     except FileNotFoundError:
         return ABSENT
+
+
+def images_in(folder: str) -> list[str]:
+    """Names of the images in a folder of this machine, in name order."""
+    with os.scandir(folder) as entries:
+        found = [entry.name for entry in entries if entry.name.lower().endswith(IMAGE_SUFFIXES) and entry.is_file()]
+    return sorted(name for name in found if not name.startswith("."))
+
+
+def content_of(path: str) -> str:
+    """
+    A digest of what a file holds, or the images of a folder, to tell on a later run whether it is the same: of the size and the first and last
+    64 KiB of each. A time would differ for a copy or a checkout of the same bytes, and to read all would take as long as to track. What differs
+    in the middle alone, at the same size, is not seen; `""` for a commit of the Hub, which does not change, and for what is not there.
+    """
+    if is_remote(path) or not os.path.exists(path):
+        return ""
+    if os.path.isdir(path):
+        return digest([(os.fsencode(name).hex(), content_of(os.path.join(path, name))) for name in images_in(path)])
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        head = file.read(ENDS)
+        file.seek(max(len(head), size - ENDS))
+        return digest([size, hashlib.sha256(head + file.read(ENDS)).hexdigest()])
 
 
 def local_copy(path: str, folder: Path) -> Path:
@@ -227,6 +257,7 @@ def copy_bytes(file: BinaryIO, output: BinaryIO, path: str, size: int | None = N
 
 __all__ = [
     "ABSENT",
+    "content_of",
     "copy_bytes",
     "files_below",
     "is_folder",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ...io.text_files import printable
 from .clip_sources import Clip, ClipSource
 from .row_names import clip_id, digest
-from .stored_files import ABSENT, join, stamp_of
+from .stored_files import ABSENT, content_of, join, stamp_of
 
 
 if TYPE_CHECKING:
@@ -139,11 +139,21 @@ def settings_of(tracker: "Tracker") -> str:
     return digest(json.loads(json.dumps([fields, tracker.processor.image_processor.to_dict()], default=str)))
 
 
-def described(clips: Iterable[Clip], source: str, options: Options, video: str | None) -> dict[str, Any]:
-    """What a destination keeps of a run, to compare a later run with."""
+def described(
+    clips: Iterable[Clip], root: str, source: str, options: Options, video: str | None
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """What a destination keeps of a run, to compare a later run with, and a digest of each clip by its name: of its place, and of the content
+    of its file, whatever the time of that."""
     file = os.path.basename(source) if os.path.isfile(source) else None  # by whatever link it was given
-    listed = [(replace(clip, file=file) if file else clip).to_json() for clip in clips]
-    return {"source": source, "video": video, **asdict(options), "clips": len(listed), "listing": digest(listed)}
+    contents: dict[str, str] = {}
+    listed = {}
+    for clip in clips:
+        if clip.file not in contents:
+            contents[clip.file] = content_of(join(root, clip.file))
+        same = replace(clip, file=file or clip.file, stamp=(clip.stamp[0], 0))
+        listed[clip.source] = digest([same.to_json(), contents[clip.file]])
+    run = {"source": source, "video": video, **asdict(options), "clips": len(listed)}
+    return run | {"listing": digest(list(listed.items()))}, listed
 
 
 __all__ = ["Options", "TrackJob", "check_unchanged", "described", "revision_of", "settings_of"]

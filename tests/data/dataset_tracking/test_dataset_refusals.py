@@ -29,7 +29,7 @@ def test_another_runs_options_are_named(command, copied, tmp_path):
         status, _, error = command(arguments[0], *arguments[1:], points=points)
         assert status == 2 and expected in error and error.count("\n") == 1
     os.utime(copied / "a.mp4", (1, 1))
-    assert "clips of the source have changed" in command(copied)[2]
+    assert command(copied)[0] == 0  # the same bytes
     (copied / "a.mp4").unlink()
     assert "clips was 4, now 3" in command(copied)[2]
     assert files_in(tmp_path / "tracks") == before
@@ -223,3 +223,36 @@ def test_a_source_of_other_clips_is_told_as_that(command, copied, change):
 def test_points_that_are_no_text_are_refused(clips, tmp_path, points):
     with pytest.raises(ValueError, match="points must be grid:N"):
         track_dataset(clips, tmp_path / "tracks", points)
+
+
+@pytest.mark.parametrize("change", ["gone", "new", "other content"])
+def test_the_clip_that_has_changed_is_named(command, copied, change):
+    assert command(copied)[0] == 0
+    if change == "gone":
+        (copied / "a.mp4").unlink()
+    elif change == "new":
+        shutil.copy(copied / "one.mp4", copied / "new.mp4")
+    else:
+        content = bytearray((copied / "a.mp4").read_bytes())
+        content[-1] ^= 1
+        (copied / "a.mp4").write_bytes(content)  # of the same size
+    status, _, error = command(copied)
+    expected = {"gone": "a.mp4 is gone", "new": "new.mp4 is new", "other content": "a.mp4 has other content"}[change]
+    assert status == 2 and expected in error and error.count("\n") == 1
+
+
+def test_a_source_that_was_moved_is_told_what_to_do(command, copied, tmp_path):
+    assert command(copied)[0] == 0
+    moved = copied.rename(tmp_path / "moved")
+    status, _, error = command(moved)
+    assert status == 2 and f"make {copied} a link to {moved}" in error and error.count("\n") == 1
+    copied.symlink_to(moved)
+    assert "; 0 new" in command(moved)[1]
+
+
+@pytest.mark.parametrize("name", ["dangling", "x" * 300])
+def test_destinations_that_cannot_be_are_refused_first(command, clips, tmp_path, name):
+    if name == "dangling":
+        (tmp_path / name).symlink_to(tmp_path / "nowhere")
+    status, _, error = command(clips, destination=tmp_path / name)
+    assert status == 2 and f"{name}: cannot be written" in error and error.count("\n") == 1 and "Errno" not in error

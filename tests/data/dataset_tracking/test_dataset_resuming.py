@@ -3,6 +3,7 @@
 import errno
 import os
 import resource
+import shutil
 import subprocess
 import sys
 
@@ -67,7 +68,7 @@ def test_what_a_run_that_was_killed_left_half_written_goes(command, clips, tmp_p
     for name in (f"{'0' * 32}.json", f"{'a' * 32}.parquet", "f" * 32):
         (folder / f".fgvc-hf-{name}").write_text("half")
     assert command(clips)[0] == 0
-    assert [path.name for path in folder.glob(".*")] == [".fgvc-hf-run.json"]
+    assert [path.name for path in folder.glob(".*") if path.name != ".fgvc-hf-clips.jsonl"] == [".fgvc-hf-run.json"]
 
 
 def test_hidden_files_of_others_stay_in_a_destination(command, clips, tmp_path, monkeypatch):
@@ -168,6 +169,19 @@ def test_a_picture_that_was_written_over_is_a_change_of_the_source(command, pict
     Image.new("RGB", (48, 48), (9, 9, 9)).save(pictures / "2.png")
     status, _, error = command(pictures.parent)
     assert status == 2 and "the clips of the source have changed" in error
+
+
+def test_copies_of_the_same_bytes_and_foreign_files_are_no_change(command, copied, pictures):
+    for source in (copied, pictures.parent):
+        shutil.rmtree(pictures.parents[1] / "tracks", ignore_errors=True)
+        assert command(source)[0] == 0
+        for path in source.rglob("*"):
+            os.utime(path, (1, 1))
+        for name in (".DS_Store", "Thumbs.db", "notes.txt"):
+            (source / name).write_bytes(b"x")
+            (pictures / name).write_bytes(b"x")
+        status, printed, error = command(source)
+        assert status == 0 and "; 0 new" in printed, error
 
 
 def test_the_stamp_of_a_folder_is_of_its_files(pictures, monkeypatch):
