@@ -33,7 +33,7 @@ def test_a_run_that_was_ended_is_refused_and_continued(tmp_path, number):
     write_shards(rows(7), whole, rows_per_shard=2)
     with pytest.raises(KeyboardInterrupt):
         write_shards(ended_after(number), part, rows_per_shard=2)
-    (part / f".{'0' * 32}.parquet").write_bytes(b"half")  # of a process that could not clean up
+    (part / f".fgvc-hf-{'0' * 32}.parquet").write_bytes(b"half")  # of a process that could not clean up
     for read in (load_shards, shard_names):
         with pytest.raises(OSError, match="has no shards.json|holds no shards"):
             read(part)

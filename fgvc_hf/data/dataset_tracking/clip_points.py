@@ -8,6 +8,7 @@ import numpy as np
 
 from ...io.array_files import read_npy
 from ...io.tracks import grid_points
+from ...tracking.frames import host_array
 from ...tracking.prompts import MAX_POINTS
 from .clip_errors import ClipError
 
@@ -58,18 +59,23 @@ def queries_of(points: Any, height: int, width: int) -> np.ndarray:
         return grid_points(parse_grid(points), height, width)
     if isinstance(points, bytes | bytearray | memoryview):
         points = read_points(bytes(points))
-    try:
-        number = len(points)
-        if number > MAX_POINTS:
-            raise ClipError("points", f"there are {number}, at most {MAX_POINTS} are followed.")
-        array = np.array([list(point) for point in points], dtype=np.float64)
-    except (ValueError, TypeError, OverflowError):
-        raise ClipError("points", f"they must be {FORM}.") from None
-    if array.ndim == 2 and array.shape[1] == 2:
-        array = np.column_stack([np.zeros(len(array)), array])
-    if array.ndim != 2 or array.shape[1] != 3:
+    if hasattr(points, "__len__") and len(points) > MAX_POINTS:
+        raise ClipError("points", f"there are {len(points)}, at most {MAX_POINTS} are followed.")
+    array = rows_of_numbers(points)
+    if array is None or array.shape[1] not in (2, 3):
         raise ClipError("points", f"they must be one or more, {FORM}.")
-    return array
+    return np.column_stack([np.zeros(len(array)), array]) if array.shape[1] == 2 else array
+
+
+def rows_of_numbers(values: Any) -> np.ndarray | None:
+    """Rows of real numbers, all of one length, as an array (N, C), float64; `None` for anything else, such as text, complex numbers and bools."""
+    try:
+        array = host_array([np.asarray(host_array(row)) for row in values])  # pandas has rows as an array of arrays
+    except (TypeError, ValueError):
+        return None
+    if array is None or array.ndim != 2 or not len(array) or array.dtype.kind not in "iuf":
+        return None
+    return array.astype(np.float64)
 
 
 def read_points(data: bytes) -> Any:
@@ -78,8 +84,13 @@ def read_points(data: bytes) -> Any:
         raise ClipError("points", f"their file is larger than {MAX_BYTES >> 20} MiB.")
     if data.startswith(b"\x93NUMPY"):
         return read_npy(io.BytesIO(data), len(data), "the array")
-    points = json.loads(data)
+    try:
+        points = json.loads(data)
+    except RecursionError:
+        raise ClipError("points", "their JSON is nested too deeply.") from None
+    except ValueError:
+        raise ClipError("points", "their file is neither JSON nor NPY.") from None
     return points["queries"] if isinstance(points, dict) and "queries" in points else points
 
 
-__all__ = ["MAX_BYTES", "parse_grid", "points_name", "queries_of"]
+__all__ = ["MAX_BYTES", "parse_grid", "points_name", "queries_of", "rows_of_numbers"]

@@ -109,13 +109,15 @@ def draw_sample(folder: Path, files: list[Path], run: dict, wanted: set[str]) ->
         yield f"  no overlays: {folder / OVERLAYS}: {error.strerror}."
         return
     for clip in source.clips():
-        if row := chosen.get(clip.source):
+        if row := chosen.pop(clip.source, None):
             path = folder / OVERLAYS / f"{row['id']}.png"
             yield (
                 f"  {path}: {clip.source}"
                 if (reason := draw(source, clip, row, path)) is None
                 else f"  no overlay of {clip.source}: {reason}"
             )
+    for name in chosen:
+        yield f"  no overlay of {name}: it is no longer in the source."
 
 
 def draw(source: ClipSource, clip: Clip, row: dict, path: Path) -> str | None:

@@ -20,11 +20,13 @@ Visibility, queries, and positions on the frame of the query are exact. Where th
 """
 
 from collections.abc import Mapping
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...tracking.results import PointTracks
+from .clip_points import rows_of_numbers
 
 
 if TYPE_CHECKING:
@@ -109,9 +111,11 @@ def load_tracks(row: Mapping[str, Any]) -> PointTracks:
     check_row(row)
     name = row.get("id")
     try:
-        length, height, width = (int(row[side]) for side in ("num_frames", "height", "width"))
-        queries = np.array([list(query) for query in row["queries"]], dtype=np.float32).reshape(-1, 3)
-        number = len(queries)
+        length, height, width = (whole(row[side]) for side in ("num_frames", "height", "width"))
+        given = rows_of_numbers(row["queries"])
+        if given is None or given.shape[1] != 3:
+            raise ValueError
+        queries, number = given.astype(np.float32), len(given)
         codes = np.frombuffer(row["tracks"], "<u2").reshape(number, length, 2)
         confidence = np.frombuffer(row["confidence"], np.uint8).reshape(number, length)
         uncertainty = np.frombuffer(row["uncertainty"], "<f2").reshape(number, length)
@@ -120,13 +124,16 @@ def load_tracks(row: Mapping[str, Any]) -> PointTracks:
         raise ValueError(
             f"row {name} is damaged, or in the format numpy or torch of datasets: its arrays are not of its points and frames."
         ) from None
+    lost = codes == NOWHERE
+    if (lost[..., 0] != lost[..., 1]).any() or (uncertainty < 0).any() or np.isinf(uncertainty).any():
+        raise ValueError(f"row {name} is damaged: its arrays hold values that are never written.")
     inside = (queries >= 0) & (queries <= (length - 1, width, height))  # not of NaN
-    if min(height, width) < 1 or not inside.all():
+    if not (inside.all() and (queries[:, 0] == np.rint(queries[:, 0])).all()):
         raise ValueError(
             f"row {name} is damaged: its points are not in its {length} frames of {width} x {height} pixels."
         )
     positions = (codes / STEPS * (width, height)).astype(np.float32)  # (N, T, 2)
-    positions[codes[..., 0] == NOWHERE] = np.nan
+    positions[lost[..., 0]] = np.nan
     positions[np.arange(number), queries[:, 0].astype(int)] = queries[:, 1:]
     return PointTracks(
         object_ids=list(range(number)),
@@ -138,6 +145,13 @@ def load_tracks(row: Mapping[str, Any]) -> PointTracks:
         outside=outside,
         size=(height, width),
     )
+
+
+def whole(value: Any) -> int:
+    """A whole number of 1 or more in int32; pandas has those of a column with nulls as floats."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, Real) or not 1 <= value < 2**31 or value != int(value):
+        raise ValueError
+    return int(value)
 
 
 def check_row(row: Any) -> None:

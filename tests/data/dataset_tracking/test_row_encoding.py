@@ -126,3 +126,24 @@ def test_formats_that_cut_zeros_off_are_named(name):
     data = datasets.Dataset(pyarrow.Table.from_pylist([row], track_features().arrow_schema))
     with pytest.raises(ValueError, match="in the format numpy or torch of datasets"):
         load_tracks(data.with_format(name)[0])
+
+
+@pytest.mark.parametrize(
+    "column, value",
+    [
+        *((side, value) for side in ("num_frames", "width", "height") for value in (5.9, 10**400, True, "5", 2**31, 0)),
+        ("queries", [[0, 1, 1, 0, 2, 2]] * 3),
+        ("queries", [["0", "1", "1"]] * 3),
+        ("queries", [[0, 1j, 1]] * 3),
+        ("queries", [[0.5, 1, 1]] * 3),
+        ("tracks", np.full((3, 5, 2), (7, 65535), "<u2").tobytes()),
+        ("tracks", np.full((3, 5, 2), (65535, 7), "<u2").tobytes()),
+        ("uncertainty", np.full((3, 5), -1, "<f2").tobytes()),
+        ("uncertainty", np.full((3, 5), np.inf, "<f2").tobytes()),
+    ],
+)
+def test_rows_that_are_never_written_are_refused(column, value):
+    row = encode_tracks(random_tracks(3, 5, 48, 64, 1)) | {"id": "7", "source": "a.mp4"}
+    load_tracks(row | {side: float(row[side]) for side in ("num_frames", "width", "height")})  # of pandas, beside nulls
+    with pytest.raises(ValueError, match="^row 7 is damaged"):
+        load_tracks(row | {column: value})
