@@ -7,7 +7,12 @@ from pathlib import Path
 
 
 MAX_TEXT = 64 * 2**20  # bytes
-BROKEN = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories of control characters, surrogates, and ends of lines and paragraphs
+BROKEN = (
+    "Cc",
+    "Cs",
+    "Zl",
+    "Zp",
+)  # Unicode's categories of control characters, surrogates, and ends of lines and paragraphs
 TURNING = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # the direction of what follows
 
 

@@ -46,7 +46,14 @@ with scratch_folder() as folder:
     with scratch_folder() as first:
         assert not left.exists()
         aged(first)
-        names = ("other", f"{PREFIX}file", f"{PREFIX}link", f"{PREFIX}foreign", f"{PREFIX}unnamed", f"{PREFIX}elsewhere")
+        names = (
+            "other",
+            f"{PREFIX}file",
+            f"{PREFIX}link",
+            f"{PREFIX}foreign",
+            f"{PREFIX}unnamed",
+            f"{PREFIX}elsewhere",
+        )
         others = [place / name for name in names]
         for folder in (others[0], *others[3:]):
             folder.mkdir()

@@ -5,13 +5,17 @@ import pytest
 from fgvc_hf.io.text_files import one_line, printable
 
 
-@pytest.mark.parametrize("name", ["a  b.mp4", "\u3000全角.mp4", "a\u202fb", "\u00a0x", "👩\u200d👧.mp4", "späť\u00ad", " a"])
+@pytest.mark.parametrize(
+    "name", ["a  b.mp4", "\u3000全角.mp4", "a\u202fb", "\u00a0x", "👩\u200d👧.mp4", "späť\u00ad", " a"]
+)
 def test_names_are_printed_as_they_are(name):
     assert printable(name) == name
     assert f"'{name}'" in one_line(f"'{name}': no")
 
 
-@pytest.mark.parametrize("one", ["\n", "\r", "\x1b", "\x85", "\u2028", "\u2029", "\u202e", "\u2067", "\u200f", "\udcff", "\0"])
+@pytest.mark.parametrize(
+    "one", ["\n", "\r", "\x1b", "\x85", "\u2028", "\u2029", "\u202e", "\u2067", "\u200f", "\udcff", "\0"]
+)
 def test_what_would_change_the_line_is_escaped(one):
     assert printable(f"a{one}b") == f"a{one.encode('unicode_escape').decode()}b"
 

@@ -5,8 +5,10 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from textwrap import shorten
+from typing import Any
 
 from ...io.overlays import drawn_tracks, write_sheet
 from ...io.scratch_folders import scratch_folder
@@ -14,12 +16,13 @@ from ...io.text_files import printable
 from ...io.video import open_video
 from ..shard_manifest import shard_files
 from .clip_errors import error_text
-from .clip_sources import Clip, ClipSource
+from .clip_sources import Clip
 from .clip_tracking import ClipFrames, on_disk
 from .finished_rows import PARTS, read_rows
 from .row_encoding import load_tracks
 from .run_folder import ROWS, is_whole, read_run
 from .source_kinds import open_source
+from .track_job import Options, TrackJob
 
 
 OVERLAYS = "overlays"  # folder in the data set
@@ -108,24 +111,28 @@ def draw_sample(folder: Path, files: list[Path], run: dict, wanted: set[str]) ->
     except OSError as error:
         yield f"  no overlays: {folder / OVERLAYS}: {error.strerror}."
         return
+    options: dict[str, Any] = {field.name: run.get(field.name) for field in fields(Options)}
+    job = TrackJob(source, Options(**options), "")
     for clip in source.clips():
         if row := chosen.pop(clip.source, None):
             path = folder / OVERLAYS / f"{row['id']}.png"
             yield (
                 f"  {path}: {clip.source}"
-                if (reason := draw(source, clip, row, path)) is None
+                if (reason := draw(job, clip, row, path)) is None
                 else f"  no overlay of {clip.source}: {reason}"
             )
     for name in chosen:
         yield f"  no overlay of {name}: it is no longer in the source."
 
 
-def draw(source: ClipSource, clip: Clip, row: dict, path: Path) -> str | None:
-    """Draw the tracks of a clip; why not, if it can no longer be read."""
+def draw(job: TrackJob, clip: Clip, row: dict, path: Path) -> str | None:
+    """Draw the tracks of a clip; why not, if it can no longer be read, or is another than was tracked."""
     with scratch_folder() as folder:
         try:
-            video = on_disk(source.read(clip, folder).video, folder)
+            video = on_disk(job.source.read(clip, folder).video, folder)
             frames = ClipFrames(open_video(video), (clip.start, clip.stop))
+            if job.name(clip) != row["id"]:
+                return "it is another than the one that was tracked."
             write_sheet(frames, drawn_tracks({"tracks": load_tracks(row)}), path)
         except Exception as error:
             return error_text(error, "video")

@@ -149,7 +149,12 @@ def load_tracks(row: Mapping[str, Any]) -> PointTracks:
 
 def whole(value: Any) -> int:
     """A whole number of 1 or more in int32; pandas has those of a column with nulls as floats."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, Real) or not 1 <= value < 2**31 or value != int(value):
+    if (
+        isinstance(value, bool | np.bool_)
+        or not isinstance(value, Real)
+        or not 1 <= value < 2**31
+        or value != int(value)
+    ):
         raise ValueError
     return int(value)
 

@@ -1,8 +1,11 @@
 """Which kind a source is of: a folder of videos, Parquet, WebDataset or a LeRobotDataset."""
 
 import os
+import warnings
 
 from ...io.files import local_path
+from ...io.image_files import IMAGE_SUFFIXES
+from ...io.text_files import printable
 from .clip_sources import VIDEO_FILES, ClipSource, FolderSource
 from .lerobot_source import INFO, LeRobotSource
 from .parquet_source import ParquetSource
@@ -47,7 +50,22 @@ def open_source(path: str | os.PathLike, video: str | None = None, points: str |
     if len(held) > 1 or (videos and ".tar" in held):  # beside Parquet, videos may be those of its paths
         kinds = " and ".join([*held, *["videos"] * videos])
         raise ValueError(f"{path}: holds {kinds}; give the folder or the file of one kind.")
+    warn_of_others(path, names, held)
     return FILES[held[0]](root, video, points) if held else FolderSource(root, video, points)
+
+
+def warn_of_others(path: str | os.PathLike, names: list[str], held: list[str]) -> None:
+    """Say once what may hold clips and is passed over: archives in a folder of videos, images beside .tar. Beside Parquet they may be those of its
+    paths."""
+    what, endings = {"": ("archives", (*COMPRESSED, ".zip")), ".tar": ("images", IMAGE_SUFFIXES)}.get(
+        "".join(held), ("", ())
+    )
+    left = [name for name in names if name.lower().endswith(endings)]
+    if left and (held or len(left) < len(names)):  # a folder of archives alone holds no clips, which is an error
+        warnings.warn(
+            f"{path}: {len(left)} {what} are passed over, such as {printable(left[0])}; give them as a source of their own, archives unpacked.",
+            stacklevel=2,
+        )
 
 
 __all__ = ["open_source"]

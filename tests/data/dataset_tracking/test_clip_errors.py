@@ -121,7 +121,11 @@ def test_an_error_has_a_bounded_length(monkeypatch):
         ("a", "a: has a frame that is damaged", "N: has a frame that is damaged"),
         ("a", "[Errno 2] No such file: 'a'", "[Errno 2] No such file: 'N'"),
         ("e", "the name e is here", "the name e is here"),
-        ("/t/a", "/t/a: is damaged, not /t/a.mp4 or /x/t/a or /t/ab", "N: is damaged, not /t/a.mp4 or /x/t/a or /t/ab"),
+        (
+            "/t/a",
+            "/t/a: is damaged, not /t/a.mp4 or /x/t/a or /t/ab",
+            "N: is damaged, not /t/a.mp4 or /x/t/a or /t/ab",
+        ),
         ("/t/a", "/t/a/0.png: is damaged (in /t/a).", "N/0.png: is damaged (in N)."),
         ("/t/(a", "cannot read /t/(a.", "cannot read N."),
     ],

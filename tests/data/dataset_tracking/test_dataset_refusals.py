@@ -256,3 +256,23 @@ def test_destinations_that_cannot_be_are_refused_first(command, clips, tmp_path,
         (tmp_path / name).symlink_to(tmp_path / "nowhere")
     status, _, error = command(clips, destination=tmp_path / name)
     assert status == 2 and f"{name}: cannot be written" in error and error.count("\n") == 1 and "Errno" not in error
+
+
+@pytest.mark.parametrize("kind", ["videos", "tar"])
+def test_what_is_passed_over_is_told_once(command, copied, webdataset, tmp_path, kind):
+    source = copied if kind == "videos" else shutil.copytree(webdataset, tmp_path / "tars")
+    names = ("x.tar.gz", "y.zip") if kind == "videos" else ("x.png", "y.jpg")
+    for name in names:
+        (source / name).write_bytes(b"x")
+    with pytest.warns(UserWarning, match=f"2 .* are passed over, such as {names[0]}") as found:
+        assert command(source)[0] == 0
+    assert len([one for one in found if "passed over" in str(one.message)]) == 1
+
+
+def test_inspection_tells_of_clips_that_are_gone_or_replaced(command, copied, tmp_path):
+    assert command(copied)[0] == 0
+    (copied / "a.mp4").unlink()
+    shutil.copy(copied / "späť" / "b c.mp4", copied / "one.mp4")
+    lines = "\n".join(inspect_tracks(tmp_path / "tracks"))
+    assert "no overlay of a.mp4: it is no longer in the source" in lines
+    assert "no overlay of one.mp4: it is another than the one that was tracked" in lines

@@ -131,7 +131,11 @@ def test_formats_that_cut_zeros_off_are_named(name):
 @pytest.mark.parametrize(
     "column, value",
     [
-        *((side, value) for side in ("num_frames", "width", "height") for value in (5.9, 10**400, True, "5", 2**31, 0)),
+        *(
+            (side, value)
+            for side in ("num_frames", "width", "height")
+            for value in (5.9, 10**400, True, "5", 2**31, 0)
+        ),
         ("queries", [[0, 1, 1, 0, 2, 2]] * 3),
         ("queries", [["0", "1", "1"]] * 3),
         ("queries", [[0, 1j, 1]] * 3),
@@ -144,6 +148,8 @@ def test_formats_that_cut_zeros_off_are_named(name):
 )
 def test_rows_that_are_never_written_are_refused(column, value):
     row = encode_tracks(random_tracks(3, 5, 48, 64, 1)) | {"id": "7", "source": "a.mp4"}
-    load_tracks(row | {side: float(row[side]) for side in ("num_frames", "width", "height")})  # of pandas, beside nulls
+    load_tracks(
+        row | {side: float(row[side]) for side in ("num_frames", "width", "height")}
+    )  # of pandas, beside nulls
     with pytest.raises(ValueError, match="^row 7 is damaged"):
         load_tracks(row | {column: value})
