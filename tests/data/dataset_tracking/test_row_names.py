@@ -16,6 +16,7 @@ from fgvc_hf.cli.main import main
 from fgvc_hf.data.dataset_tracking import track_job
 from fgvc_hf.data.dataset_tracking.clip_sources import Clip
 from fgvc_hf.data.dataset_tracking.source_kinds import open_source
+from fgvc_hf.data.dataset_tracking.stored_files import pinned
 from fgvc_hf.data.dataset_tracking.track_job import TrackJob
 
 
@@ -145,3 +146,15 @@ def test_relative_paths_of_a_table_that_is_a_link_are_beside_the_link(run, clips
     (folder / "t.parquet").symlink_to(os.path.relpath(kept, folder))
     ((name, row),) = run(folder / "t.parquet").items()
     assert row["error"] is None and name == ("t.parquet#0" if store[0] == "." else "SHA256E-s1--aa.parquet#0")
+
+
+def test_a_file_reached_by_dots_after_a_link_keeps_its_name(tmp_path, monkeypatch):
+    """As in a snapshot of the Hub's cache, whose files are links to blobs without an ending."""
+    for folder in ("far/snapshot", "far/blobs", "near"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "far" / "blobs" / "c0ffee").touch()
+    (tmp_path / "far" / "0.parquet").symlink_to("blobs/c0ffee")
+    (tmp_path / "near" / "link").symlink_to(tmp_path / "far" / "snapshot", target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    assert pinned("near/link/../0.parquet") == os.path.realpath(tmp_path / "far") + "/0.parquet"
+    assert pinned("near/link/..") == os.path.realpath(tmp_path / "far")
