@@ -105,9 +105,10 @@ def track_dataset(
     named = {job.name(clip): clip for clip in clips}
     here, on_ray = (lambda left: job.rows(left, tracker)), (lambda left: track_on_ray(job, left, actors or Actors()))
     with locked(folder):
-        run, listed = described(clips, opened.root, real_place(opened.path), job.options, video)
-        begin_run(folder, run, listed)
-        added = finish_run(folder, named, on_ray if engine == "ray" else here, num_shards, retry_errors, run, progress)
+        begin_run(folder, *(begun := described(clips, opened.root, real_place(opened.path), job.options, video)))
+        added = finish_run(
+            folder, named, on_ray if engine == "ray" else here, num_shards, retry_errors, begun[0], progress
+        )
         if append_to is not None:
             episodes = {(clip.row, clip.place[0]): name for name, clip in named.items()}
             append_tracks(opened, shard_files(folder), episodes, append_to)
