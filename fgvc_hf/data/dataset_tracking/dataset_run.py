@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,12 +104,11 @@ def track_dataset(
     tracker = load_tracker(checkpoint, loading | ({"device": "cpu"} if engine == "ray" else {}))
     job = make_job(opened, points, checkpoint, loading, tracker, time_limit)
     named = {job.name(clip): clip for clip in clips}
-    here, on_ray = (lambda left: job.rows(left, tracker)), (lambda left: track_on_ray(job, left, actors or Actors()))
+    rows_of = partial(job.rows, tracker=tracker), partial(track_on_ray, job, actors=actors or Actors())
     with locked(folder):
-        begin_run(folder, *(begun := described(clips, opened.root, real_place(opened.path), job.options, video)))
-        added = finish_run(
-            folder, named, on_ray if engine == "ray" else here, num_shards, retry_errors, begun[0], progress
-        )
+        run, listed = described(clips, opened.root, real_place(opened.path), job.options, video)
+        begin_run(folder, run, listed)
+        added = finish_run(folder, named, rows_of[engine == "ray"], num_shards, retry_errors, run, progress)
         if append_to is not None:
             episodes = {(clip.row, clip.place[0]): name for name, clip in named.items()}
             append_tracks(opened, shard_files(folder), episodes, append_to)
