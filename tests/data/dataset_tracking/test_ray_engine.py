@@ -92,7 +92,7 @@ def test_an_interrupt_ends_at_once_and_the_same_command_goes_on(clips, checkpoin
         os.killpg(process.pid, signal.SIGINT)
         error = process.communicate(timeout=60)[1]
     assert process.returncode == 130 and "fgvc-hf: interrupted" in error and "Traceback" not in error
-    assert {path.name for path in tracks.iterdir()} == {".fgvc-hf-run.json", ".fgvc-hf-rows"}
+    assert {path.name for path in tracks.iterdir()} == {".fgvc-hf-clips.jsonl", ".fgvc-hf-run.json", ".fgvc-hf-rows"}
     assert all(re.fullmatch(r"\d{6}\.parquet", path.name) for path in (tracks / ".fgvc-hf-rows").iterdir())
     assert subprocess.run(command, env=environment, timeout=300).returncode == 0
     names = ["data-00000-of-00001.parquet", "README.md", "SHA256SUMS", "shards.json"]
