@@ -12,6 +12,7 @@ from ..text_files import cut
 
 LARGEST = 1e9  # frame number and position, beyond any video
 LONGEST_NAME = 200  # characters
+ROUNDING = 1e-6  # by which a confidence of float32 may pass 0 or 1
 
 
 class PointName(NamedTuple):
@@ -250,11 +251,12 @@ def gather_points(
         raise ValueError(f"{source}: {cut(str(names[ids[row]]))} is labelled twice on frame {points[row, 0]:.0f}.")
     visible = np.array([row.visible for row in rows], dtype=bool)[order]
     confidence = np.array([row.confidence for row in rows], dtype=np.float64)[order]
-    if (wrong := ~((confidence >= 0) & (confidence <= 1))).any():
+    if (wrong := ~((confidence >= -ROUNDING) & (confidence <= 1 + ROUNDING))).any():
         row = int(wrong.argmax())
         raise ValueError(
             f"{source}: {cut(str(names[ids[row]]))} must have a confidence from 0 to 1 on frame {points[row, 0]:.0f}, got {confidence[row]:g}."
         )
+    confidence = confidence.clip(0, 1)
     return PointLabels(ids, points, visible, confidence, {i: names[i] for i in np.unique(ids).tolist()}, size)
 
 

@@ -221,7 +221,8 @@ def check_options(name: str | None, options: Mapping[str, Any]) -> dict[str, Any
     if given.get("first_frame") is not None:
         given["first_frame"] = whole_number("first_frame", given["first_frame"])
     images = given.get("images")
-    if images is not None and len(PurePosixPath(images).parts) != 2:
+    parts = () if images is None else PurePosixPath(images).parts
+    if images is not None and (len(parts) != 2 or any(part == ".." or "/" in part or "\\" in part for part in parts)):
         raise ValueError(f"images must be a folder as labeled-data/clip, got {cut(images)!r}.")
     return given
 

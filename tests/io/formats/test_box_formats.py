@@ -180,6 +180,13 @@ def test_xml_of_another_encoding(tmp_path):
 MOT = "1,3,11,11,10,10,1,-1,-1,-1\r\n3,3,11,6,10,20,1,-1,-1,-1\r\n\r\n2,7,2.5,3,6.5,7.25,1,-1,-1,-1\r\n2,9,2,3,4,5,0,-1,-1,-1\r\n"
 
 
+def test_boxes_of_little_confidence_count_in_mot(tmp_path):
+    boxes = example_boxes()
+    boxes.confidence[:] = 1e-5, 0, 1e-9
+    save_boxes(boxes, tmp_path / "found.txt")
+    assert len(read_boxes(tmp_path / "found.txt").ids) == boxes.visible.sum()
+
+
 def test_mot_counts_from_one(tmp_path):
     boxes = read_boxes(write(tmp_path / "gt.txt", MOT))
     assert boxes.ids.tolist() == [3, 3, 7] and boxes.frames.tolist() == [0, 2, 1]
