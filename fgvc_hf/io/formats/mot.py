@@ -46,6 +46,7 @@ def write_boxes(tracks: BoxTracks, path: Path, names: dict[int, str]) -> None:
         for t in range(tracks.corners.shape[1]):
             for row in np.flatnonzero(tracks.visible[:, t]):
                 x0, y0, x1, y1 = tracks.sides[row, t]
-                confidence = max(tracks.confidence[row, t], LEAST)
-                numbers = f"{x0:.3f},{y0:.3f},{x1 - x0:.3f},{y1 - y0:.3f},{confidence:.6f}"
+                confidence = max(float(tracks.confidence[row, t]), LEAST)
+                score = np.format_float_positional(round(confidence, 6), min_digits=4)
+                numbers = f"{x0:.3f},{y0:.3f},{x1 - x0:.3f},{y1 - y0:.3f},{score}"
                 file.write(f"{t + 1},{tracks.object_ids[row]},{numbers},-1,-1,-1\n")

@@ -172,13 +172,14 @@ def read_foreign(path: Path, name: str, clip: str | None) -> PointLabels:
     return labels
 
 
-def read_boxes(path, format: str | None = None) -> BoxLabels:
+def read_boxes(path, format: str | None = None, clip: str | None = None) -> BoxLabels:
     """
     Read labelled boxes.
 
     Args:
         path: A file of MOTChallenge (.txt, .csv) or CVAT for video (.xml).
         format (`str`, *optional*): `"mot"` or `"cvat"`; by the suffix if it is not given.
+        clip (`str`, *optional*): Which clip, of a file that holds boxes of several: the name of the task in a project of CVAT.
 
     Returns:
         [`BoxLabels`] in pixels of the video.
@@ -189,7 +190,7 @@ def read_boxes(path, format: str | None = None) -> BoxLabels:
     path = existing(path)
     name = find_format(path, format, "read_boxes")
     form = TABLE[str(name)]
-    boxes = gather_boxes(form.function("read_boxes")(path), path)
+    boxes = gather_boxes(form.function("read_boxes")(path), path, clip)
     boxes.centre, boxes.first_frame = form.centre, form.first_frame
     boxes.boxes += 0.5 - form.centre
     boxes.frames -= form.first_frame

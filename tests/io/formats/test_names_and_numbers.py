@@ -1,8 +1,8 @@
 """Names and numbers of all formats: a name comes back or is refused, and a whole number is read exactly or refused."""
 
 import json
-from functools import partial
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
