@@ -187,6 +187,9 @@ def _parse(path: Path) -> Element:
     if root.find("track") is None:
         kind = "is of CVAT for images" if root.find("image") is not None else "holds no track"
         raise ValueError(f"{path}: {kind}; export tracks as CVAT for video 1.1.")
+    of_tracks = Counter((one.get("task_id"), one.get("id") or one.get("label", "")) for one in root.findall("track"))
+    if twice := [number for (_, number), times in of_tracks.items() if times > 1]:
+        raise ValueError(f"{path}: two tracks have the id {cut(twice[0])}; of two, one would be lost.")
     return root
 
 

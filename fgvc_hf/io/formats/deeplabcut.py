@@ -138,6 +138,8 @@ def only(keys: list[str]) -> str:
 def _read_fixed(group) -> Table:
     """The layout of labels: names in arrays, each with its distinct values and the number of each column's."""
     columns = [_level(group, "axis0", i) for i in range(int(group.attrs["axis0_nlevels"]))]
+    if "shape" in group["block0_values"].attrs:  # by which pandas marks what is empty
+        return Table([_column(name) for name in zip(*columns, strict=True)], [], np.empty((0, len(columns[0]))))
     if "axis1" in group:
         index = _texts(group["axis1"][()])
     else:

@@ -208,6 +208,13 @@ def test_the_tasks_of_a_project_of_cvat_are_clips(tmp_path):
         read_labels(path)
 
 
+def test_two_tracks_of_one_id_are_refused(tmp_path):
+    path = write(tmp_path / "a.xml", CVAT.replace('<track id="1"', '<track id="0"'))
+    for read in (read_labels, read_boxes):
+        with pytest.raises(ValueError, match="two tracks have the id 0"):
+            read(path)
+
+
 def test_a_file_of_polygons_says_so(tmp_path):
     path = write(
         tmp_path / "a.xml",

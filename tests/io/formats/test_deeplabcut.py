@@ -218,6 +218,15 @@ def test_an_index_that_has_names_is_one(tmp_path, text):
     assert positions_of(read_labels(tmp_path / "l.csv", "dlc"), "m1/nose" if text is SEVERAL else "nose") == NOSE
 
 
+@pytest.mark.parametrize("suffix", ["csv", "h5"])
+def test_labels_of_a_project_on_which_nothing_is_visible(tmp_path, suffix):
+    tracks = example_tracks()
+    tracks.visible[:] = False
+    save_tracks(tracks, tmp_path / f"t.{suffix}", "dlc", images="labeled-data/clip")
+    with pytest.raises(ValueError, match="holds no labelled point"):
+        read_labels(tmp_path / f"t.{suffix}", "dlc")
+
+
 def test_what_version_3_did_not_find_is_not_labelled(tmp_path):
     (tmp_path / "l.csv").write_text(PREDICTED.replace("12,11.25,21,1,5,6,0.25", "12,-1,-1,-1,5,6,0.25"))
     labels = read_labels(tmp_path / "l.csv", "dlc")
