@@ -11,8 +11,12 @@ from .text_files import cut
 NUMBER = re.compile(r"[+-]?\d{1,40}(\.\d{0,40})?([eE][+-]?\d{1,3})?", re.ASCII)
 IMAGE = re.compile(r"(?:.*\D)?(\d+)(?:\.[A-Za-z]\w*)?", re.ASCII | re.DOTALL)  # a name that ends in a number
 QUERY = re.compile(r"(\.[A-Za-z]\w*)[?#].*", re.ASCII | re.DOTALL)  # of the address of an image, after its suffix
-ROBOFLOW = re.compile(r"(?:[._][A-Za-z]{3,4})?\.rf\.[0-9A-Za-z]+(?=\.|$)", re.ASCII)  # `_jpg.rf.` and a hash, before the suffix
-HASH = re.compile(r"(?:.*[^0-9A-Za-z])?(?=[0-9a-f]*[0-9][a-f])[0-9a-f]{8,}(?:\.[A-Za-z]\w*)?", re.DOTALL)  # no frame number
+ROBOFLOW = re.compile(
+    r"(?:[._][A-Za-z]{3,4})?\.rf\.[0-9A-Za-z]+(?=\.|$)", re.ASCII
+)  # `_jpg.rf.` and a hash, before the suffix
+HASH = re.compile(
+    r"(?:.*[^0-9A-Za-z])?(?=[0-9a-f]*[0-9][a-f])[0-9a-f]{8,}(?:\.[A-Za-z]\w*)?", re.DOTALL
+)  # no frame number
 
 
 def whole_in(text: str) -> int | None:

@@ -6,6 +6,7 @@ parts; point scores, which may pass 1 a little, are confidences.
 """
 
 import os
+from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,6 +16,7 @@ from ...tracking.results import PointTracks
 from ..hdf5_files import check_hdf5
 from ..json_files import understanding
 from ..optional_libraries import load_library
+from ..text_files import cut
 from .point_labels import Label, PointName, owners_of
 
 
@@ -32,6 +34,7 @@ def read(path: Path) -> tuple[list[Label], list[PointName], tuple[int, int] | No
             labels = sleap_io.load_slp(str(path), open_videos=False)
         used = [_used(frame) for frame in labels.labeled_frames]
         several = any(len(of) > 1 for of in used) or len({instance.track for of in used for instance in of}) > 1
+        _check_tracks(labels, path)
         rows = [row for frame in labels.labeled_frames for row in _frame_rows(frame, several, path)]
         owners = dict.fromkeys([*map(_owner, labels.tracks), *(row.name.individual for row in rows)])
         names = [PointName(node, owner) for owner in owners for node in labels.skeletons[0].node_names]
@@ -40,6 +43,14 @@ def read(path: Path) -> tuple[list[Label], list[PointName], tuple[int, int] | No
     if unknown:
         raise ValueError(f"{path}: holds several skeletons; files of one skeleton are read.")
     return rows, names, shapes.pop() if len(shapes) == 1 else None
+
+
+def _check_tracks(labels: Any, path: Path) -> None:
+    """A `ValueError` if two tracks of one video have the same name, and would be one animal."""
+    used = [(_clip(frame.video), one.track) for frame in labels.labeled_frames for one in _used(frame) if one.track]
+    named = Counter((clip, name) for clip, name, _ in {(clip, track.name, id(track)) for clip, track in used})
+    if twice := [name for (_, name), times in named.items() if times > 1]:
+        raise ValueError(f"{path}: two tracks of one video are called {cut(twice[0])}; name them apart in SLEAP.")
 
 
 def _frame_rows(frame: Any, several: bool, path: Path) -> list[Label]:

@@ -104,6 +104,9 @@ def test_predictions_of_other_tracks_than_what_people_labelled_are_read_beside_i
     labels = read_labels(save([found(7.0, a), user(1.0, a), found(9.0, b)]))
     assert positions_of(labels, "a/nose") == {5: (1.5, 2.5)} and positions_of(labels, "b/nose") == {5: (9.5, 2.5)}
     assert sorted(labels.confidence.tolist()) == [0.5, 1]
+    b.name = "a"
+    with pytest.raises(ValueError, match="two tracks of one video are called a; name them apart"):
+        read_labels(save([user(1.0, a), found(9.0, b)]))
     for untold in ([user(1.0), user(3.0)], [found(1.0), found(3.0)]):
         with pytest.raises(ValueError, match="several instances, and one on frame 5 is in no track; give all of them"):
             read_labels(save(untold))
