@@ -11,6 +11,12 @@ READ = ("dlc", "sleap", "coco", "posemark", "cvat", "mot")
 WRITTEN = ("dlc", "sleap", "coco", "posemark", "cvat", "mot", "nuke", "blender", "after-effects")
 
 
+OF_LABELS = (
+    "--format, --parts, --clip and --min-confidence are of labels of another tool, which are read by --points-file and "
+    "--format."
+)
+
+
 def add_format_options(command: argparse.ArgumentParser) -> None:
     """The formats of `--points-file`, `--boxes-file` and `--output`, and what is read and written of them."""
     command.add_argument("--format", choices=READ, help="whose labels the file holds, where its suffix does not tell")
@@ -19,6 +25,9 @@ def add_format_options(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--clip", metavar="NAME", help="of labels of several clips, those of this one")
     command.add_argument(
+        "--min-confidence", type=float, metavar="P", help="of predictions, only labels of this confidence or more"
+    )
+    command.add_argument(
         "--output-format", choices=WRITTEN, help="whose format to write, where the suffix does not tell"
     )
     command.add_argument("--fps", type=float, help="of After Effects: the composition's; default: the video's")
@@ -26,6 +35,12 @@ def add_format_options(command: argparse.ArgumentParser) -> None:
         "--first-frame", type=int, metavar="N", help="of Nuke and Blender: number of the first; default: 1"
     )
     command.add_argument("--images", metavar="FOLDER", help="of DeepLabCut: write labels of images in this folder")
+
+
+def label_options(arguments: argparse.Namespace) -> bool:
+    """Whether an option is given that only labels of another tool have."""
+    given = arguments.format, arguments.parts or None, arguments.clip, arguments.min_confidence
+    return any(option is not None for option in given)
 
 
 def output_options(arguments: argparse.Namespace, video: Any, names: dict[int, Any] | None) -> dict[str, Any]:
@@ -64,4 +79,4 @@ def uneven(video: Any) -> bool:
     return any(abs((video.time(t) - first) * video.fps - t) >= 0.5 for t in range(video.num_frames))
 
 
-__all__ = ["add_format_options", "output_options"]
+__all__ = ["OF_LABELS", "add_format_options", "label_options", "output_options"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..io.checkpoints import DEFAULT_CHECKPOINT, PRESETS
-from .label_formats import add_format_options, output_options
+from .label_formats import OF_LABELS, add_format_options, label_options, output_options
 from .options import add_direction_option, add_model_options, add_video_option, load_tracker, parse_points
 from .outputs import add_drawing_options, check_drawings, check_files, write_drawings
 
@@ -114,6 +114,12 @@ def check_request(arguments: argparse.Namespace) -> None:
     """A `ValueError` if options do not belong together."""
     if not (arguments.output or arguments.overlay or arguments.sheet or arguments.suggest):
         raise ValueError("nothing to write: give --output FILE, --overlay FILE, --sheet FILE, or several of them.")
+    if arguments.boxes_file and (arguments.parts or arguments.min_confidence is not None):
+        raise ValueError("--parts and --min-confidence are of points; leave them out to track boxes.")
+    if arguments.min_confidence is not None and not 0 <= arguments.min_confidence <= 1:
+        raise ValueError(f"--min-confidence must be from 0 to 1, got {arguments.min_confidence:g}.")
+    if label_options(arguments) and not (arguments.points_file or arguments.boxes_file):
+        raise ValueError(OF_LABELS)
     if arguments.compare and arguments.boxes_file:
         raise ValueError("--compare is of points; leave it out to track boxes.")
     if arguments.compare and not (arguments.overlay or arguments.sheet):
@@ -158,7 +164,7 @@ def run_boxes(arguments: argparse.Namespace) -> None:
     if arguments.output:
         find_format(check_writable(arguments.output), arguments.output_format, "write_boxes")
     check_drawings(arguments)
-    boxes = read_boxes(arguments.boxes_file, arguments.format)
+    boxes = read_boxes(arguments.boxes_file, arguments.format, arguments.clip)
     video = open_video(arguments.video, arguments.allow_truncated)
     boxes.check(video.num_frames, (video.height, video.width))
     tracker = load_tracker(arguments)
@@ -187,13 +193,15 @@ def read_prompts(arguments: argparse.Namespace, video) -> tuple[Any, Any]:
 
     path = arguments.points_file
     if path is None or find_format(Path(path), arguments.format, "read") is None:
-        if arguments.format or arguments.parts or arguments.clip:
-            raise ValueError(
-                "--format, --parts and --clip are of labels of another tool, which are read by --points-file and --format."
-            )
+        if label_options(arguments):
+            raise ValueError(OF_LABELS)
         return read_points(arguments, video.height, video.width), None
     labels = read_labels(path, arguments.format, arguments.clip)
     labels = labels.select(arguments.parts) if arguments.parts else labels
+    if arguments.min_confidence is not None:
+        labels = labels.confident(arguments.min_confidence)
+        if not len(labels):
+            raise ValueError(f"{path}: holds no label of a confidence of {arguments.min_confidence:g} or more.")
     labels.check(video.num_frames, (video.height, video.width))
     prompts = labels.prompts()
     return prompts, {obj_id: labels.names[obj_id] for obj_id in prompts}

@@ -8,7 +8,8 @@ other tools, of `formats/`.
 | NPZ    | `queries` (N, 3), and `ids` (N,) if points have several labels | the arrays below                                                                   |
 
 Arrays: `queries` (N, 3) as (t, x, y), `tracks` (N, T, 2) as (x, y), `visible`, `confidence`, `uncertainty` and `outside` (N, T), `size`
-(height, width), `object_ids` (N,), and where there are, `labels` (L, 4) as (id, t, x, y). On frames on which a point was not tracked, its position and uncertainty are NaN in NPZ, null in JSON, empty in CSV.
+(height, width), `object_ids` (N,), and where there are, `labels` (L, 4) as (id, t, x, y). Read as prompts, they are the points by `object_ids`, with all
+`labels`. On frames on which a point was not tracked, its position and uncertainty are NaN in NPZ, null in JSON, empty in CSV.
 """
 
 import csv
@@ -126,10 +127,13 @@ def _read_json(path: Path) -> Read:
     wanted = f'{path}: must hold {{"queries": [[t, x, y], ...]}} with numbers.'
     try:
         content = json.loads(_read_text(path))
-        queries, ids = content["queries"], content.get("ids")
+        queries, ids = content["queries"], content.get("ids", content.get("object_ids"))
+        if "object_ids" in content and content.get("labels") is not None:  # of tracks
+            queries, ids = [label[1:] for label in content["labels"]], [label[0] for label in content["labels"]]
         if ids is not None and len(ids) != len(queries):
             raise ValueError
         numbers = all(type(value) in (int, float) for point in (ids or (), *queries) for value in point)
+        ids = None if ids is None else [_whole_of(obj_id) for obj_id in ids]
         points = np.array(queries, dtype=np.float64)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}, line {error.lineno}: is not valid JSON ({error.msg}).") from None
@@ -142,10 +146,20 @@ def _read_json(path: Path) -> Read:
     return ids, points
 
 
+def _whole_of(number: Any) -> Any:
+    """The `int` that a whole `float` is; anything else as it is, for [`whole_number`] to refuse."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
 def _read_npz(path: Path) -> Read:
     contents = "an NPZ file with an array queries (N, 3) of (t, x, y)"
-    arrays = read_npz(path, ("queries",), contents, optional=("ids",))
-    queries, ids = arrays["queries"], arrays.get("ids")
+    arrays = read_npz(path, ("queries",), contents, optional=("ids", "object_ids", "labels"))
+    queries, ids = arrays["queries"], arrays.get("ids", arrays.get("object_ids"))
+    labels = arrays.get("labels") if "object_ids" in arrays else None  # of tracks
+    if labels is not None:
+        if labels.ndim != 2 or labels.shape[1:] != (4,) or labels.dtype.kind != "f":
+            raise ValueError(f"{path}: labels must be numbers (L, 4), got {labels.dtype} of {labels.shape}.")
+        return [_whole_of(obj_id) for obj_id in labels[:, 0].tolist()], labels[:, 1:].astype(np.float64)
     if queries.dtype.kind not in "iuf":
         raise ValueError(f"{path}: must be {contents}, got {queries.dtype}.")
     if ids is not None and (ids.dtype.kind not in "iu" or ids.shape != queries.shape[:1] or queries.ndim != 2):
@@ -163,7 +177,7 @@ def read_labels(path: str | os.PathLike, format: str | None = None, clip: str | 
         format (`str`, *optional*): `"dlc"`, `"sleap"`, `"coco"`, `"posemark"` or `"cvat"`; if it is not given, .csv, .json and .npz are
             prompts, and other suffixes decide where they can.
         clip (`str`, *optional*): Which clip, of a file that holds labels of several: the folder of its images in DeepLabCut, the name of
-            the video in SLEAP.
+            the video in SLEAP, the name of the task in a project of CVAT.
 
     Returns:
         [`PointLabels`] in pixels of the video, whose `prompts()` [`Tracker.track`] takes.

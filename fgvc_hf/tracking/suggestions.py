@@ -12,7 +12,7 @@ from .results import PointTracks
 LARGEST_ERROR = 1 / 8  # of the mean side of the frame: a point that is off by more is simply lost
 NAMED_BEFORE = 0.5  # what a point counts each time after it was named
 FEW = 4  # frames within which a second suggestion adds nothing
-SHARE = 0.5  # of the largest gain on a frame: points that gain as much are named
+SHARE = 0.5  # of the largest gain on a frame, or of a point near it: points that gain as much are named, or served by a label on it
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ def suggest_frames(tracks: PointTracks, n: int = 5) -> list[Suggestion]:
     The frames on which labels would help most.
 
     A label is worth the expected error of its point there ([`PointTracks`]' `uncertainty`, which contains how far the passes from two labels are
-    apart), and less next to a frame that has a label; frames next to one that was suggested are not. A point that was named is expected to be labelled: its error then
+    apart), and less next to a frame that has a label. Frames next to one that was suggested are passed over for the points that were named on it, and for all
+    that a label on it would help about as much; a point whose error is next to it and not on it keeps its own frame. A point that was named is expected to be labelled: its error then
     grows from there as it did from the labels it has, and it counts half, so that others get their turn. Points that left the frame count nothing.
 
     Args:
@@ -67,7 +68,11 @@ def suggest_frames(tracks: PointTracks, n: int = 5) -> list[Suggestion]:
         named = [i for i in np.argsort(-gains[:, t], kind="stable") if gains[i, t] >= SHARE * gains[:, t].max()]
         suggestions.append(Suggestion(t, [tracks.object_ids[i] for i in named], float(scores[t])))
         from_here = np.abs(np.arange(length) - t)
-        near[:, from_here < reach] = 0
+        close = from_here < reach
+        served = gains[:, t] >= SHARE * gains[:, close].max(axis=1)
+        served[named] = True
+        near[np.ix_(served, close)] = 0
+        near[:, t] = 0
         away[named] = np.minimum(away[named], from_here)
         errors[named] *= NAMED_BEFORE
     return suggestions

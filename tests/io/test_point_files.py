@@ -130,6 +130,25 @@ def test_ids_are_kept(tmp_path):
     assert json.loads((tmp_path / "t.json").read_text())["object_ids"] == [30, -2, 2**60]
 
 
+@pytest.mark.parametrize("suffix", ["json", "npz"])
+def test_tracks_read_as_points_keep_ids_and_all_labels(tmp_path, suffix):
+    first = [[0, 4, 5], [2, 6, 7]]
+    several = np.array([[7, 0, 4, 5], [7, 3, 8, 9], [3, 2, 6, 7]], np.float64)
+    for labels, found in ((None, {7: first[:1], 3: first[1:]}), (several, {7: several[:2, 1:], 3: several[2:, 1:]})):
+        shape = {
+            "tracks": np.zeros((2, 4, 2)),
+            "queries": np.array(first, np.float64),
+            "size": (16, 16),
+            "labels": labels,
+        }
+        shape |= {name: np.ones((2, 4)) for name in ("visible", "confidence", "uncertainty", "outside")}
+        save_tracks(PointTracks([7, 3], **shape), tmp_path / f"t.{suffix}")
+        points = read_points_file(tmp_path / f"t.{suffix}")
+        assert list(points) == [7, 3]
+        for obj_id, rows in found.items():
+            np.testing.assert_array_equal(points[obj_id], rows)
+
+
 def test_files_without_ids_and_with_wrong_ones(tmp_path):
     save_tracks(tracks([7, 8]), tmp_path / "t.npz")
     with np.load(tmp_path / "t.npz") as content:

@@ -186,7 +186,8 @@ def test_csv_holds_the_tracks(tmp_path, tracks):
 def test_tracks_serve_as_points(tmp_path, tracks, suffix):
     save_tracks(tracks, tmp_path / f"out{suffix}")
     assert [path.name for path in tmp_path.iterdir()] == [f"out{suffix}"]
-    assert read_points_file(tmp_path / f"out{suffix}").tolist() == tracks.queries.tolist()
+    points = read_points_file(tmp_path / f"out{suffix}")
+    assert list(points) == tracks.object_ids and np.concatenate([*points.values()]).tolist() == tracks.queries.tolist()
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

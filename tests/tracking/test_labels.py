@@ -243,6 +243,14 @@ def test_frames_next_to_a_suggested_one_are_not_suggested():
     assert len(frames) >= 3 and np.diff(frames).min() >= 4
 
 
+def test_a_frame_near_a_suggested_one_is_suggested_for_a_point_that_is_well_on_that():
+    """Point 2 is lost for a moment beside the frame that point 1 needs; a point that is as bad on both is named once."""
+    errors = np.zeros((3, 600))
+    errors[0, 300], errors[1, 303], errors[2, 295:310] = 20, 10, 1
+    found = [(one.frame_idx, one.object_ids) for one in suggest_frames(uncertain(errors), 5)]
+    assert found == [(300, [1]), (303, [2])]
+
+
 def test_no_suggestion_where_nothing_would_gain():
     assert suggest_frames(uncertain(np.zeros((2, 10))), 3) == []
     gone = np.full((1, 10), 5.0)

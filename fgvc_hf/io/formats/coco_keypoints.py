@@ -15,7 +15,7 @@ import numpy as np
 from ...tracking.results import PointTracks
 from ..json_files import read_json
 from ..text_files import cut
-from ..text_numbers import frame_in
+from ..text_numbers import frame_in, image_path
 from .point_labels import Label, PointName
 
 
@@ -26,7 +26,7 @@ def read(path: Path) -> tuple[list[Label], list[PointName], tuple[int, int] | No
 
 def _frame_of(image: dict, path: Path) -> tuple[str, int]:
     """The folder of an image, and the number that its name ends in."""
-    name = str(image["file_name"]).replace("\\", "/")
+    name = image_path(str(image["file_name"]))
     t = frame_in(name)
     if t is None:
         raise ValueError(f"{path}: {cut(name)!r} is not the name of an image that ends in a frame number.")

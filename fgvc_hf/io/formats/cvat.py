@@ -2,7 +2,7 @@
 
 A shape is `outside` where the object is not in the frame, `occluded` where something hides it, and a `keyframe` where someone set it; CVAT
 interpolates between keyframes, and shapes that it interpolated are not read. What a skeleton is, its points are. Of a box with a `rotation`, the
-upright box around it is read. A file that declares a document type is refused, since entities
+upright box around it is read. An export of a project has the tracks of several tasks, each with its `task_id`: every task is a clip. A file that declares a document type is refused, since entities
 of one can grow without bound.
 """
 
@@ -30,25 +30,45 @@ def read(path: Path) -> tuple[list[Label], list[PointName], tuple[int, int] | No
     """Labels of points of a file, names in its order, and (height, width) if it tells."""
     root = _parse(path)
     tracks = [track for track in root.findall("track") if track.find("box") is None]
-    repeated = Counter(track.get("label") for track in tracks)
+    clips = _clips(root)
+    repeated = Counter((track.get("task_id"), track.get("label", "")) for track in tracks)
     rows: list[Label] = []
     for track in tracks:
         label, number = track.get("label", ""), track.get("id", "")
-        owner = label if repeated[label] == 1 else f"{label} {number}"
+        clip, single = _clip(track, clips, path), repeated[track.get("task_id"), label] == 1
+        owner = label if single else f"{label} {number}"
         for shape in track:
             if shape.tag == "skeleton":
                 rows += [
                     row
                     for one in shape.findall("points")
-                    for row in _points(one, shape, PointName(one.get("label", ""), owner), path)
+                    for row in _points(one, shape, PointName(one.get("label", ""), owner), clip, path)
                 ]
             elif shape.tag == "points":
-                name = PointName.of(label) if repeated[label] == 1 else PointName(label, owner)
-                rows += _points(shape, shape, name, path)
+                name = PointName.of(label) if single else PointName(label, owner)
+                rows += _points(shape, shape, name, clip, path)
+    shapes = {shape.tag for track in root.findall("track") for shape in track}
+    if shapes and not shapes & {"points", "skeleton"}:
+        raise ValueError(f"{path}: holds no points and no skeletons, only {cut(', '.join(sorted(shapes)))}.")
     return rows, list(dict.fromkeys(row.name for row in rows)), _size(root)
 
 
-def _points(shape: Element, timed: Element, name: PointName, path: Path) -> list[Label]:
+def _clips(root: Element) -> dict[str | None, str]:
+    """The clip of each task of a project, by its id: its number and its name."""
+    return {
+        task.findtext("id"): f"{task.findtext('id')}/{task.findtext('name')}" for task in root.iterfind("meta//task")
+    }
+
+
+def _clip(track: Element, clips: dict[str | None, str], path: Path) -> str:
+    """The clip of a track; the only one of a file that is of one task."""
+    task = track.get("task_id")
+    if task is None and len(clips) > 1:
+        raise ValueError(f"{path}: a track must have the task_id of one of the {len(clips)} tasks of the file.")
+    return "" if task is None else clips.get(task, task)
+
+
+def _points(shape: Element, timed: Element, name: PointName, clip: str, path: Path) -> list[Label]:
     """Labels of a shape of one point or several; of none where it is outside or interpolated."""
     t = _whole(timed, "frame", path)
     outside, occluded = (any(_flag(one, flag, path) for one in (timed, shape)) for flag in ("outside", "occluded"))
@@ -62,18 +82,21 @@ def _points(shape: Element, timed: Element, name: PointName, path: Path) -> list
         except ValueError:
             raise ValueError(f"{path}: points must be x,y;x,y;..., found {cut(place)!r}.") from None
         one = name if len(places) == 1 else PointName(f"{name.part} {i}", name.individual)
-        rows.append(Label(one, t, x, y, not occluded))
+        rows.append(Label(one, t, x, y, not occluded, clip=clip))
     return rows
 
 
 def read_boxes(path: Path) -> list[BoxLabel]:
     """Boxes of a file, of keyframes on which the object is inside the frame."""
     rows = []
-    for track in _parse(path).findall("track"):
+    root = _parse(path)
+    clips = _clips(root)
+    for track in root.findall("track"):
         number, label = _whole(track, "id", path), track.get("label", "")
         for box in track.findall("box"):
             if not _flag(box, "outside", path) and _flag(box, "keyframe", path, True):
-                rows.append(BoxLabel(number, _whole(box, "frame", path), _upright(box, path), label))
+                t, clip = _whole(box, "frame", path), _clip(track, clips, path)
+                rows.append(BoxLabel(number, t, _upright(box, path), label, clip))
     return rows
 
 
@@ -117,9 +140,13 @@ def _whole(element: Element, attribute: str, path: Path) -> int:
 
 
 def _size(root: Element) -> tuple[int, int] | None:
-    """(height, width) of the video, if the file tells."""
-    told = [root.findtext(f"meta//original_size/{side}", "") for side in ("height", "width")]
-    height, width = (int(text) if text.isdecimal() and len(text) < 9 else 0 for text in told)
+    """(height, width) of the video, if the file tells one."""
+    told = {
+        tuple(size.findtext(side, "") for side in ("height", "width")) for size in root.iterfind("meta//original_size")
+    }
+    height, width = (
+        int(text) if text.isdecimal() and len(text) < 9 else 0 for text in (told.pop() if len(told) == 1 else ("", ""))
+    )
     return (height, width) if height and width else None
 
 
@@ -160,6 +187,9 @@ def _parse(path: Path) -> Element:
     if root.find("track") is None:
         kind = "is of CVAT for images" if root.find("image") is not None else "holds no track"
         raise ValueError(f"{path}: {kind}; export tracks as CVAT for video 1.1.")
+    of_tracks = Counter((one.get("task_id"), one.get("id") or one.get("label", "")) for one in root.findall("track"))
+    if twice := [number for (_, number), times in of_tracks.items() if times > 1]:
+        raise ValueError(f"{path}: two tracks have the id {cut(twice[0])}; of two, one would be lost.")
     return root
 
 

@@ -20,13 +20,14 @@ from ...tracking.results import PointTracks
 from ..hdf5_files import check_hdf5
 from ..optional_libraries import load_library
 from ..text_files import cut, read_rows
-from ..text_numbers import frame_in, number_in
+from ..text_numbers import frame_in, image_path, number_in
 from .point_labels import Label, PointName, owners_of
 
 
 KEY = "df_with_missing"
 SCORER = "fgvc_hf"
 UNIQUE = "single"  # what DeepLabCut calls the owner of body parts that belong to no individual
+MISSING = -1  # what DeepLabCut 3 writes as x, y and likelihood of what it did not find
 LEVELS = (["scorer", "bodyparts", "coords"], ["scorer", "individuals", "bodyparts", "coords"])
 
 
@@ -59,6 +60,8 @@ def read(path: Path) -> tuple[list[Label], list[PointName], None]:
             x, y = (float(values[at[individual, part, coord]]) for coord in "xy")
             certain = at.get((individual, part, "likelihood"))
             confidence = 1.0 if certain is None else float(values[certain])
+            if x == y == confidence == MISSING:
+                x = y = np.nan
             rows.append(Label(name, t, x, y, True, confidence, clip))
     return rows, list(names.values()), None
 
@@ -70,7 +73,7 @@ def _frame(index: str, path: Path) -> tuple[str, int]:
         raise ValueError(
             f"{path}: {cut(index)!r} is neither a frame number nor the name of an image that ends in one."
         )
-    return index.replace("\\", "/").rpartition("/")[0], t
+    return image_path(index).rpartition("/")[0], t
 
 
 def _read_csv(path: Path) -> Table:
@@ -135,6 +138,8 @@ def only(keys: list[str]) -> str:
 def _read_fixed(group) -> Table:
     """The layout of labels: names in arrays, each with its distinct values and the number of each column's."""
     columns = [_level(group, "axis0", i) for i in range(int(group.attrs["axis0_nlevels"]))]
+    if "shape" in group["block0_values"].attrs:  # by which pandas marks what is empty
+        return Table([_column(name) for name in zip(*columns, strict=True)], [], np.empty((0, len(columns[0]))))
     if "axis1" in group:
         index = _texts(group["axis1"][()])
     else:

@@ -14,6 +14,9 @@ from ..text_numbers import number_in, whole_in
 from .point_labels import BoxLabel
 
 
+LEAST = 1e-6  # confidence that is written: 0 would say that the box does not count
+
+
 def read_boxes(path: Path) -> list[BoxLabel]:
     """Boxes of a file."""
     rows = []
@@ -43,5 +46,7 @@ def write_boxes(tracks: BoxTracks, path: Path, names: dict[int, str]) -> None:
         for t in range(tracks.corners.shape[1]):
             for row in np.flatnonzero(tracks.visible[:, t]):
                 x0, y0, x1, y1 = tracks.sides[row, t]
-                numbers = f"{x0:.3f},{y0:.3f},{x1 - x0:.3f},{y1 - y0:.3f},{tracks.confidence[row, t]:.4f}"
+                confidence = max(float(tracks.confidence[row, t]), LEAST)
+                score = np.format_float_positional(round(confidence, 6), min_digits=4)
+                numbers = f"{x0:.3f},{y0:.3f},{x1 - x0:.3f},{y1 - y0:.3f},{score}"
                 file.write(f"{t + 1},{tracks.object_ids[row]},{numbers},-1,-1,-1\n")

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from ..text_files import cut
 
 LARGEST = 1e9  # frame number and position, beyond any video
 LONGEST_NAME = 200  # characters
+ROUNDING = 1e-6  # by which a confidence of float32 may pass 0 or 1
 
 
 class PointName(NamedTuple):
@@ -54,6 +55,10 @@ class BoxLabel(NamedTuple):
     t: float
     sides: tuple[float, float, float, float]  # x0, y0, x1, y1
     name: str = ""
+    clip: str = ""  # as of a point
+
+
+Row = TypeVar("Row", Label, BoxLabel)
 
 
 @dataclass
@@ -122,7 +127,14 @@ class PointLabels:
         return self._where(np.isin(self.ids, chosen))
 
     def confident(self, least: float) -> "PointLabels":
-        """The labels of at least a confidence, of predictions of a pose model for instance."""
+        """
+        The labels of at least a confidence, of predictions of a pose model for instance.
+
+        Raises:
+            `ValueError`: the confidence is not from 0 to 1.
+        """
+        if not 0 <= least <= 1:
+            raise ValueError(f"the least confidence of labels must be from 0 to 1, got {least}.")
         return self._where(self.confidence >= least)
 
     def _where(self, rows: np.ndarray) -> "PointLabels":
@@ -250,15 +262,16 @@ def gather_points(
         raise ValueError(f"{source}: {cut(str(names[ids[row]]))} is labelled twice on frame {points[row, 0]:.0f}.")
     visible = np.array([row.visible for row in rows], dtype=bool)[order]
     confidence = np.array([row.confidence for row in rows], dtype=np.float64)[order]
-    if (wrong := ~((confidence >= 0) & (confidence <= 1))).any():
+    if (wrong := ~((confidence >= -ROUNDING) & (confidence <= 1 + ROUNDING))).any():
         row = int(wrong.argmax())
         raise ValueError(
             f"{source}: {cut(str(names[ids[row]]))} must have a confidence from 0 to 1 on frame {points[row, 0]:.0f}, got {confidence[row]:g}."
         )
+    confidence = confidence.clip(0, 1)
     return PointLabels(ids, points, visible, confidence, {i: names[i] for i in np.unique(ids).tolist()}, size)
 
 
-def _of_clip(rows: list[Label], source: object, clip: str | None) -> list[Label]:
+def _of_clip(rows: list[Row], source: object, clip: str | None) -> list[Row]:
     """The labels of one clip, which is called by its path, or by the last part of it if no other has the same."""
     paths = sorted({row.clip for row in rows})
     last = Counter(path.rpartition("/")[2] for path in paths)
@@ -275,14 +288,15 @@ def _of_clip(rows: list[Label], source: object, clip: str | None) -> list[Label]
     return [row for row in rows if row.clip == named.get(clip, clip)]
 
 
-def gather_boxes(rows: list[BoxLabel], source: object) -> BoxLabels:
-    """Checked boxes, of the rows of a file.
+def gather_boxes(rows: list[BoxLabel], source: object, clip: str | None = None) -> BoxLabels:
+    """Checked boxes of one clip, of the rows of a file.
 
     Raises:
-        `ValueError`: there is none, an object has two on a frame, a box has no area, or a number is impossible.
+        `ValueError`: there is none, it is not clear which clip is meant, an object has two on a frame, a box has no area, or a number is impossible.
     """
     if not rows:
         raise ValueError(f"{source}: holds no box.")
+    rows = _of_clip(rows, source, clip)
     seen: set[tuple[int, float]] = set()
     for row in rows:
         numbers = np.array([row.t, *row.sides], dtype=np.float64)

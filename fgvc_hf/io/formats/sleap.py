@@ -6,6 +6,7 @@ parts; point scores, which may pass 1 a little, are confidences.
 """
 
 import os
+from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,6 +16,7 @@ from ...tracking.results import PointTracks
 from ..hdf5_files import check_hdf5
 from ..json_files import understanding
 from ..optional_libraries import load_library
+from ..text_files import cut
 from .point_labels import Label, PointName, owners_of
 
 
@@ -22,7 +24,7 @@ ONLY = "animal"  # what the individual is called where names have none
 
 
 def read(path: Path) -> tuple[list[Label], list[PointName], tuple[int, int] | None]:
-    """Labels of a file, names in its order, and (height, width) if it tells. What people labelled goes before predictions of a frame."""
+    """Labels of a file, names in its order, and (height, width) if it tells. What people labelled goes before predictions of its track, or of none."""
     sleap_io = load_library("sleap_io", "reading files of SLEAP", "formats")
     check_hdf5(path, "reading files of SLEAP", "a file of SLEAP")
     with understanding(path, "a file of SLEAP"):
@@ -30,7 +32,9 @@ def read(path: Path) -> tuple[list[Label], list[PointName], tuple[int, int] | No
             labels = sleap_io.load_analysis_h5(str(path), video=sleap_io.Video("", open_backend=False))
         else:
             labels = sleap_io.load_slp(str(path), open_videos=False)
-        several = len({instance.track for frame in labels.labeled_frames for instance in frame.instances}) > 1
+        used = [_used(frame) for frame in labels.labeled_frames]
+        several = any(len(of) > 1 for of in used) or len({instance.track for of in used for instance in of}) > 1
+        _check_tracks(labels, path)
         rows = [row for frame in labels.labeled_frames for row in _frame_rows(frame, several, path)]
         owners = dict.fromkeys([*map(_owner, labels.tracks), *(row.name.individual for row in rows)])
         names = [PointName(node, owner) for owner in owners for node in labels.skeletons[0].node_names]
@@ -41,21 +45,38 @@ def read(path: Path) -> tuple[list[Label], list[PointName], tuple[int, int] | No
     return rows, names, shapes.pop() if len(shapes) == 1 else None
 
 
+def _check_tracks(labels: Any, path: Path) -> None:
+    """A `ValueError` if two tracks of one video have the same name, and would be one animal."""
+    used = [(_clip(frame.video), one.track) for frame in labels.labeled_frames for one in _used(frame) if one.track]
+    named = Counter((clip, name) for clip, name, _ in {(clip, track.name, id(track)) for clip, track in used})
+    if twice := [name for (_, name), times in named.items() if times > 1]:
+        raise ValueError(f"{path}: two tracks of one video are called {cut(twice[0])}; name them apart in SLEAP.")
+
+
 def _frame_rows(frame: Any, several: bool, path: Path) -> list[Label]:
     """Labels of a frame of sleap-io."""
-    made = [instance for instance in frame.instances if not hasattr(instance, "score")]
     rows = []
-    for instance in made or frame.instances:
+    for instance in _used(frame):
         if several and instance.track is None:
             raise ValueError(
-                f"{path}: holds several instances of which one is in no track; give all of them tracks in SLEAP."
+                f"{path}: holds several instances, and one on frame {frame.frame_idx} is in no track; give all of them tracks in SLEAP."
             )
         for node, point in zip(instance.skeleton.node_names, instance.points, strict=True):
-            (x, y), score = point["xy"].tolist(), 1.0 if made else float(np.minimum(point["score"], 1))
+            (x, y), made = point["xy"].tolist(), not hasattr(instance, "score")
+            score = 1.0 if made else float(np.minimum(point["score"], 1))
             score = 1.0 if np.isnan(score) else score  # analysis files write it of what people have labelled
             name = PointName(node, _owner(instance.track))
             rows.append(Label(name, frame.frame_idx, x, y, bool(point["visible"]), score, _clip(frame.video)))
     return rows
+
+
+def _used(frame: Any) -> list[Any]:
+    """The instances of a frame that people labelled, and the predictions of other tracks than theirs."""
+    made = [instance for instance in frame.instances if not hasattr(instance, "score")]
+    if not made:
+        return list(frame.instances)
+    replaced = {None, *(instance.track for instance in made)}
+    return [one for one in frame.instances if not hasattr(one, "score") or one.track not in replaced]
 
 
 def _owner(track: Any) -> str:

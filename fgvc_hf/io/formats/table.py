@@ -172,13 +172,14 @@ def read_foreign(path: Path, name: str, clip: str | None) -> PointLabels:
     return labels
 
 
-def read_boxes(path, format: str | None = None) -> BoxLabels:
+def read_boxes(path, format: str | None = None, clip: str | None = None) -> BoxLabels:
     """
     Read labelled boxes.
 
     Args:
         path: A file of MOTChallenge (.txt, .csv) or CVAT for video (.xml).
         format (`str`, *optional*): `"mot"` or `"cvat"`; by the suffix if it is not given.
+        clip (`str`, *optional*): Which clip, of a file that holds boxes of several: the name of the task in a project of CVAT.
 
     Returns:
         [`BoxLabels`] in pixels of the video.
@@ -189,7 +190,7 @@ def read_boxes(path, format: str | None = None) -> BoxLabels:
     path = existing(path)
     name = find_format(path, format, "read_boxes")
     form = TABLE[str(name)]
-    boxes = gather_boxes(form.function("read_boxes")(path), path)
+    boxes = gather_boxes(form.function("read_boxes")(path), path, clip)
     boxes.centre, boxes.first_frame = form.centre, form.first_frame
     boxes.boxes += 0.5 - form.centre
     boxes.frames -= form.first_frame
@@ -221,7 +222,8 @@ def check_options(name: str | None, options: Mapping[str, Any]) -> dict[str, Any
     if given.get("first_frame") is not None:
         given["first_frame"] = whole_number("first_frame", given["first_frame"])
     images = given.get("images")
-    if images is not None and len(PurePosixPath(images).parts) != 2:
+    parts = () if images is None else PurePosixPath(images).parts
+    if images is not None and (len(parts) != 2 or any(part == ".." or "/" in part or "\\" in part for part in parts)):
         raise ValueError(f"images must be a folder as labeled-data/clip, got {cut(images)!r}.")
     return given
 

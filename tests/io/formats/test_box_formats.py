@@ -180,6 +180,59 @@ def test_xml_of_another_encoding(tmp_path):
 MOT = "1,3,11,11,10,10,1,-1,-1,-1\r\n3,3,11,6,10,20,1,-1,-1,-1\r\n\r\n2,7,2.5,3,6.5,7.25,1,-1,-1,-1\r\n2,9,2,3,4,5,0,-1,-1,-1\r\n"
 
 
+PROJECT = """<annotations><version>1.1</version><meta><project><tasks>
+<task><id>4</id><name>left.mp4</name><original_size><width>64</width><height>48</height></original_size></task>
+<task><id>9</id><name>right.mp4</name><original_size><width>32</width><height>24</height></original_size></task>
+</tasks></project></meta>
+<track id="0" label="nose" task_id="4" subset="Train"><points frame="1" keyframe="1" points="1,2"/></track>
+<track id="0" label="nose" task_id="9" subset="Train"><points frame="1" keyframe="1" points="3,4"/></track>
+<track id="1" label="car" task_id="4"><box frame="0" keyframe="1" xtl="1" ytl="2" xbr="3" ybr="4"/></track>
+<track id="1" label="bus" task_id="9"><box frame="0" keyframe="1" xtl="5" ytl="6" xbr="7" ybr="8"/></track>
+</annotations>"""
+
+
+def test_the_tasks_of_a_project_of_cvat_are_clips(tmp_path):
+    path = write(tmp_path / "a.xml", PROJECT)
+    for read in (read_labels, read_boxes):
+        with pytest.raises(ValueError, match="holds labels of 2 clips, .* by clip= or --clip: left.mp4, right.mp4"):
+            read(path)
+    for clip, place, box in (("left.mp4", (1, 2), [1, 2, 3, 4]), ("9/right.mp4", (3, 4), [5, 6, 7, 8])):
+        labels, boxes = read_labels(path, clip=clip), read_boxes(path, clip=clip)
+        assert positions_of(labels, "nose") == {1: place} and len(labels) == 1 and labels.size is None
+        assert boxes.boxes.tolist() == [box] and boxes.ids.tolist() == [1]
+    write(path, PROJECT.replace("right.mp4", "left.mp4"))
+    with pytest.raises(ValueError, match="--clip: 4/left.mp4, 9/left.mp4"):
+        read_labels(path)
+    write(path, PROJECT.replace(' task_id="9"', "", 1))
+    with pytest.raises(ValueError, match="a track must have the task_id of one of the 2 tasks"):
+        read_labels(path)
+
+
+def test_two_tracks_of_one_id_are_refused(tmp_path):
+    path = write(tmp_path / "a.xml", CVAT.replace('<track id="1"', '<track id="0"'))
+    for read in (read_labels, read_boxes):
+        with pytest.raises(ValueError, match="two tracks have the id 0"):
+            read(path)
+
+
+def test_a_file_of_polygons_says_so(tmp_path):
+    path = write(
+        tmp_path / "a.xml",
+        '<annotations><track id="0" label="a"><polygon frame="0" points="1,2;3,4"/></track></annotations>',
+    )
+    with pytest.raises(ValueError, match="holds no points and no skeletons, only polygon"):
+        read_labels(path)
+    with pytest.raises(ValueError, match="holds no box"):
+        read_boxes(path)
+
+
+def test_boxes_of_little_confidence_count_in_mot(tmp_path):
+    boxes = example_boxes()
+    boxes.confidence[:] = 1e-5, 0, 1e-9
+    save_boxes(boxes, tmp_path / "found.txt")
+    assert len(read_boxes(tmp_path / "found.txt").ids) == boxes.visible.sum()
+
+
 def test_mot_counts_from_one(tmp_path):
     boxes = read_boxes(write(tmp_path / "gt.txt", MOT))
     assert boxes.ids.tolist() == [3, 3, 7] and boxes.frames.tolist() == [0, 2, 1]

@@ -202,6 +202,9 @@ def test_h5_that_claims_more_than_memory_is_refused(tmp_path):
 def test_images_must_be_a_folder_of_two_names(tmp_path):
     with pytest.raises(ValueError, match="images must be a folder as labeled-data/clip, got 'clip'"):
         save_tracks(example_tracks(), tmp_path / "t.csv", "dlc", images="clip")
+    for images in ("../clip", "labeled-data/..", "/clip", "a\\b/clip"):
+        with pytest.raises(ValueError, match="images must be a folder as labeled-data/clip"):
+            save_tracks(example_tracks(), tmp_path / "t.csv", "dlc", images=images)
     assert not list(tmp_path.iterdir())
 
 
@@ -213,6 +216,21 @@ def test_an_index_that_has_names_is_one(tmp_path, text):
     frame.to_csv(tmp_path / "l.csv")
     assert len((tmp_path / "l.csv").read_text().splitlines()) == len(text.splitlines()) + 1
     assert positions_of(read_labels(tmp_path / "l.csv", "dlc"), "m1/nose" if text is SEVERAL else "nose") == NOSE
+
+
+@pytest.mark.parametrize("suffix", ["csv", "h5"])
+def test_labels_of_a_project_on_which_nothing_is_visible(tmp_path, suffix):
+    tracks = example_tracks()
+    tracks.visible[:] = False
+    save_tracks(tracks, tmp_path / f"t.{suffix}", "dlc", images="labeled-data/clip")
+    with pytest.raises(ValueError, match="holds no labelled point"):
+        read_labels(tmp_path / f"t.{suffix}", "dlc")
+
+
+def test_what_version_3_did_not_find_is_not_labelled(tmp_path):
+    (tmp_path / "l.csv").write_text(PREDICTED.replace("12,11.25,21,1,5,6,0.25", "12,-1,-1,-1,5,6,0.25"))
+    labels = read_labels(tmp_path / "l.csv", "dlc")
+    assert 12 not in positions_of(labels, "nose") and positions_of(labels, "tail")[12] == (5.5, 6.5)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "h5"])

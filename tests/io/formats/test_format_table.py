@@ -282,6 +282,15 @@ def test_a_projects_labels_are_tracked_and_written_back(folder_with_clip, capsys
     assert found.points[0].tolist() == [0, 20.5, 30.5] and found.points[found.ids == 1][0].tolist() == [2, 40.5, 10.5]
     assert main([*command, "tracked.nk", "--parts", "nose", "--first-frame", "10"]) == 0
     assert "x10 20.5" in (folder_with_clip / "tracked.nk").read_text()
+    (folder_with_clip / "predicted.csv").write_text(
+        "scorer,a,a,a,a,a,a\nbodyparts,nose,nose,nose,tail,tail,tail\ncoords,x,y,likelihood,x,y,likelihood\n0,20,30,0.95,40,10,0.5\n"
+    )
+    command[3] = "predicted.csv"
+    assert main([*command, "sure.csv", "--output-format", "dlc", "--min-confidence", "0.9"]) == 0
+    assert [str(name) for name in read_labels("sure.csv", "dlc").names.values()] == ["nose"]
+    capsys.readouterr()
+    assert main([*command, "none.csv", "--output-format", "dlc", "--min-confidence", "0.99"]) == 2
+    assert "predicted.csv: holds no label of a confidence of 0.99 or more." in capsys.readouterr().err
     (folder_with_clip / "gt.txt").write_text("1,3,10,12,20,18,1,-1,-1,-1\n")
     assert (
         main(
@@ -310,7 +319,10 @@ def test_a_projects_labels_are_tracked_and_written_back(folder_with_clip, capsys
         (["--points-file", "labels.csv", "--format", "dlc", "--parts", "tail"], "no point is called 'tail'; the labels are of nose."),
         (["--points-file", "labels.csv", "--format", "mot"], "format must be one of dlc, sleap, coco, posemark, cvat, got 'mot'"),
         (["--points-file", "labels.csv"], "the header must be t,x,y"),
-        (["--grid", "2", "--parts", "nose"], "--format, --parts and --clip are of labels of another tool"),
+        (["--grid", "2", "--parts", "nose"], "--parts, --clip and --min-confidence are of labels of another tool"),
+        (["--grid", "2", "--min-confidence", "0.9"], "--min-confidence are of labels of another tool, which are read by"),
+        (["--points-file", "labels.csv", "--format", "dlc", "--min-confidence", "1.5"], "must be from 0 to 1, got 1.5"),
+        (["--points-file", "labels.csv", "--format", "dlc", "--min-confidence", "nan"], "must be from 0 to 1, got nan"),
         (["--grid", "2", "--output-format", "mot"], "format must be one of dlc, sleap, coco"),
         (["--boxes-file", "labels.csv", "--format", "mot", "--output-format", "mot"], "labels.csv, line 1: expected frame,id,left"),
         (["--boxes-file", "labels.csv", "--compare", "paper"], "--compare is of points"),

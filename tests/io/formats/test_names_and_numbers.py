@@ -2,12 +2,13 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 from labelled_clips import NAMES, example_tracks, positions_of, tracked
 
-from fgvc_hf import PointName, read_boxes, read_labels, read_points_file, save_tracks
+from fgvc_hf import PointName, points_from_supervision, read_boxes, read_labels, read_points_file, save_tracks
 from fgvc_hf.io.text_numbers import frame_in, number_in, whole_in
 
 
@@ -104,7 +105,17 @@ IMAGES |= {
     "000000397133.jpg": 397133,
     "shot.0012.exr": 12,
     "img12_left.png": None,
-    "0003_jpg.rf.a8f3c.jpg": None,
+    "0003_jpg.rf.a8f3c.jpg": 3,
+    "clip_mp4-0007_png.rf.0a1b4e99.jpg": 7,
+    "name-7_jpeg.rf.Zx81c0a1b2C3.JPG": 7,
+    "img7.rf.0a1b4e99": 7,
+    "img.rf.0a1b4e99.jpg": None,
+    "img-0a1b4e99.jpg": None,
+    "face0007.jpg": 7,
+    "img7.jpg?size=200": 7,
+    "https://host/a/img0012.png?path=/b/9#top": 12,
+    "view.php?file=img7": None,
+    "take#7.png": 7,
     "img.png": None,
 }
 
@@ -175,6 +186,29 @@ def test_confidence_is_a_probability(tmp_path):
         (tmp_path / "l.csv").write_text(text.format(0).replace("0,1,2", f"0,1,2,{value}"))
         with pytest.raises(ValueError, match=f"nose must have a confidence from 0 to 1 on frame 0, got {value}"):
             read_labels(tmp_path / "l.csv", "dlc")
+
+
+@pytest.mark.parametrize("form", ["dlc", "sleap", "supervision"])
+def test_rounding_past_0_and_1_is_of_every_format_and_more_of_none(tmp_path, form):
+    for value, expected in ((1.0000001, 1), (-1e-8, 0), (0.5, 0.5), (-0.01, None)):
+        if form == "dlc":
+            text = "scorer,me,me,me\nbodyparts,nose,nose,nose\ncoords,x,y,likelihood\n0,1,2,{}\n"
+            (tmp_path / "l.csv").write_text(text.format(value))
+            read = partial(read_labels, tmp_path / "l.csv", "dlc")
+        elif form == "sleap":
+            pytest.importorskip("sleap_io", reason="sleap_io is not installed")
+            tracks = example_tracks()
+            save_tracks(replace(tracks, confidence=tracks.confidence * 0 + value), tmp_path / "t.slp", names=NAMES)
+            read = partial(read_labels, tmp_path / "t.slp")
+        else:
+            sv = pytest.importorskip("supervision", reason="supervision is not installed")
+            points = sv.KeyPoints(np.ones((1, 1, 2), np.float32), keypoint_confidence=np.full((1, 1), value))
+            read = partial(points_from_supervision, [points])
+        if expected is None:
+            with pytest.raises(ValueError, match="must have a confidence from 0 to 1 on frame"):
+                read()
+        else:
+            assert set(read().confidence.tolist()) == {expected}
 
 
 def test_scores_of_sleap_may_pass_one(tmp_path):

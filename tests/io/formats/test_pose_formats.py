@@ -83,6 +83,35 @@ def test_what_people_labelled_goes_before_predictions(tmp_path):
     assert len(labels.confident(0.4)) == 2 and list(labels.confident(0.4).names.values()) == [("nose", "")]
 
 
+def test_predictions_of_other_tracks_than_what_people_labelled_are_read_beside_it(tmp_path):
+    skeleton, video = sleap_io.Skeleton(["nose"]), sleap_io.Video("clip.mp4", open_backend=False)
+    a, b = sleap_io.Track("a"), sleap_io.Track("b")
+
+    def save(instances):
+        frame = sleap_io.LabeledFrame(video=video, frame_idx=5, instances=instances)
+        tracks = [one for one in (a, b) if any(instance.track is one for instance in instances)]
+        labels = sleap_io.Labels([frame], videos=[video], skeletons=[skeleton], tracks=tracks)
+        labels.save(str(tmp_path / "l.slp"), verbose=False)
+        return tmp_path / "l.slp"
+
+    def user(x, track=None):
+        return sleap_io.Instance.from_numpy(np.array([[x, 2.0]]), skeleton, track=track)
+
+    def found(x, track=None):
+        scores = np.array([0.5])
+        return sleap_io.PredictedInstance.from_numpy(np.array([[x, 2.0]]), skeleton, point_scores=scores, track=track)
+
+    labels = read_labels(save([found(7.0, a), user(1.0, a), found(9.0, b)]))
+    assert positions_of(labels, "a/nose") == {5: (1.5, 2.5)} and positions_of(labels, "b/nose") == {5: (9.5, 2.5)}
+    assert sorted(labels.confidence.tolist()) == [0.5, 1]
+    b.name = "a"
+    with pytest.raises(ValueError, match="two tracks of one video are called a; name them apart"):
+        read_labels(save([user(1.0, a), found(9.0, b)]))
+    for untold in ([user(1.0), user(3.0)], [found(1.0), found(3.0)]):
+        with pytest.raises(ValueError, match="several instances, and one on frame 5 is in no track; give all of them"):
+            read_labels(save(untold))
+
+
 @pytest.mark.parametrize("content", [b"", b"text", b"\x89HDF\r\n\x1a\n" + b"\0" * 100])
 @pytest.mark.parametrize("suffix", [".h5", ".slp"])
 def test_damaged_files_of_sleap_are_one_sentence(tmp_path, content, suffix):
