@@ -47,6 +47,9 @@ class TemplateConstants:
             Radius of the window around the best block of the frame that is searched at full resolution in re-detection.
         recall_gain (`float`, similarity):
             By how much a place found by re-detection must resemble the first patch more than the local match does.
+        carried_gain (`float`, similarity):
+            The same of a point that the images carried on from the last frame. Lower brings more covered points back, and confuses
+            more look-alikes.
         found_similarity (`float`, similarity):
             From which the best place in a whole frame is that of a point that is looked for by what it looks like.
         found_margin (`float`, similarity):
@@ -81,6 +84,7 @@ class TemplateConstants:
     anchor_radius: int = 2
     recall_radius: int = 5
     recall_gain: float = 0.05
+    carried_gain: float = 0.15
     found_similarity: float = 0.75
     found_margin: float = 0.05
     image_frames_back: tuple[int, ...] = (1, 2, 8)

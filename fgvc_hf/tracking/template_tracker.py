@@ -14,8 +14,7 @@ features around it, and its search window moves with it. One step, for every poi
 5. Verification. The candidates are compared at full resolution, the second only where the first does not lead by far.
 6. Refinement. Within two cells, the first patch counts one half, because recent patches are a little off and those errors add up;
    a parabola gives the fraction of a cell.
-7. Re-detection. A point that resembles its first patch too little, and that the images did not carry on, is looked for in the whole
-   frame, by pooled blocks of cells.
+7. Re-detection. A point that resembles its first patch too little is looked for in the whole frame, by pooled blocks of cells.
 8. Alignment. Patches of the image around the point on its first frame and on the trusted ones 1, 2 and 8 frames back are
    aligned with the image (Lucas–Kanade), and place the point to a fraction of a pixel. What follows goes by the match of the
    features, which does not drift.
@@ -235,7 +234,7 @@ class TemplateTracker:
     @property
     def _redetection_numbers(self) -> dict[str, Any]:
         """The numbers that [`redetect`] takes."""
-        shared = "recall_radius", "recall_gain", "anchor_radius", "rival_distance", "least_share"
+        shared = "recall_radius", "recall_gain", "carried_gain", "anchor_radius", "rival_distance", "least_share"
         numbers = {name: getattr(self.constants, name) for name in shared}
         return numbers | {"recall_similarity": self.config.recall_similarity}
 

@@ -214,7 +214,8 @@ def test_tracking_gives_video_timeline_files_and_code(pointed, tiny, direction):
     with np.load(files[2]) as arrays:
         assert arrays["queries"].tolist() == [[0, 30.5, 20.5], [2, 60.5, 40.5]]
         assert arrays["tracks"].shape == (2, 6, 2)
-    assert read_points_file(files[1]).shape == (2, 3)
+    read = read_points_file(files[1])
+    assert {obj_id: of.tolist() for obj_id, of in read.items()} == {0: [[0, 30.5, 20.5]], 1: [[2, 60.5, 40.5]]}
     assert timeline.count('class="row"') == 2 and timeline.count("<svg") == 2 and ">a</b>" in timeline
     assert f"points=[(0, 30.5, 20.5), (2, 60.5, 40.5)], direction='{direction}'" in code and "'my clip.mp4'" in code
     assert [share for share, _ in shares] == sorted(share for share, _ in shares) and shares[-1] == (1.0, "drawing")

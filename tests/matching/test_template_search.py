@@ -149,23 +149,26 @@ def test_the_prior_costs_the_square_of_a_shift_at_both_scales():
     [
         (0.3, 0.9, False, True),
         (0.3, 0.99999, False, False),  # the mean template knows the place better
-        (0.3, 0.9, True, False),  # the images carried it on
+        (0.3, 0.99999, True, True),  # the images carried it off with what covers it, which the mean template knows
         (0.83, 0.5, False, True),
+        (0.9, 0.5, True, False),  # the images carried it on: not better by enough
+        (0.9, 0.5, False, True),
         (0.96, 0.5, False, False),  # not better by enough
     ],
 )
-def test_a_point_is_taken_from_afar_if_both_templates_agree(anchor, mean, carried, taken):
+def test_a_point_is_taken_from_afar_if_its_templates_agree(anchor, mean, carried, taken):
     """The first patch is found at its place 30 cells away, at which the mean template has a similarity of 0.97 or so."""
     world, other = shifted(smooth_field(90, 120), 0, 0, 60, 80), shifted(smooth_field(90, 120, seed=4), 0, 0, 60, 80)
     place = torch.tensor([[56.0, 40.0]])
     first = sample_patches(world, place, 3)
     known = torch.nn.functional.normalize(first + 0.2 * sample_patches(other, place, 3), dim=-1)
     match = Match(torch.tensor([[12.0, 10.0]]), torch.tensor([[anchor, mean, 0.1]]))
-    numbers = CONSTANTS.recall_radius, CONSTANTS.recall_gain, CONSTANTS.anchor_radius, CONSTANTS.rival_distance, SHARE
+    names = "recall_radius", "recall_gain", "carried_gain", "anchor_radius", "rival_distance", "least_share"
+    numbers = {name: getattr(CONSTANTS, name) for name in names}
     recall = 0.95 if anchor < 0.95 else 0.97
     weights = patch_weights(3)[None]
     found, recalled = redetect(
-        FeaturePyramid(world), first, known, weights, match, torch.tensor([carried]), recall, *numbers
+        FeaturePyramid(world), first, known, weights, match, torch.tensor([carried]), recall, **numbers
     )
     assert recalled.tolist() == [taken]
     expected = place if taken else match.cells
