@@ -47,6 +47,7 @@ CHANGES: dict[str, dict[str, object]] = {  # "off": the value without the idea b
     "anchor_radius": {"off": 0, "half": 1, "double": 4},
     "recall_radius": {"half": 2, "double": 10},
     "recall_gain": {"off": 0.0, "half": 0.025, "double": 0.1},
+    "carried_gain": {"off": 2.0, "half": 0.075, "double": 0.3},
     "image_frames_back": {"off": (), "half": (1,), "double": (1, 2, 4, 8, 16)},
     "image_radius": {"half": 3, "double": 10},
     "image_similarity": {"off": 2.0, "half": 0.4},
