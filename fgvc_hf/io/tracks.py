@@ -37,6 +37,7 @@ from .text_numbers import number_in, whole_in
 
 LARGEST = 1e9  # frame number and position, beyond any video
 HEADERS = (["t", "x", "y"], ["id", "t", "x", "y"])  # of CSV files
+OF_TRACKS = ["point", "t", "x", "y", "visible", "confidence", "uncertainty", "outside"]
 ARRAYS = ("queries", "tracks", "visible", "confidence", "uncertainty", "outside")
 
 
@@ -75,6 +76,10 @@ def read_points_file(path: str | Path) -> np.ndarray | dict[int, np.ndarray]:
         raise ValueError(f"{path}: holds no points; it must hold (t, x, y) for one point or more.")
     if len(points) > MAX_POINTS:
         raise ValueError(f"{path}: holds {len(points)} points, at most {MAX_POINTS} are followed at a time.")
+    if ids is not None and (sought := np.isnan(points[:, 1:]).all(axis=1)).any():
+        raise ValueError(
+            f"{path}: point {ids[sought.argmax()]} has no position, as points that were looked for by what they look like."
+        )
     wrong = ~(np.abs(points) < LARGEST).all(axis=1) | (points[:, 0] < 0) | (points[:, 0] != np.floor(points[:, 0]))
     if wrong.any():
         t, x, y = points[wrong.argmax()]
@@ -101,6 +106,8 @@ def _read_csv(path: Path) -> Read:
     try:
         header = [cell.strip().lower() for cell in next(rows, [])]
         if header not in HEADERS:
+            if header == OF_TRACKS:
+                raise ValueError(f"{path}: holds tracks; those in .json and .npz are read as points, with all labels.")
             found = _cut(",".join(header)) or "nothing"
             raise ValueError(
                 f"{path}, line 1: the header must be t,x,y or id,t,x,y, found {found}; labels of another tool need --format, or format=."
@@ -132,7 +139,8 @@ def _read_json(path: Path) -> Read:
             queries, ids = [label[1:] for label in content["labels"]], [label[0] for label in content["labels"]]
         if ids is not None and len(ids) != len(queries):
             raise ValueError
-        numbers = all(type(value) in (int, float) for point in (ids or (), *queries) for value in point)
+        known = (int, float, type(None)) if "object_ids" in content else (int, float)  # null: was looked for
+        numbers = all(type(value) in known for point in (ids or (), *queries) for value in point)
         ids = None if ids is None else [_whole_of(obj_id) for obj_id in ids]
         points = np.array(queries, dtype=np.float64)
     except json.JSONDecodeError as error:
@@ -190,8 +198,16 @@ def read_labels(path: str | os.PathLike, format: str | None = None, clip: str | 
     name = find_format(path, format, "read")
     if name is not None:
         return read_foreign(existing(path), name, clip)
+    if clip is not None:
+        raise ValueError(
+            f"{path}: clip is of labels of another tool, which need format=; these points are of one clip."
+        )
     points = read_points_file(path)
     labelled = points if isinstance(points, dict) else dict(enumerate(points[:, None]))  # (K, 3) by id
+    labelled = {obj_id: labelled[obj_id][labelled[obj_id][:, 0].argsort(kind="stable")] for obj_id in sorted(labelled)}
+    for obj_id, rows in labelled.items():
+        if (again := rows[1:, 0][np.diff(rows[:, 0]) == 0]).size:
+            raise ValueError(f"{path}: {obj_id} is labelled twice on frame {again[0]:.0f}.")
     rows = np.concatenate(list(labelled.values()))
     ids = np.repeat(np.array(list(labelled), dtype=np.int64), [len(one) for one in labelled.values()])
     names = {obj_id: PointName(str(obj_id)) for obj_id in labelled}
@@ -316,7 +332,7 @@ def read_tracks(path: str | os.PathLike) -> PointTracks:
 def _write_csv(tracks: PointTracks, path) -> None:
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["point", "t", "x", "y", "visible", "confidence", "uncertainty", "outside"])
+        writer.writerow(OF_TRACKS)
         for n, obj_id in enumerate(tracks.object_ids):
             for t, (x, y) in enumerate(tracks.tracks[n]):
                 position = ("", "") if np.isnan(x) else (f"{x:.3f}", f"{y:.3f}")

@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from fgvc_hf import PointTracks, read_points_file, read_tracks, save_tracks
+from fgvc_hf import PointTracks, read_labels, read_points_file, read_tracks, save_tracks
 
 
 POINTS = np.array([[0, 5, 6.5], [2, 7, 8]])
@@ -147,6 +147,34 @@ def test_tracks_read_as_points_keep_ids_and_all_labels(tmp_path, suffix):
         assert list(points) == [7, 3]
         for obj_id, rows in found.items():
             np.testing.assert_array_equal(points[obj_id], rows)
+
+
+@pytest.mark.parametrize("suffix", ["json", "npz"])
+def test_tracks_of_points_that_were_looked_for_are_no_prompts(tmp_path, suffix):
+    saved = tracks([7, 8])
+    saved.queries[1, 1:] = np.nan
+    save_tracks(saved, tmp_path / f"t.{suffix}")
+    with pytest.raises(ValueError, match=rf"t.{suffix}: point 8 has no position, as points that were looked for"):
+        read_points_file(tmp_path / f"t.{suffix}")
+
+
+def test_a_table_of_tracks_is_told_apart_from_labels_of_another_tool(tmp_path):
+    save_tracks(tracks([7, 8]), tmp_path / "t.csv")
+    with pytest.raises(ValueError, match=r"t.csv: holds tracks; those in .json and .npz are read as points"):
+        read_points_file(tmp_path / "t.csv")
+
+
+def test_own_points_are_labels_by_id_and_time_once_on_a_frame_of_one_clip(tmp_path):
+    path = tmp_path / "p.csv"
+    path.write_text("id,t,x,y\n5,4,1,2\n2,0,3,3\n5,1,6,7\n")
+    labels = read_labels(path)
+    assert labels.ids.tolist() == [2, 5, 5] and list(labels.names) == [2, 5]
+    assert labels.points.tolist() == [[0, 3, 3], [1, 6, 7], [4, 1, 2]]
+    with pytest.raises(ValueError, match="p.csv: clip is of labels of another tool"):
+        read_labels(path, clip="dog")
+    path.write_text("id,t,x,y\n5,4,1,2\n2,0,3,3\n5,4,6,7\n")
+    with pytest.raises(ValueError, match="p.csv: 5 is labelled twice on frame 4"):
+        read_labels(path)
 
 
 def test_files_without_ids_and_with_wrong_ones(tmp_path):

@@ -2,8 +2,8 @@
 
 A shape is `outside` where the object is not in the frame, `occluded` where something hides it, and a `keyframe` where someone set it; CVAT
 interpolates between keyframes, and shapes that it interpolated are not read. What a skeleton is, its points are. Of a box with a `rotation`, the
-upright box around it is read. An export of a project has the tracks of several tasks, each with its `task_id`: every task is a clip. A file that declares a document type is refused, since entities
-of one can grow without bound.
+upright box around it is read. An export of a project has the tracks of several tasks, each with its `task_id`: every task is a clip. A file that
+declares a document type is refused, since entities of one can grow without bound.
 """
 
 import math
@@ -140,13 +140,12 @@ def _whole(element: Element, attribute: str, path: Path) -> int:
 
 
 def _size(root: Element) -> tuple[int, int] | None:
-    """(height, width) of the video, if the file tells one."""
-    told = {
-        tuple(size.findtext(side, "") for side in ("height", "width")) for size in root.iterfind("meta//original_size")
-    }
-    height, width = (
-        int(text) if text.isdecimal() and len(text) < 9 else 0 for text in (told.pop() if len(told) == 1 else ("", ""))
-    )
+    """(height, width) of the video, if the file tells one for all tasks."""
+    sizes = list(root.iterfind("meta//original_size"))
+    told = {tuple(size.findtext(side, "") for side in ("height", "width")) for size in sizes}
+    if len(told) != 1 or len(sizes) < len(_clips(root)):
+        return None
+    height, width = (int(text) if text.isdecimal() and len(text) < 9 else 0 for text in told.pop())
     return (height, width) if height and width else None
 
 

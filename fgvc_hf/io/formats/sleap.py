@@ -38,7 +38,7 @@ def read(path: Path) -> tuple[list[Label], list[PointName], tuple[int, int] | No
         rows = [row for frame in labels.labeled_frames for row in _frame_rows(frame, several, path)]
         owners = dict.fromkeys([*map(_owner, labels.tracks), *(row.name.individual for row in rows)])
         names = [PointName(node, owner) for owner in owners for node in labels.skeletons[0].node_names]
-        shapes = {tuple(video.shape[1:3]) for video in labels.videos if video.shape is not None}
+        shapes = {video.shape and tuple(video.shape[1:3]) for video in labels.videos}
     unknown = {row.name for row in rows} - set(names)
     if unknown:
         raise ValueError(f"{path}: holds several skeletons; files of one skeleton are read.")

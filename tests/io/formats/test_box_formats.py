@@ -290,3 +290,11 @@ def test_a_direction_or_a_threshold_that_is_none_is_refused(tmp_path):
     for threshold in (7, "0.5", True, np.nan):
         with pytest.raises(ValueError, match="threshold must be a probability from 0 to 1, got"):
             track_boxes(None, None, boxes, threshold=threshold)
+
+
+def test_the_size_of_one_task_of_a_project_of_cvat_is_not_that_of_another(tmp_path):
+    size = "<original_size><width>32</width><height>24</height></original_size>"
+    for change, found in (("", None), (size.replace("32", "64").replace("24", "48"), (48, 64))):  # images have none
+        path = write(tmp_path / "p.xml", PROJECT.replace(size, change))
+        for clip in ("left.mp4", "right.mp4"):
+            assert read_labels(path, clip=clip).size == found

@@ -287,6 +287,16 @@ def test_videos_of_the_same_name_in_sleap_are_clips_of_their_own(tmp_path, sever
     assert positions_of(labels, "nose") == {1: (2.5, 2.5)}
 
 
+def test_the_size_of_one_video_in_sleap_is_not_that_of_another(tmp_path):
+    skeleton, frames = sleap_io.Skeleton(["nose"]), []
+    for i, shape in enumerate(((3, 48, 64, 3), None)):
+        video = sleap_io.Video(f"v{i}.mp4", backend_metadata={"shape": shape} if shape else {}, open_backend=False)
+        made = sleap_io.Instance.from_numpy(np.array([[1.0 + i, 2]]), skeleton)
+        frames.append(sleap_io.LabeledFrame(video=video, frame_idx=0, instances=[made]))
+    sleap_io.Labels(frames).save(str(tmp_path / "l.slp"), verbose=False)
+    assert read_labels(tmp_path / "l.slp", clip="v1").size is None
+
+
 def test_scores_of_sleap_that_are_none(tmp_path):
     """SLEAP writes NaN of what people have labelled into its analysis files."""
     skeleton, video = sleap_io.Skeleton(["nose"]), sleap_io.Video("clip.mp4", open_backend=False)
