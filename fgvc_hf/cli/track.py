@@ -199,6 +199,8 @@ def read_prompts(arguments: argparse.Namespace, video) -> tuple[Any, Any]:
     labels = read_labels(path, arguments.format, arguments.clip)
     labels = labels.select(arguments.parts) if arguments.parts else labels
     if arguments.min_confidence is not None:
+        if (labels.confidence == 1).all():
+            raise ValueError(f"{path}: holds no label with a confidence below 1; leave out --min-confidence.")
         labels = labels.confident(arguments.min_confidence)
         if not len(labels):
             raise ValueError(f"{path}: holds no label of a confidence of {arguments.min_confidence:g} or more.")

@@ -54,6 +54,7 @@ def read_keypoints(
                 float(x),
                 float(y),
                 v == 2,
+                _score(one, path),
                 clip=frames[one["image_id"]][0],
             )
             for one, owner in zip(annotations, owners, strict=True)
@@ -97,6 +98,16 @@ def _triples(annotation: dict) -> list[tuple[float, float, int]]:
     if any(v not in (0, 1, 2) for *_, v in triples):
         raise ValueError
     return triples
+
+
+def _score(annotation: dict, path: Path) -> float:
+    """The confidence of the keypoints of an annotation: its score, which predictions have; what people labelled is certain."""
+    score = annotation.get("score")
+    if score is None:
+        return 1.0
+    if type(score) not in (int, float):
+        raise ValueError(f"{path}: the score of an annotation must be a number from 0 to 1, got {cut(repr(score))}.")
+    return float(score)
 
 
 def _owners(annotations: list[dict], path: Path) -> list[str]:

@@ -323,6 +323,7 @@ def test_a_projects_labels_are_tracked_and_written_back(folder_with_clip, capsys
         (["--grid", "2", "--min-confidence", "0.9"], "--min-confidence are of labels of another tool, which are read by"),
         (["--points-file", "labels.csv", "--format", "dlc", "--min-confidence", "1.5"], "must be from 0 to 1, got 1.5"),
         (["--points-file", "labels.csv", "--format", "dlc", "--min-confidence", "nan"], "must be from 0 to 1, got nan"),
+        (["--points-file", "labels.csv", "--format", "dlc", "--min-confidence", "0.9"], "no label with a confidence below 1; leave out"),
         (["--grid", "2", "--output-format", "mot"], "format must be one of dlc, sleap, coco"),
         (["--boxes-file", "labels.csv", "--format", "mot", "--output-format", "mot"], "labels.csv, line 1: expected frame,id,left"),
         (["--boxes-file", "labels.csv", "--compare", "paper"], "--compare is of points"),

@@ -175,7 +175,29 @@ def test_coco_labels_are_read(tmp_path):
         labels.check(20, (48, 65))
 
 
-@pytest.mark.parametrize("field", ["track_id", "individual"])
+def test_the_score_of_an_annotation_of_coco_is_the_confidence_of_its_points(tmp_path):
+    rows = coco()["annotations"]
+    path = write_json(tmp_path / "l.json", coco(annotations=[rows[0] | {"score": 0.25}, rows[1]]))
+    labels = read_labels(path, "coco")
+    assert labels.confidence.tolist() == [0.25, 1] and labels.confident(0.5).points[:, 0].tolist() == [12]
+    tracks = example_tracks()
+    save_tracks(tracks, tmp_path / "t.json", "coco", names=NAMES)
+    read = read_labels(tmp_path / "t.json", "coco")
+    for t in range(4):  # the mean of those that are written
+        of_it = read.points[:, 0] == t
+        mean = tracks.confidence[read.ids[of_it], t].mean()
+        np.testing.assert_allclose(read.confidence[of_it], mean, atol=1e-4)
+    for score, message in (
+        (1.5, "confidence"),
+        ("high", "the score of an annotation must be a number"),
+        (True, "number"),
+    ):
+        path = write_json(tmp_path / "l.json", coco(annotations=[rows[0] | {"score": score}, rows[1]]))
+        with pytest.raises(ValueError, match=message):
+            read_labels(path, "coco")
+
+
+@pytest.mark.parametrize("field", ["track_id", "individual", "score"])
 def test_a_field_of_coco_that_is_null_says_nothing(tmp_path, field):
     rows = [row | {field: None} for row in coco()["annotations"]]
     labels = read_labels(write_json(tmp_path / "l.json", coco(annotations=rows)), "coco")
