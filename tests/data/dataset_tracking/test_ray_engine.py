@@ -23,7 +23,8 @@ PROGRAM = """
 from fgvc_hf.data.dataset_tracking.finished_rows import FinishedRows
 FinishedRows.__init__.__defaults__ = (0.0,)
 from fgvc_hf.cli.main import main
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it, and what it starts
 sys.exit(main(["track-dataset", *sys.argv[1:]]))
 """
 
