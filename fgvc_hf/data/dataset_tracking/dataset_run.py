@@ -15,11 +15,11 @@ from ...io.checkpoints import resolve_checkpoint
 from ...io.text_files import printable
 from ...tracker import Tracker
 from ..shard_manifest import shard_files
-from .clip_points import points_name
 from .clip_sources import Clip, ClipSource
 from .finished_rows import FinishedRows
 from .lerobot_columns import append_tracks, check_append
 from .ray_engine import check_cluster, track_on_ray
+from .row_forms import form_of
 from .run_folder import (
     ROWS,
     begin_run,
@@ -31,7 +31,7 @@ from .run_folder import (
     locked,
     reopen,
 )
-from .run_options import TIME_LIMIT, Actors, check_options
+from .run_options import TIME_LIMIT, Actors, Prompts, check_options, prompts_of
 from .source_kinds import open_source
 from .stored_files import real_place
 from .track_job import Options, TrackJob, described, revision_of, settings_of
@@ -55,7 +55,8 @@ class Summary:
 def track_dataset(
     source: str | os.PathLike,
     destination: str | os.PathLike,
-    points: str = "grid:16",
+    points: str | None = None,
+    masks: str | None = None,
     *,
     video: str | None = None,
     engine: str = "local",
@@ -74,7 +75,9 @@ def track_dataset(
     Args:
         source: A folder of videos, Parquet files, WebDataset tar files, or a LeRobotDataset v3, on this machine or `hf://datasets/USER/NAME`.
         destination: Folder of the tracks; made if needed.
-        points (`str`, defaults to `"grid:16"`): `"grid:N"` or `"grid:ROWSxCOLUMNS"` on the first frame, or `"column:NAME"`.
+        points (`str`, *optional*): Points to follow: `"grid:N"` or `"grid:ROWSxCOLUMNS"` on the first frame, or `"column:NAME"`.
+        masks (`str`, *optional*): Objects to follow instead, as `"column:NAME"`: images whose values are object ids on the first frame, as of
+            [`read_mask`].
         video (`str`, *optional*): The column, extension or camera of videos; found by itself where only one can be meant.
         engine (`str`, defaults to `"local"`): `"local"`, this process, or `"ray"`, Ray Data.
         actors ([`Actors`], *optional*): Of the engine `"ray"`.
@@ -93,8 +96,9 @@ def track_dataset(
         `ValueError`: an option is not among those accepted, or the source holds no clips.
         `OSError`: something cannot be read or written, the source has changed, or the destination is of another run.
     """
-    column = check_options(points, engine, actors, num_shards, time_limit)
-    opened, folder = open_source(source, video, column), check_destination(destination, os.fspath(source))
+    prompts = prompts_of(points, masks)
+    check_options(engine, actors, num_shards, time_limit)
+    opened, folder = open_source(source, video, prompts), check_destination(destination, os.fspath(source))
     clips = list_clips(opened, num_shards, progress)
     if append_to is not None:
         check_append(opened, clips, folder, append_to)
@@ -102,7 +106,7 @@ def track_dataset(
         check_cluster(actors or Actors())
     # The driver of a cluster needs the weights only to name them
     tracker = load_tracker(checkpoint, loading | ({"device": "cpu"} if engine == "ray" else {}))
-    job = make_job(opened, points, checkpoint, loading, tracker, time_limit)
+    job = make_job(opened, prompts, checkpoint, loading, tracker, time_limit)
     named = {job.name(clip): clip for clip in clips}
     rows_of = partial(job.rows, tracker=tracker), partial(track_on_ray, job, actors=actors or Actors())
     with locked(folder):
@@ -128,10 +132,10 @@ def finish_run(
         check_shards(folder, num_shards)
         num_shards = len(shard_files(folder))
         if retry_errors:
-            reopen(folder)
+            reopen(folder, form_of(run).features())
     if is_whole(folder):
         return 0
-    rows = FinishedRows(folder / ROWS)
+    rows = FinishedRows(folder / ROWS, form_of(run).features())
     if retry_errors:
         rows.forget_passing()
     left = [clip for name, clip in named.items() if name not in rows]
@@ -179,7 +183,7 @@ def collect(found: Generator[dict], rows: FinishedRows, total: int, progress: bo
 
 def make_job(
     source: ClipSource,
-    points: str,
+    prompts: Prompts,
     checkpoint: str | None,
     loading: Mapping[str, Any],
     tracker: Tracker,
@@ -190,7 +194,8 @@ def make_job(
     local, revision = os.path.isdir(place), revision_of(tracker)
     place = os.path.abspath(place) if local else place
     options = Options(
-        points=points_name(points),
+        points=prompts.place if prompts.kind == "points" else None,
+        masks=prompts.place if prompts.kind == "masks" else None,
         model=os.path.basename(place) if local else place,
         revision=revision,
         settings=settings_of(tracker),

@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 from pyarrow.parquet import ParquetFile
@@ -27,9 +27,14 @@ from ...io.text_files import printable
 from ..dataset_card import shards_in, write_card
 from ..shard_manifest import MANIFEST, finish, shard_files
 from .finished_rows import FinishedRows, may_pass, read_rows
-from .row_encoding import encoding_table
+from .row_forms import form_of
+from .run_options import prompts_of
 from .shard_writer import write_track_shards
 from .stored_files import is_remote
+
+
+if TYPE_CHECKING:
+    from datasets import Features
 
 
 RUN, CLIPS, ROWS, LOCK = ".fgvc-hf-run.json", ".fgvc-hf-clips.jsonl", ".fgvc-hf-rows", ".fgvc-hf-lock"
@@ -114,14 +119,14 @@ def check_shards(folder: Path, number: int | None) -> None:
         )
 
 
-def reopen(folder: Path) -> None:
+def reopen(folder: Path, features: "Features") -> None:
     """Make a whole folder one of finished rows again, if a row has an error that may pass. Whatever ends this, no row is lost."""
     shards = shard_files(folder)
     errors = (read_rows(shard, ["error"])["error"].to_pylist() for shard in shards)
     if not any(may_pass(error) for of_shard in errors for error in of_shard):
         return
     shutil.rmtree(folder / ROWS, ignore_errors=True)
-    rows = FinishedRows(folder / ROWS)
+    rows = FinishedRows(folder / ROWS, features)
     for shard in shards:
         with ParquetFile(shard) as file:
             for group in range(file.num_row_groups):
@@ -149,7 +154,7 @@ def begin_run(folder: Path, run: dict[str, Any], listed: dict[str, str]) -> None
     before = read_run(folder)
     if same_place(Path(before["source"]), Path(run["source"])):
         before["source"] = run["source"]
-    if before == run:
+    if all(before.get(name) == run[name] for name in run):
         return
     differing = [name for name in run if name not in ("clips", "listing") and before.get(name) != run[name]]
     if not differing:
@@ -191,9 +196,10 @@ def read_run(folder: Path) -> dict[str, Any]:
     contents = "what a run was begun with"
     with understanding(folder / RUN, contents):
         run = read_json(folder / RUN, contents)
-        for name, kind in {"source": str, "points": str, "video": str | None, "clips": int}.items():
+        for name, kind in {"source": str, "video": str | None, "clips": int}.items():
             if not isinstance(run[name], kind):
                 raise ValueError(f"{name} is {run[name]!r}")
+        form_of(run)
     return run
 
 
@@ -215,20 +221,21 @@ def card_text(folder: Path, run: dict[str, Any]) -> str:
     """The text of the dataset card."""
     _, _, count, size = shards_in(folder)
     preset = f", preset `{run['preset']}`" if run["preset"] else ""
-    return f"""# Point tracks of {count} clips
+    prompts, form = prompts_of(run["points"], run["masks"]), form_of(run)
+    return f"""# {form.title} of {count} clips
 
-Points `{run["points"]}` of the clips of `{printable(os.path.basename(run["source"].rstrip("/")))}`, followed by
+{prompts.kind.capitalize()} `{prompts.place}` of the clips of `{printable(os.path.basename(run["source"].rstrip("/")))}`, followed by
 [fgvc_hf](https://arxiv.org/abs/2308.03040) {run["package"]} with `{run["model"]}` at revision `{run["revision"]}`{preset}. {size / 2**20:.1f} MiB.
 
     from datasets import load_dataset
-    from fgvc_hf import load_tracks
+    from fgvc_hf import load_{form.name}
 
     rows = load_dataset("THIS_REPOSITORY", split="train")
-    tracks = load_tracks(rows[0])  # tracks.tracks: (N, T, 2) in pixels; tracks.visible: (N, T)
+    {form.example}
 
-A row is a clip. Where it could not be tracked, `error` says why, and the arrays are null.
+A row is a clip. Where it could not be tracked, `error` says why, and the other columns are null.
 
-{encoding_table()}
+{form.table}
 """
 
 

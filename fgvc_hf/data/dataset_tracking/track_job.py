@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ...io.text_files import printable
 from .clip_sources import Clip, ClipSource
 from .row_names import clip_id, digest
+from .run_options import Prompts, prompts_of
 from .stored_files import ABSENT, content_of, join, stamp_of
 
 
@@ -22,7 +23,7 @@ class Options:
     """What the tracks of a data set depend on, beside its clips.
 
     Args:
-        points (`str`): `"grid:N"`, `"grid:ROWSxCOLUMNS"` or `"column:NAME"`.
+        points (`str`, *optional*), masks (`str`, *optional*): The place of what is followed, as of [`Prompts`]; of the other, `None`.
         model (`str`): Checkpoint as it was named.
         revision (`str`): Commit of a Hub id, or the fingerprint of the weights of a bundled checkpoint or a folder.
         settings (`str`): As of [`settings_of`].
@@ -30,13 +31,14 @@ class Options:
         package (`str`): Version of this package.
     """
 
-    points: str
+    points: str | None
     model: str
     revision: str
     settings: str
     preset: str | None
     dtype: str | None
     package: str
+    masks: str | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,10 @@ class TrackJob:
     commit: str | None = None
     device: str | None = None
     time_limit: float | None = None
+
+    @property
+    def prompts(self) -> Prompts:
+        return prompts_of(self.options.points, self.options.masks)
 
     def name(self, clip: Clip) -> str:
         """The id of a clip's row: of all that its tracks depend on but the time at which its file was written."""
@@ -96,18 +102,18 @@ class TrackJob:
     def _row(self, clip: Clip, tracker: "Tracker") -> dict:
         from .clip_tracking import track_clip
 
+        prompts = self.prompts
         stamps: dict[str, tuple[int, int]] = {}
 
         def read(folder: Path) -> dict[str, Any]:
             content = self.source.read(clip, folder)
-            if (
-                isinstance(content.video, Path) and folder not in content.video.parents
-            ):  # not listed if a column has its path
-                stamps[str(content.video)] = stamp_of(str(content.video))
-            points = content.points if self.options.points.startswith("column:") else self.options.points
-            return {"video": content.video, "points": points, "frames": (clip.start, clip.stop)}
+            for file in (content.video, content.prompts):
+                if isinstance(file, Path) and folder not in file.parents:  # not listed if a column has its path
+                    stamps[str(file)] = stamp_of(str(file))
+            given = content.prompts if prompts.column else prompts.place
+            return {"video": content.video, prompts.kind: given, "frames": (clip.start, clip.stop)}
 
-        found = track_clip(read, tracker, self.time_limit, clip.source)
+        found = track_clip(read, tracker, self.time_limit, clip.source, prompts.kind)
         for path, stamp in stamps.items():
             check_unchanged(path, stamp)
         names = {name: getattr(self.options, name) for name in ("model", "revision", "preset")}

@@ -219,7 +219,7 @@ def test_a_source_of_other_clips_is_told_as_that(command, copied, change):
     assert status == 2 and "the clips of the source have changed since it was begun" in error
 
 
-@pytest.mark.parametrize("points", [None, 3, b"grid:2", ["grid:2"]], ids=repr)
+@pytest.mark.parametrize("points", [3, b"grid:2", ["grid:2"]], ids=repr)
 def test_points_that_are_no_text_are_refused(clips, tmp_path, points):
     with pytest.raises(ValueError, match="points must be grid:N"):
         track_dataset(clips, tmp_path / "tracks", points)

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fgvc_hf import PointTracks, load_tracks
-from fgvc_hf.data.dataset_tracking.row_encoding import BINARY, encode_tracks, encoded_bytes, track_features
+from fgvc_hf.data.dataset_tracking.row_encoding import BINARY, encode_tracks, track_features
+from fgvc_hf.data.dataset_tracking.row_forms import encoded_bytes
 
 
 def random_tracks(number, length, height, width, seed):
