@@ -39,12 +39,15 @@ def check_destination(path: str | os.PathLike, source: str) -> Path:
     """The absolute path of a folder that is new, empty, or of a run. PyArrow would take a relative one such as `tracks:v2` for a URL.
 
     Raises:
-        `ValueError`: it is the source, or in it.
+        `ValueError`: it is the source, or in it, or its name is not in UTF-8.
         `OSError`: it holds something else, or cannot be written.
     """
     path = local_path(path).absolute()
     try:
+        str(path).encode()  # PyArrow has paths in UTF-8
         path.lstat()
+    except UnicodeEncodeError:
+        raise ValueError(f"{path}: cannot be written, its name is not in UTF-8; give another folder.") from None
     except FileNotFoundError:
         pass
     except OSError as error:  # such as a name that is too long
@@ -54,7 +57,8 @@ def check_destination(path: str | os.PathLike, source: str) -> Path:
         raise FileNotFoundError(f"{path}: cannot be written, it is a link to what does not exist.")
     if path.exists() and not path.is_dir():
         raise FileExistsError(f"{path}: is a file; the destination must be a folder.")
-    others = path.is_dir() and any(child.name != LOCK and not is_temporary(child) for child in path.iterdir())
+    begun = (LOCK, CLIPS)  # what there is before a run is noted
+    others = path.is_dir() and any(child.name not in begun and not is_temporary(child) for child in path.iterdir())
     if others and not (path / RUN).is_file():
         raise FileExistsError(
             f"{path}: holds something else than tracks of a data set; give a new or an empty folder."

@@ -14,7 +14,7 @@ from PIL import Image
 from tracked_datasets import files_in, stop_after
 
 from fgvc_hf.cli.main import main
-from fgvc_hf.data.dataset_tracking import clip_tracking, finished_rows, track_job
+from fgvc_hf.data.dataset_tracking import clip_tracking, finished_rows, run_folder, track_job
 from fgvc_hf.data.dataset_tracking.stored_files import stamp_of
 from fgvc_hf.data.dataset_tracking.track_job import TrackJob
 from fgvc_hf.io.files import is_temporary
@@ -115,6 +115,29 @@ def test_no_room_for_a_clip_ends_the_run(command, parquet, monkeypatch):
     monkeypatch.setattr(clip_tracking, "on_disk", full)
     status, _, error = command(parquet)
     assert status == 2 and "No space left on device" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("file", [".fgvc-hf-clips.jsonl", ".fgvc-hf-run.json"])
+def test_a_run_that_ended_while_it_was_noted_begins_anew(command, clips, monkeypatch, file):
+    """Before it has all of its notes: a full disk, or Ctrl-C."""
+    with monkeypatch.context() as patch:
+        fail_at(patch, run_folder, file, OSError(errno.ENOSPC, "No space left on device"))
+        status, _, error = command(clips)
+    assert status == 2 and "No space left on device" in error
+    status, printed, _ = command(clips)
+    assert status == 0 and "4 rows, 1 with an error; 4 new" in printed
+
+
+def fail_at(patch, module, name, error):
+    """Have the writing of a file of this name fail."""
+    write = module.atomic_write
+
+    def failing(path):
+        if path.name == name:
+            raise error
+        return write(path)
+
+    patch.setattr(module, "atomic_write", failing)
 
 
 @pytest.mark.parametrize("change", ["content", "removal"])
