@@ -106,7 +106,8 @@ def track_dataset(
     named = {job.name(clip): clip for clip in clips}
     rows_of = partial(job.rows, tracker=tracker), partial(track_on_ray, job, actors=actors or Actors())
     with locked(folder):
-        begin_run(folder, *(run := described(clips, opened.root, real_place(opened.path), job.options, video)))
+        run = described(clips, opened.root, real_place(opened.path), job.options, video)
+        begin_run(folder, *run, retry_errors)
         added = finish_run(folder, named, rows_of[engine == "ray"], num_shards, retry_errors, run[0], progress)
         if append_to is not None:
             episodes = {(clip.row, clip.place[0]): name for name, clip in named.items()}

@@ -143,15 +143,16 @@ def described(
     clips: Iterable[Clip], root: str, source: str, options: Options, video: str | None
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """What a destination keeps of a run, to compare a later run with, and a digest of each clip by its name: of its place, and of the content
-    of its file, whatever the time of that."""
+    of its file, whatever the time of that; `""` if that cannot be read."""
     file = os.path.basename(source) if os.path.isfile(source) else None  # by whatever link it was given
-    contents: dict[str, str] = {}
+    contents: dict[str, str | None] = {}
     listed = {}
     for clip in clips:
         if clip.file not in contents:
             contents[clip.file] = content_of(join(root, clip.file))
         same = replace(clip, file=file or clip.file, stamp=(clip.stamp[0], 0))
-        listed[clip.source] = digest([same.to_json(), contents[clip.file]])
+        content = contents[clip.file]
+        listed[clip.source] = "" if content is None else digest([same.to_json(), content])
     run = {"source": source, "video": video, **asdict(options), "clips": len(listed)}
     return run | {"listing": digest(list(listed.items()))}, listed
 
