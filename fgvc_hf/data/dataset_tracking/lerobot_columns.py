@@ -35,8 +35,8 @@ def check_append(
     """
     if not isinstance(source, LeRobotSource) or is_remote(source.root):
         raise ValueError(f"--append-to needs a LeRobotDataset on this machine as source, not {source.root}.")
-    check_outputs([output, destination], [source.root])
     check_new_folder(output)
+    check_outputs([output, destination], [source.root])
     counts = {len(points) for clip in clips if (points := clip.place[1])}
     if len(counts) > 1:
         raise ValueError(unequal(counts))

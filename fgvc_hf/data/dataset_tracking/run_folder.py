@@ -21,7 +21,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from pyarrow.parquet import ParquetFile
 
-from ...io.files import atomic_write, check_outputs, is_temporary, local_path, same_place
+from ...io.files import atomic_write, check_outputs, check_place_of_folder, is_temporary, local_path, same_place
 from ...io.json_files import read_json, reason_of, understanding
 from ...io.text_files import printable
 from ..dataset_card import shards_in, write_card
@@ -45,16 +45,10 @@ def check_destination(path: str | os.PathLike, source: str) -> Path:
     path = local_path(path).absolute()
     try:
         str(path).encode()  # PyArrow has paths in UTF-8
-        path.lstat()
     except UnicodeEncodeError:
         raise ValueError(f"{path}: cannot be written, its name is not in UTF-8; give another folder.") from None
-    except FileNotFoundError:
-        pass
-    except OSError as error:  # such as a name that is too long
-        raise OSError(f"{path}: cannot be written ({error.strerror}).") from None
+    check_place_of_folder(path)
     check_outputs([path], [None if is_remote(source) else source])
-    if path.is_symlink() and not path.exists():
-        raise FileNotFoundError(f"{path}: cannot be written, it is a link to what does not exist.")
     if path.exists() and not path.is_dir():
         raise FileExistsError(f"{path}: is a file; the destination must be a folder.")
     begun = (LOCK, CLIPS)  # what there is before a run is noted
@@ -63,10 +57,6 @@ def check_destination(path: str | os.PathLike, source: str) -> Path:
         raise FileExistsError(
             f"{path}: holds something else than tracks of a data set; give a new or an empty folder."
         )
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path}: cannot be written, the folder {path.parent} does not exist.")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise PermissionError(f"{path}: cannot be written, it is not writable.")
     return path
 
 
