@@ -169,7 +169,7 @@ def check_row(row: Any) -> None:
             raise ValueError(f"a row of tracks must have a column {wanted}, it has {', '.join(names) or 'none'}.")
         if wanted == "tracks" and not isinstance(row["tracks"], bytes | bytearray | memoryview):
             reason = error if isinstance(error := row.get("error"), str) else "its tracks are missing"
-            raise ValueError(f"row {row.get('id')} ({row.get('source')}) holds no tracks: {reason}.")
+            raise ValueError(f"row {row.get('id')} ({row.get('source')}) holds no tracks: {reason.rstrip('.')}.")
 
 
 def _bits(packed: bytes, number: int, length: int) -> np.ndarray:
