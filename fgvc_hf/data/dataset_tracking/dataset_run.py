@@ -33,7 +33,6 @@ from .run_folder import (
 )
 from .run_options import TIME_LIMIT, Actors, check_options
 from .source_kinds import open_source
-from .stored_files import real_place
 from .track_job import Options, TrackJob, described, revision_of, settings_of
 
 
@@ -106,8 +105,7 @@ def track_dataset(
     named = {job.name(clip): clip for clip in clips}
     rows_of = partial(job.rows, tracker=tracker), partial(track_on_ray, job, actors=actors or Actors())
     with locked(folder):
-        run = described(clips, opened.root, real_place(opened.path), job.options, video)
-        begin_run(folder, *run, retry_errors)
+        begin_run(folder, *(run := described(clips, opened, job.options, video)), retry_errors)
         added = finish_run(folder, named, rows_of[engine == "ray"], num_shards, retry_errors, run[0], progress)
         if append_to is not None:
             episodes = {(clip.row, clip.place[0]): name for name, clip in named.items()}
