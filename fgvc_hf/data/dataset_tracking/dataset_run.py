@@ -33,13 +33,13 @@ from .run_folder import (
 )
 from .run_options import TIME_LIMIT, Actors, Prompts, check_options, prompts_of
 from .source_kinds import open_source
-from .stored_files import real_place
 from .track_job import Options, TrackJob, described, revision_of, settings_of
 
 
 ACCEPTED = (
     "videos, folders of images, rows of Parquet, samples in .tar files that are not compressed, or a LeRobotDataset v3"
 )
+GRID = "grid:16"
 LOADING = {"preset", "device", "dtype", "revision"}
 
 
@@ -75,12 +75,10 @@ def track_dataset(
     Args:
         source: A folder of videos, Parquet files, WebDataset tar files, or a LeRobotDataset v3, on this machine or `hf://datasets/USER/NAME`.
         destination: Folder of the tracks; made if needed.
-        points (`str`, *optional*): Points to follow: `"grid:N"` or `"grid:ROWSxCOLUMNS"` on the first frame, or `"column:NAME"`.
-        masks (`str`, *optional*): Objects to follow instead, as `"column:NAME"`: images whose values are object ids on the first frame, as of
-            [`read_mask`].
+        points (`str`, defaults to `"grid:16"` without masks): `"grid:N"` or `"grid:ROWSxCOLUMNS"` on the first frame, or `"column:NAME"`.
+        masks (`str`, *optional*): Objects instead of points, as `"column:NAME"`: images of their ids on the first frame, as of [`read_mask`].
         video (`str`, *optional*): The column, extension or camera of videos; found by itself where only one can be meant.
-        engine (`str`, defaults to `"local"`): `"local"`, this process, or `"ray"`, Ray Data.
-        actors ([`Actors`], *optional*): Of the engine `"ray"`.
+        engine (`str`, defaults to `"local"`), actors ([`Actors`], *optional*): `"local"`, this process, or `"ray"`, Ray Data in such actors.
         num_shards (`int`, *optional*): Files of the result; such that each has about 256 MB before compression if not given.
         time_limit (`float`, defaults to 3600): Seconds for a clip.
         append_to (*optional*): A new folder, for a copy of a LeRobotDataset with the tracks as columns.
@@ -96,25 +94,23 @@ def track_dataset(
         `ValueError`: an option is not among those accepted, or the source holds no clips.
         `OSError`: something cannot be read or written, the source has changed, or the destination is of another run.
     """
-    prompts = prompts_of(points, masks)
     check_options(engine, actors, num_shards, time_limit)
+    prompts = prompts_of(GRID if points is None and masks is None else points, masks)
     opened, folder = open_source(source, video, prompts), check_destination(destination, os.fspath(source))
     clips = list_clips(opened, num_shards, progress)
     if append_to is not None:
         check_append(opened, clips, folder, append_to)
     if engine == "ray" and (retry_errors or not is_whole(folder)):
         check_cluster(actors or Actors())
-    # The driver of a cluster needs the weights only to name them
-    tracker = load_tracker(checkpoint, loading | ({"device": "cpu"} if engine == "ray" else {}))
+    tracker = load_tracker(checkpoint, loading, engine)
     job = make_job(opened, prompts, checkpoint, loading, tracker, time_limit)
     named = {job.name(clip): clip for clip in clips}
     rows_of = partial(job.rows, tracker=tracker), partial(track_on_ray, job, actors=actors or Actors())
     with locked(folder):
-        begin_run(folder, *(run := described(clips, opened.root, real_place(opened.path), job.options, video)))
+        begin_run(folder, *(run := described(clips, opened, job.options, video)), retry_errors)
         added = finish_run(folder, named, rows_of[engine == "ray"], num_shards, retry_errors, run[0], progress)
         if append_to is not None:
-            episodes = {(clip.row, clip.place[0]): name for name, clip in named.items()}
-            append_tracks(opened, shard_files(folder), episodes, append_to)
+            append_tracks(opened, shard_files(folder), named, append_to)
         return Summary(len(named), errors_in(folder), added)
 
 
@@ -159,11 +155,12 @@ def list_clips(source: ClipSource, num_shards: int | None, progress: bool) -> li
     return clips
 
 
-def load_tracker(checkpoint: str | None, loading: Mapping[str, Any]) -> Tracker:
+def load_tracker(checkpoint: str | None, loading: Mapping[str, Any], engine: str) -> Tracker:
     """The tracker; a `ValueError` for an argument that loading does not take."""
     if wrong := set(loading) - LOADING:
         raise ValueError(f"arguments must be among {', '.join(sorted(LOADING))}, got {', '.join(sorted(wrong))}.")
-    return Tracker.from_pretrained(checkpoint, **loading)
+    # The driver of a cluster needs the weights only to name them
+    return Tracker.from_pretrained(checkpoint, **dict(loading) | ({"device": "cpu"} if engine == "ray" else {}))
 
 
 def collect(found: Generator[dict], rows: FinishedRows, total: int, progress: bool) -> int:

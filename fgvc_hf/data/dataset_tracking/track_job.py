@@ -11,7 +11,7 @@ from ...io.text_files import printable
 from .clip_sources import Clip, ClipSource
 from .row_names import clip_id, digest
 from .run_options import Prompts, prompts_of
-from .stored_files import ABSENT, content_of, join, stamp_of
+from .stored_files import ABSENT, content_of, join, real_place, stamp_of
 
 
 if TYPE_CHECKING:
@@ -146,18 +146,20 @@ def settings_of(tracker: "Tracker") -> str:
 
 
 def described(
-    clips: Iterable[Clip], root: str, source: str, options: Options, video: str | None
+    clips: Iterable[Clip], opened: ClipSource, options: Options, video: str | None
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """What a destination keeps of a run, to compare a later run with, and a digest of each clip by its name: of its place, and of the content
-    of its file, whatever the time of that."""
+    of its file, whatever the time of that; `""` if that cannot be read."""
+    source = real_place(opened.path)
     file = os.path.basename(source) if os.path.isfile(source) else None  # by whatever link it was given
-    contents: dict[str, str] = {}
+    contents: dict[str, str | None] = {}
     listed = {}
     for clip in clips:
         if clip.file not in contents:
-            contents[clip.file] = content_of(join(root, clip.file))
+            contents[clip.file] = content_of(join(opened.root, clip.file))
         same = replace(clip, file=file or clip.file, stamp=(clip.stamp[0], 0))
-        listed[clip.source] = digest([same.to_json(), contents[clip.file]])
+        content = contents[clip.file]
+        listed[clip.source] = "" if content is None else digest([same.to_json(), content])
     run = {"source": source, "video": video, **asdict(options), "clips": len(listed)}
     return run | {"listing": digest(list(listed.items()))}, listed
 

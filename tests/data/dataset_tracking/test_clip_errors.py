@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from fgvc_hf import PointTracks, Tracker, track_rows
-from fgvc_hf.data.dataset_tracking import clip_tracking
+from fgvc_hf.data.dataset_tracking import clip_tracking, row_forms
 from fgvc_hf.data.dataset_tracking.clip_errors import LostDevice, renamed
 from fgvc_hf.data.dataset_tracking.clip_points import parse_grid, queries_of
 from fgvc_hf.data.dataset_tracking.clip_tracking import track_clip
@@ -180,7 +181,7 @@ def npy(shape, data=b""):
     ],
 )  # fmt: skip
 def test_points_of_any_bytes(monkeypatch, points, expected):
-    assert run(monkeypatch, points=points)["error"].startswith(expected)
+    assert run(monkeypatch, prompts=points)["error"].startswith(expected)
 
 
 def test_points_in_each_form_are_equal():

@@ -258,6 +258,12 @@ def test_destinations_that_cannot_be_are_refused_first(command, clips, tmp_path,
     assert status == 2 and f"{name}: cannot be written" in error and error.count("\n") == 1 and "Errno" not in error
 
 
+def test_destinations_that_are_not_in_utf8_are_refused_first(command, clips, tmp_path):
+    status, _, error = command(clips, destination=tmp_path / os.fsdecode(b"\xff"))
+    assert status == 2 and "its name is not in UTF-8" in error and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("kind", ["videos", "tar"])
 def test_what_is_passed_over_is_told_once(command, copied, webdataset, tmp_path, kind):
     source = copied if kind == "videos" else shutil.copytree(webdataset, tmp_path / "tars")

@@ -122,3 +122,12 @@ def test_episodes_with_unequal_points(refused):
     points = [[[0, 1.0, 1.0]], [[0, 1.0, 1.0], [0, 2.0, 2.0]]]
     error = refused(lambda root: rewrite(root / path, "prompts", points), "column:prompts")
     assert "as many points in every episode: they have 1 to 2" in error
+
+
+@pytest.mark.parametrize("name", ["dangling", "x" * 300])
+def test_a_copy_that_cannot_be_is_refused_first(command, lerobot, tmp_path, name):
+    if name == "dangling":
+        (tmp_path / name).symlink_to(tmp_path / "nowhere")
+    status, _, error = command(lerobot, "--append-to", tmp_path / name)
+    assert status == 2 and f"{name}: cannot be written" in error and error.count("\n") == 1 and "Errno" not in error
+    assert not (tmp_path / "tracks").exists()
