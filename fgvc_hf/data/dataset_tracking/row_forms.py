@@ -101,7 +101,7 @@ FORMS = {
 
 def form_of(run: Mapping[str, Any]) -> RowForm:
     """The form of the rows of a run."""
-    return FORMS[prompts_of(run["points"], run.get("masks")).kind]
+    return FORMS[prompts_of(run["points"], run["masks"]).kind]
 
 
 def encoded_bytes(row: Mapping[str, Any]) -> int:

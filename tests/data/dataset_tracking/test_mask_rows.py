@@ -1,7 +1,9 @@
 """Masks of a whole data set: from every kind of source to images in rows, and back."""
 
+import errno
 import glob
 import io
+import os
 import shutil
 import tarfile
 
@@ -17,6 +19,7 @@ from tracked_datasets import files_in, rows_in, stop_after
 
 from fgvc_hf import Tracker, load_masks, open_video, track_dataset, track_rows
 from fgvc_hf.cli.main import main
+from fgvc_hf.data.dataset_tracking import stored_files
 from fgvc_hf.data.dataset_tracking.mask_encoding import encode_masks, mask_features
 from fgvc_hf.data.dataset_tracking.row_forms import encoded_bytes
 
@@ -263,3 +266,25 @@ def test_masks_are_not_taken_for_videos(clips, tmp_path, checkpoint):
         track_dataset(source, tmp_path / f"{number}", masks=f"column:{column}", checkpoint=checkpoint)
         (row,) = rows_in(tmp_path / f"{number}").values()
         assert row["error"] is None and row["num_frames"] == 4 and row["fps"] == 12
+
+
+def test_points_and_masks_in_one_row_are_refused(tracker, clips):
+    (row,) = track_rows([{"video": clips / "a.mp4", "masks": ids_of(1), "points": "grid:2"}], tracker)
+    assert row["error"] == "masks: the row has points and masks; give one of them." and row["masks"] is None
+
+
+def test_masks_that_cannot_be_read_now_are_tried_again(with_masks, tmp_path, checkpoint, expected, monkeypatch):
+    """Not as damaged images, which stay as they are."""
+    source, names = with_masks
+
+    def opened(path, *arguments):
+        if str(path).endswith(".png"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return open(path, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stored_files, "open", opened, raising=False)
+        rows = {names[place]: row for place, row in run(source, tmp_path, checkpoint).items()}
+    assert rows["path"]["error"] == f"source: {source}/0.png: cannot be read (Permission denied)."
+    rows = {names[place]: row for place, row in run(source, tmp_path, checkpoint, retry_errors=True).items()}
+    assert np.array_equal(np.stack(load_masks(rows["path"])), expected(ids_of(1, 7)))
