@@ -270,14 +270,16 @@ def atomic_folder(path: str | os.PathLike) -> Generator[Path]:
         `OSError`: `path` exists and is not an empty folder, or cannot be created.
     """
     path = check_new_folder(path)
-    temporary = path.absolute().with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
-    try:
-        temporary.mkdir()
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        if error.errno is None:
-            raise
-        raise OSError(f"{path}: cannot be written ({error.strerror}).") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with ExitStack() as stack:
+        try:
+            owned = stack.enter_context(_temporary_file(path.absolute()))  # whose lock makes the name ours
+            temporary = owned.with_name(f"{owned.stem}-folder")
+            shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
+            stack.callback(shutil.rmtree, temporary, ignore_errors=True)
+            temporary.mkdir()
+            yield temporary
+            os.replace(temporary, path)
+        except OSError as error:
+            if error.errno is None:
+                raise
+            raise OSError(f"{path}: cannot be written ({error.strerror}).") from None

@@ -56,7 +56,10 @@ def error_text(error: Exception, stage: str, file: str | None = None, name: str 
     """
     if isinstance(error, OSError) and error.errno in OF_MACHINE:
         raise error
-    text = one_line(str(error) if file is None else renamed(str(error), file, printable(name)))
+    text = str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        text = f"{error.filename}: cannot be read ({error.strerror})."
+    text = one_line(text if file is None else renamed(text, file, printable(name)))
     if not isinstance(error, ClipError | OSError | ValueError):
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return f"{kind_of(error, stage)}: {text[:LONGEST]}"

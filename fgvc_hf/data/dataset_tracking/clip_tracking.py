@@ -55,7 +55,7 @@ def track_rows(rows: Iterable[Mapping[str, Any]], tracker: Tracker, time_limit: 
 
             * `video`: what [`open_video`] takes, or the bytes of a video file;
             * `points`: (t, x, y) of N points, or (x, y) on the first frame; or `"grid:N"` or `"grid:ROWSxCOLUMNS"`;
-            * `masks`, instead of points: object ids (H, W) on the first frame, 0 for the background, or an image of them, as its path, its bytes,
+            * `masks`, instead of `points`: object ids (H, W) on the first frame, 0 for the background, or an image of them, as its path, its bytes,
               the mapping of both that `datasets` has, or a picture of Pillow;
             * `frames` (*optional*): first frame, and the one after the last;
             * `id`, `source`, `model`, `revision`, `preset` (*optional*): what the columns of these names will hold, as text.
@@ -125,6 +125,8 @@ def track_clip(
             row = read(folder)
             if not hasattr(row, "get"):
                 raise ClipError(stage, f"a row must be a mapping, got {type(row).__name__}.")
+            if row.get("points") is not None and row.get("masks") is not None:
+                raise ClipError(kind, "the row has points and masks; give one of them.")
             video, given = on_disk(row.get("video"), folder), row.get(kind)
             span = frames_of(row.get("frames"))
             named = str(video) if isinstance(video, str | Path) else None

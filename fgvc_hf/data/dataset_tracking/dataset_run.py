@@ -29,6 +29,7 @@ from .run_folder import (
     errors_in,
     is_whole,
     locked,
+    read_run,
     reopen,
 )
 from .run_options import TIME_LIMIT, Actors, Prompts, check_options, prompts_of
@@ -126,11 +127,11 @@ def finish_run(
     """Track the clips that have no row yet, or one with an error to try again, and write the shards. Returns the number of new rows."""
     if is_whole(folder):
         check_shards(folder, num_shards)
-        num_shards = len(shard_files(folder))
         if retry_errors:
             reopen(folder, form_of(run).features())
     if is_whole(folder):
         return 0
+    num_shards = num_shards or read_run(folder)["shards"]  # of a finished folder that was reopened
     rows = FinishedRows(folder / ROWS, form_of(run).features())
     if retry_errors:
         rows.forget_passing()

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from ...io.json_files import reason_of
+from ...io.image_files import open_picture
 from ...io.masks import mask_image, read_mask
 from ...io.scratch_folders import scratch_folder
 from ...tracking.frames import host_array
@@ -54,34 +54,59 @@ def mask_features() -> "datasets.Features":
     )
 
 
-def mask_of(value: Any) -> Any:
+def mask_of(value: Any, height: int, width: int) -> Any:
     """
     Object ids (H, W) of the value of a row.
 
     Args:
         value: Ids of any type, or an image of them as of [`read_mask`]: its path, its bytes, or the mapping of both that `datasets` has.
+        height, width (`int`): Size of the video, which it must be of: a file of a few bytes may claim any.
 
     Raises:
-        [`ClipError`]: there is none, or its bytes are no image of ids.
-        `OSError`, `ValueError`: the same of a file.
+        [`ClipError`]: there is none, it is of another size, or its bytes are no image of ids.
+        `OSError`, `ValueError`: a file is no image of ids.
     """
     if isinstance(value, Mapping):
         value = value.get("path") if value.get("bytes") is None else value["bytes"]
     if value is None:
         raise ClipError("masks", "the row has no mask.")
-    if isinstance(value, str | Path):
-        return read_mask(value)
-    if not isinstance(value, bytes | bytearray | memoryview):
-        return value
+    if isinstance(value, bytes | bytearray | memoryview):
+        value = ids_of_bytes(value, (height, width))
+    elif isinstance(value, str | Path):
+        value = ids_of_file(value, (height, width))
+    ids = host_array(value)
+    if ids is not None and ids.ndim == 2:
+        check_size(ids.shape, (height, width))
+    return value if ids is None else ids
+
+
+def ids_of_bytes(data: bytes | bytearray | memoryview, size: tuple[int, int]) -> np.ndarray:
+    """The ids in the bytes of an image."""
     with scratch_folder() as folder:
         path = folder / "mask"
-        path.write_bytes(value)
+        path.write_bytes(data)
         try:
-            return read_mask(path)
+            return ids_of_file(path, size)
         except (OSError, ValueError) as error:
             if getattr(error, "errno", None) in OF_MACHINE:
                 raise
             raise ClipError("masks", renamed(str(error), str(path), "the mask")) from None
+
+
+def ids_of_file(path: str | Path, size: tuple[int, int]) -> np.ndarray:
+    """The ids in an image, whose size is looked at before it is decoded; its EXIF orientation may turn it."""
+    with open_picture(path) as image:
+        found = image.height, image.width
+    if found not in (size, size[::-1]):
+        check_size(found, size)
+    return read_mask(path)
+
+
+def check_size(found: tuple[int, ...], size: tuple[int, int]) -> None:
+    """A [`ClipError`] if a mask is not of the size of the video."""
+    if tuple(found) != size:
+        shown = "x".join(map(str, found))
+        raise ClipError("masks", f"the mask must be {size[0]}x{size[1]} like the video, it is {shown}.")
 
 
 def encode_masks(found: Iterable[np.ndarray], ids: Sequence[int], size: tuple[int, int]) -> dict[str, Any]:
@@ -129,15 +154,15 @@ class MaskFrames(Sequence):
         """The object ids of a frame, `(H, W)`, int32; a `ValueError` if they are not as rows are written."""
         if isinstance(t, slice):
             return MaskFrames(self._frames[t], self.object_ids, self.size, self._name)
-        ids = host_array(decoded(self._frames[t], self._name))
+        ids = host_array(decoded(self._frames[t], self.size, self._name))
         known = ids is not None and ids.shape == self.size and ids.dtype.kind in "iu"
         if not known or not np.isin(ids, [0, *self.object_ids]).all():
             raise ValueError(f"row {self._name} is damaged: frame {t} is no mask of its objects and size.")
         return ids.astype(np.int32)
 
 
-def decoded(value: Any, name: str | None) -> Any:
-    """The picture of an image as the formats of Parquet have it; one that is decoded already, as it is.
+def decoded(value: Any, size: tuple[int, int], name: str | None) -> Any:
+    """The picture of an image as the formats of Parquet have it, if it is of a size; one that is decoded already, as it is.
 
     Raises:
         `ValueError`: it is damaged.
@@ -146,10 +171,12 @@ def decoded(value: Any, name: str | None) -> Any:
         return value
     try:
         with Image.open(io.BytesIO(value["bytes"]), formats=["PNG"]) as image:
+            if image.size != size[::-1]:  # a few bytes may claim any
+                raise ValueError
             image.load()
             return image
-    except Exception as error:  # decoders raise anything on damaged files
-        raise ValueError(f"row {name} is damaged: a mask is no PNG image ({reason_of(error)}).") from None
+    except Exception:  # decoders raise anything on damaged files
+        raise ValueError(f"row {name} is damaged: a mask is no PNG image of {size[0]}x{size[1]}.") from None
 
 
 def load_masks(row: Mapping[str, Any]) -> MaskFrames:
@@ -157,7 +184,7 @@ def load_masks(row: Mapping[str, Any]) -> MaskFrames:
     The masks of a row, as [`Tracker.propagate_masks`] gives them.
 
     Args:
-        row (mapping): A row of the data set, as `datasets`, Ray, pandas or pyarrow's `to_pylist` give it.
+        row (mapping): A row of the data set, as `datasets`, Ray, pandas or pyarrow's `to_pylist` give it; not in the format `"torch"` of `datasets`.
 
     Returns:
         [`MaskFrames`], a sequence of T masks `(H, W)`, int32, in pixels of the video.
@@ -173,7 +200,9 @@ def load_masks(row: Mapping[str, Any]) -> MaskFrames:
         if len(row["masks"]) != length:
             raise ValueError
     except (ValueError, TypeError):
-        raise ValueError(f"row {name} is damaged: its masks are not of its frames and objects.") from None
+        raise ValueError(
+            f"row {name} is damaged, or in the format torch of datasets: its masks are not of its frames and objects."
+        ) from None
     return MaskFrames(row["masks"], objects, (height, width), name)
 
 

@@ -44,17 +44,17 @@ def is_a(kind: pyarrow.DataType, *names: str) -> bool:
     return any(getattr(pyarrow.types, f"is_{name}")(kind) for name in names)
 
 
-def video_column(schema: pyarrow.Schema, wanted: str | None, path: str) -> str:
-    """The column of videos: the one that is asked for, or else the only one with bytes, or else the only one with a usual name of paths.
+def video_column(schema: pyarrow.Schema, wanted: str | None, prompts: str | None, path: str) -> str:
+    """The column of videos: the one that is asked for, or else the only one with bytes, or else the only one with a usual name of paths; not
+    that of prompts, which may be images.
 
     Raises:
         `ValueError`: there is no such column, several may be meant, or it holds something else.
     """
     if wanted is None:
-        binary = [field.name for field in schema if holds_bytes(field.type)]
-        found = binary or [
-            name for name in PATH_COLUMNS if name in schema.names and holds_paths(schema.field(name).type)
-        ]
+        others = [field for field in schema if field.name != prompts]
+        binary = [field.name for field in others if holds_bytes(field.type)]
+        found = binary or [field.name for field in others if field.name in PATH_COLUMNS and holds_paths(field.type)]
         if len(found) != 1:
             raise ValueError(f"{path}: name the column of videos by --video; {candidates(schema.names)}.")
         return found[0]
@@ -98,7 +98,7 @@ class ParquetSource:
             stamp = stamp_of(path)
             with understood(path, "Parquet file"), open_file(path) as file:
                 table = pyarrow.parquet.ParquetFile(file)
-                self.video = video_column(table.schema_arrow, self.video, path)
+                self.video = video_column(table.schema_arrow, self.video, self.column, path)
                 if self.column is not None:
                     check_column(table.schema_arrow, self.column, "images" if self._masks else None, path)
                 sizes = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]

@@ -162,7 +162,7 @@ def check_row(row: Any, held: str, others: Sequence[str]) -> None:
     for wanted in (held, *others):
         if wanted not in names:
             raise ValueError(f"a row of {held} must have a column {wanted}, it has {', '.join(names) or 'none'}.")
-        if wanted == held and (isinstance(row[held], Real | str) or not hasattr(row[held], "__len__")):
+        if wanted == held and (isinstance(row[held], Real | str) or not hasattr(row[held], "__getitem__")):
             reason = error if isinstance(error := row.get("error"), str) else f"its {held} are missing"
             raise ValueError(f"row {row.get('id')} ({row.get('source')}) holds no {held}: {reason.rstrip('.')}.")
 

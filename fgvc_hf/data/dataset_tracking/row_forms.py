@@ -8,7 +8,6 @@ import numpy as np
 
 from ...io.drawing import draw_masks
 from ...io.overlays import Draw, drawn_tracks
-from ...tracking.prompts import masks_of_ids
 from . import mask_encoding, row_encoding
 from .clip_points import queries_of
 from .mask_encoding import MaskFrames, encode_masks, load_masks, mask_features, mask_of
@@ -65,7 +64,7 @@ def follow_points(tracker: "Tracker", frames: Any, queries: np.ndarray) -> dict[
 
 def follow_masks(tracker: "Tracker", frames: Any, mask: Any) -> dict[str, Any]:
     found = (ids for _, ids in tracker.propagate_masks(frames, mask))
-    return encode_masks(found, masks_of_ids(mask)[0], (frames.height, frames.width))
+    return encode_masks(found, [i for i in np.unique(mask).tolist() if i], (frames.height, frames.width))
 
 
 def drawn_masks(masks: MaskFrames) -> Draw:
@@ -90,7 +89,7 @@ FORMS = {
         "masks",
         "Masks",
         mask_features,
-        lambda value, height, width: mask_of(value),
+        mask_of,
         follow_masks,
         load_masks,
         drawn_masks,
@@ -102,7 +101,7 @@ FORMS = {
 
 def form_of(run: Mapping[str, Any]) -> RowForm:
     """The form of the rows of a run."""
-    return FORMS[prompts_of(run["points"], run.get("masks")).kind]
+    return FORMS[prompts_of(run["points"], run["masks"]).kind]
 
 
 def encoded_bytes(row: Mapping[str, Any]) -> int:

@@ -125,6 +125,7 @@ def reopen(folder: Path, features: "Features") -> None:
         with ParquetFile(shard) as file:
             for group in range(file.num_row_groups):
                 rows.keep(file.read_row_group(group).cast(rows.schema))
+    note_run(folder, read_run(folder) | {"shards": len(shards)})
     (folder / MANIFEST).unlink()
 
 
@@ -149,7 +150,7 @@ def begin_run(folder: Path, run: dict[str, Any], listed: dict[str, str], retry_e
     if not differing:
         change = first_change(noted_clips(folder), listed)
         if change is None and retry_errors:
-            note(folder, run, listed)
+            note(folder, before | run, listed)
             return
         if change is None:
             raise FileExistsError(
@@ -159,7 +160,8 @@ def begin_run(folder: Path, run: dict[str, Any], listed: dict[str, str], retry_e
         raise FileExistsError(
             f"{folder}: the clips of the source have changed since it was begun: {counts}{change}; choose another folder."
         )
-    if differing == ["source"] and before.get("listing") == run["listing"] and not is_remote(run["source"]):
+    gone = not is_remote(run["source"]) and not os.path.lexists(before["source"])
+    if differing == ["source"] and before.get("listing") == run["listing"] and gone:
         raise FileExistsError(
             f"{folder}: was begun with the source at {before['source']}, and the same clips are now at {run['source']}, but paths in them may lead "
             f"elsewhere from there; make {before['source']} a link to {run['source']}, or choose another folder."
@@ -174,6 +176,10 @@ def note(folder: Path, run: dict[str, Any], listed: dict[str, str]) -> None:
         lines = (json.dumps(clip) + "\n" for clip in listed.items())
         with temporary.open("w", encoding="utf-8") as file:
             file.writelines(lines)
+    note_run(folder, run)
+
+
+def note_run(folder: Path, run: dict[str, Any]) -> None:
     with atomic_write(folder / RUN) as temporary:
         temporary.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
 
@@ -208,8 +214,8 @@ def read_run(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{folder}: holds no tracks of a data set.")
     contents = "what a run was begun with"
     with understanding(folder / RUN, contents):
-        run = read_json(folder / RUN, contents)
-        for name, kind in {"source": str, "video": str | None, "clips": int}.items():
+        run = {"masks": None, "shards": None} | read_json(folder / RUN, contents)  # which not every run notes
+        for name, kind in {"source": str, "video": str | None, "clips": int, "shards": int | None}.items():
             if not isinstance(run[name], kind):
                 raise ValueError(f"{name} is {run[name]!r}")
         form_of(run)

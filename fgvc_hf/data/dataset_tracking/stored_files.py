@@ -242,6 +242,8 @@ def local_copy(path: str, folder: Path) -> Path:
     if not is_remote(path):
         if not os.path.exists(path):
             raise FileNotFoundError(f"{printable(path)}: there is no such file.")
+        if os.path.isfile(path):
+            open(path, "rb").close()  # an error of the system here, for not every decoder tells it from damage
         return Path(path)
     copy = folder / f"clip{posixpath.splitext(path)[1]}"
     with open_file(path) as file, copy.open("wb") as output:

@@ -45,8 +45,9 @@ class TarSource:
                     raise ValueError(f"{path}: has no members .{wanted}; {candidates(sorted(seen))}.")
 
     def _extension(self, members: dict[str, tuple[int, int]]) -> str:
-        """The extension of the video of a sample."""
-        return self.video or next((one for one in sorted(members) if f".{one}".lower().endswith(VIDEO_FILES)), "")
+        """The extension of the video of a sample, which is not that of prompts: a mask may be a GIF."""
+        others = sorted(set(members) - {self.prompts})
+        return self.video or next((one for one in others if f".{one}".lower().endswith(VIDEO_FILES)), "")
 
     def read(self, clip: Clip, folder: Path) -> Content:
         start, size, prompts_start, prompts_size = clip.place

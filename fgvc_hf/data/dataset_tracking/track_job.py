@@ -67,7 +67,10 @@ class TrackJob:
     def name(self, clip: Clip) -> str:
         """The id of a clip's row: of all that its tracks depend on but the time at which its file was written."""
         place = (clip.source, clip.stamp[0], clip.row, clip.start, clip.stop, *clip.place)
-        return clip_id(place, asdict(self.options))
+        options = asdict(self.options)
+        if options["masks"] is None:
+            del options["masks"]  # rows of points keep the names that they had before there were masks
+        return clip_id(place, options)
 
     def load_tracker(self) -> "Tracker":
         """The tracker.

@@ -15,7 +15,7 @@ import torch
 
 from fgvc_hf import PointTracks, Tracker, track_rows
 from fgvc_hf.data.dataset_tracking import clip_tracking, row_forms
-from fgvc_hf.data.dataset_tracking.clip_errors import LostDevice, renamed
+from fgvc_hf.data.dataset_tracking.clip_errors import LostDevice, error_text, renamed
 from fgvc_hf.data.dataset_tracking.clip_points import parse_grid, queries_of
 from fgvc_hf.data.dataset_tracking.clip_tracking import track_clip
 from fgvc_hf.data.dataset_tracking.row_encoding import track_features
@@ -128,6 +128,12 @@ def test_an_accelerator_that_is_lost_ends_the_job(monkeypatch):
 
 def test_an_error_has_a_bounded_length(monkeypatch):
     assert len(run(monkeypatch, ("points", "read"), ValueError("x" * 10**6))["error"]) < 1100
+
+
+@pytest.mark.parametrize("file, shown", [("c1.mp4", "N: "), (None, "c1.mp4: ")])
+def test_errors_of_the_system_are_sentences(file, shown):
+    error = PermissionError(errno.EACCES, "Permission denied", "c1.mp4")
+    assert error_text(error, "video", file, "N") == f"source: {shown}cannot be read (Permission denied)."
 
 
 @pytest.mark.parametrize(

@@ -250,6 +250,15 @@ def test_a_source_that_was_moved_is_told_what_to_do(command, copied, tmp_path):
     assert "; 0 new" in command(moved)[1]
 
 
+def test_another_name_of_a_source_that_is_still_there(command, webdataset, tmp_path):
+    """Nothing can be made a link that is in use."""
+    folder = shutil.copytree(webdataset, tmp_path / "tar")
+    assert command(folder)[0] == 0
+    status, _, error = command(folder / "00.tar")
+    assert status == 2 and error.count("\n") == 1 and " a link" not in error
+    assert f"source was {folder}, now {folder}/00.tar; give the same" in error
+
+
 @pytest.mark.parametrize("name", ["dangling", "x" * 300])
 def test_destinations_that_cannot_be_are_refused_first(command, clips, tmp_path, name):
     if name == "dangling":

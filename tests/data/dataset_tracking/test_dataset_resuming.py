@@ -1,6 +1,7 @@
 """Runs that were ended go on where they were."""
 
 import errno
+import json
 import os
 import resource
 import shutil
@@ -16,6 +17,7 @@ from tracked_datasets import files_in, rows_in, stop_after
 
 from fgvc_hf.cli.main import main
 from fgvc_hf.data.dataset_tracking import clip_tracking, finished_rows, run_folder, stored_files, track_job
+from fgvc_hf.data.dataset_tracking.row_names import clip_id
 from fgvc_hf.data.dataset_tracking.stored_files import stamp_of
 from fgvc_hf.data.dataset_tracking.track_job import TrackJob
 from fgvc_hf.io.files import is_temporary
@@ -342,3 +344,36 @@ def test_a_file_that_cannot_be_read_is_a_row(command, copied, tmp_path, monkeypa
     shutil.copy(copied / "a.mp4", copied / "circle.mp4")
     status, printed, _ = command(copied, "--retry-errors")
     assert status == 0 and "5 rows, 1 with an error; 1 new" in printed
+
+
+def test_trying_again_that_was_ended_keeps_the_number_of_shards(run, clips, tmp_path, monkeypatch, failing):
+    whole = run(clips, name="whole", num_shards=2)
+    failing |= {"a.mp4": "time"}
+    run(clips, num_shards=2)
+    failing.clear()
+    with monkeypatch.context() as patch:
+        stop_after(patch, 0, OSError("no"))
+        with pytest.raises(OSError, match="no"):
+            run(clips, retry_errors=True)
+    assert run(clips, retry_errors=True) == whole
+    shards = [
+        {name: data for name, data in files_in(tmp_path / n).items() if name[0] != "."} for n in ("tracks", "whole")
+    ]
+    assert shards[0] == shards[1] and sum(name.startswith("data-") for name in shards[0]) == 2
+
+
+def test_runs_of_points_that_were_begun_before_there_were_masks(run, clips, tmp_path, monkeypatch, capsys):
+    """They note no masks, and their rows have the names that they had."""
+    rows, noted = run(clips), tmp_path / "tracks" / ".fgvc-hf-run.json"
+    before = json.loads(noted.read_text())
+    assert before.pop("masks") is None
+    noted.write_text(json.dumps(before))
+    assert main(["track-dataset", "--inspect", str(tmp_path / "tracks")]) == 0
+    assert capsys.readouterr().out.count(".png: ") == 3
+    done = stop_after(monkeypatch, 0, OSError("no"))
+    assert run(clips) == rows and not done
+    options = {
+        name: before[name] for name in ("points", "model", "revision", "settings", "preset", "dtype", "package")
+    }
+    size = (clips / "a.mp4").stat().st_size
+    assert rows["a.mp4"]["id"] == clip_id(("a.mp4", size, 0, 0, None), options)

@@ -1,7 +1,9 @@
 """Masks of a whole data set: from every kind of source to images in rows, and back."""
 
+import errno
 import glob
 import io
+import os
 import shutil
 import tarfile
 
@@ -11,11 +13,13 @@ import pandas
 import pyarrow
 import pyarrow.parquet
 import pytest
-from PIL import Image
+import torch
+from PIL import Image, ImageFile
 from tracked_datasets import files_in, rows_in, stop_after
 
 from fgvc_hf import Tracker, load_masks, open_video, track_dataset, track_rows
 from fgvc_hf.cli.main import main
+from fgvc_hf.data.dataset_tracking import stored_files
 from fgvc_hf.data.dataset_tracking.mask_encoding import encode_masks, mask_features
 from fgvc_hf.data.dataset_tracking.row_forms import encoded_bytes
 
@@ -173,11 +177,21 @@ def test_rows_in_another_format_or_damaged_are_refused():
         "height": "48",
         "objects": ["a"],
     }.items():
-        with pytest.raises(ValueError, match="row 7 is damaged: its masks are not of its frames and objects"):
+        with pytest.raises(
+            ValueError,
+            match="row 7 is damaged, or in the format torch of datasets: its masks are not of its frames and objects",
+        ):
             load_masks(whole | {column: value})
+    with pytest.raises(ValueError, match="row 7 is damaged: a mask is no PNG image of 48x48[.]$"):
+        load_masks(whole | {"masks": [{"bytes": b"no image", "path": None}] * 2})[0]
     for value in (image, {"bytes": png(ids[:40]), "path": None}, {"bytes": b"", "path": None}, {}, None, "a"):
         with pytest.raises(ValueError, match="row 7 is damaged"):
             load_masks(whole | {"masks": [value] * 2})[0]
+    with pytest.raises(ValueError, match="its masks are missing"):
+        load_masks(whole | {"masks": {1, 2}})
+    tensors = {name: torch.tensor(whole[name]) for name in ("num_frames", "width", "height", "objects")}
+    with pytest.raises(ValueError, match="row 7 is damaged, or in the format torch of datasets"):
+        load_masks(whole | tensors)
     with pytest.raises(ValueError, match="must have a column masks, it has id"):
         load_masks({"id": "7"})
     with pytest.raises(IndexError):
@@ -220,3 +234,59 @@ def test_masks_are_drawn_and_other_options_are_named(with_masks, tmp_path, check
     assert main([*words, "--points", "grid:2"]) == 2
     assert "points was None, now grid:2; masks was column:mask, now None" in capsys.readouterr().err
     assert open_video(pictures[0]).width > 400
+
+
+def test_masks_of_another_size_are_refused_before_they_are_decoded(tracker, clips, tmp_path, monkeypatch):
+    large = np.zeros((9000, 9000), np.uint8)  # 3 GB as a mask for each object
+    large.flat[:40] = range(1, 41)
+    data, whole = png(large), encode_masks([ids_of(1)], [1], (SIDE, SIDE)) | {"id": "7", "source": "a", "error": None}
+    (tmp_path / "m.png").write_bytes(data)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: pytest.fail("decoded"))
+    for given in (data, tmp_path / "m.png"):
+        (row,) = track_rows([{"video": clips / "a.mp4", "masks": given}], tracker)
+        assert row["error"] == "masks: the mask must be 48x48 like the video, it is 9000x9000."
+    whole["masks"] = [{"bytes": data, "path": None}]
+    with pytest.raises(ValueError, match="row 7 is damaged: a mask is no PNG image of 48x48[.]$"):
+        load_masks(whole)[0]
+
+
+def test_masks_are_not_taken_for_videos(clips, tmp_path, checkpoint):
+    video, mask = (clips / "a.mp4").read_bytes(), png(ids_of(1))
+    gif = io.BytesIO()
+    Image.fromarray(ids_of(1).astype(np.uint8)).save(gif, format="GIF")
+    table, struct, tar = (tmp_path / name for name in ("paths.parquet", "structs.parquet", "0.tar"))
+    (tmp_path / "a.mp4").write_bytes(video)
+    pyarrow.parquet.write_table(pyarrow.table({"video": ["a.mp4"], "mask": [mask]}), table)
+    rows = [{"any": {"bytes": video, "path": None}, "mask": {"bytes": mask, "path": None}}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), struct)
+    with tarfile.open(tar, "w") as archive:
+        for name, data in (("0.mask", gif.getvalue()), ("0.mask.gif", gif.getvalue()), ("0.mp4", video)):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    for number, (source, column) in enumerate(((table, "mask"), (struct, "mask"), (tar, "mask.gif"))):
+        track_dataset(source, tmp_path / f"{number}", masks=f"column:{column}", checkpoint=checkpoint)
+        (row,) = rows_in(tmp_path / f"{number}").values()
+        assert row["error"] is None and row["num_frames"] == 4 and row["fps"] == 12
+
+
+def test_points_and_masks_in_one_row_are_refused(tracker, clips):
+    (row,) = track_rows([{"video": clips / "a.mp4", "masks": ids_of(1), "points": "grid:2"}], tracker)
+    assert row["error"] == "masks: the row has points and masks; give one of them." and row["masks"] is None
+
+
+def test_masks_that_cannot_be_read_now_are_tried_again(with_masks, tmp_path, checkpoint, expected, monkeypatch):
+    """Not as damaged images, which stay as they are."""
+    source, names = with_masks
+
+    def opened(path, *arguments):
+        if str(path).endswith(".png"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return open(path, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stored_files, "open", opened, raising=False)
+        rows = {names[place]: row for place, row in run(source, tmp_path, checkpoint).items()}
+    assert rows["path"]["error"] == f"source: {source}/0.png: cannot be read (Permission denied)."
+    rows = {names[place]: row for place, row in run(source, tmp_path, checkpoint, retry_errors=True).items()}
+    assert np.array_equal(np.stack(load_masks(rows["path"])), expected(ids_of(1, 7)))
