@@ -158,12 +158,12 @@ def test_losses_reach_the_encoder_in_both_stages(training):
 def defined(training, frames, step):
     """Losses (B,) of pairs, by name, from their definitions in the paper, before any pair is left out."""
     localising, (autoencoder,) = step >= 10, training.frozen
-    reference, target = views(frames.float() / 255, Random([1, 2]), 64, localising)
+    reference, target = views(frames.float() / 255, Random([1, 2, 3]), 64, localising)
     key, query = training.encode(reference), training.encode(target)
     if localising:
         place = training.find(key, query)
         target, query = crop_image(target, place, (8, 8), 8), crop(query, place, (8, 8))
-    affinity = torch.einsum("bijc,bklc->bijkl", key, query).reshape(2, 64, 64) / training.recipe.temperature
+    affinity = torch.einsum("bijc,bklc->bijkl", key, query).reshape(3, 64, 64) / training.recipe.temperature
     copying = affinity.softmax(1)  # (B, reference cells, target cells)
     images = [rgb_to_pixel_values(rgb, FgvcImageProcessorPil(**COLOUR_INPUT)) for rgb in (reference, target)]
     codes = [autoencoder.encode(image).flatten(1, 2) for image in images]
@@ -183,16 +183,17 @@ def defined(training, frames, step):
 @torch.no_grad()
 def test_losses_by_definition(training, monkeypatch, step):
     """Colours of a pair with a larger loss do not count, but in the first epoch and the first two of the second stage."""
-    frames = (255 * torch.rand(2, 2, 3, 96, 96, generator=torch.Generator().manual_seed(1))).byte()
+    frames = (255 * torch.rand(3, 2, 3, 96, 96, generator=torch.Generator().manual_seed(1))).byte()
     frames[0] //= 2
+    frames[1] //= 3
     monkeypatch.setattr(training, "recipe", replace(TINY, truncated=False, temperature=4.0))
     expected = defined(training, frames, step)
     totals = expected["colour"] + TINY.colour_cycle * expected["colour_cycle"]
-    assert totals[0] != totals[1] and expected["concentration"].min() > 0
+    assert len(totals.unique()) == 3 and expected["concentration"].min() > 0
     for limit, counted in ((0.999, totals < 0), (1.001, totals == totals.min())):
         monkeypatch.setattr(uvc, "OUTLIER", limit * float(totals.min()))
-        found = training(frames, [1, 2], step)
-        counted = torch.ones(2) if step in (0, 10, 11) else counted.float()
+        found = training(frames, [1, 2, 3], step)
+        counted = torch.ones(3) if step in (0, 10, 11) else counted.float()
         for name in ("colour", "colour_cycle"):
             torch.testing.assert_close(found[name], (counted * expected[name]).mean())
         torch.testing.assert_close(found["concentration"], expected["concentration"].mean() * (step > 0))
