@@ -303,3 +303,31 @@ def test_reconstruction_by_value(form):
     torch.testing.assert_close(found, losses.mean()[None], rtol=1e-4, atol=1e-5)
     masked = reconstruction_loss(query, key, own, others, 2, form, occlusion_test=True)
     torch.testing.assert_close(masked, (losses * visible).sum()[None] / visible.sum(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_default_device_has_no_say():
+    """Tensors on the meta device have no values."""
+    first, second = shifted_pair(2, -1)
+    colours, visible, flow = (
+        torch.rand(1, 1, 2 * H, 2 * W),
+        torch.ones(1, H, W, dtype=torch.bool),
+        torch.ones(1, H, W, 2),
+    )
+    discriminator = MapDiscriminator(R)
+
+    def losses():
+        positions, valid = target_positions(flow, visible, 2, R)
+        labelled = first, second, positions, valid, R, 0.07
+        return [
+            dirac_loss(*labelled),
+            gaussian_loss(*labelled, 0.5),
+            soft_label_loss(first, second, second, *labelled[2:]),
+            distillation_loss(first, second, second, first, R, 0.07),
+            reconstruction_loss(first, second, colours, colours, R, occlusion_test=True),
+            adversarial_loss(discriminator, first, second, True, R),
+        ]
+
+    expected = losses()
+    with torch.device("meta"):
+        found = losses()
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
