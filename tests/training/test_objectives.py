@@ -205,6 +205,11 @@ def test_losses_on_labels_by_value():
     torch.testing.assert_close(distillation_loss(query, key, 5 * teacher, key, 2, 0.3), entropy(taught))
 
 
+def test_a_single_cell_that_passes_the_check_counts_fully():
+    query, own, others = torch.ones(1, 1, 1, 4), torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2)
+    assert reconstruction_loss(query, query, own, others, 1, occlusion_test=True).tolist() == [19.5]
+
+
 def test_returning_matches_by_value():
     """Eq. 7: the best match of the best match, in the window of each, at most 1.5 cells away."""
     torch.manual_seed(0)
@@ -217,12 +222,15 @@ def test_returning_matches_by_value():
     away = (back - grid).norm(dim=-1)
     assert {0, 1, 2, 4} <= set(away.square().round().int().flatten().tolist())
     assert torch.equal(forward_backward_check(query * 3, key, 2)[0], away <= 1.5)
+    assert torch.equal(forward_backward_check(query, key, 2, 1.0)[0], away <= 1)
 
 
 def test_samples_outside_the_map_are_zero_and_maps_may_be_one_cell_wide():
     features = torch.arange(1.0, 5.0).view(1, 4, 1, 1)
     places = torch.tensor([[0.0, 2.5], [0.0, 3.5], [0.0, -0.25], [0.0, 9.0]]).view(1, 4, 1, 2)
     torch.testing.assert_close(sample_cells(features, places).flatten(), torch.tensor([3.5, 2.0, 0.75, 0.0]))
+    two = sample_cells(features.view(1, 2, 2, 1), torch.tensor([[0.25, 0.0], [1.0, 0.5]]).view(1, 1, 2, 2))
+    torch.testing.assert_close(two.flatten(), torch.tensor([1.25, 3.0]))
 
 
 def test_lengths_are_one_and_zeros_stay_zeros_without_a_gradient():

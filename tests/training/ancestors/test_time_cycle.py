@@ -358,6 +358,16 @@ def test_recipes_at_the_ends_of_their_ranges(fields):
     assert vars(replace(TIME_CYCLE_SMALL, **fields)) == vars(TIME_CYCLE_SMALL) | fields
 
 
+def test_the_recipe_holds_the_values_of_the_paper_and_its_script():
+    """Frames of 240 pixels, patches of a third; four frames before by steps of two, and the patch's own; inliers 1, skip 0.1, long 0.02."""
+    of_paper = {"frame": 240, "patch": 80, "patches": 1, "offsets": (0, 2, 4, 6, 15, 17), "localiser": "network"}
+    of_script = {"steps": 95_000, "batch_size": 36, "learning_rate": 2e-4, "area": (0.45, 0.9), "aspect": (1.0, 1.0)}
+    recipe = parse_recipe("timecycle", {})
+    assert vars(recipe) | of_paper | of_script == vars(recipe)
+    assert recipe.weights == {"similarity": 1.0, "skip": 0.1, "long": 0.02}
+    assert (recipe.betas, recipe.max_grad_norm) == ((0.5, 0.999), 10)
+
+
 def test_weights_are_those_of_the_recipe():
     recipe = replace(TINY, similarity=2.0, skip=3.0, long=4.0)
     assert recipe.weights == {"similarity": 2.0, "skip": 3.0, "long": 4.0}

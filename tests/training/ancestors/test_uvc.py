@@ -306,6 +306,14 @@ def test_bad_recipes(changes, message):
         parse_recipe("uvc-small", changes)
 
 
+def test_the_recipe_holds_the_values_of_the_paper_and_its_script():
+    """Patches of 256 pixels, regions of 8 x 8 cells, boxes estimated, distances truncated."""
+    of_paper = {"crop": 256, "box": "estimated", "truncated": True, "temperature": 1.0, "localise_from": 1 / 3}
+    of_script = {"steps": 300_000, "batch_size": 40, "frame": 640, "learning_rate": 1e-4}
+    recipe = parse_recipe("uvc", {})
+    assert vars(recipe) | of_paper | of_script == vars(recipe)
+
+
 @pytest.mark.parametrize("fields", [{"crop": 192}, {"localise_from": 0.0}, {"localise_from": 1.0}, {"box": "fixed"}])
 def test_recipes_at_the_ends_of_their_ranges(fields):
     assert vars(replace(UVC_SMALL, **fields)) == vars(UVC_SMALL) | fields
