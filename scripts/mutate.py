@@ -164,7 +164,7 @@ def mutants_of(path: str) -> Iterator[Mutant]:
             for new in changes(node):
                 yield mutant(place, node, new)
         for name, value in ast.iter_fields(node):
-            if name not in UNSEEN and not isinstance(node, ast.Raise | ast.JoinedStr) and not is_message(node):
+            if name not in UNSEEN and not isinstance(node, ast.Raise | ast.JoinedStr) and not is_check(node):
                 for child in value if isinstance(value, list) else [value]:
                     if isinstance(child, ast.AST):
                         yield from visit(child, place)
@@ -172,7 +172,10 @@ def mutants_of(path: str) -> Iterator[Mutant]:
     yield from visit(ast.parse(text), "")
 
 
-def is_message(node: ast.AST) -> bool:
+def is_check(node: ast.AST) -> bool:
+    """Whether a node is a message, or says that sequences must be of equal length."""
+    if isinstance(node, ast.keyword):
+        return node.arg == "strict"
     return isinstance(node, ast.Call) and ast.unparse(node.func).startswith(("logger.", "warnings."))
 
 

@@ -135,7 +135,7 @@ def test_the_first_look_is_the_first_patch_and_all_together_are_the_reference():
 @pytest.mark.parametrize(("h", "w"), [(25, 60), (60, 25), (24, 25), (33, 32)])
 def test_points_are_found_in_every_corner_of_a_frame(h, w):
     features = unit_features(h, w)
-    cells = [(1.0, 1.0), (w - 2.0, 1.0), (1.0, h - 2.0), (w - 2.0, h - 2.0), (float(w // 2), float(h // 2))]
+    cells = [(0.0, 0.0), (w - 1.0, 0.0), (0.0, h - 1.0), (w - 1.0, h - 1.0), (float(w // 2), float(h // 2))]
     search = search_for(features, cells)
     match = search.find(FeaturePyramid(features))
     torch.testing.assert_close(match.cells, torch.tensor(cells), atol=0.3, rtol=0)
