@@ -54,6 +54,7 @@ OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
 }  # fmt: skip
 NAMES = {"min": "max", "any": "all", "argmin": "argmax", "minimum": "maximum", "floor": "ceil", "zeros": "ones", "zeros_like": "ones_like",
          "amin": "amax", "sum": "mean", "cumsum": "cumprod", "sin": "cos", "argsort": "sort", "lstrip": "rstrip", "append": "extend"}  # fmt: skip
+SYMMETRIC = {"min", "max", "minimum", "maximum", "hypot", "transpose", "swapaxes"}  # two arguments in either order
 UNSEEN = {"annotation", "returns", "decorator_list", "type_params"}
 NAMES |= {new: old for old, new in NAMES.items()}
 
@@ -115,16 +116,18 @@ def constants(value: object) -> Iterator[ast.AST]:
 
 
 def calls(node: ast.Call) -> Iterator[ast.AST]:
-    """Another function, two arguments in the other order, a named argument left out."""
+    """Another function, two arguments in the other order, a named argument left out; not what cannot change any result."""
     function = node.func
+    name = function.id if isinstance(function, ast.Name) else getattr(function, "attr", "")
     if isinstance(function, ast.Name) and function.id in NAMES:
         yield changed(node, func=ast.Name(NAMES[function.id]))
     elif isinstance(function, ast.Attribute) and function.attr in NAMES:
         yield changed(node, func=ast.Attribute(function.value, NAMES[function.attr]))
-    if len(node.args) >= 2 and not any(isinstance(one, ast.Starred) for one in node.args):
+    either_order = name in SYMMETRIC and len(node.args) == 2
+    if len(node.args) >= 2 and not either_order and not any(isinstance(one, ast.Starred) for one in node.args):
         yield changed(node, args=[node.args[1], node.args[0], *node.args[2:]])
     for i, keyword in enumerate(node.keywords):
-        if keyword.arg:
+        if keyword.arg and keyword.arg != "strict":  # a check of the code itself
             yield changed(node, keywords=node.keywords[:i] + node.keywords[i + 1 :])
 
 
@@ -161,7 +164,7 @@ def mutants_of(path: str) -> Iterator[Mutant]:
             for new in changes(node):
                 yield mutant(place, node, new)
         for name, value in ast.iter_fields(node):
-            if name not in UNSEEN and not isinstance(node, ast.Raise | ast.JoinedStr) and not is_message(node):
+            if name not in UNSEEN and not isinstance(node, ast.Raise | ast.JoinedStr) and not is_check(node):
                 for child in value if isinstance(value, list) else [value]:
                     if isinstance(child, ast.AST):
                         yield from visit(child, place)
@@ -169,7 +172,10 @@ def mutants_of(path: str) -> Iterator[Mutant]:
     yield from visit(ast.parse(text), "")
 
 
-def is_message(node: ast.AST) -> bool:
+def is_check(node: ast.AST) -> bool:
+    """Whether a node is a message, or says that sequences must be of equal length."""
+    if isinstance(node, ast.keyword):
+        return node.arg == "strict"
     return isinstance(node, ast.Call) and ast.unparse(node.func).startswith(("logger.", "warnings."))
 
 

@@ -1,4 +1,4 @@
-"""What the package computes does not depend on torch's default type, which other code in the process may have set."""
+"""What the package computes does not depend on torch's default type and device, which other code in the process may have set."""
 
 import contextlib
 
@@ -13,15 +13,17 @@ MATCHING = {
     "labels": {},
     "templates": {"point_matching": "templates"},
     "boxes by coordinates": {"box_matching": "coordinates"},
+    "masks by boxes": {"propagation_family": "per_reference", "propagation_window": "none", "object_boxes": True},
 }
 
 
 @contextlib.contextmanager
-def default(dtype):
+def default(dtype, device):
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        yield
+        with torch.device(device):
+            yield
     finally:
         torch.set_default_dtype(before)
 
@@ -56,8 +58,8 @@ def test_results_are_the_same_to_the_last_bit(tiny_model, processor, noise_clip,
     model = FgvcModel(FgvcConfig.from_dict(tiny_model.config.to_dict() | settings)).eval()
     model.load_state_dict(tiny_model.state_dict())
     expected = everything(model, processor, noise_clip)
-    for dtype in (torch.float64, torch.bfloat16):
-        with default(dtype):
+    for dtype, device in ((torch.float64, "cpu"), (torch.bfloat16, "cpu"), (torch.float32, "meta")):
+        with default(dtype, device):  # tensors on the meta device have no values
             found = everything(model, processor, noise_clip)
         assert found.keys() == expected.keys()
         for name, value in expected.items():

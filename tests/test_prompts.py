@@ -1,10 +1,13 @@
 """Prompts: which are taken, and that a refused one changes nothing."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
 from fgvc_hf import Tracker
+from fgvc_hf.tracking import prompts
 
 
 QUERY = (0, 12.3, 20.1)
@@ -91,3 +94,49 @@ def test_a_frame_that_has_passed_takes_no_prompts(tiny_model, processor, noise_c
         processor.add_inputs_to_inference_session(session, 2, 1, [(5, 3)])
     processor.add_inputs_to_inference_session(session, 4, 1, [(5, 3)])  # the last one is still there
     assert tiny_model.step(session, noise_clip[5]).ids == [1]
+
+
+@pytest.mark.parametrize("place", [(0, 0), (56, 0), (0, 40), (56, 40), (13.5, 22)])
+def test_points_and_middles_of_boxes_may_lie_on_the_border_of_the_frame(place):
+    box = np.array(place) + [(-9.0, -4), (9, -4), (9, 4), (-9, 4)]
+    for target in (prompts.PointTarget(0, place), prompts.BoxTarget(0, box, False)):
+        prompts.check_fits(3, target, (40, 56))
+
+
+@pytest.mark.parametrize("place", [(-0.1, 5), (56.1, 5), (5, -0.1), (5, 40.1)])
+def test_points_and_middles_of_boxes_beyond_the_border_are_refused(place):
+    box = np.array(place) + [(-9.0, -4), (9, -4), (9, 4), (-9, 4)]
+    x, y = (f"{at:g}" for at in place)
+    with pytest.raises(ValueError, match=rf"x in 0..56 and y in 0..40, got \({x}, {y}\) for target 3"):
+        prompts.check_fits(3, prompts.PointTarget(0, place), (40, 56))
+    with pytest.raises(ValueError, match=rf"inside the frame, 40x56, but that of target 3 is \({x}, {y}\)"):
+        prompts.check_fits(3, prompts.BoxTarget(0, box, True), (40, 56))
+
+
+def test_masks_fit_frames_of_their_size_and_sought_points_all():
+    mask = prompts.MaskTarget(0, np.zeros((40, 56), bool))
+    prompts.check_fits(3, mask, (40, 56))
+    prompts.check_fits(3, prompts.PointTarget(0), (40, 56))
+    with pytest.raises(ValueError, match="input_masks must be 56x40 like the video, but that of target 3 is 40x56"):
+        prompts.check_fits(3, mask, (56, 40))
+
+
+def test_numbers_at_the_ends_of_their_ranges():
+    assert [prompts.whole_number("a", of) for of in (2**53, -(2**53), 3.0, np.int32(4))] == [2**53, -(2**53), 3, 4]
+    for wrong in (2**53 + 1, -(2**53) - 1):
+        with pytest.raises(ValueError, match="a must be a whole number of at most 2\\^53, got one of 16 digits"):
+            prompts.whole_number("a", wrong)
+    for wrong in (True, np.True_, "1", b"1", 1.5, None, math.nan, math.inf, [1, 2]):
+        with pytest.raises(ValueError, match="a must be a whole number"):
+            prompts.whole_number("a", wrong)
+    assert prompts.positive_number("a", 1e-9, "frames") == 1e-9 and isinstance(
+        prompts.positive_number("a", 3, "x"), float
+    )
+    for wrong in (0, -1, math.inf, math.nan, True, np.True_, "1", None):
+        with pytest.raises(ValueError, match="a must be a positive number of frames"):
+            prompts.positive_number("a", wrong, "frames")
+    for right in (None, 0, 1, 0.5):
+        prompts.check_probability("a", right)
+    for wrong in (-1e-9, 1 + 1e-9, True, "0.5", math.nan):
+        with pytest.raises(ValueError, match="a must be a probability from 0 to 1"):
+            prompts.check_probability("a", wrong)

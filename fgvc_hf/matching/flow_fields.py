@@ -51,7 +51,7 @@ def filled(flow: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
     while not weight.bool().all():
         sums = 9 * F.avg_pool2d(torch.cat([values, weight], dim=1), 3, 1, 1)  # (1, 3, h, w)
         new = (weight == 0) & (sums[:, 2:] > 0)
-        values = torch.where(new, sums[:, :2] / sums[:, 2:].clamp_min(1e-6), values)
+        values = torch.where(new, sums[:, :2] / sums[:, 2:], values)
         weight = torch.where(new, 1.0, weight)
     return values[0].movedim(0, -1)
 
@@ -77,7 +77,7 @@ def resized(flow: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     (h, w), (height, width) = flow.shape[:2], size
     if (h, w) == (height, width):
         return flow
-    values = F.interpolate(flow.movedim(-1, 0)[None], size=size, mode="bilinear", align_corners=False)[0]
+    values = F.interpolate(flow.movedim(-1, 0)[None], size=size, mode="bilinear")[0]
     return values.movedim(0, -1) * flow.new_tensor([width / w, height / h])
 
 

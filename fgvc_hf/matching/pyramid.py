@@ -55,7 +55,7 @@ def downsample_patches(patches: torch.Tensor, weights: torch.Tensor) -> tuple[to
     Returns:
         Patches (N, S, C), of unit length, and weights (N, S).
     """
-    radius = (math.isqrt(patches.shape[1]) - 1) // 2
+    radius = math.isqrt(patches.shape[1]) // 2
     axis = torch.arange(-radius, radius + 1, dtype=torch.float32, device=patches.device)
     coarse = torch.arange(-(radius // 2), radius // 2 + 1, dtype=torch.float32, device=patches.device)
     near = (1 - ((axis / 2).clamp(coarse[0], coarse[-1]) - coarse[:, None]).abs()).clamp_min(0)  # (side, D)

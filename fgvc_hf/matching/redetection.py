@@ -74,9 +74,7 @@ def redetect(
 def best_blocks(blocks: torch.Tensor, patches: torch.Tensor, radius: int) -> torch.Tensor:
     """Centres (N, 2), in cells (x, y), of the blocks (rows, columns, C) most similar to the weighted means of patches (N, P, C)."""
     columns = blocks.shape[1]
-    queries = F.normalize(
-        (patches.float() * patch_weights(radius, blocks.device)[:, None]).sum(dim=1), dim=1
-    )  # (N, C)
+    queries = (patches.float() * patch_weights(radius, blocks.device)[:, None]).sum(dim=1)  # (N, C)
     missing = -len(queries) % QUERIES_AT_ONCE
     parts = F.pad(queries, (0, 0, 0, missing)).split(QUERIES_AT_ONCE)
     best = torch.cat([(part @ blocks.flatten(0, 1).T).argmax(dim=1) for part in parts])[: len(queries)]

@@ -33,10 +33,10 @@ def row_topk(
         row = products.gather(3, x.clamp(0, w - 1).expand(frames, h, -1, -1))  # (F, h, w, B)
         row = row.masked_fill(~inside, -torch.inf).permute(1, 2, 0, 3).flatten(2)  # (h, w, F * B)
         position = (frame[:, None] * h + y[:, None, None, None]) * w + x[:, None]  # (h, w, F, B)
-        best, place = F.pad(row, (0, topk), value=-torch.inf).topk(topk, dim=-1)
+        best, place = F.pad(row, (0, topk), value=-torch.inf).topk(topk)
         scores.append(best)
         indices.append(F.pad(position.flatten(2), (0, topk)).gather(2, place))
-    best, place = torch.cat(scores, dim=2).topk(topk, dim=-1)  # (h, w, topk)
+    best, place = torch.cat(scores, dim=2).topk(topk)  # (h, w, topk)
     index = torch.cat(indices, dim=2).gather(2, place).masked_fill(best == -torch.inf, 0)
     return best.flatten(0, 1), index.flatten(0, 1)
 

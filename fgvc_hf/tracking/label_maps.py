@@ -291,7 +291,7 @@ def _centre_of_peak(
 def _mean_of_largest_pixels(labels: torch.Tensor, size: tuple[int, int], input_size: tuple[int, int]) -> torch.Tensor:
     """Weighted means (labels, 2) of the five largest pixels of the maps, up-sampled as the official code does."""
     maps = labels.T.reshape(-1, 1, 1, *size)  # one by one: together, the last bit would depend on the others
-    upsampled = [F.interpolate(m, size=input_size, mode="bilinear", align_corners=False).flatten() for m in maps]
+    upsampled = [F.interpolate(m, size=input_size, mode="bilinear").flatten() for m in maps]
     values = torch.stack(upsampled)
     top = exact(values).topk(min(LEGACY_PIXELS, values.shape[1]), dim=1)
     weights = top.values / top.values.sum(dim=1, keepdim=True).clamp_min(torch.finfo(top.values.dtype).tiny)

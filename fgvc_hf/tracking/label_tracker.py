@@ -316,9 +316,8 @@ class LabelMapTracker:
             if half is not None:
                 group.halves[i] = half
             allowed = torch.stack([box_cells(one[:, column], self.memory.size) for one in labels])
-            own = labels[..., column : column + 1]
-            found = propagate_softmax(features, keys, own, active & within, config, whole, allowed)
-            new[:, column : column + 1] = found
+            own = labels[..., [column]]
+            new[:, column] = propagate_softmax(features, keys, own, active & within, config, whole, allowed)[:, 0]
         return new
 
 

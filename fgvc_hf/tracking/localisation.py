@@ -66,8 +66,9 @@ def read_box(
 
 def cells_of(labels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Cells (N, 2), (x, y), float64, of an object with label map (h*w,): labels of at least 0.5, or half the peak of a faint object."""
-    y, x = (labels >= min(LEAST_LABEL, LEAST_LABEL * float(labels.max()))).view(size).nonzero().unbind(1)
-    return exact(torch.stack([x, y], dim=1) if labels.max() > 0 else labels.new_zeros((0, 2)))
+    own = (labels > 0) & (labels >= min(LEAST_LABEL, LEAST_LABEL * float(labels.max())))
+    y, x = own.view(size).nonzero().unbind(1)
+    return exact(torch.stack([x, y], dim=1))
 
 
 def in_box(centre: torch.Tensor, half: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

@@ -170,7 +170,7 @@ def reconstruction_loss(
     outside = "zero" if form == "official" else "excluded"
     copy = window_average(query, key, values, radius, query.shape[-1] ** -0.5, outside).permute(0, 3, 1, 2)
     if form == "official":
-        copy = F.interpolate(copy, size=query_colours.shape[-2:], mode="bilinear", align_corners=False)
+        copy = F.interpolate(copy, size=query_colours.shape[-2:], mode="bilinear")
     elif form == "aligned":
         query_colours = query_colours[..., ::stride, ::stride]
     else:

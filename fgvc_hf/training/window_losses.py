@@ -52,10 +52,10 @@ class _Average(torch.autograd.Function):
         grad_q, grad_k = torch.zeros_like(q_pad, dtype=torch.float32), torch.zeros_like(k_pad, dtype=torch.float32)
         for row in tiling.rows():
             q, k = tiling.queries(q_pad, row), tiling.keys(k_pad, row)
-            d_scores = torch.bmm(tiling.queries(grad_pad, row), tiling.keys(v_pad, row).transpose(1, 2))
+            d_scores = torch.bmm(tiling.queries(grad_pad, row), tiling.keys(v_pad, row).mT)
             d_scores = d_scores.mul_(window_scores(q, k, ctx.scale, row).softmax(-1)).to(q.dtype)
             tiling.put_queries(torch.bmm(d_scores, k).float(), row, grad_q)
-            tiling.add_keys(torch.bmm(d_scores.transpose(1, 2), q).float(), row, grad_k)
+            tiling.add_keys(torch.bmm(d_scores.mT, q).float(), row, grad_k)
         grad_q, grad_k = tiling.crop_queries(grad_q).to(query.dtype), tiling.crop_keys(grad_k).to(key.dtype)
         return grad_q, grad_k, None, None, None
 
@@ -117,7 +117,7 @@ class _CrossEntropy(torch.autograd.Function):
             if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
                 d_scores = log_probs.exp_().sub_(labels).mul_(weight * scale).to(q.dtype)
                 tiling.put_queries(torch.bmm(d_scores, k).float(), row, grad_q)
-                tiling.add_keys(torch.bmm(d_scores.transpose(1, 2), q).float(), row, grad_k)
+                tiling.add_keys(torch.bmm(d_scores.mT, q).float(), row, grad_k)
         count = valid.flatten(1).sum(1).clamp_min(1).float()
         ctx.save_for_backward(tiling.crop_queries(grad_q), tiling.crop_keys(grad_k), count)
         ctx.dtypes = query.dtype, key.dtype
@@ -216,7 +216,7 @@ def window_maps(query: torch.Tensor, key: torch.Tensor, radius: int, scale: floa
     for row in tiling.rows():
 
         def maps(row=row):
-            products = torch.bmm(tiling.queries(q_pad, row), tiling.keys(k_pad, row).transpose(1, 2)).float() * scale
+            products = torch.bmm(tiling.queries(q_pad, row), tiling.keys(k_pad, row).mT).float() * scale
             if probabilities:
                 allowed = row.allowed.repeat(len(products) // len(row.allowed), 1, 1)
                 products = products.masked_fill(~allowed, -torch.inf).softmax(-1)

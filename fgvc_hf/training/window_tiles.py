@@ -126,5 +126,5 @@ class Tiling:
 
 def window_scores(q: torch.Tensor, k: torch.Tensor, scale: float, row: TileRow) -> torch.Tensor:
     """Scaled products `(B * nx, 128, Ky * Kx)` in float32, -inf outside the window."""
-    products = torch.bmm(q, k.transpose(1, 2)).unflatten(0, (-1, len(row.bias)))
+    products = torch.bmm(q, k.mT).unflatten(0, (-1, len(row.bias)))
     return torch.add(row.bias, products, alpha=scale).flatten(0, 1)

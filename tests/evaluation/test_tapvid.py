@@ -152,7 +152,19 @@ def test_points_go_to_the_scoring_raster_by_the_ratio_of_the_sizes(tree):
     np.testing.assert_allclose(scaled, [[0, 0], [256, 256], [128, 0]], rtol=1e-6)
 
 
-@pytest.mark.parametrize(("error", "hits"), [((7.9, 0), 3), ((8.01, 0), 2), ((0, 3.99), 3), ((0, 4.01), 2)])
+@pytest.mark.parametrize(
+    ("error", "hits"),
+    [
+        ((7.9, 0), 3),
+        ((8.01, 0), 2),
+        ((0, 3.99), 3),
+        ((0, 4.01), 2),
+        ((31.95, 0), 1),
+        ((32.05, 0), 0),
+        ((0, 15.97), 1),
+        ((0, 16.03), 0),
+    ],
+)
 def test_errors_count_on_a_raster_of_256_by_256(error, hits):
     """On a video of 512 x 256 pixels, 8 pixels along x are 4 of the raster, and 4 along y are 4: the thresholds are 1, 2, 4, 8 and 16."""
     truth = np.tile(np.float32([100, 50]), (1, 2, 1))

@@ -225,3 +225,151 @@ def test_old_names_are_here():
         name
     ) in "contact_sheet draw_arrows draw_boxes draw_flow draw_heat_map draw_masks draw_tracks side_by_side".split():
         assert callable(getattr(drawing, name)) and name in drawing.__all__
+
+
+# ---- by value: what is asked of the pencil, and pictures in loops -----------------------------------------------------
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What is asked of the functions that draw dots and rings."""
+    calls = []
+    for name in ("draw_dot", "draw_ring"):
+        monkeypatch.setattr(
+            drawing, name, lambda picture, *rest, name=name, **named: calls.append((name, *rest, named))
+        )
+    return calls
+
+
+@pytest.mark.parametrize("size", [1.0, 2.0])
+def test_the_parts_of_a_point_by_value(asked, size):
+    unit, radius, place, colour = size * 1.25, size * 3, (30.0, 20.0), (1, 2, 3)  # of a picture of 600 pixels
+    picture = np.zeros((400, 600, 3), np.uint8)
+    assert (drawing.line_width(600), drawing.dot_radius(600)) == (1.25, 3)
+    dot = ("draw_dot", place, colour, radius, drawing.OUTLINE * unit, {})
+    ring = [
+        ("draw_ring", place, colour, error, unit, drawing.UNCERTAIN_OPACITY, drawing.HALO, {})
+        for error in (7.0, 599.0)
+    ]
+    hidden = drawing.HIDDEN_RING * radius, 0.9 * unit, drawing.HIDDEN_RING_OPACITY
+    for visible, error, expected in (
+        (True, np.nan, [dot]),
+        (True, radius, [dot]),
+        (True, 600.0, [dot]),
+        (True, 7.0, [ring[0], dot]),
+        (True, 599.0, [ring[1], dot]),
+        (False, 7.0, [("draw_ring", place, colour, *hidden, {})]),
+    ):
+        drawing.draw_point(picture, place, colour, visible, error, size)
+        assert asked == expected
+        asked.clear()
+    draw_marker(picture, place)
+    assert asked == [("draw_ring", place, (255, 255, 255), drawing.MARKER * 1.25, 2.5, {"halo": 0.8})]
+
+
+def test_points_on_the_picture_are_drawn_with_their_errors_at_its_scale(monkeypatch, frame):
+    calls = []
+    monkeypatch.setattr(drawing, "draw_point", lambda picture, *rest: calls.append((picture.shape, *rest)))
+    tracks = np.array(
+        [[[9, 9], [80, 60]], [[9, 9], [80.1, 5]], [[9, 9], [0, 0]], [[9, 9], [np.nan] * 2], [[9, 9], [7, -1]]]
+    )
+    visible = np.array([[True, False], [True, True], [False, True], [True, True], [True, True]])
+    errors = np.array([[1.0, 2.0]] * 5)
+    colours = point_colours([4, 9, 2, 3, 1])
+    draw_tracks(frame, tracks, visible, 1, ids=[4, 9, 2, 3, 1], trail=0, uncertainty=errors, scale=3)
+    (first, second) = calls
+    assert first[0] == second[0] == (180, 240, 3)
+    assert first[1].tolist() == [240, 180] and second[1].tolist() == [0, 0]
+    assert (first[2] == colours[0]).all() and (second[2] == colours[2]).all()
+    assert (first[3], second[3]) == (False, True) and first[4] == second[4] == 6
+    draw_tracks(frame, tracks, visible, 1, trail=0)
+    assert np.isnan(calls[-1][4]) and (calls[-1][2] == point_colours([2])[0]).all()
+
+
+@pytest.mark.parametrize("trail", [1, 3, 7])
+@pytest.mark.parametrize("now", [2, 8])
+def test_trails_by_value(trail, now):
+    """Each step between frames fades in four levels with its age, and is fainter where the point is not seen at both ends."""
+    rng = np.random.default_rng(3)
+    tracks, visible = rng.uniform(0, 60, (4, 9, 2)), rng.random((4, 9)) < 0.6
+    tracks[1, 3] = tracks[2, 8] = np.nan
+    colours, drawn = [(1, 2, 3), (4, 5, 6), (7, 8, 9), (10, 11, 12)], {}
+
+    class Pencil:
+        def line(self, places, fill, width):
+            assert width == round(1.5 * drawing.SUPERSAMPLING)
+            corners = np.reshape(places, (-1, 2)) / drawing.SUPERSAMPLING
+            for start, end in zip(corners, corners[1:]):
+                drawn[tuple(start), tuple(end)] = fill
+
+    drawing._draw_trails(Pencil(), tracks, visible, now, trail, colours, 1.5)
+    expected = {}
+    for n in range(4):
+        for t in range(max(0, now - trail), now):
+            start, end = tracks[n, t], tracks[n, t + 1]
+            if not np.isnan([start, end]).any():
+                age = now - (t + 1)
+                fresh = np.ceil(4 * (trail - age) / trail - 1e-12) / 4
+                opacity = 255 * fresh * (1 if visible[n, t] and visible[n, t + 1] else drawing.HIDDEN_OPACITY)
+                expected[tuple(start), tuple(end)] = (*colours[n], round(opacity))
+    assert {line: fill[:3] for line, fill in drawn.items()} == {line: fill[:3] for line, fill in expected.items()}
+    assert all(abs(drawn[line][3] - fill[3]) <= 1 for line, fill in expected.items())
+
+
+@pytest.mark.parametrize("width", [90, 1200, 2000])
+def test_masks_by_value(width):
+    """Tinted by four tenths, and a border of one pixel for 800 of width inside each object."""
+    rng = np.random.default_rng(4)
+    height, thickness = 20, max(1, round(width / 800))
+    frame = rng.integers(0, 256, (height, width, 3), np.uint8)
+    ids = np.kron(rng.integers(0, 3, (4, width // 5)), np.ones((5, 5), int))
+    drawn, colours = draw_masks(frame, ids), point_colours([1, 2])
+    for y in range(height):
+        for x in range(0, width, 1 if width < 100 else 7):
+            if ids[y, x] == 0:
+                assert (drawn[y, x] == frame[y, x]).all()
+                continue
+            colour = colours[ids[y, x] - 1]
+            beside = [(y + d, x) for d in (-1, 1)] + [(y, x + d) for d in (-1, 1)]
+            if any(0 <= v < height and 0 <= u < width and ids[v, u] != ids[y, x] for v, u in beside):
+                assert (drawn[y, x] == colour).all()
+            elif min(y % 5, 4 - y % 5, x % 5, 4 - x % 5) >= thickness:
+                assert np.abs(drawn[y, x] - (0.6 * frame[y, x] + 0.4 * colour)).max() <= 0.5
+    solid = draw_masks(frame, np.ones_like(ids), opacity=0.0)
+    np.testing.assert_array_equal(solid, frame)
+
+
+@pytest.mark.parametrize(("width", "thickness"), [(800, 1), (1200, 2), (2000, 2), (2400, 3)])
+def test_the_border_of_a_mask_is_as_thick_as_the_picture_is_wide(width, thickness):
+    ids = np.zeros((40, width), np.int64)
+    ids[10:30, 50:90] = 7
+    drawn = draw_masks(np.zeros((40, width, 3), np.uint8), ids)
+    line = (drawn == point_colours([7])[0]).all(axis=-1)
+    expected = ids > 0
+    expected[10 + thickness : 30 - thickness, 50 + thickness : 90 - thickness] = False
+    np.testing.assert_array_equal(line, expected)
+
+
+def test_masks_of_a_picture_of_another_size(frame):
+    """A larger one is scaled before, so that its line stays thin; a smaller one after."""
+    ids = np.zeros((60, 80), np.int64)
+    ids[10:30, 20:60] = 3
+    large = draw_masks(frame, ids, scale=2)
+    np.testing.assert_array_equal(large, draw_masks(drawing.scaled(frame, 2), ids.repeat(2, 0).repeat(2, 1)))
+    small = draw_masks(frame, ids, scale=0.5)
+    np.testing.assert_array_equal(small, drawing.scaled(draw_masks(frame, ids), 0.5))
+
+
+@pytest.mark.parametrize("largest", [None, 0.04])
+def test_a_heat_map_by_value(largest):
+    rng = np.random.default_rng(5)
+    frame, probability = rng.integers(0, 256, (4, 5, 3), np.uint8), rng.random((4, 5)) ** 3 / 20
+    drawn = draw_heat_map(frame, probability, largest)
+    for y in range(4):
+        for x in range(5):
+            heat = min(probability[y, x] / (largest or probability.max()), 1)
+            step = min(int(3 * heat), 2)
+            colour = drawing.HEAT[step] + (3 * heat - step) * (drawing.HEAT[step + 1] - drawing.HEAT[step])
+            grey = 0.65 * (frame[y, x] @ (0.299, 0.587, 0.114))
+            assert np.abs(drawn[y, x] - (grey * (1 - heat**0.5) + colour * heat**0.5)).max() <= 0.51
+    assert (draw_heat_map(frame, np.zeros((4, 5))).std(axis=-1) == 0).all()

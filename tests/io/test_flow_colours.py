@@ -1,9 +1,13 @@
 """Flow in pictures: what each colour, arrow and mark says, and the wheel that explains them."""
 
+import colorsys
+import math
+
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from fgvc_hf.io import flow_colours
 from fgvc_hf.io.flow_colours import (
     draw_arrows,
     draw_flow,
@@ -155,3 +159,149 @@ def test_arrows_are_a_sixteenth_of_the_shorter_side_apart_and_eight_pixels_at_le
         frame, flow = np.full((*size, 3), 90, np.uint8), np.full((*size, 2), 5.0, np.float32)
         np.testing.assert_array_equal(draw_arrows(frame, flow), draw_arrows(frame, flow, spacing=spacing))
         assert (draw_arrows(frame, flow) != draw_arrows(frame, flow, spacing=spacing + 1)).any()
+
+
+# ---- by value -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [9, 1200])
+def test_colours_and_stripes_by_value(width):
+    """Hue by the angle from red, saturation by the length up to the largest; dark where occluded, with stripes of a quarter."""
+    rng = np.random.default_rng(2)
+    flow, occluded = rng.normal(size=(8, width, 2)) * 3, rng.random((8, width)) < 0.5
+    flow[0, 0], flow[1, 1, 1] = (1e9, 0), np.nan
+    period = 6 if width == 9 else 15
+    found = draw_flow(flow, 4.0, occluded)
+    for y in range(8):
+        for x in range(0, width, 1 if width < 99 else 13):
+            u, v = flow[y, x]
+            if not (abs(u) < 1e9 and abs(v) < 1e9):
+                assert not found[y, x].any()
+                continue
+            hsv = math.atan2(v, u) / (2 * math.pi) % 1, min(math.hypot(u, v) / 4, 1), 1.0
+            colour = 255 * np.array(colorsys.hsv_to_rgb(*hsv))
+            if occluded[y, x]:
+                colour = colour * (0 if (x + y) % period < period / 4 else 0.6)
+            assert (
+                np.abs(found[y, x] - colour).max() <= 7.1
+            )  # a step of a hue of 8 bits is 6 levels, one of a saturation is 1
+    known = flow_colours.known_flow(flow)
+    assert not known[0, 0] and not known[1, 1] and known.sum() == 8 * width - 2
+    assert largest_flow(flow, occluded) == pytest.approx(np.linalg.norm(flow[known & ~occluded], axis=-1).max())
+    with pytest.raises(ValueError, match="largest must be positive, got 0"):
+        draw_flow(flow, largest=0)
+
+
+def test_the_wheel_is_opaque_inside_and_fades_within_a_pixel_at_its_rim():
+    wheel = flow_wheel(20)
+    for y in range(20):
+        for x in range(20):
+            distance = math.dist((x + 0.5, y + 0.5), (10, 10))
+            assert abs(int(wheel[y, x, 3]) - 255 * min(max(10 - distance + 0.5, 0), 1)) <= 0.51
+    axis = (np.arange(20) + 0.5) / 10 - 1
+    place = np.stack(np.meshgrid(axis, axis), axis=-1)
+    np.testing.assert_array_equal(wheel[..., :3], draw_flow(place, largest=1))
+
+
+@pytest.mark.parametrize(("size", "margin"), [((100, 400), 112), ((900, 800), 160), ((2000, 1500), 300)])
+def test_the_legend_grows_with_the_picture_by_value(monkeypatch, size, margin):
+    """A fifth of the shorter side: the wheel, its scale in the middle below, and a swatch and a name for each mark."""
+    written = []
+    monkeypatch.setattr(
+        ImageDraw.ImageDraw, "text", lambda self, place, text, **named: written.append((place, text, named["anchor"]))
+    )
+    picture = np.full((*size, 3), 7, np.uint8)
+    shown = with_flow_legend(picture, 3.14159, occluded=True, unknown=True)
+    wheel, left, line = flow_wheel(round(0.72 * margin)), round(0.14 * margin), round(0.16 * margin)
+    needed = round(0.28 * margin) + len(wheel) + 4 * line
+    assert shown.shape == (max(size[0], needed), size[1] + margin, 3)
+    assert (shown[: size[0], : size[1]] == 7).all() and (shown[size[0] :, : size[1]] == (24, 24, 28)).all()
+    strip, opaque = shown[:, size[1] :], wheel[..., 3] == 255
+    np.testing.assert_array_equal(strip[left : left + len(wheel), left : left + len(wheel)][opaque], wheel[opaque, :3])
+    y, side = left + len(wheel) + 0.8 * line, round(0.7 * line)
+    assert written[0] == ((margin / 2, pytest.approx(y)), "rim: 3.1 px", "mm")
+    for number, (name, flow, occluded) in enumerate((("occluded", 0.0, True), ("unknown", np.nan, False)), 1):
+        assert written[number] == ((left + 1.4 * side, pytest.approx(y + number * line)), name, "lm")
+        top = round(y + number * line - side / 2)
+        swatch = draw_flow(np.full((side, side, 2), flow), 1, np.full((side, side), occluded))
+        np.testing.assert_array_equal(strip[top + 1 : top + side, left + 1 : left + side], swatch[1:, 1:])
+        assert (strip[top, left : left + side + 1] == 150).all() and (strip[top + side, left + side] == 150).all()
+    alone = with_flow_legend(picture, 3.14159)
+    assert alone.shape[0] == max(size[0], needed - 2 * line) and len(written) == 4
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_arrows_dots_and_rings_by_value(monkeypatch, scale):
+    """An arrow from the middle of each pixel of a grid; a dot where it would be shorter than two lines; a ring where it is occluded."""
+    arrows, dots, rings = [], [], []
+    monkeypatch.setattr(flow_colours, "_draw_arrow", lambda draw, *rest: arrows.append(rest))
+    monkeypatch.setattr(flow_colours, "draw_dot", lambda picture, *rest: dots.append(rest))
+    monkeypatch.setattr(flow_colours, "draw_ring", lambda picture, *rest, **named: rings.append((*rest, named)))
+    frame, flow = np.zeros((32, 48, 3), np.uint8), np.zeros((32, 48, 2))
+    occluded = np.zeros((32, 48), bool)
+    flow[..., 0] = np.linspace(0, 5, 48)
+    flow[5, 25], occluded[15, 15] = np.nan, True
+    draw_arrows(frame, flow, occluded, spacing=10, scale=scale)
+    colours = draw_flow(flow, largest_flow(flow, occluded))
+    expected = [(x, y) for y in (5, 15, 25) for x in (5, 15, 25, 35, 45) if (x, y) not in ((25, 5), (15, 15))]
+    moving = [(x, y) for x, y in expected if scale * flow[y, x, 0] >= 2]
+    still = [place for place in expected if place not in moving]
+    assert len(arrows) == len(moving) and len(dots) == len(still) > 0
+    for (x, y), (start, end, colour, unit) in zip(moving, arrows):
+        assert start.tolist() == [scale * (x + 0.5), scale * (y + 0.5)] and unit == 1
+        assert end.tolist() == pytest.approx([scale * (x + 0.5 + flow[y, x, 0]), scale * (y + 0.5)])
+        assert colour == tuple(colours[y, x].tolist())
+    for (x, y), (place, colour, radius, outline) in zip(still, dots):
+        assert place.tolist() == [scale * (x + 0.5), scale * (y + 0.5)] and (colour == colours[y, x]).all()
+        assert (radius, outline) == (1.3, 0.5)
+    ((place, *rest),) = rings
+    assert place.tolist() == [15.5 * scale] * 2 and rest == [(255, 255, 255), 1.5, 0.8, {"opacity": 0.8, "halo": 0.4}]
+
+
+@pytest.mark.parametrize(("size", "spacing"), [((100, 120), 8), ((320, 400), 20), ((400, 160), 10)])
+def test_arrows_are_a_sixteenth_of_the_shorter_side_apart(monkeypatch, size, spacing):
+    places = []
+    monkeypatch.setattr(flow_colours, "_draw_arrow", lambda draw, start, *rest: places.append(tuple(start - 0.5)))
+    draw_arrows(np.zeros((*size, 3), np.uint8), np.full((*size, 2), 9.0))
+    half = spacing // 2
+    assert places == [(x, y) for y in range(half, size[0], spacing) for x in range(half, size[1], spacing)]
+    with pytest.raises(ValueError, match="spacing must be 1 pixel or more, got 0"):
+        draw_arrows(np.zeros((*size, 3), np.uint8), np.full((*size, 2), 9.0), spacing=0)
+
+
+@pytest.mark.parametrize(("length", "head"), [(20, 8), (5, 5)])
+def test_an_arrow_by_value(length, head):
+    """Its head has two lines of four line widths, or its own length, 30 degrees from the shaft; a wider dark line lies below."""
+    lines = []
+
+    class Pencil:
+        def line(self, places, fill, width):
+            lines.append(([tuple(np.array(place) / flow_colours.SUPERSAMPLING) for place in places], fill, width))
+
+    flow_colours._draw_arrow(Pencil(), np.array([10.0, 20.0]), np.array([10.0 + length, 20.0]), (1, 2, 3), 2.0)
+    tip = (10.0 + length, 20.0)
+    for number, (fill, width) in enumerate((((0, 0, 0, 130), 8), ((1, 2, 3, 255), 4))):
+        shaft, sides = lines[2 * number : 2 * number + 2]
+        assert shaft == ([(10, 20), tip], fill, width) and sides[0][1] == tip and sides[1:] == (fill, width)
+        for (x, y), turn in zip((sides[0][0], sides[0][2]), (-1, 1)):
+            assert (x, y) == pytest.approx((tip[0] - 0.87 * head, 20 + turn * 0.5 * head))
+
+
+def test_panels_of_flow_by_value(frame):
+    rng = np.random.default_rng(3)
+    flow, occluded = rng.normal(size=(60, 80, 2)), rng.random((60, 80)) < 0.2
+    scale = 6
+    arrows, colours = draw_arrows(frame, flow, occluded, scale=scale), draw_flow(flow, occluded=occluded)
+    pair = flow_colours.side_by_side(
+        [arrows, colours.repeat(scale, 0).repeat(scale, 1)], ["motion", "direction and length"]
+    )
+    expected = with_flow_legend(pair, largest_flow(flow, occluded), True, False)
+    np.testing.assert_array_equal(draw_flow_panels(frame, flow, occluded), expected)
+    flow[3, 3] = np.nan
+    for marks in (None, np.zeros((60, 80), bool)):
+        arrows, colours = draw_arrows(frame, flow, marks, scale=scale), draw_flow(flow)
+        pair = flow_colours.side_by_side(
+            [arrows, colours.repeat(scale, 0).repeat(scale, 1)], ["motion", "direction and length"]
+        )
+        expected = with_flow_legend(pair, largest_flow(flow), False, True)
+        np.testing.assert_array_equal(draw_flow_panels(frame, flow, marks), expected)

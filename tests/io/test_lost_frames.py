@@ -229,6 +229,21 @@ def test_packets_of_wmv_count_by_the_length_of_what_holds_them(tmp_path, noise_c
             assert not asf_packets.packets_are_whole(bytes(damaged))
 
 
+def test_less_than_a_packet_at_the_end_of_wmv_is_none(tmp_path, noise_clip):
+    _, content = written(tmp_path, "wmv.wmv", noise_clip[:8])
+    start = content.index(bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c"))
+    held = int.from_bytes(content[start + 16 : start + 24], "little")
+    assert (held - 50) % 3200 == 0  # whole packets alone
+
+    def longer(by: int) -> bytes:
+        return (
+            content[: start + 16] + (held + by).to_bytes(8, "little") + content[start + 24 : start + held] + bytes(by)
+        )
+
+    assert all(asf_packets.packets_are_whole(longer(by)) for by in (0, 1, 1600, 3199))
+    assert not asf_packets.packets_are_whole(longer(3200))  # a packet of zeros
+
+
 def test_frames_of_wmv_that_are_not_complete_or_not_there(tmp_path, noise_clip):
     path, content = written(tmp_path, "wmv.wmv", noise_clip[:8])
     frames = frames_of_wmv(content)

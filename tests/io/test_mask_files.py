@@ -53,6 +53,20 @@ def write_tiff(path, ids, depth: int, photometric: int):
     )
 
 
+def test_ids_of_wide_pixels_are_from_0_to_65535(tmp_path):
+    for name, least, most in (("a", 0, 65_535), ("b", 0, 65_536), ("c", -1, 5)):
+        Image.fromarray(np.array([[least, most], [3, 4]], np.int32)).save(tmp_path / f"{name}.tif")
+    assert read_mask(tmp_path / "a.tif").tolist() == [[0, 65_535], [3, 4]]
+    for name, held in (("b", "0 to 65536"), ("c", "-1 to 5")):
+        with pytest.raises(ValueError, match=rf"{name}.tif: must .* 0 to 65535, but it holds {held}"):
+            read_mask(tmp_path / f"{name}.tif")
+    write_mask(tmp_path / "d.png", np.array([[0, 65_535]]))
+    assert read_mask(tmp_path / "d.png").tolist() == [[0, 65_535]]
+    for wrong in ([[0, 65_536]], [[-1, 0]]):
+        with pytest.raises(ValueError, match="a mask file holds ids from 0 to 65535"):
+            write_mask(tmp_path / "e.png", np.array(wrong))
+
+
 @pytest.mark.parametrize("depth", [1, 2, 4])
 @pytest.mark.parametrize("kind", ["grey", "palette", "tiff"])
 def test_few_bits(tmp_path, depth, kind):

@@ -9,7 +9,7 @@ from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor,
 from fgvc_hf import draw_masks as draw_masks_over
 from fgvc_hf.cli.main import main
 from fgvc_hf.io.drawing import point_colours
-from fgvc_hf.io.masks import read_mask, write_mask
+from fgvc_hf.io.masks import davis_palette, read_mask, write_mask
 from fgvc_hf.io.video import VideoWriter
 from fgvc_hf.tracking.label_maps import draw_masks, object_ids, read_masks
 
@@ -255,3 +255,11 @@ def test_a_small_object_that_was_blurred_keeps_its_place_and_one_that_is_gone_do
     assert (found[20:23, 40:43] == 2).all() and (found[:16] != 2).all() and (found[8:32, 8:26] == 1).all()
     blurred[1] *= 0.01
     assert not (object_ids(blurred, [1, 2], (40, 56), (40, 56), 2) == 2).any()
+
+
+def test_the_palette_is_that_of_davis_and_pascal_voc():
+    palette = davis_palette()
+    assert palette.shape == (256, 3) and palette.dtype == np.uint8
+    known = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 7: (128, 128, 128), 8: (64, 0, 0), 20: (0, 64, 128)}
+    for number, colour in (known | {128: (0, 32, 0), 254: (96, 224, 192), 255: (224, 224, 192)}).items():
+        assert tuple(palette[number]) == colour

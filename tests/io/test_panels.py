@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from fgvc_hf.io.overlays import write_sheet
-from fgvc_hf.io.panels import contact_sheet, panel_scale, resized, scaled, side_by_side
+from fgvc_hf.io.panels import contact_sheet, label_height, labelled, panel_scale, resized, scaled, side_by_side
 from fgvc_hf.io.strokes import draw_dot
 
 
@@ -120,3 +120,70 @@ def test_frames_side_by_side_keep_their_pixels_and_have_their_labels_above():
     assert shown[:strip, :80].max() > 200 and shown[:strip, 81:131].max() < 40  # white letters, and none
     with pytest.raises(ValueError, match="must be as many, and one at least, got 1 and 2"):
         side_by_side([first], ["a", "b"])
+
+
+@pytest.mark.parametrize("size", [(4, 7), (5, 3), (1, 11), (9, 1)])
+def test_a_reduced_picture_is_the_mean_of_areas_by_value(size):
+    """A pixel on the border of two parts counts in both by its share."""
+    frame = np.random.default_rng(1).integers(0, 256, (9, 11, 3), dtype=np.uint8)
+    height, width = size
+
+    def shares(part, parts, length):
+        first, last = part * length / parts, (part + 1) * length / parts
+        return np.array([max(0, min(last, i + 1) - max(first, i)) for i in range(length)]) * parts / length
+
+    found = resized(frame, height, width)
+    for y in range(height):
+        for x in range(width):
+            expected = np.einsum("i,j,ijc->c", shares(y, height, 9), shares(x, width, 11), frame.astype(float))
+            assert np.abs(found[y, x] - expected).max() <= 0.51
+
+
+def test_a_picture_that_is_enlarged_along_one_axis_alone_is_interpolated():
+    frame = np.random.default_rng(1).integers(0, 256, (9, 11, 3), dtype=np.uint8)
+    for height, width in ((18, 12), (10, 22), (4, 22), (18, 5)):
+        expected = np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BILINEAR))
+        np.testing.assert_array_equal(resized(frame, height, width), expected)
+
+
+@pytest.mark.parametrize(
+    ("size", "height"), [((100, 100), 14), ((720, 1280), 46), ((280, 1400), 20), ((2000, 560), 20), ((9, 9), 14)]
+)
+def test_labels_are_a_fourteenth_of_the_height_or_of_half_the_width(size, height):
+    assert label_height(*size) == height
+
+
+def test_a_label_stands_in_the_middle_of_its_strip(monkeypatch):
+    asked = []
+    monkeypatch.setattr(ImageFont, "load_default", lambda size: asked.append(size))
+    monkeypatch.setattr(
+        ImageDraw.ImageDraw, "text", lambda self, place, text, **named: asked.append((place, text, named))
+    )
+    shown = labelled(np.full((50, 70, 3), 9, np.uint8), "a label", 20)
+    assert asked == [14, ((6, 10), "a label", {"fill": "white", "font": None, "anchor": "lm"})]
+    assert shown.shape == (70, 70, 3) and (shown[:20] == (24, 24, 28)).all() and (shown[20:] == 9).all()
+
+
+def test_frames_of_other_sizes_are_scaled_to_the_height_of_the_first_with_wider_gaps_between():
+    frames = [np.full((*size, 3), 10 * n, np.uint8) for n, size in enumerate(((720, 300), (360, 200), (1440, 2)), 1)]
+    shown, strip = side_by_side(frames, ["", "", ""]), label_height(720, 300)
+    assert shown.shape == (720 + strip, 300 + 3 + 400 + 3 + 1, 3)
+    row = shown[strip + 5, :, 0]
+    assert row.tolist() == [10] * 300 + [24] * 3 + [20] * 400 + [24] * 3 + [30]
+    assert (shown[:strip] == (24, 24, 28)).all()
+    with pytest.raises(ValueError, match="must be as many, and one at least, got 0 and 0"):
+        side_by_side([], [])
+
+
+def test_a_sheet_by_value():
+    frames = [np.full((30, 40, 3), value, np.uint8) for value in (10, 20, 30, 40, 50)]
+    sheet = contact_sheet(frames, columns=2, width=40, gap=3)
+    assert sheet.shape == (3 * 15 + 2 * 3, 2 * 20 + 3, 3)
+    expected = np.zeros_like(sheet)
+    for top, left, value in ((0, 0, 10), (0, 23, 20), (18, 0, 30), (18, 23, 40), (36, 0, 50)):
+        expected[top : top + 15, left : left + 20] = value
+    np.testing.assert_array_equal(sheet, expected)
+    assert contact_sheet(frames[:1], width=120).shape == (30, 120, 3)  # three columns
+    for wrong in ({"frames": []}, {"frames": frames, "labels": ["a"]}):
+        with pytest.raises(ValueError, match="frames must be one or more, and labels as many"):
+            contact_sheet(**wrong)

@@ -50,6 +50,14 @@ def write(path: Path, content: str | bytes | dict) -> Path:
     return path
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_position_without_one_coordinate_is_none_in_json(tmp_path, tracks, axis):
+    tracks.tracks[0, 1, axis] = np.nan
+    save_tracks(tracks, tmp_path / "t.json")
+    positions = json.loads((tmp_path / "t.json").read_text())["tracks"]
+    assert positions[0][1] is None and positions[1][0] is None and positions[0][0] == [1.5, 2.25]
+
+
 @pytest.mark.parametrize("name", ["p.csv", "p.json", "p.npz", "P.CSV", "two words.JSON"])
 def test_points_come_back_exactly(tmp_path, name):
     points = read_points_file(write_points(tmp_path / name, POINTS))

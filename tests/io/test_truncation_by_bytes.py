@@ -4,7 +4,7 @@ import struct
 
 import pytest
 
-from fgvc_hf.io.truncation import CUT_OFF, damage
+from fgvc_hf.io.truncation import BROKEN, CUT_OFF, damage
 
 
 def after(*ends: int, zeros: int) -> tuple[int, ...]:
@@ -167,3 +167,106 @@ def test_a_stream_of_ogg_needs_its_last_page(cut_off):
 
 def test_a_container_without_lengths_tells_nothing(cut_off):
     assert not cut_off("h264", b"\0\0\1abc")
+
+
+# ---- broken inside --------------------------------------------------------------------------------------------------
+
+
+def avi(*pieces: bytes) -> bytes:
+    return riff(b"AVI " + b"".join(pieces))
+
+
+def listed(kind: bytes, *pieces: bytes) -> bytes:
+    return piece(b"LIST", kind + b"".join(pieces))
+
+
+def gif(*images: bytes, trailer: bytes = b"\x3b") -> bytes:
+    return b"GIF89a" + bytes(4) + b"\0\0\0" + b"".join(images) + trailer
+
+
+def image(size: bytes, *blocks: int) -> bytes:
+    """An image of a size (width, height) in four bytes, with blocks of so many bytes."""
+    return b"\x2c" + bytes(4) + size + b"\0\x02" + b"".join(bytes([n]) + n * b"d" for n in blocks) + b"\0"
+
+
+def matroska(*pieces: bytes) -> bytes:
+    return element(EBML, VERSION, 2) + b"".join(pieces)
+
+
+def flv(*tags: bytes) -> bytes:
+    return b"FLV\1\5\0\0\0\x09\0\0\0\0" + b"".join(tags)
+
+
+FRAME, LIVE = piece(b"00dc", b"frame"), SEGMENT + UNKNOWN + CLUSTER + UNKNOWN
+PICTURE, BAD_LENGTH, NO_LENGTH = (
+    tag(9, b"picture"),
+    tag(9, b"picture")[:-1] + b"\x11",
+    tag(9, b"picture")[:-4] + bytes(4),
+)
+
+# Name -> format, bytes, and what is wrong with them
+INSIDE = {
+    "avi": ("avi", avi(listed(b"hdrl", listed(b"strl", FRAME)), listed(b"movi", FRAME, listed(b"rec ", FRAME))), None),
+    "avi, padded": ("avi", avi(listed(b"movi", FRAME), bytes(500)), None),
+    "avi, zeros among frames": ("avi", avi(listed(b"movi", FRAME, bytes(500), FRAME)), BROKEN),
+    "avi, list of text": ("avi", avi(listed(b"INFO", b"\1\2\3\4 and what programs say"), FRAME), None),
+    "avi, first and last sign of a name": ("avi", avi(piece(b" ~a0", b"1")), None),
+    **{
+        f"avi, name with byte {byte} at {at}": ("avi", avi(piece((b"00dc"[:at] + bytes([byte]) + b"00dc")[:4], b"1")), BROKEN)
+        for byte, at in ((31, 0), (127, 1), (0, 2), (200, 3))
+    },
+    "avi, frame as long as its list": ("avi", avi(listed(b"movi", piece(b"00dc", b"four")), FRAME), None),
+    "avi, frame longer than its list": ("avi", avi(listed(b"movi", b"00dc\5\0\0\0four"), FRAME), BROKEN),
+    "avi, list longer than its list": ("avi", avi(listed(b"movi", b"LIST\x20\0\0\0rec ", FRAME), FRAME + FRAME), BROKEN),
+    "avi, frame longer than the file says": ("avi", avi(b"00dc\6\0\0\0four"), BROKEN),
+    "gif": ("gif", gif(EXTENSION, image(b"\1\0\1\0", 3), b"\0\0", image(b"\1\0\1\0", 3)), None),
+    "gif, neither image nor extension": ("gif", gif(image(b"\1\0\1\0", 3), b"\x2d"), BROKEN),
+    "gif, image in the blocks of another": ("gif", gif(image(b"\1\0\1\0", 3)[:-1], b"\x0a" + EXTENSION + b"\x2c\1", b"\0"), BROKEN),
+    "gif, image behind the trailer": ("gif", gif(image(b"\1\0\1\0", 3)) + EXTENSION + image(b"\1\0\1\0", 3), BROKEN),
+    "gif, other data behind the trailer": ("gif", gif(image(b"\1\0\1\0", 3)) + 20 * b"\x2c", None),
+    "gif, as long as spare bytes": ("gif", gif(image(b"\0\0\0\0", 255)), None),
+    "gif, longer than its pixels": ("gif", gif(image(b"\0\0\0\0", 255, 1)), BROKEN),
+    "gif, two pixels more": ("gif", gif(image(b"\2\0\1\0", 255, 1)), None),
+    "gif, 2 x 256 pixels": ("gif", gif(image(b"\2\0\0\1", 255, 255, 255, 250)), None),  # 775.7 bytes less than 1031.7
+    "gif, 256 x 1 pixels": ("gif", gif(image(b"\0\1\1\0", 255, 255, 130)), None),  # 643 bytes of at most 643.8
+    "gif, too much for 256 x 1 pixels": ("gif", gif(image(b"\0\1\1\0", 255, 255, 131)), BROKEN),
+    "gif, a long extension": ("gif", gif(b"\x21\xfe" + 9 * (b"\xff" + 255 * b"c") + b"\0", image(b"\1\0\1\0", 3)), None),
+    "png and other data": ("png_pipe", b"\x89PNG\r\n\x1a\n" + png(b"IHDR", b"1") + png(b"IEND") + b"data of programs", None),
+    "matroska": ("matroska", matroska(element(SEGMENT, element(CLUSTER, element(BLOCK, b"1234")))), None),
+    "matroska, data behind": ("matroska", matroska(element(SEGMENT, element(CLUSTER, b""))) + b"\xfedata of programs", None),
+    "matroska, zeros behind": ("matroska", matroska(element(SEGMENT, element(CLUSTER, b""))) + bytes(9), None),
+    "matroska, clusters behind data": ("matroska", matroska(element(SEGMENT, b"")) + b"\1data" + element(CLUSTER, b""), BROKEN),
+    "matroska, void behind": ("matroska", matroska(element(SEGMENT, b""), element(b"\xec", b"12345")), None),
+    "matroska, no element in a cluster": ("matroska", matroska(element(SEGMENT, element(CLUSTER, b"\5" + 9 * b"x"))), BROKEN),
+    "matroska, no size": ("matroska", matroska(element(SEGMENT, element(CLUSTER, BLOCK + b"\0" + 9 * b"x"))), BROKEN),
+    "matroska, longer than its cluster": ("matroska", matroska(element(SEGMENT, element(CLUSTER, BLOCK + b"\x85four") + 9 * b"\xec\x80")), BROKEN),
+    "matroska, as long as its cluster": ("matroska", matroska(element(SEGMENT, element(CLUSTER, BLOCK + b"\x84four") + 9 * b"\xec\x80")), None),
+    "matroska, a block of unknown size": ("matroska", matroska(LIVE, BLOCK + b"\xff"), BROKEN),
+    "matroska, live": ("matroska", matroska(LIVE, element(BLOCK, b"1234")), None),
+    "matroska, live and zeros": ("matroska", matroska(LIVE, element(BLOCK, b"1234"), bytes(70)), None),
+    "matroska, live and data": ("matroska", matroska(LIVE, element(BLOCK, b"1234"), bytes(3) + b"data"), BROKEN),
+    "flv": ("flv", flv(PICTURE, tag(8, b""), tag(18, b"about"), PICTURE), None),
+    "flv, another length behind": ("flv", flv(PICTURE, BAD_LENGTH, PICTURE), BROKEN),
+    "flv, no length behind": ("flv", flv(PICTURE, NO_LENGTH, PICTURE), None),
+    "flv, encrypted": ("flv", flv(bytes([9 | 0x20]) + PICTURE[1:]), None),
+    "flv, a picture of no bytes": ("flv", flv(PICTURE, tag(9, b""), PICTURE), BROKEN),
+    "flv, other data": ("flv", flv(PICTURE, b"data of programs, which is not a tag, and long enough"), None),
+    "flv, other data and a tag": ("flv", flv(PICTURE, b"something that is no tag", PICTURE), BROKEN),
+    "flv, zeros": ("flv", flv(PICTURE, bytes(3)), None),
+    "flv, a piece of a tag": ("flv", flv(PICTURE, b"\x09\0\0"), CUT_OFF),
+    "jpeg": ("jpeg_pipe", b"\xff\xd8abc\xff\xd9", None),
+    "jpeg, cut off": ("jpeg_pipe", b"\xff\xd8abc\xff", CUT_OFF),
+    "jpeg of several frames": ("jpeg_pipe", 2 * b"\xff\xd8abc\xff\xd9", BROKEN),
+    "y4m without a width": ("yuv4mpegpipe", y4m(b"H3 F25:1", 17), BROKEN),
+    "y4m without a number": ("yuv4mpegpipe", y4m(b"Wx H3 F25:1", 17), BROKEN),
+    "mp4 and other data": ("mov", box(b"ftyp") + box(b"moov") + box(b"mdat", b"1") + b"\0\0\0\1data of programs", None),
+    "mp4 in fragments without the last": ("mov", box(b"ftyp") + box(b"moof", b"12"), CUT_OFF),
+    "mp4, a box of less than its head": ("mov", box(b"ftyp") + b"\0\0\0\7free" + 20 * b"x", None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_what_is_wrong_inside(name, tmp_path):
+    kind, content, wrong = INSIDE[name]
+    (tmp_path / "file").write_bytes(content)
+    assert damage(tmp_path / "file", {kind, "another"}) == wrong

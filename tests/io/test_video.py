@@ -2,6 +2,7 @@ import os
 import resource
 import struct
 from fractions import Fraction
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from fgvc_hf.io.files import atomic_write, check_writable
-from fgvc_hf.io.video import VideoWriter, open_video
+from fgvc_hf.io.video import VideoWriter, open_video, writing_rate
 
 
 def numbered_frames(length: int, height: int = 48, width: int = 64) -> np.ndarray:
@@ -35,6 +36,11 @@ def write(path, frames, codec="libx264", pix_fmt="yuv420p", times=None, options=
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
     return write(tmp_path_factory.mktemp("clip") / "clip.mp4", numbered_frames(75))
+
+
+def test_the_rate_of_a_source_is_that_of_its_copy_if_it_can_be_written():
+    for fps, written in ((0.001, 0.001), (25, 25), (1000, 1000), (0, 24), (None, 24), (0.00099, 24), (1000.1, 24)):
+        assert writing_rate(SimpleNamespace(fps=fps)) == written
 
 
 def test_file_size_rate_and_content(clip):

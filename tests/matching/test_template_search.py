@@ -1,15 +1,15 @@
 """The coarse-to-fine search for templates."""
 
+import math
 from dataclasses import astuple
 
 import pytest
 import torch
-from feature_fields import shifted, smooth_field
+from feature_fields import shifted, smooth_field, unit_features
 
-from fgvc_hf.matching.patches import SearchWindow, patch_weights, sample_patches
-from fgvc_hf.matching.pyramid import FeaturePyramid, downsample
-from fgvc_hf.matching.redetection import best_blocks, redetect
-from fgvc_hf.matching.template_search import Candidates, Match, MotionPrior, refine, search_coarse, verify
+from fgvc_hf.matching.patches import SearchWindow, patch_weights, sample_patches, window_scores
+from fgvc_hf.matching.pyramid import downsample, downsample_patches
+from fgvc_hf.matching.template_search import Candidates, MotionPrior, refine, search_coarse, verify, vertex
 from fgvc_hf.tracking.template_constants import TemplateConstants
 
 
@@ -144,41 +144,92 @@ def test_the_prior_costs_the_square_of_a_shift_at_both_scales():
     assert coarse.scores(SearchWindow(window.scores, share, window.corner), 0.25)[0, 0, 0] == -torch.inf
 
 
-@pytest.mark.parametrize(
-    ("anchor", "mean", "carried", "taken"),
-    [
-        (0.3, 0.9, False, True),
-        (0.3, 0.99999, False, False),  # the mean template knows the place better
-        (0.3, 0.99999, True, True),  # the images carried it off with what covers it, which the mean template knows
-        (0.83, 0.5, False, True),
-        (0.9, 0.5, True, False),  # the images carried it on: not better by enough
-        (0.9, 0.5, False, True),
-        (0.96, 0.5, False, False),  # not better by enough
-    ],
-)
-def test_a_point_is_taken_from_afar_if_its_templates_agree(anchor, mean, carried, taken):
-    """The first patch is found at its place 30 cells away, at which the mean template has a similarity of 0.97 or so."""
-    world, other = shifted(smooth_field(90, 120), 0, 0, 60, 80), shifted(smooth_field(90, 120, seed=4), 0, 0, 60, 80)
-    place = torch.tensor([[56.0, 40.0]])
-    first = sample_patches(world, place, 3)
-    known = torch.nn.functional.normalize(first + 0.2 * sample_patches(other, place, 3), dim=-1)
-    match = Match(torch.tensor([[12.0, 10.0]]), torch.tensor([[anchor, mean, 0.1]]))
-    names = "recall_radius", "recall_gain", "carried_gain", "anchor_radius", "rival_distance", "least_share"
-    numbers = {name: getattr(CONSTANTS, name) for name in names}
-    recall = 0.95 if anchor < 0.95 else 0.97
-    weights = patch_weights(3)[None]
-    found, recalled = redetect(
-        FeaturePyramid(world), first, known, weights, match, torch.tensor([carried]), recall, **numbers
-    )
-    assert recalled.tolist() == [taken]
-    expected = place if taken else match.cells
-    torch.testing.assert_close(found.cells, expected, atol=0.2, rtol=0)
+def test_the_top_of_a_parabola():
+    before, middle, after = torch.tensor(
+        [
+            [0.4, 0.9, 0.6],
+            [0.9, 0.9, 0.1],
+            [0.2, 0.2, 0.2],
+            [0.9, 0.1, 0.9],
+            [-math.inf, 0.9, 0.1],
+            [0.1, 0.9, -math.inf],
+            [0.0, 0.5, 0.5],
+        ]
+    ).T
+    expected = [-0.2 / (2 * -0.8), -0.5, 0.0, 0.0, 0.0, 0.0, 0.5]
+    assert vertex(before, middle, after).tolist() == pytest.approx(expected)
 
 
-def test_the_best_block_is_named_by_its_centre():
-    """Blocks of 4x4 cells at every second cell."""
-    features = torch.zeros(20, 24, 2)
-    features[..., 0] = 1
-    features[8:12, 4:8] = torch.tensor([0.0, 1.0])
-    patch = torch.tensor([0.0, 1.0]).expand(40, 9, 2)  # more than are multiplied at once
-    assert best_blocks(FeaturePyramid(features).blocks, patch, 1).tolist() == [[5.5, 9.5]] * 40
+@pytest.mark.parametrize("seed", range(3))
+def test_a_match_in_a_window_by_its_definition(seed):
+    """The best cell less the cost of motion, moved to the best mean of both scores at most two cells away, and two parabolas."""
+    generator = torch.Generator().manual_seed(seed)
+    scores, firsts = 0.5 * torch.rand(2, 6, 7, 7, generator=generator) + 0.3
+    share = torch.rand(6, 7, 7, generator=generator).clamp(0.1, 1)
+    share[:, 0] = 0  # beyond the frame
+    corner = torch.randint(0, 30, (6, 2), generator=generator)
+    last, cost = corner + 6 * torch.rand(6, 2, generator=generator), 0.01 * torch.rand(6, generator=generator)
+    known = torch.rand(6, generator=generator)
+    found = refine(SearchWindow(scores, share, corner), firsts, MotionPrior(last, cost), known, 2, 3, 0.25)
+    cells = [(y, x) for y in range(7) for x in range(7)]
+    for n in range(6):
+        inside = {(y, x): max(float(share[n, y, x]), 0.25) for y, x in cells}
+        own = {}
+        for y, x in cells:
+            moved = (corner[n] + torch.tensor([x, y]) - last[n]).square().sum()
+            own[y, x] = float(scores[n, y, x] / inside[y, x] - cost[n] * moved) if share[n, y, x] > 0 else -math.inf
+        row, column = max(own, key=own.get)
+        rival = max((own[y, x] for y, x in cells if max(abs(y - row), abs(x - column)) > 3), default=-math.inf)
+        both = {(y, x): (own[y, x] + float(firsts[n, y, x]) / inside[y, x]) / 2 for y, x in cells}
+        near = {at: both[at] for at in cells if max(abs(at[0] - row), abs(at[1] - column)) <= 2}
+        y, x = max(near, key=near.get)
+
+        def top(before, middle, after):
+            bend = before - 2 * middle + after
+            return min(max((before - after) / (2 * bend), -0.5), 0.5) if -math.inf < bend < 0 else 0.0
+
+        at = lambda y, x, both=both: both.get((y, x), -math.inf)  # noqa: E731
+        fraction = top(at(y, x - 1), at(y, x), at(y, x + 1)), top(at(y - 1, x), at(y, x), at(y + 1, x))
+        expected = [int(corner[n, 0]) + x + fraction[0], int(corner[n, 1]) + y + fraction[1]]
+        assert found.cells[n].tolist() == pytest.approx(expected, abs=1e-3)
+        evidence = [float(firsts[n, y, x]), float(scores[n, y, x]), min(own[row, column] - rival, float(known[n]))]
+        assert found.evidence[n].tolist() == pytest.approx(evidence, abs=1e-5)
+
+
+@pytest.mark.parametrize("search", [6, 7])
+def test_candidates_are_the_best_place_and_the_best_farther_than_the_rival_distance(search):
+    features, cells = unit_features(36, 44), torch.tensor([[12.0, 14.0], [25.0, 20.0]])
+    patches, weights = unit_features(2, 49, seed=1), patch_weights(3).expand(2, -1)
+    prior, coarse = MotionPrior(cells, torch.tensor([0.001, 0.0])), downsample(features)
+    found = search_coarse(coarse, patches, weights, search, prior, 2, 0.25)
+    small, shares = downsample_patches(patches, weights)
+    radius = (search + 1) // 2
+    window = window_scores(coarse, cells / 2, small, shares, radius)
+    for n in range(2):
+        scores = {}
+        for i in range(2 * radius + 1):
+            for j in range(2 * radius + 1):
+                cell = window.corner[n] + torch.tensor([j, i])
+                moved = float((2 * cell - cells[n]).square().sum())
+                scores[tuple(cell.tolist())] = float(window.similarity(0.25)[n, i, j]) - float(prior.cost[n]) * moved
+        best = max(scores, key=scores.get)
+        far = {at: of for at, of in scores.items() if max(abs(at[0] - best[0]), abs(at[1] - best[1])) > 2}
+        second = max(far, key=far.get)
+        assert found.cells[:, n].tolist() == [[2 * best[0], 2 * best[1]], [2 * second[0], 2 * second[1]]]
+        assert float(found.margin[n]) == pytest.approx(scores[best] - scores[second], abs=1e-5)
+
+
+def test_the_better_candidate_is_that_with_the_better_place_around_it():
+    """Only where the first leads by at most the margin at which both are compared."""
+    features, cells = unit_features(36, 44), torch.tensor([[12.0, 14.0], [25.0, 20.0], [20.0, 11.0]])
+    templates = sample_patches(features, torch.tensor([[30.0, 9.0], [25.0, 20.0], [8.0, 30.0]]), 3)
+    weights, prior = patch_weights(3).expand(3, -1), MotionPrior(cells, torch.full((3,), 1e-5))
+    places = torch.tensor([[[12.0, 14.0], [25.0, 20.0], [20.0, 11.0]], [[29.0, 10.0], [8.0, 8.0], [8.0, 30.0]]])
+    margin = torch.tensor([0.1, 0.05, 0.1001])
+    window, found = verify(features, Candidates(places, margin), templates, weights, prior, 2, 0.1, 0.25)
+    chosen = torch.stack([places[1, 0], places[0, 1], places[0, 2]])  # the third is not compared
+    assert torch.equal(window.corner, (chosen - 2).long())
+    expected = window_scores(features, chosen, templates, weights, 2)
+    torch.testing.assert_close(window.scores, expected.scores)
+    tops = [prior.scores(window_scores(features, at, templates, weights, 2), 0.25).flatten(1).amax(1) for at in places]
+    torch.testing.assert_close(found, torch.cat([(tops[0] - tops[1]).abs()[:2].clamp_max(1), margin[2:]]))

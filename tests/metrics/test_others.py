@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from fgvc_hf.metrics.mean_iou import confusion, mean_iou
-from fgvc_hf.metrics.pck import aggregate_badja, aggregate_jhmdb, count_badja, count_jhmdb
+from fgvc_hf.metrics.pck import BadjaCounts, JhmdbCounts, aggregate_badja, aggregate_jhmdb, count_badja, count_jhmdb
 
 
 def badja(offset, frames=3, joints=4, first=0.0):
@@ -44,6 +44,20 @@ def test_badja_counts_visible_joints_only():
         count_badja(points, truth, visible, np.zeros(2))
     with pytest.raises(ValueError, match="were expected"):
         count_badja(points, truth, visible[:1], np.ones(2))
+
+
+def test_counts_come_back_from_lists_without_a_joint_too():
+    for counts in (badja(4.0), badja(4.0, joints=0)):
+        again = BadjaCounts.from_lists(counts.to_lists())
+        for array in ("correct", "counted"):
+            np.testing.assert_array_equal(getattr(again, array), getattr(counts, array), strict=True)
+    points, truth = jhmdb(6.0)
+    points[1] = -1  # without a bounding box
+    for counts in (count_jhmdb(points, truth), count_jhmdb(points[:, :0], truth[:, :0])):
+        lists = counts.to_lists()
+        again = JhmdbCounts.from_lists(lists)
+        for array in ("distance", "counted"):
+            np.testing.assert_array_equal(getattr(again, array), getattr(counts, array), strict=True)
 
 
 def jhmdb(offset):

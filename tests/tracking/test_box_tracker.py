@@ -9,7 +9,8 @@ from feature_fields import frame_of, unit_features
 from PIL import Image
 
 from fgvc_hf import FgvcConfig, FgvcModel, load_session, render_clip, save_session
-from fgvc_hf.tracking.box_tracker import BoxTracker, fit_similarity
+from fgvc_hf.tracking import box_tracker
+from fgvc_hf.tracking.box_tracker import BoxTracker, fit_similarity, grid_in
 from fgvc_hf.tracking.localisation import read_box
 
 
@@ -34,6 +35,54 @@ def test_a_box_that_does_not_turn_stays_upright():
     transform, _ = fit_similarity(GRID, GRID @ rotation.T, torch.ones(64).double(), 20.0, False)
     a, b = transform(torch.tensor([[0.0, 0.0], [10.0, 0.0]]).double())
     assert float(a[1]) == pytest.approx(float(b[1]))
+
+
+def test_points_are_spread_evenly_over_a_box():
+    """At the middles of 8 x 8 parts, row by row, of a quadrilateral whose sides are cut into eight."""
+    corners = torch.tensor([[10.0, 20], [50, 28], [46, 60], [2, 44]]).double()
+    (found,) = grid_in(corners[None])
+    for i in range(8):
+        for j in range(8):
+            across, down = (j + 0.5) / 8, (i + 0.5) / 8
+            top, bottom = corners[0].lerp(corners[1], across), corners[3].lerp(corners[2], across)
+            torch.testing.assert_close(found[8 * i + j], top.lerp(bottom, down))
+
+
+@pytest.mark.parametrize("turns", [False, True])
+def test_the_fit_by_value(turns):
+    """Cauchy's weights of the residuals, from the weighted median of the shifts on; scale, rotation and shift by least squares."""
+    generator = torch.Generator().manual_seed(1)
+    source = 50 * torch.rand(30, 2, generator=generator).double()
+    target = source @ torch.tensor([[1.1, 0.3], [-0.3, 1.1]]).double() + 3 * torch.randn(30, 2, generator=generator)
+    weights = torch.rand(30, generator=generator).double()
+    shift = []
+    for axis in range(2):
+        passed = 0.0
+        for move, weight in sorted(zip((target - source)[:, axis].tolist(), weights.tolist())):
+            passed += weight
+            if passed >= float(weights.sum()) / 2:
+                shift.append(move)
+                break
+    fit = lambda x, y: (x + shift[0], y + shift[1])  # noqa: E731
+    for _ in range(10):
+        robust = []
+        for (x, y), (u, v), weight in zip(source.tolist(), target.tolist(), weights.tolist()):
+            residual = math.dist(fit(x, y), (u, v))
+            robust.append(weight / (1 + (residual / 4) ** 2))
+        share = torch.tensor(robust).double() / sum(robust)
+        centre, moved = share @ source, share @ target
+        a, b = source - centre, target - moved
+        spread = float(share @ (a * a).sum(1))
+        cos = float(share @ (a * b).sum(1)) / spread
+        sin = float(share @ (a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0])) / spread if turns else 0.0
+        (cx, cy), (mx, my) = centre.tolist(), moved.tolist()
+        fit = lambda x, y, cos=cos, sin=sin, cx=cx, cy=cy, mx=mx, my=my: (  # noqa: E731
+            mx + cos * (x - cx) - sin * (y - cy),
+            my + sin * (x - cx) + cos * (y - cy),
+        )
+    transform, found = fit_similarity(source, target, weights, 4.0, turns)
+    torch.testing.assert_close(found, torch.tensor(robust).double())
+    torch.testing.assert_close(transform(source), torch.tensor([fit(x, y) for x, y in source.tolist()]).double())
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +192,86 @@ def test_other_boxes_change_nothing(matching):
     assert among.read().ids == [8, 1] and among.turns == [True, False]
     assert among.nbytes == among.bytes_of(2) == 2 * alone.nbytes == 2 * 64 * (17 * 49 * 16 + 17 * 13 * 13) * 4
     assert (alone.read().corners - CORNERS[1:]).abs().max() > 0.01  # it did move
+
+
+def boxes(matching="templates", turns=(False, True)):
+    features = unit_features(50, 60)
+    tracker = BoxTracker.empty(features, FgvcConfig(box_matching=matching))
+    tracker.start([3, 8], CORNERS, list(turns), frame_of(features))
+    return tracker, features
+
+
+def test_a_box_moves_as_its_visible_points_do_by_value(monkeypatch):
+    """The tolerance is a twentieth of its diagonal; below a confidence of 0.02 it stays where it was."""
+    tracker, features = boxes()
+    generator = torch.Generator().manual_seed(2)
+    points = tracker.grid.flatten(0, 1) + 2 * torch.randn(128, 2, generator=generator).double() + 5
+    confidence = torch.rand(128, generator=generator)
+
+    def step(frame):
+        tracker.templates.state.points[:], tracker.templates.state.confidence[:] = points, confidence
+
+    monkeypatch.setattr(tracker.templates, "step", step)
+    tracker.step(frame_of(features))
+    readout = tracker.read()
+    for box, (corners, turns) in enumerate(zip(CORNERS, (False, True))):
+        rows, tolerance = slice(64 * box, 64 * box + 64), 0.05 * math.dist(corners[0].tolist(), corners[2].tolist())
+        transform, weights = fit_similarity(
+            grid_in(corners[None])[0], points[rows], confidence[rows].double(), tolerance, turns
+        )
+        torch.testing.assert_close(readout.corners[box], transform(corners))
+        assert float(readout.confidence[box]) == pytest.approx(float(weights.mean()))
+    points, confidence = tracker.grid.flatten(0, 1) + 9.0, torch.full((128,), 0.0199)
+    confidence[64:] = 0.0201
+    tracker.step(frame_of(features))
+    assert torch.equal(tracker.corners[0], readout.corners[0])
+    torch.testing.assert_close(tracker.corners[1], CORNERS[1] + 9)
+
+
+@pytest.mark.parametrize("factor", [1.3, 5.0, 0.1])
+def test_a_box_by_carried_coordinates_by_value(monkeypatch, factor):
+    """Half its size before and half the new one, which is at most twice as large or half as large."""
+    tracker, features = boxes("coordinates")
+    asked = []
+
+    def carried(queries, features, within, config):
+        asked.append((queries, within))
+        return (tracker.grid[len(asked) - 1] * factor - 0.5) / 2 + torch.tensor([1.5, -2.0]).double()
+
+    monkeypatch.setattr(box_tracker, "carried", carried)
+    tracker.step(frame_of(features))
+    for box in range(2):
+        queries, within = asked[box]
+        middle, half = CORNERS[box].mean(0), (CORNERS[box] - CORNERS[box].mean(0)).abs().amax(0)
+        for y in range(50):
+            for x in range(60):
+                inside = (
+                    abs(2 * x + 0.5 - middle[0]) <= 1.5 * half[0] and abs(2 * y + 0.5 - middle[1]) <= 1.5 * half[1]
+                )
+                assert bool(within[y, x]) == bool(inside)
+        assert torch.equal(queries, tracker.templates.memory.anchor[64 * box : 64 * box + 64, 24])
+    grid, found = tracker.grid[0], tracker.grid[0] * factor + torch.tensor([3.0, -4.0]).double()
+    shift, growth, weights = read_box(grid, found, 8.0)
+    size = 0.5 + 0.5 * growth.clamp(0.5, 2)
+    middle = CORNERS[0].mean(0)
+    torch.testing.assert_close(tracker.corners[0], middle + shift + (CORNERS[0] - middle) * size)
+    assert float(tracker.confidence[0]) == pytest.approx(float(weights.mean()), abs=1e-6)
+    found = tracker.grid[1] * factor + torch.tensor([3.0, -4.0]).double()
+    tolerance = 0.05 * math.dist(CORNERS[1, 0].tolist(), CORNERS[1, 2].tolist())
+    transform, weights = fit_similarity(tracker.grid[1], found, torch.ones(64).double(), tolerance, True)
+    torch.testing.assert_close(tracker.corners[1], transform(CORNERS[1]))
+    assert float(tracker.confidence[1]) == pytest.approx(float(weights.mean()), abs=1e-6)
+
+
+def test_a_box_that_has_left_the_frame_stays_there_and_a_small_one_is_looked_for_around():
+    tracker, features = boxes("coordinates", (False, False))
+    tracker.corners[0] += torch.tensor([500.0, 0.0])
+    gone = tracker.corners[0].clone()
+    tracker.step(frame_of(features))
+    assert torch.equal(tracker.corners[0], gone) and tracker.confidence[0] == 0 and tracker.confidence[1] > 0
+    within = tracker._cells_around(torch.tensor([[40.5, 30.5]]).double().expand(4, 2), features)
+    y, x = within.nonzero().unbind(1)  # 12 pixels, half of four cells more, on every side of the cell (20, 15)
+    assert (x.min(), x.max(), y.min(), y.max()) == (14, 26, 9, 21) and within.sum() == 13 * 13
 
 
 def test_a_readout_of_boxes_stays_as_it_is():

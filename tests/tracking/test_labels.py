@@ -42,6 +42,16 @@ def test_labels_in_every_form():
     assert not labels_of(rows).several and labels_of(rows).object_ids == [0, 1, 2]
 
 
+def test_labels_know_those_of_the_same_point_before_and_after():
+    labels = labels_of({7: [(5, 1, 2), (0, 3, 4), (2, 5, 6)], 3: (1, 9, 9), 9: [(8, 7, 7), (4, 8, 8)]})
+    assert labels.rows.tolist() == [0, 0, 0, 1, 2, 2] and labels.positions[:, 0].tolist() == [0, 2, 5, 1, 4, 8]
+    assert [labels.beside(label) for label in range(6)] == [[1], [0, 2], [1], [], [5], [4]]
+    inf = math.inf
+    assert labels.ends(reverse=False).tolist() == [2, 5, inf, inf, 8, inf]
+    assert labels.ends(reverse=True).tolist() == [inf, 0, 2, inf, inf, 4]
+    assert labels.first == {7: (0, 3, 4), 3: (1, 9, 9), 9: (4, 8, 8)}
+
+
 @pytest.mark.parametrize(
     ("points", "ids", "message"),
     [

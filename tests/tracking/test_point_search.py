@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from feature_fields import frame_of, unit_features
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -19,6 +20,14 @@ from fgvc_hf import (
     save_session,
     save_tracks,
 )
+from fgvc_hf.matching.patches import sample_patches
+from fgvc_hf.matching.pyramid import FeaturePyramid
+from fgvc_hf.matching.template_search import Match
+from fgvc_hf.tracking.evidence import judge
+from fgvc_hf.tracking.point_search import PointSearch
+from fgvc_hf.tracking.point_state import PointState
+from fgvc_hf.tracking.prompts import PointLooks
+from fgvc_hf.tracking.template_memory import TemplateMemory
 
 
 FIELDS = ("tracks", "confidence", "uncertainty", "visible", "outside")
@@ -98,6 +107,78 @@ def test_a_session_with_points_to_be_found_is_saved(tracker, noise_clip, late_cl
         first, second = live.step(frame), tracker.model.step(restored, frame)
         for name in ("points", "confidence", "uncertainty", "visible", "queries"):
             np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
+
+
+CONFIG = FgvcConfig(hidden_sizes=[8, 16, 16])
+
+
+def search_for(features, cells, config=CONFIG):
+    """A search for what is at these cells of features, by one look of each."""
+    templates = sample_patches(features, torch.tensor(cells), config.template_radius)
+    looks = [PointLooks(one[None], torch.zeros(1, 13, 13)) for one in templates]
+    like = TemplateMemory.of(templates[:0], torch.zeros(0, 13, 13), 16)
+    return PointSearch.of(config, list(range(10, 10 + len(cells))), looks, like)
+
+
+def test_the_first_look_is_the_first_patch_and_all_together_are_the_reference():
+    values = torch.tensor([2.0, 4.0, 9.0, 7.0])
+    looks = [PointLooks(of.view(-1, 1, 1), of.view(-1, 1, 1).expand(-1, 3, 3)) for of in (values[:3], values[3:])]
+    like = TemplateMemory.of(torch.zeros(0, 1, 1, dtype=torch.bfloat16), torch.zeros(0, 3, 3), 4)
+    memory = PointSearch.of(CONFIG, [8, 3], looks, like).memory
+    assert memory.anchor.flatten().tolist() == [2, 7] and memory.anchor.dtype == torch.bfloat16
+    assert memory.references.flatten().tolist() == [5, 7] and memory.recent.shape == (4, 2, 1, 1)
+    patches, known = memory.images(slice(None), ())
+    assert patches[:, :, 1, 1].tolist() == [[2, 7], [4, 0], [9, 0]]
+    assert known.tolist() == [[True, True], [True, False], [True, False]]
+
+
+@pytest.mark.parametrize(("h", "w"), [(25, 60), (60, 25), (24, 25), (33, 32)])
+def test_points_are_found_in_every_corner_of_a_frame(h, w):
+    features = unit_features(h, w)
+    cells = [(0.0, 0.0), (w - 1.0, 0.0), (0.0, h - 1.0), (w - 1.0, h - 1.0), (float(w // 2), float(h // 2))]
+    search = search_for(features, cells)
+    match = search.find(FeaturePyramid(features))
+    torch.testing.assert_close(match.cells, torch.tensor(cells), atol=0.3, rtol=0)
+    torch.testing.assert_close(match.evidence[-1, :2], torch.ones(2), atol=1e-4, rtol=0)  # the whole patch is there
+    assert torch.equal(match.anchor, match.mean) and search.found(match).any()
+
+
+def test_points_are_found_from_a_similarity_and_a_lead_on():
+    evidence = torch.tensor([[0.75, -1.0, 0.05], [0.7499, 0.9, 0.3], [0.9, 0.9, 0.0499], [1.0, 0.0, 1.0]])
+    search = search_for(unit_features(20, 20), [(9.0, 9.0)])
+    assert search.found(Match(torch.zeros(4, 2), evidence)).tolist() == [True, False, False, True]
+
+
+def test_what_is_found_is_handed_over_and_what_is_not_is_looked_for_again():
+    """The middle one of three points is not on the frame."""
+    features, other = unit_features(30, 40), unit_features(30, 40, seed=1)
+    cells = [(8.0, 9.0), (20.0, 15.0), (30.0, 21.0)]
+    search = search_for(features, cells[:1])
+    search.join(PointSearch(CONFIG, [5], search_for(other, cells[1:2]).memory))
+    search.join(PointSearch(CONFIG, [7], search_for(features, cells[2:]).memory))
+    search.drop({99})
+    assert search.ids == [10, 5, 7]
+    frame = frame_of(features)
+    match = search.find(FeaturePyramid(features))
+    ids, memory, state = search.step(FeaturePyramid(features), frame)
+    assert ids == [10, 7] and search.ids == [5] and len(search.memory.anchor) == 1
+    assert torch.equal(memory.anchor, sample_patches(features, torch.tensor([cells[0], cells[2]]), 3))
+    # plain images move no point: it is where its cell is centred
+    torch.testing.assert_close(state.points, 2 * match.cells[[0, 2]].double() + 0.5)
+    first = PointState.first(state.points, match.cells[[0, 2]])
+    judged = judge(match.evidence[[0, 2]], first.averages, CONFIG, search.constants)
+    for name in ("confidence", "uncertainty", "evidence", "averages"):
+        assert torch.equal(getattr(state, name), getattr(judged, name))
+    assert state.lost.tolist() == [0, 0] and torch.equal(state.expected, state.points)
+
+
+def test_a_point_that_is_found_beyond_the_border_is_on_it(monkeypatch):
+    """Of a frame of 60 x 80 pixels."""
+    features = unit_features(30, 40)
+    search = search_for(features, [(8.0, 9.0), (20.0, 15.0)])
+    match = Match(torch.tensor([[-1.0, 31.0], [41.0, -0.5]]), torch.ones(2, 3))
+    monkeypatch.setattr(search, "find", lambda pyramid: match)
+    assert search.step(FeaturePyramid(features), frame_of(features))[2].points.tolist() == [[0, 60], [80, 0]]
 
 
 @pytest.mark.parametrize("direction", ["backward", "both"])

@@ -27,6 +27,16 @@ def test_a_session_gives_positions_and_errors_in_pixels_of_the_video(matching):
     assert (read.uncertainty > 0).all() and not np.array_equal(output.points, first.points)
 
 
+def test_positions_are_kept_in_float64(tiny_model, processor, noise_clip):
+    config = FgvcConfig.from_dict(tiny_model.config.to_dict() | {"point_matching": "templates"})
+    model, session = FgvcModel(config).eval(), processor.init_video_session()
+    processor.add_inputs_to_inference_session(session, 0, [1], [(12.3, 20.1)])
+    processor.add_inputs_to_inference_session(session, 0, [2], input_boxes=[(8.1, 9.2, 22.3, 27.4)])
+    model.step(session, noise_clip[0])
+    assert session.templates.read().points.tolist() == [[12.3, 20.1]]
+    assert session.boxes.read().corners[0].tolist() == [[8.1, 9.2], [22.3, 9.2], [22.3, 27.4], [8.1, 27.4]]
+
+
 def test_the_border_is_two_per_cent_of_the_mean_side_on_a_frame_that_is_not_square():
     """50 x 200 pixels: the mean side is 100, and the border 2 pixels wide on every side."""
     expected = np.array(

@@ -146,6 +146,32 @@ def test_other_points_change_nothing(at_once, monkeypatch):
     assert among.read().ids == [i for i in range(21) if i not in (0, 3, 16)]
 
 
+def test_thresholds_count_from_their_value_on():
+    """Of trust in a patch, of being hidden and of being visible."""
+    field = smooth_field(100, 100)
+    frames = [frame_of(shifted(field, 2.0 * t, -1.0 * t, 40, 40)) for t in range(2)]
+    point = [[40.5, 38.5]]
+
+    def after(**fields):
+        tracker = started(frames[0], point, **fields)
+        tracker.step(frames[1])
+        return tracker.state
+
+    plain = after()
+    mean, confidence = plain.evidence[0, 1], plain.confidence[0]
+    above = {
+        name: float(torch.nextafter(of, torch.tensor(9.0))) for name, of in (("mean", mean), ("seen", confidence))
+    }
+    assert after(template_trust=float(mean)).lost.tolist() == [0] and after(
+        template_trust=above["mean"]
+    ).lost.tolist() == [1]
+    hidden = [after(hidden_threshold=of, recall_similarity=2.0).cells for of in (float(confidence), above["seen"])]
+    assert torch.equal(hidden[0], plain.cells) and hidden[1].tolist() == [[20.0, 19.0]]  # where it was before
+    expected = [after(visibility_threshold=of).expected for of in (float(confidence), above["seen"])]
+    assert torch.equal(expected[0], plain.expected) and expected[1].tolist() == point
+    torch.testing.assert_close(plain.expected, torch.tensor([[48.5, 34.5]]).double(), atol=0.5, rtol=0)
+
+
 def test_a_tracker_without_points_goes_on():
     features = unit_features(12, 12)
     tracker = started(features, [(5.0, 5.0), (9.0, 9.0)])

@@ -130,3 +130,12 @@ def test_half_precision_is_close(features):
     exact = loss(features[:1], features[1:], places, places)
     half = loss(features[:1].bfloat16(), features[1:].bfloat16(), places, places)
     torch.testing.assert_close(half, exact, atol=0.05, rtol=0.02)
+
+
+def test_the_default_device_has_no_say(features):
+    """Tensors on the meta device have no values."""
+    arguments = features[:1], features[1:], cells((5, 6), (20, 11)), cells((7, 5.5), (21, 12))
+    expected = loss(*arguments)
+    with torch.device("meta"):
+        valid = torch.ones(1, 2, dtype=torch.bool, device="cpu")
+        assert torch.equal(loss(*arguments, valid=valid), expected)

@@ -1,9 +1,13 @@
 """The tiled windows of training against maps formed by shifting, and against autograd through them."""
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
 
+from fgvc_hf.training import window_losses
 from fgvc_hf.training.window_losses import window_argmax, window_average, window_cross_entropy, window_maps
 from fgvc_hf.training.window_targets import DiracTarget, GaussianTarget, SoftTarget
 
@@ -101,6 +105,35 @@ def test_maps_and_their_gradients(features, probabilities):
     torch.testing.assert_close((found**2).sum(), (expected**2).sum(), atol=1e-3, rtol=1e-4)
     for one, other in zip(gradients((found**2).sum(), features), gradients((expected**2).sum(), features)):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+
+
+def test_triton_gets_what_torch_would_compute_with(features, monkeypatch):
+    """Its kernels run on a GPU, and in the slow tests in Triton's interpreter."""
+    (query, key), calls = features, []
+    names = "fused_window_average", "fused_window_cross_entropy"
+    kernels = {name: lambda *arguments, name=name: calls.append((name, arguments)) for name in names}
+    label = lambda kind, scale, **tensors: (kind, scale, tensors)  # noqa: E731
+    monkeypatch.setitem(sys.modules, "fgvc_hf.kernels.window_losses_triton", SimpleNamespace(**kernels, Label=label))
+    monkeypatch.setattr(window_losses, "_by_triton", lambda features, backend: True)
+    values, valid = torch.zeros(B, H, W, 3), torch.ones(B, H, W, dtype=torch.bool)
+    for outside, zeros in (("excluded", False), ("zero", True)):
+        window_average(query, key, values, R, SCALE, outside)
+        name, (*tensors, radius, scale, as_zero, tile) = calls.pop()
+        assert name == names[0] and (radius, scale, as_zero, tile) == (R, SCALE, zeros, (8, 16))
+        assert all(given is own for given, own in zip(tensors, (query, key, values), strict=True))
+    positions, warped, teacher = CELLS + 0.7 * torch.ones(B, 1, 1, 2), torch.zeros(1), torch.ones(1)
+    for target, kind, factor, given in (
+        (DiracTarget(positions), "dirac", 1.0, {"positions": CELLS.expand(B, -1, -1, -1) + 1.0}),
+        (GaussianTarget(positions, 1.5), "gaussian", 1 / 4.5, {"positions": positions}),
+        (SoftTarget(warped, teacher, 0.6), "soft", 0.6, {"warped": warped, "teacher": teacher}),
+    ):
+        window_cross_entropy(query, key, valid, target, R, SCALE)
+        name, (one, other, which, (found, scale, tensors), *rest) = calls.pop()
+        assert name == names[1] and one is query and other is key and which is valid and rest == [R, SCALE, (8, 16)]
+        assert found == kind and scale == pytest.approx(factor)
+        torch.testing.assert_close(tensors, given)
+    with pytest.raises(ValueError, match="know dirac, gaussian and soft targets, got function"):
+        window_cross_entropy(query, key, valid, lambda tiling, row: None, R, SCALE)
 
 
 def test_bfloat16_is_close(features):

@@ -244,7 +244,7 @@ def gather_points(
     if not rows:
         raise ValueError(f"{source}: holds no labelled point.")
     number = {name: i for i, name in enumerate(names)}
-    ids = np.array([number[row.name] for row in rows], dtype=np.int64)
+    ids = np.array([number[row.name] for row in rows])
     points = np.array([(row.t, row.x, row.y) for row in rows], dtype=np.float64)
     order = np.lexsort((points[:, 0], ids))
     ids, points = ids[order], points[order]

@@ -67,7 +67,7 @@ def crop_image(images: torch.Tensor, place: Place, size: Size, stride: int) -> t
 
 def products(reference: torch.Tensor, target: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
     """The affinity `(B, N, M)` before the softmax: products of all N cells of the reference with all M of the target, both `(B, h, w, C)`."""
-    return scale * _product(reference.flatten(1, 2), target.flatten(1, 2).transpose(1, 2))
+    return scale * _product(reference.flatten(1, 2), target.flatten(1, 2).mT)
 
 
 def carry(weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:

@@ -110,7 +110,7 @@ class Localiser(nn.Module):
 
     def forward(self, weights: torch.Tensor) -> Place:
         """The places of patches by the softmax of their affinity `(B, h * w, H * W)`."""
-        x, y, angle = self.layers(weights.transpose(1, 2).unflatten(2, (self.patch, self.patch))).unbind(1)
+        x, y, angle = self.layers(weights.mT.unflatten(2, (self.patch, self.patch))).unbind(1)
         half = (self.frame - 1) / 2
         return Place.at(half * (1 + torch.stack([x, y], dim=1)), angle)
 

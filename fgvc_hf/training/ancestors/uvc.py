@@ -130,7 +130,7 @@ class UvcTraining(VideoTraining):
             total = losses["colour"] + recipe.colour_cycle * losses["colour_cycle"]
             losses = {name: loss * (total.detach() <= OUTLIER) for name, loss in losses.items()}
         grid = cell_grid(features)
-        moved = transported(affinity, grid), transported(affinity.transpose(1, 2), grid)
+        moved = transported(affinity, grid), transported(affinity.mT, grid)
         concentration = torch.stack([concentration_loss(positions, recipe.truncated) for positions in moved]).sum(0)
         losses |= {"concentration": concentration * (epoch > 0), "cycle": orthogonality_loss(affinity, grid)}
         return {name: loss.mean() for name, loss in losses.items()}
@@ -165,11 +165,11 @@ class UvcTraining(VideoTraining):
         (autoencoder,), images = self.frozen, [rgb_to_pixel_values(rgb, _COLOURS) for rgb in (reference, target)]
         with torch.no_grad():
             reference_colours, target_colours = (autoencoder.encode(image).float() for image in images)
-        copying = affinity.transpose(1, 2).softmax(-1)  # (B, target cells, reference cells)
+        copying = affinity.mT.softmax(-1)  # (B, target cells, reference cells)
         losses = {}
         for name, weights, colours, image in (
             ("colour", copying, reference_colours, images[1]),
-            ("colour_cycle", copying.transpose(1, 2), target_colours, images[0]),
+            ("colour_cycle", copying.mT, target_colours, images[0]),
         ):
             copied = carry(weights, colours).unflatten(1, colours.shape[1:3])
             losses[name] = colour_loss(autoencoder.decode(copied).float(), image)
@@ -226,7 +226,7 @@ def orthogonality_loss(affinity: torch.Tensor, grid: torch.Tensor) -> torch.Tens
         grid (`torch.Tensor` of shape `(h, w, 2)`): Positions of the N cells.
     """
     half = (grid.new_tensor(grid.shape[1::-1]) - 1) / 2
-    sources = transported(affinity.transpose(1, 2), grid)  # where the target's cells come from
+    sources = transported(affinity.mT, grid)  # where the target's cells come from
     returned = carry(affinity.softmax(-1), sources)
     return ((returned - grid.flatten(0, 1)) / half).abs().mean((1, 2))
 
