@@ -337,13 +337,15 @@ def test_a_file_that_cannot_be_read_is_a_row(command, copied, tmp_path, monkeypa
 
     monkeypatch.setattr(stored_files, "open", opened, raising=False)
     status, printed, _ = command(copied)
-    assert status == 0 and "5 rows, 2 with an error; 5 new" in printed
-    assert rows_in(tmp_path / "tracks")["circle.mp4"]["error"].startswith("source: ")
+    assert status == 0 and "5 rows, 3 with an error; 5 new" in printed
+    rows = rows_in(tmp_path / "tracks")
+    assert rows["circle.mp4"]["error"].startswith("source: ")
+    assert rows["one.mp4"]["error"] == f"source: {copied}/one.mp4: cannot be read (Permission denied)."
     fails.clear()
     (copied / "circle.mp4").unlink()
     shutil.copy(copied / "a.mp4", copied / "circle.mp4")
     status, printed, _ = command(copied, "--retry-errors")
-    assert status == 0 and "5 rows, 1 with an error; 1 new" in printed
+    assert status == 0 and "5 rows, 1 with an error; 2 new" in printed
 
 
 def test_trying_again_that_was_ended_keeps_the_number_of_shards(run, clips, tmp_path, monkeypatch, failing):
