@@ -9,7 +9,6 @@ from transformers.image_utils import ImageInput, PILImageResampling, SizeDict
 from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import TensorType
 
-from .io.json_files import reason_of
 from .tracking.frames import host_array, rgb_of
 
 
@@ -158,7 +157,7 @@ class FgvcImageProcessorPil(PilBackend):
             if isinstance(error, ValueError) and str(error).endswith("."):
                 raise
             raise ValueError(
-                f"the settings of the image processor cannot be used ({type(error).__name__}: {reason_of(error)})."
+                f"the settings of the image processor cannot be used ({type(error).__name__}: {' '.join(str(error).split())[:200]})."
             ) from None
         if not np.isfinite(values).all():
             raise ValueError("the settings of the image processor do not lead to finite numbers.")

@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..io.json_files import reason_of
-
 
 # While transformers makes a model, torch's default dtype and the functions of torch.nn.init are changed for the whole process
 MAKING = threading.RLock()
@@ -81,7 +79,7 @@ def load_complete(load: Callable[..., Any], name: Any, *args, output_loading_inf
         if torch.get_default_device().type == "meta":  # transformers says that it does not load there
             raise
         raise ValueError(
-            f"{name}: is no checkpoint that can be loaded ({type(error).__name__}: {reason_of(error)})."
+            f"{name}: is no checkpoint that can be loaded ({type(error).__name__}: {' '.join(str(error).split())[:200]})."
         ) from None
     if not new_weights:
         missing = [] if output_loading_info else info["missing_keys"]
