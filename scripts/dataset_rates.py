@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pyarrow.parquet import read_table
 
@@ -206,7 +207,12 @@ def memory(arguments: argparse.Namespace) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "clip.mp4")
         write(path, arguments.frames, arguments.side, 0)
-        (row,) = track_rows([{"video": path, "points": arguments.points}], tracker)
+        mask = np.zeros((arguments.side, arguments.side), np.uint8)
+        mask[: arguments.side // 2] = 1
+        prompts = {"masks": mask} if arguments.masks else {"points": arguments.points}
+        (row,) = track_rows([{"video": path, **prompts}], tracker)
+    if row["error"]:
+        raise ValueError(row["error"])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return f"{row['num_frames']} frames: {peak:.0f} MiB at most"
 
@@ -225,6 +231,7 @@ def main() -> int:
     parser.add_argument("--frames", type=int, default=24, help="of a clip")
     parser.add_argument("--side", type=int, default=256, help="of a clip, in pixels")
     parser.add_argument("--points", default="grid:16")
+    parser.add_argument("--masks", action="store_true", help="of memory: a mask instead of points")
     parser.add_argument("--checkpoint")
     parser.add_argument("--preset")
     arguments = parser.parse_args()
