@@ -40,6 +40,7 @@ _HOMES = {
     "draw_tracks": "io.drawing",
     "load": "tracker",
     "load_session": "applications.session_files",
+    "load_masks": "data.dataset_tracking.mask_encoding",
     "load_tracks": "data.dataset_tracking.row_encoding",
     "model_card": "hub.model_card",
     "model_from_backbone": "conversion.external_backbone",

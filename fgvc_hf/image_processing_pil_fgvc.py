@@ -14,6 +14,7 @@ from .tracking.frames import host_array, rgb_of
 
 CHANNELS = (1, 3, 4)  # what transformers takes for an axis of channels
 MOST_PIXELS = 1 << 26  # of an input; the settings of a file may say any size
+MOST_DIVISOR = 256  # sides become as long at least; strides of encoders are 32 or less
 RESIZE_POLICIES = ("stretch", "short_side", "none")
 # Linear sRGB to CIE XYZ, D65 white point (IEC 61966-2-1); rows X, Y, Z, which sum to the white point
 RGB_TO_XYZ = np.array(
@@ -156,7 +157,7 @@ class FgvcImageProcessorPil(PilBackend):
             if isinstance(error, ValueError) and str(error).endswith("."):
                 raise
             raise ValueError(
-                f"the settings of the image processor cannot be used ({type(error).__name__}: {error})."
+                f"the settings of the image processor cannot be used ({type(error).__name__}: {' '.join(str(error).split())[:200]})."
             ) from None
         if not np.isfinite(values).all():
             raise ValueError("the settings of the image processor do not lead to finite numbers.")
@@ -255,8 +256,10 @@ def _resized(height: int, width: int, policy: str, size: SizeDict, divisor: int)
         target = (height, width)
     else:
         raise ValueError(f"resize_policy must be one of {RESIZE_POLICIES}, got {policy!r}.")
-    if divisor < 1 or min(target) <= 0:
-        raise ValueError(f"size and size_divisor must be positive, got {dict(size)} and {divisor}.")
+    if not 1 <= divisor <= MOST_DIVISOR or min(target) <= 0:
+        raise ValueError(
+            f"size must be positive, and size_divisor from 1 to {MOST_DIVISOR}, got {dict(size)} and {divisor}."
+        )
     rounded = [max(divisor, int(side / divisor + 0.5) * divisor) for side in target]
     if rounded[0] * rounded[1] > MOST_PIXELS:
         raise ValueError(f"size must lead to {MOST_PIXELS} pixels or fewer, got {dict(size)} and {divisor}.")

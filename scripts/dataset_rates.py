@@ -30,8 +30,8 @@ from fgvc_hf.cli.outputs import print_result
 from fgvc_hf.data.dataset_tracking.clip_sources import Clip
 from fgvc_hf.data.dataset_tracking.dataset_run import make_job
 from fgvc_hf.data.dataset_tracking.ray_engine import track_on_ray
-from fgvc_hf.data.dataset_tracking.row_encoding import encoded_bytes
-from fgvc_hf.data.dataset_tracking.run_options import TIME_LIMIT, Actors
+from fgvc_hf.data.dataset_tracking.row_forms import encoded_bytes
+from fgvc_hf.data.dataset_tracking.run_options import TIME_LIMIT, Actors, Prompts
 from fgvc_hf.data.dataset_tracking.source_kinds import open_source
 from fgvc_hf.data.shard_manifest import shard_files
 
@@ -119,7 +119,7 @@ def nodes(arguments: argparse.Namespace) -> str:
     with tempfile.TemporaryDirectory() as folder, test_cluster():
         source = open_source(source_of(arguments, folder))
         loading = {"preset": arguments.preset, "device": "cpu"}
-        job = make_job(source, arguments.points, arguments.checkpoint, loading, tracker, TIME_LIMIT)
+        job = make_job(source, Prompts("points", arguments.points), arguments.checkpoint, loading, tracker, TIME_LIMIT)
         clips = list(source.clips())
         expected, equal = {row["id"]: row for row in job.rows(clips, tracker)}, True
         for _ in range(arguments.turns):

@@ -182,6 +182,7 @@ def test_grey_frames_are_those_with_three_equal_channels(grey):
         ({"resize_policy": "crop"}, "resize_policy"),
         ({"resize_policy": "none", "size_divisor": 0}, "size_divisor"),
         ({"size_divisor": -8}, "size_divisor"),
+        ({"resize_policy": "none", "size_divisor": 8000}, "size_divisor from 1 to 256, got .* and 8000"),
         ({"size": {"height": 0, "width": 64}}, "size"),
         ({"size": {"height": -8, "width": 64}}, "size"),
         ({"resize_policy": "short_side", "size": {"shortest_edge": -5}}, "size"),

@@ -5,7 +5,6 @@ hash of the model, whose features the state consists of; and a checksum of all o
 is one of an earlier format, for these have no checksum.
 """
 
-import copy
 import hashlib
 import json
 import typing
@@ -108,7 +107,7 @@ def _load(path: str | Path, model: FgvcModel, video: Any) -> FgvcInferenceSessio
     if metadata["model"] != fingerprint(model, model.config):
         raise ValueError(f"{path}: is a session of another checkpoint; load the one that it was saved with.")
     source = None if video is None else open_video(video)
-    size = metadata["original_size"] and tuple(metadata["original_size"])
+    size = metadata["original_size"] and size_of(metadata["original_size"])
     if source is not None and size and size != (source.height, source.width):
         raise ValueError(f"video is of size {(source.height, source.width)}, but the session of {size}.")
     return _restore(metadata, tensors, model, source)
@@ -124,8 +123,8 @@ def _restore(
     limit = None if limit is None else whole_number("max_memory_bytes", limit)
     dtype = dtype and getattr(torch, dtype)
     session = FgvcInferenceSession(processor, video, dtype, device, limit)
-    size = metadata["original_size"]
-    session.original_size = tuple(size) if size else session.original_size
+    if metadata["original_size"]:
+        session.original_size = size_of(metadata["original_size"])
     for number, (obj_id, frame_idx, point, box) in enumerate(metadata["prompts"]):
         obj_id, frame_idx = whole_number("obj_id", obj_id), whole_number("frame_idx", frame_idx)
         if point is not None:
@@ -134,10 +133,12 @@ def _restore(
             x, y = point
             session.prompts[obj_id, frame_idx] = PointTarget(frame_idx, (float(x), float(y)), known)
         elif box is not None:
-            session.prompts[obj_id, frame_idx] = BoxTarget(frame_idx, np.array(box[0]), box[1])
+            session.prompts[obj_id, frame_idx] = BoxTarget(
+                frame_idx, np.array(box[0], float).reshape(4, 2), truth("turns", box[1])
+            )
         else:
             session.prompts[obj_id, frame_idx] = MaskTarget(frame_idx, tensors[f"prompt{number}"].cpu().numpy())
-    session.started = {(obj_id, frame_idx) for obj_id, frame_idx in metadata["started"]}
+    session.started = {(whole_number("started", i), whole_number("started", t)) for i, t in metadata["started"]}
     last = metadata["last_frame_idx"]
     session.last_frame_idx = None if last is None else whole_number("last_frame_idx", last)
     session.last_image = tensors.get(LAST_IMAGE)
@@ -145,11 +146,31 @@ def _restore(
         config = session.bind(model)
         for name, values in metadata["trackers"].items():
             setattr(session, name, _put_together(TRACKERS[name], name, values, tensors, config))
+        if session.boxes is not None and len(session.boxes.turns) != len(session.boxes.ids):
+            raise ValueError("turns must be as many as boxes")
         if device is not None and session.labels is not None:  # the memory device of the session
             session.labels.memory.ring = session.labels.memory.ring.to(device)
             for group in session.labels.groups:
                 group.anchor = group.anchor.to(device)
     return session
+
+
+def truth(name: str, value: Any) -> bool:
+    """A bool as it is; a `ValueError` for anything else."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be true or false, got {value!r}")
+    return value
+
+
+def size_of(value: Any) -> tuple[int, int]:
+    """The size of a video; a `ValueError` for anything but a height and a width."""
+    height, width = (whole_number("original_size", side) for side in value)
+    if min(height, width) < 1:
+        raise ValueError("original_size must be positive")
+    return height, width
+
+
+CHECKED = {int: whole_number, bool: truth}  # values of a tracker that are no tensors
 
 
 def _session_of(session: FgvcInferenceSession | LiveTracker) -> FgvcInferenceSession:
@@ -177,7 +198,7 @@ def _read(path: str | Path, device: str) -> tuple[dict[str, Any], dict[str, torc
         raise ValueError(f"{path}: is damaged or was edited, its checksum does not fit its content.")
     metadata = json.loads(text)
     if metadata["format"] != FORMAT:
-        raise ValueError(f"{path}: is a session of format {metadata['format']!r}, not {FORMAT!r}.")
+        raise ValueError(f"{path}: is a session of format {str(metadata['format'])[:40]!r}, not {FORMAT!r}.")
     return metadata, {name: tensor.to(device) for name, tensor in tensors.items()}
 
 
@@ -224,13 +245,19 @@ def _put_together(kind: Any, name: str, value: Any, tensors: dict[str, torch.Ten
     """The inverse of [`_take_apart`], for a value of the type `kind`."""
     if name in tensors:
         return tensors[name]
+    if typing.get_origin(kind) is list and not isinstance(value, list):
+        raise ValueError(f"{name} must be a list, got {type(value).__name__}")
     if typing.get_origin(kind) is list and is_dataclass(typing.get_args(kind)[0]):
         inner = typing.get_args(kind)[0]
         return [_put_together(inner, f"{name}.{i}", item, tensors, config) for i, item in enumerate(value)]
-    if kind == list[int]:
-        return [whole_number(name, item) for item in value]
-    if not is_dataclass(kind):
-        return copy.copy(value)
+    if kind in CHECKED:
+        return CHECKED[kind](name, value)
+    if typing.get_origin(kind) is list:
+        return [CHECKED[typing.get_args(kind)[0]](name, item) for item in value]
+    if not is_dataclass(kind):  # a tensor that is not there
+        if value is not None or not isinstance(None, kind):
+            raise ValueError(f"{name} is missing")
+        return None
     kinds, given = typing.get_type_hints(kind), {}
     for field in fields(kind):
         if field.name == "config":

@@ -9,8 +9,8 @@ def add_track_dataset(commands) -> None:
     """Add the command to a parser's subcommands."""
     command = commands.add_parser(
         "track-dataset",
-        help="track points through all clips of a data set",
-        description="Track points through all clips of a data set, and write a data set of their tracks. The same command again does what is "
+        help="track points or masks through all clips of a data set",
+        description="Track points or masks through all clips of a data set, and write a data set of what is found. The same command again does what is "
         "missing.",
     )
     command.add_argument(
@@ -25,6 +25,11 @@ def add_track_dataset(commands) -> None:
     )
     command.add_argument(
         "--points", metavar="P", help="grid:N or grid:ROWSxCOLUMNS on the first frame, or column:NAME of the source"
+    )
+    command.add_argument(
+        "--masks",
+        metavar="P",
+        help="instead of points: column:NAME of the source, images whose values are object ids on the first frame",
     )
     command.add_argument(
         "--video", metavar="NAME", help="column, extension or camera of the videos; found if only one can be meant"
@@ -87,8 +92,9 @@ def _track(arguments: argparse.Namespace) -> None:
     from ..data.dataset_tracking.run_options import Actors
     from ..io.text_files import printable
 
-    if not (arguments.source and arguments.destination and arguments.points is not None):
-        raise ValueError("give SRC, DST and --points, or --inspect DST.")
+    nothing = arguments.points is None and arguments.masks is None
+    if nothing or not (arguments.source and arguments.destination):
+        raise ValueError("give SRC, DST, and --points or --masks; or --inspect DST.")
     if arguments.sample is not None:
         raise ValueError("--sample is an option of --inspect.")
     given = {"most": arguments.actors, "threads": arguments.cpus, "gpus": arguments.gpus}
@@ -98,6 +104,7 @@ def _track(arguments: argparse.Namespace) -> None:
         arguments.source,
         arguments.destination,
         arguments.points,
+        arguments.masks,
         video=arguments.video,
         engine=arguments.engine,
         actors=Actors(**of_actors) if of_actors else None,

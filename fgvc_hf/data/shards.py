@@ -21,6 +21,7 @@ from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
 
 from ..io.files import atomic_write
+from ..io.json_files import reason_of
 from .flying_things import LabelledPair, labelled_pair
 from .shard_manifest import MANIFEST, begin, finish, shard_files
 from .video_folder import choose_clip, resized_images, scaled_frames, video_sources
@@ -146,7 +147,7 @@ def row_to_labelled_pair(row: dict) -> LabelledPair:
             flow = archive["flow"].astype(np.float32)
         frames = [decode_image(data) for data in row["frames"]]
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise OSError(f"{row.get('name', 'a row')}: is damaged ({error}).") from None
+        raise OSError(f"{row.get('name', 'a row')}: is damaged ({reason_of(error)}).") from None
     return labelled_pair(frames, flow, row["name"])
 
 

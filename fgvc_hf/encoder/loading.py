@@ -79,7 +79,7 @@ def load_complete(load: Callable[..., Any], name: Any, *args, output_loading_inf
         if torch.get_default_device().type == "meta":  # transformers says that it does not load there
             raise
         raise ValueError(
-            f"{name}: is no checkpoint that can be loaded ({type(error).__name__}: {str(error).strip()})."
+            f"{name}: is no checkpoint that can be loaded ({type(error).__name__}: {' '.join(str(error).split())[:200]})."
         ) from None
     if not new_weights:
         missing = [] if output_loading_info else info["missing_keys"]

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ..coordinates import rescale_points
+from ..io.json_files import reason_of
 from ..io.masks import read_mask
 from ..io.video import open_video
 from ..metrics.pck import BadjaCounts, count_badja
@@ -79,7 +80,7 @@ def _load(name: str, file: Path, davis: Path) -> BadjaVideo:
         joints = np.array([[row["joints"][j] for j in JOINTS] for row in rows], dtype=float)[..., ::-1]  # from (y, x)
         visible = np.array([[row["visibility"][j] for j in JOINTS] for row in rows], dtype=bool)
     except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise OSError(f"{file}: is no annotation of BADJA ({error}).") from None
+        raise OSError(f"{file}: is no annotation of BADJA ({reason_of(error)}).") from None
     frames = davis / "JPEGImages" / "480p" / name
     masks = tuple(davis / "Annotations" / "480p" / name / f"{number:05d}.png" for number in numbers)
     missing = [path for path in (frames, *masks) if not path.exists()]

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..coordinates import rescale_points
+from ..io.json_files import reason_of
 from ..io.names import check_name
 from ..io.video import open_video
 from ..metrics.pck import JhmdbCounts, count_jhmdb
@@ -74,7 +75,7 @@ def read_joints(path: Path) -> np.ndarray:
     try:
         positions = np.asarray(loadmat(path, variable_names=["pos_img"])["pos_img"], dtype=float)
     except (MatReadError, ValueError, IndexError, KeyError, TypeError, NotImplementedError) as error:
-        raise OSError(f"{path}: is no annotation of JHMDB ({error}).") from None
+        raise OSError(f"{path}: is no annotation of JHMDB ({reason_of(error)}).") from None
     if positions.ndim != 3 or positions.shape[:2] != (2, JOINTS):
         raise OSError(f"{path}: holds pos_img of {positions.shape}, but (2, {JOINTS}, T) was expected.")
     return positions.transpose(2, 1, 0) - 0.5

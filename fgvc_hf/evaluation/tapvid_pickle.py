@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..io.json_files import reason_of
 from ..io.names import check_names
 from .array_pickle import read_pickle
 
@@ -80,5 +81,5 @@ def _checked_video(path: str | Path, name: str, value) -> PickledVideo:
     try:
         height, width = PickledVideo(name, stored, points, occluded).size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise OSError(f"{path}: the first frame of the video {name} cannot be read ({error}).") from None
+        raise OSError(f"{path}: the first frame of the video {name} cannot be read ({reason_of(error)}).") from None
     return PickledVideo(name, stored, points * np.array([width, height]), occluded.astype(bool))

@@ -7,6 +7,7 @@ from typing import cast
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ..io.json_files import reason_of
 from ..metrics.end_point_error import IN_PIXELS
 from .measured_results import SHORT_CLIPS
 
@@ -90,7 +91,7 @@ def card_with_results(text: str, name: str, results: list[EvalResult]) -> str:
     try:
         card = ModelCard(text)
     except yaml.YAMLError as error:
-        raise ValueError(f"card has a header that is no valid YAML ({error}).") from None
+        raise ValueError(f"card has a header that is no valid YAML ({reason_of(error)}).") from None
     data = cast(ModelCardData, card.data)
     if not data.license:
         raise ValueError("card must state a license in its YAML header.")

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .files import atomic_write, local_path
+from .json_files import reason_of
 from .optional_libraries import load_library
 
 
@@ -47,7 +48,7 @@ def write_exr(path: str | os.PathLike, channels: dict[str, np.ndarray]) -> None:
     try:
         openexr.File(header, arrays).write(os.fspath(path))
     except RuntimeError as error:
-        raise OSError(f"{path}: cannot be written ({error}).") from None
+        raise OSError(f"{path}: cannot be written ({reason_of(error)}).") from None
 
 
 def read_exr(path: str | os.PathLike) -> dict[str, np.ndarray]:

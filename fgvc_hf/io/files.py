@@ -178,17 +178,37 @@ def is_temporary(path: Path) -> bool:
     return named is not None and path.is_file() and not path.is_symlink()
 
 
+def check_place_of_folder(path: Path) -> None:
+    """
+    Check that a folder can be made at a path, or written to if it is there.
+
+    Raises:
+        `OSError`: its name cannot be, it is a link to what does not exist, or the folder around it does not exist or is not writable.
+    """
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # such as a name that is too long
+        raise OSError(f"{path}: cannot be written ({error.strerror}).") from None
+    if path.is_symlink() and not path.exists():
+        raise FileNotFoundError(f"{path}: cannot be written, it is a link to what does not exist.")
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"{path}: cannot be written, the folder {path.parent} does not exist.")
+    if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+        raise PermissionError(f"{path}: cannot be written, it is not writable.")
+
+
 def check_new_folder(path: str | os.PathLike) -> Path:
     """The path of a folder that does not exist or is empty.
 
     Raises:
-        `OSError`: it exists and is not an empty folder, or the folder around it does not exist.
+        `OSError`: it exists and is not an empty folder, or as of [`check_place_of_folder`].
     """
     path = local_path(path)
+    check_place_of_folder(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise FileExistsError(f"{path}: exists already; give a new or an empty folder.")
-    if not path.absolute().parent.is_dir():
-        raise FileNotFoundError(f"{path}: cannot be written, the folder {path.parent} does not exist.")
     return path
 
 
@@ -250,14 +270,16 @@ def atomic_folder(path: str | os.PathLike) -> Generator[Path]:
         `OSError`: `path` exists and is not an empty folder, or cannot be created.
     """
     path = check_new_folder(path)
-    temporary = path.absolute().with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
-    try:
-        temporary.mkdir()
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        if error.errno is None:
-            raise
-        raise OSError(f"{path}: cannot be written ({error.strerror}).") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with ExitStack() as stack:
+        try:
+            owned = stack.enter_context(_temporary_file(path.absolute()))  # whose lock makes the name ours
+            temporary = owned.with_name(f"{owned.stem}-folder")
+            shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
+            stack.callback(shutil.rmtree, temporary, ignore_errors=True)
+            temporary.mkdir()
+            yield temporary
+            os.replace(temporary, path)
+        except OSError as error:
+            if error.errno is None:
+                raise
+            raise OSError(f"{path}: cannot be written ({error.strerror}).") from None

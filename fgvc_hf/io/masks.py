@@ -127,20 +127,25 @@ def write_mask(path: str | os.PathLike, ids: np.ndarray) -> None:
         `ValueError`: an id is outside that range, or the name does not end in .png.
         `OSError`: the file cannot be written; none is left behind.
     """
+    if Path(path).suffix.lower() != ".png":
+        raise ValueError(f"{path}: the name of a mask must end in .png.")
+    image = mask_image(ids, path)
+    with atomic_write(path) as temporary:
+        image.save(temporary, format="PNG")
+
+
+def mask_image(ids: np.ndarray, name: str | os.PathLike) -> Image.Image:
+    """The image of [`write_mask`]; the message of its `ValueError` begins with `name`."""
     ids = np.asarray(ids)
     if ids.ndim != 2 or ids.dtype.kind not in "iub" or not ids.size:
         raise ValueError(f"ids must be integers of shape (H, W), got {ids.dtype} of {ids.shape}.")
     if ids.min() < 0 or ids.max() > MAX_ID:
-        raise ValueError(f"{path}: a mask file holds ids from 0 to {MAX_ID}, got {ids.min()} to {ids.max()}.")
-    if Path(path).suffix.lower() != ".png":
-        raise ValueError(f"{path}: the name of a mask must end in .png.")
+        raise ValueError(f"{name}: a mask file holds ids from 0 to {MAX_ID}, got {ids.min()} to {ids.max()}.")
     if ids.max() > 255:
-        image = Image.fromarray(ids.astype(np.uint16))
-    else:
-        image = Image.fromarray(ids.astype(np.uint8), "P")
-        image.putpalette(own_palette().tobytes())
-    with atomic_write(path) as temporary:
-        image.save(temporary, format="PNG")
+        return Image.fromarray(ids.astype(np.uint16))
+    image = Image.fromarray(ids.astype(np.uint8), "P")
+    image.putpalette(own_palette().tobytes())
+    return image
 
 
 __all__ = ["read_mask"]

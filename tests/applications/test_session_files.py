@@ -10,6 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from fgvc_hf import FgvcConfig, FgvcModel, Tracker, load_session, save_session
+from fgvc_hf.applications.session_files import _checksum
 
 
 @pytest.fixture(params=["labels", "templates"])
@@ -183,6 +184,45 @@ def test_a_file_that_was_edited_is_refused(model, saved, what):
     save_file(tensors, path, metadata=metadata)
     with pytest.raises(ValueError, match=r"is damaged or was edited, its checksum does not fit its content\.$"):
         load_session(path, model)
+
+
+def leaves(value, path=()):
+    """Where every value of nested JSON is."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in inner:
+        yield (*path, key)
+        yield from leaves(item, (*path, key))
+
+
+HOSTILE = (None, True, -1, 0.5, 1e300, 10**400, "x" * 100_000, [0] * 100_000, {}, [[[]]])
+
+
+def test_a_file_that_lies_with_a_right_checksum_is_refused_or_goes_on(model, noise_clip, saved):
+    """Every value of the metadata in turn as one of another type: an error is a sentence, whenever it comes."""
+    path, _ = saved
+    metadata, tensors = read_all(path)
+    content, wrong, types = json.loads(metadata["session"]), [], set()
+    draw = np.random.default_rng(0)
+    named = {tuple(str(key) if isinstance(key, str) else "i" for key in place): place for place in leaves(content)}
+    places = [place for place in named.values() if place[0] != "image_processor"]
+    for place in places:
+        value = HOSTILE[draw.integers(len(HOSTILE))]
+        changed = json.loads(metadata["session"])
+        inner = changed
+        for key in place[:-1]:
+            inner = inner[key]
+        inner[place[-1]] = value
+        text = json.dumps(changed)
+        save_file(tensors, path, metadata={"session": text, "checksum": _checksum(text, tensors)})
+        try:
+            model.step(load_session(path, model), noise_clip[3])
+        except (ValueError, OSError) as error:
+            types.add(type(error))
+            if "\n" in str(error) or len(str(error)) > 600:
+                wrong.append((place, str(value)[:20], str(error)[:200]))
+        except Exception as error:
+            wrong.append((place, str(value)[:20], repr(error)[:200]))
+    assert not wrong and types == {ValueError} and len(places) > 20
 
 
 def test_a_file_without_a_checksum_is_refused(model, saved):

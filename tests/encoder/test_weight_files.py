@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import struct
 import time
 
 import pytest
@@ -83,6 +84,9 @@ DAMAGED = {
     "truncated": lambda path: path.write_bytes(path.read_bytes()[:-500]),
     "other bytes": lambda path: path.write_bytes(b"weights" * 100),
     "empty": lambda path: path.write_bytes(b""),
+    "a header of one long word": lambda path: path.write_bytes(
+        struct.pack("<Q", 100_002) + b'"' + b"x" * 100_000 + b'"'
+    ),
     "a damaged pickle": lambda path: path.rename(path.with_name("pytorch_model.bin")).write_bytes(b"hello"),
     "gone": lambda path: path.unlink(),
     "an empty folder": lambda path: shutil.rmtree(path.parent) or path.parent.mkdir(),
@@ -95,7 +99,7 @@ def test_damaged_files(damage, load, folder):
     damage(folder / "model.safetensors")
     with pytest.raises((ValueError, OSError)) as caught:
         load.from_pretrained(folder)
-    assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
+    assert str(folder) in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 600
 
 
 def test_another_type_of_model(folder):

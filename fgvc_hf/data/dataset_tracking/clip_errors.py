@@ -7,7 +7,7 @@ whose accelerator is lost, an interruption, and outside of the work on clips a c
 |---|---|
 | `source` | the row or the file of the clip cannot be read: it is missing, damaged, or cannot be reached |
 | `video` | there is none, or it cannot be decoded |
-| `points` | there are none, or they are not in the video |
+| `points`, `masks` | there are none, or they are not of the video |
 | `time` | it took longer than the limit |
 | `tracker` | anything else |
 """
@@ -56,7 +56,10 @@ def error_text(error: Exception, stage: str, file: str | None = None, name: str 
     """
     if isinstance(error, OSError) and error.errno in OF_MACHINE:
         raise error
-    text = one_line(str(error) if file is None else renamed(str(error), file, printable(name)))
+    text = str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        text = f"{error.filename}: cannot be read ({error.strerror})."
+    text = one_line(text if file is None else renamed(text, file, printable(name)))
     if not isinstance(error, ClipError | OSError | ValueError):
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return f"{kind_of(error, stage)}: {text[:LONGEST]}"
@@ -76,8 +79,8 @@ def kind_of(error: Exception, stage: str) -> str:
         return error.kind
     if isinstance(error, OSError) and error.errno is not None:
         return "source"  # of the system or the network; sentences about what a file holds have no number
-    if stage == "tracker" and isinstance(error, OSError | ValueError):
-        return "video" if isinstance(error, OSError) else "points"  # frames are decoded while they are tracked
+    if stage == "tracker" and isinstance(error, OSError):
+        return "video"  # frames are decoded while they are tracked
     return stage
 
 

@@ -35,9 +35,7 @@ def parse_grid(points: str) -> tuple[int, int]:
 
 
 def points_name(points: str) -> str:
-    """The one name of grids that are equal, such as `"grid:2"` of `"grid:2x2"` and `"grid:02"`; that of a column as it is."""
-    if points.startswith("column:"):
-        return points
+    """The one name of grids that are equal, such as `"grid:2"` of `"grid:2x2"` and `"grid:02"`."""
     rows, columns = parse_grid(points)
     return f"grid:{rows}" if rows == columns else f"grid:{rows}x{columns}"
 

@@ -1,7 +1,7 @@
 """Sources of clips: what a data set holds, listed without reading any video, and one clip read at a time, on any machine.
 
 A source has `clips()`, which yields a [`Clip`] for each video in the order of the data set, and `read(clip, folder)`, which gives the video and its
-points. Sources can be pickled: actors get one each.
+prompts, points or masks. Sources can be pickled: actors get one each.
 """
 
 import json
@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from ...io.image_files import IMAGE_SUFFIXES
 from ...io.text_files import printable
+from .run_options import Prompts
 from .stored_files import files_below, is_folder, is_remote, join, local_copy, stamp_of, without_link
 
 
@@ -55,11 +56,12 @@ class Content:
 
     Args:
         video: A local path, or the bytes of a file; `None` where the row has none.
-        points: Values of the column of points (N, 3) or (N, 2), of any type, or the bytes of a file of them; `None` where the row has none.
+        prompts: Of points, values of their column (N, 3) or (N, 2), of any type, or the bytes of a file of them; of masks, a local path, or the
+            bytes of a file. `None` where the row has none.
     """
 
     video: Path | bytes | None
-    points: Any = None
+    prompts: Any = None
 
 
 class ClipSource(Protocol):
@@ -83,15 +85,14 @@ class FolderSource:
 
     Args:
         root (`str`): The folder, or one file.
-        points (`str`, *optional*): Must not be given: files have no columns.
+        video, prompts (*optional*): Must not name a column: files have none.
     """
 
-    def __init__(self, root: str, video: str | None = None, points: str | None = None):
-        for option, name in (("--points column:", points), ("--video ", video)):
-            if name is not None:
-                raise ValueError(
-                    f"{root}: is a folder of videos, which has no columns; {option}{name} needs a data set."
-                )
+    def __init__(self, root: str, video: str | None = None, prompts: Prompts | None = None):
+        columns = [f"--{prompts.kind} {prompts.place}"] if prompts is not None and prompts.column else []
+        columns += [f"--video {video}"] if video is not None else []
+        if columns:
+            raise ValueError(f"{root}: is a folder of videos, which has no columns; {columns[0]} needs a data set.")
         self.path = self.root = root
 
     def clips(self) -> Iterator[Clip]:

@@ -12,12 +12,8 @@ from ...io.scratch_folders import scratch_folder
 from ...io.video import open_video
 from ...tracker import Tracker
 from .clip_errors import ClipError, check_device, error_text
-from .clip_points import queries_of
-from .row_encoding import BINARY, encode_tracks
+from .row_forms import FORMS, RowForm
 from .row_names import clip_id
-
-
-EMPTY = dict.fromkeys(("num_frames", "width", "height", "fps", "queries", *BINARY))
 
 
 class ClipFrames:
@@ -59,17 +55,20 @@ def track_rows(rows: Iterable[Mapping[str, Any]], tracker: Tracker, time_limit: 
 
             * `video`: what [`open_video`] takes, or the bytes of a video file;
             * `points`: (t, x, y) of N points, or (x, y) on the first frame; or `"grid:N"` or `"grid:ROWSxCOLUMNS"`;
+            * `masks`, instead of `points`: object ids (H, W) on the first frame, 0 for the background, or an image of them, as its path, its bytes,
+              the mapping of both that `datasets` has, or a picture of Pillow;
             * `frames` (*optional*): first frame, and the one after the last;
             * `id`, `source`, `model`, `revision`, `preset` (*optional*): what the columns of these names will hold, as text.
         tracker ([`Tracker`]): What tracks.
         time_limit (`float`, *optional*): Seconds for a clip. It is looked at after each frame.
 
     Yields:
-        A row for each, in order, with the columns of [`track_features`]. Where a clip cannot be tracked, `error` says why, as `kind: sentence`:
+        A row for each, in order, with the columns of [`track_features`], or those of [`mask_features`] for masks. Where a clip cannot be tracked, `error` says why, as `kind: sentence`:
 
             * `source`: its row or its file cannot be read: it is missing, damaged, or cannot be reached;
             * `video`: there is none, or it cannot be decoded;
             * `points`: there are none, or they are not in the video;
+            * `masks`: there are none, or they are not of its size;
             * `time`: it took longer than the limit;
             * `tracker`: anything else.
 
@@ -78,12 +77,13 @@ def track_rows(rows: Iterable[Mapping[str, Any]], tracker: Tracker, time_limit: 
     """
     for row in rows:
         given = row if hasattr(row, "get") else {}
-        video, points = given.get("video"), given.get("points")
+        kind = "points" if given.get("masks") is None else "masks"
+        video, prompts = given.get("video"), given.get(kind)
         names = {key: text_of(given.get(key)) for key in ("model", "revision", "preset")}
         source = text_of(given.get("source")) or (text_of(video) if isinstance(video, str | Path) else None) or "clip"
-        options = {"points": points if isinstance(points, str) else "column"} | names
+        options = {kind: prompts if kind == "points" and isinstance(prompts, str) else "column"} | names
         ids = {"id": text_of(given.get("id")) or clip_id((source, 0, 0), options), "source": source}
-        yield ids | track_clip(lambda _, row=row: row, tracker, time_limit, source) | names
+        yield ids | track_clip(lambda _, row=row: row, tracker, time_limit, source, kind) | names
 
 
 def text_of(value: Any) -> str | None:
@@ -104,7 +104,7 @@ def frames_of(value: Any) -> tuple[int, int | None]:
 
 
 def track_clip(
-    read: Callable[[Path], Mapping[str, Any]], tracker: Tracker, time_limit: float | None, source: str
+    read: Callable[[Path], Mapping[str, Any]], tracker: Tracker, time_limit: float | None, source: str, kind: str
 ) -> dict[str, Any]:
     """
     The columns that are found by tracking a clip, or why there are none.
@@ -113,33 +113,44 @@ def track_clip(
         read (callable): Gives a row as of [`track_rows`], read from its source; it may write to the folder that it gets.
         tracker, time_limit: As of [`track_rows`].
         source (`str`): What messages call the video.
+        kind (`str`): `"points"` or `"masks"`.
 
     Raises:
         `OSError`: the machine is full, or its accelerator is lost.
     """
+    form = FORMS[kind]
     with scratch_folder() as folder:
         stage, named = "source", None
         try:
             row = read(folder)
             if not hasattr(row, "get"):
                 raise ClipError(stage, f"a row must be a mapping, got {type(row).__name__}.")
-            video, points = on_disk(row.get("video"), folder), row.get("points")
+            if row.get("points") is not None and row.get("masks") is not None:
+                raise ClipError(kind, "the row has points and masks; give one of them.")
+            video, given = on_disk(row.get("video"), folder), row.get(kind)
             span = frames_of(row.get("frames"))
             named = str(video) if isinstance(video, str | Path) else None
             stage = "video"
             if video is None:
                 raise ClipError(stage, "the row has no video.")
             frames = ClipFrames(open_video(video), span, time_limit)
-            stage = "points"
-            queries = queries_of(points, frames.height, frames.width)
+            stage = kind
+            prompts = form.read(given, frames.height, frames.width)
             stage = "tracker"
-            tracks = tracker.track(frames, queries)
-            return encode_tracks(tracks) | {"fps": frames.fps, "error": None}
+            return followed(form, tracker, frames, prompts) | {"fps": frames.fps, "error": None}
         except Exception as error:
             text = error_text(error, stage, named, source)
     if text.startswith("tracker"):
         check_device(tracker)
-    return EMPTY | {"error": text}
+    return dict.fromkeys(form.found) | {"error": text}
+
+
+def followed(form: RowForm, tracker: Tracker, frames: ClipFrames, prompts: Any) -> dict[str, Any]:
+    """The columns that are found in a video. What a tracker refuses are prompts: frames are as they were decoded."""
+    try:
+        return form.follow(tracker, frames, prompts)
+    except ValueError as error:
+        raise ClipError(form.kind, error) from None
 
 
 def on_disk(video: Any, folder: Path) -> Any:

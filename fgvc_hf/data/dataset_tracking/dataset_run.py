@@ -15,11 +15,11 @@ from ...io.checkpoints import resolve_checkpoint
 from ...io.text_files import printable
 from ...tracker import Tracker
 from ..shard_manifest import shard_files
-from .clip_points import points_name
 from .clip_sources import Clip, ClipSource
 from .finished_rows import FinishedRows
 from .lerobot_columns import append_tracks, check_append
 from .ray_engine import check_cluster, track_on_ray
+from .row_forms import form_of
 from .run_folder import (
     ROWS,
     begin_run,
@@ -29,17 +29,18 @@ from .run_folder import (
     errors_in,
     is_whole,
     locked,
+    read_run,
     reopen,
 )
-from .run_options import TIME_LIMIT, Actors, check_options
+from .run_options import TIME_LIMIT, Actors, Prompts, check_options, prompts_of
 from .source_kinds import open_source
-from .stored_files import real_place
 from .track_job import Options, TrackJob, described, revision_of, settings_of
 
 
 ACCEPTED = (
     "videos, folders of images, rows of Parquet, samples in .tar files that are not compressed, or a LeRobotDataset v3"
 )
+GRID = "grid:16"
 LOADING = {"preset", "device", "dtype", "revision"}
 
 
@@ -55,7 +56,8 @@ class Summary:
 def track_dataset(
     source: str | os.PathLike,
     destination: str | os.PathLike,
-    points: str = "grid:16",
+    points: str | None = None,
+    masks: str | None = None,
     *,
     video: str | None = None,
     engine: str = "local",
@@ -74,10 +76,10 @@ def track_dataset(
     Args:
         source: A folder of videos, Parquet files, WebDataset tar files, or a LeRobotDataset v3, on this machine or `hf://datasets/USER/NAME`.
         destination: Folder of the tracks; made if needed.
-        points (`str`, defaults to `"grid:16"`): `"grid:N"` or `"grid:ROWSxCOLUMNS"` on the first frame, or `"column:NAME"`.
+        points (`str`, defaults to `"grid:16"` without masks): `"grid:N"` or `"grid:ROWSxCOLUMNS"` on the first frame, or `"column:NAME"`.
+        masks (`str`, *optional*): Objects instead of points, as `"column:NAME"`: images of their ids on the first frame, as of [`read_mask`].
         video (`str`, *optional*): The column, extension or camera of videos; found by itself where only one can be meant.
-        engine (`str`, defaults to `"local"`): `"local"`, this process, or `"ray"`, Ray Data.
-        actors ([`Actors`], *optional*): Of the engine `"ray"`.
+        engine (`str`, defaults to `"local"`), actors ([`Actors`], *optional*): `"local"`, this process, or `"ray"`, Ray Data in such actors.
         num_shards (`int`, *optional*): Files of the result; such that each has about 256 MB before compression if not given.
         time_limit (`float`, defaults to 3600): Seconds for a clip.
         append_to (*optional*): A new folder, for a copy of a LeRobotDataset with the tracks as columns.
@@ -93,24 +95,23 @@ def track_dataset(
         `ValueError`: an option is not among those accepted, or the source holds no clips.
         `OSError`: something cannot be read or written, the source has changed, or the destination is of another run.
     """
-    column = check_options(points, engine, actors, num_shards, time_limit)
-    opened, folder = open_source(source, video, column), check_destination(destination, os.fspath(source))
+    check_options(engine, actors, num_shards, time_limit)
+    prompts = prompts_of(GRID if points is None and masks is None else points, masks)
+    opened, folder = open_source(source, video, prompts), check_destination(destination, os.fspath(source))
     clips = list_clips(opened, num_shards, progress)
     if append_to is not None:
         check_append(opened, clips, folder, append_to)
     if engine == "ray" and (retry_errors or not is_whole(folder)):
         check_cluster(actors or Actors())
-    # The driver of a cluster needs the weights only to name them
-    tracker = load_tracker(checkpoint, loading | ({"device": "cpu"} if engine == "ray" else {}))
-    job = make_job(opened, points, checkpoint, loading, tracker, time_limit)
+    tracker = load_tracker(checkpoint, loading, engine)
+    job = make_job(opened, prompts, checkpoint, loading, tracker, time_limit)
     named = {job.name(clip): clip for clip in clips}
     rows_of = partial(job.rows, tracker=tracker), partial(track_on_ray, job, actors=actors or Actors())
     with locked(folder):
-        begin_run(folder, *(run := described(clips, opened.root, real_place(opened.path), job.options, video)))
+        begin_run(folder, *(run := described(clips, opened, job.options, video)), retry_errors)
         added = finish_run(folder, named, rows_of[engine == "ray"], num_shards, retry_errors, run[0], progress)
         if append_to is not None:
-            episodes = {(clip.row, clip.place[0]): name for name, clip in named.items()}
-            append_tracks(opened, shard_files(folder), episodes, append_to)
+            append_tracks(opened, shard_files(folder), named, append_to)
         return Summary(len(named), errors_in(folder), added)
 
 
@@ -126,12 +127,12 @@ def finish_run(
     """Track the clips that have no row yet, or one with an error to try again, and write the shards. Returns the number of new rows."""
     if is_whole(folder):
         check_shards(folder, num_shards)
-        num_shards = len(shard_files(folder))
         if retry_errors:
-            reopen(folder)
+            reopen(folder, form_of(run).features())
     if is_whole(folder):
         return 0
-    rows = FinishedRows(folder / ROWS)
+    num_shards = num_shards or read_run(folder)["shards"]  # of a finished folder that was reopened
+    rows = FinishedRows(folder / ROWS, form_of(run).features())
     if retry_errors:
         rows.forget_passing()
     left = [clip for name, clip in named.items() if name not in rows]
@@ -155,11 +156,12 @@ def list_clips(source: ClipSource, num_shards: int | None, progress: bool) -> li
     return clips
 
 
-def load_tracker(checkpoint: str | None, loading: Mapping[str, Any]) -> Tracker:
+def load_tracker(checkpoint: str | None, loading: Mapping[str, Any], engine: str) -> Tracker:
     """The tracker; a `ValueError` for an argument that loading does not take."""
     if wrong := set(loading) - LOADING:
         raise ValueError(f"arguments must be among {', '.join(sorted(LOADING))}, got {', '.join(sorted(wrong))}.")
-    return Tracker.from_pretrained(checkpoint, **loading)
+    # The driver of a cluster needs the weights only to name them
+    return Tracker.from_pretrained(checkpoint, **dict(loading) | ({"device": "cpu"} if engine == "ray" else {}))
 
 
 def collect(found: Generator[dict], rows: FinishedRows, total: int, progress: bool) -> int:
@@ -179,7 +181,7 @@ def collect(found: Generator[dict], rows: FinishedRows, total: int, progress: bo
 
 def make_job(
     source: ClipSource,
-    points: str,
+    prompts: Prompts,
     checkpoint: str | None,
     loading: Mapping[str, Any],
     tracker: Tracker,
@@ -190,7 +192,8 @@ def make_job(
     local, revision = os.path.isdir(place), revision_of(tracker)
     place = os.path.abspath(place) if local else place
     options = Options(
-        points=points_name(points),
+        points=prompts.place if prompts.kind == "points" else None,
+        masks=prompts.place if prompts.kind == "masks" else None,
         model=os.path.basename(place) if local else place,
         revision=revision,
         settings=settings_of(tracker),

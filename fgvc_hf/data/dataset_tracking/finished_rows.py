@@ -8,15 +8,19 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow
-import pyarrow.compute
 import pyarrow.parquet
 
 from ...io.files import atomic_write, is_temporary
 from .clip_errors import PASSING
-from .row_encoding import BINARY, encoded_bytes, track_features
+from .row_forms import encoded_bytes
 from .stored_files import understood
+
+
+if TYPE_CHECKING:
+    from datasets import Features
 
 
 PART_BYTES, PART_SECONDS = 32 << 20, 30.0
@@ -30,14 +34,15 @@ class FinishedRows:
 
     Args:
         folder (`Path`): Made if needed. What a process that was ended left half-written is removed.
+        features (`datasets.Features`): The columns of the rows.
         seconds (`float`): At most so long a row waits before it is written.
 
     Raises:
         `OSError`: a file of them is damaged.
     """
 
-    def __init__(self, folder: Path, seconds: float = PART_SECONDS):
-        self.folder, self.schema, self.seconds = folder, track_features().arrow_schema, seconds
+    def __init__(self, folder: Path, features: "Features", seconds: float = PART_SECONDS):
+        self.folder, self.schema, self.seconds = folder, features.arrow_schema, seconds
         if folder.exists() and not folder.is_dir():
             raise OSError(f"{folder}: is damaged; it must be a folder of finished rows.")
         folder.mkdir(exist_ok=True)
@@ -94,8 +99,7 @@ class FinishedRows:
 
     def keep(self, table: pyarrow.Table) -> None:
         """Write rows that are a table already."""
-        lengths = (pyarrow.compute.call_function("binary_length", [table[name]]) for name in BINARY)
-        sizes = sum(pyarrow.compute.fill_null(length, 0).to_numpy() for length in lengths)
+        sizes = [encoded_bytes(row) for row in table.to_pylist()]
         table = table.append_column("size", pyarrow.array(sizes, pyarrow.int64()))
         with atomic_write(self._path(self._next)) as temporary:
             pyarrow.parquet.write_table(table, temporary, compression="zstd")

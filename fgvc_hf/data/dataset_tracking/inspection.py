@@ -10,7 +10,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-from ...io.overlays import drawn_tracks, write_sheet
+from ...io.overlays import write_sheet
 from ...io.scratch_folders import scratch_folder
 from ...io.text_files import printable
 from ...io.video import open_video
@@ -19,8 +19,9 @@ from .clip_errors import error_text
 from .clip_sources import Clip
 from .clip_tracking import ClipFrames, on_disk
 from .finished_rows import PARTS, read_rows
-from .row_encoding import load_tracks
+from .row_forms import FORMS, form_of
 from .run_folder import ROWS, is_whole, read_run
+from .run_options import prompts_of
 from .source_kinds import open_source
 from .track_job import Options, TrackJob
 
@@ -52,7 +53,7 @@ def _lines(folder: Path, sample: int) -> Iterator[str]:
     size = sum(file.stat().st_size for file in files)
     yield f"{folder}: {len(rows)} rows in {len(files)} files, {size / 2**20:.1f} MiB; {state}"
     good = [row for row in rows if row["error"] is None]
-    yield f"  {len(good)} with tracks, of {sum(row['num_frames'] for row in good)} frames"
+    yield f"  {len(good)} with {form_of(run).name}, of {sum(row['num_frames'] for row in good)} frames"
     for kind, found in errors_by_kind(rows):
         yield f"  {len(found)} with an error: {kind}; the first: {found[0]['source']}: {found[0]['error'].partition(': ')[2]}"
     yield from draw_sample(folder, files, run, spread(good, sample))
@@ -94,9 +95,8 @@ def spread(rows: list[dict], number: int) -> set[str]:
 
 def draw_sample(folder: Path, files: list[Path], run: dict, wanted: set[str]) -> Iterator[str]:
     """Draw the clips of some rows; a line for each file written, or one that says why there are none."""
-    kind, _, column = run["points"].partition(":")
     try:
-        source = open_source(run["source"], run["video"], column if kind == "column" else None)
+        source = open_source(run["source"], run["video"], prompts_of(run["points"], run["masks"]))
     except (OSError, ValueError) as error:
         yield f"  no overlays: {error}"
         return
@@ -126,14 +126,15 @@ def draw_sample(folder: Path, files: list[Path], run: dict, wanted: set[str]) ->
 
 
 def draw(job: TrackJob, clip: Clip, row: dict, path: Path) -> str | None:
-    """Draw the tracks of a clip; why not, if it can no longer be read, or is another than was tracked."""
+    """Draw what was found in a clip; why not, if it can no longer be read, or is another than was tracked."""
+    form = FORMS[job.prompts.kind]
     with scratch_folder() as folder:
         try:
             video = on_disk(job.source.read(clip, folder).video, folder)
             frames = ClipFrames(open_video(video), (clip.start, clip.stop))
             if job.name(clip) != row["id"]:
                 return "it is another than the one that was tracked."
-            write_sheet(frames, drawn_tracks({"tracks": load_tracks(row)}), path)
+            write_sheet(frames, form.drawn(form.load(row)), path)
         except Exception as error:
             return error_text(error, "video")
     return None

@@ -35,8 +35,8 @@ def check_append(
     """
     if not isinstance(source, LeRobotSource) or is_remote(source.root):
         raise ValueError(f"--append-to needs a LeRobotDataset on this machine as source, not {source.root}.")
-    check_outputs([output, destination], [source.root])
     check_new_folder(output)
+    check_outputs([output, destination], [source.root])
     counts = {len(points) for clip in clips if (points := clip.place[1])}
     if len(counts) > 1:
         raise ValueError(unequal(counts))
@@ -71,7 +71,7 @@ def check_frames(table: pyarrow.Table, lengths: Mapping[int, int]) -> None:
 
 
 def append_tracks(
-    source: ClipSource, shards: list[Path], names: Mapping[tuple, str], output: str | os.PathLike
+    source: ClipSource, shards: list[Path], named: Mapping[str, Clip], output: str | os.PathLike
 ) -> None:
     """
     Write a copy of a data set with the tracks of its episodes.
@@ -79,7 +79,7 @@ def append_tracks(
     Args:
         source ([`LeRobotSource`]): The data set, as of [`check_append`].
         shards (list of `Path`): Rows of its clips.
-        names (mapping): Number of an episode and camera -> id of their row.
+        named (mapping): Id of a row -> its clip, an episode of a camera.
         output: A folder that does not exist yet.
 
     Raises:
@@ -89,6 +89,7 @@ def append_tracks(
     assert isinstance(source, LeRobotSource)
     rows = pyarrow.dataset.dataset([str(shard) for shard in shards])
     number = points_of(rows)
+    names = {(clip.row, clip.place[0]): name for name, clip in named.items()}
     with atomic_folder(output) as folder:
         for file in files_below(source.root):
             path = folder / file

@@ -17,6 +17,7 @@ import pyarrow
 import pyarrow.parquet
 
 from .clip_sources import Clip, Content, candidates
+from .run_options import Prompts
 from .stored_files import files_below, join, local_copy, open_file, stamp_of, understood
 
 
@@ -87,11 +88,14 @@ class LeRobotSource:
     Args:
         root (`str`): Its folder.
         video (`str`, *optional*): The camera; all if not given.
-        points (`str`, *optional*): Name of a column of the episodes: (t, x, y) each with t from the start of the episode, or (x, y) on its first frame.
+        prompts ([`Prompts`], *optional*): A column of points of the episodes: (t, x, y) each with t from the start of the episode, or (x, y) on its first frame.
     """
 
-    def __init__(self, root: str, video: str | None = None, points: str | None = None):
-        self.path, self.root, self.points, info = root, root, points, read_info(root)
+    def __init__(self, root: str, video: str | None = None, prompts: Prompts | None = None):
+        if prompts is not None and prompts.kind == "masks":
+            raise ValueError(f"{root}: is a LeRobotDataset, whose episodes have no masks; points are followed in it.")
+        self.path, self.root, info = root, root, read_info(root)
+        self.points = prompts.column if prompts is not None else None
         self.fps, self.video_path, cameras = float(info["fps"]), str(info["video_path"]), cameras_of(info)
         if video is not None and video not in cameras:
             raise ValueError(f"{root}: has no camera {video}; {candidates(cameras)}.")

@@ -13,6 +13,7 @@ import pyarrow
 import pyarrow.parquet
 
 from .clip_sources import Clip, Content, candidates, file_label, file_names
+from .run_options import Prompts
 from .stored_files import is_remote, join, local_copy, open_file, stamp_of, understood
 
 
@@ -43,27 +44,32 @@ def is_a(kind: pyarrow.DataType, *names: str) -> bool:
     return any(getattr(pyarrow.types, f"is_{name}")(kind) for name in names)
 
 
-def video_column(schema: pyarrow.Schema, wanted: str | None, path: str) -> str:
-    """The column of videos: the one that is asked for, or else the only one with bytes, or else the only one with a usual name of paths.
+def video_column(schema: pyarrow.Schema, wanted: str | None, prompts: str | None, path: str) -> str:
+    """The column of videos: the one that is asked for, or else the only one with bytes, or else the only one with a usual name of paths; not
+    that of prompts, which may be images.
 
     Raises:
         `ValueError`: there is no such column, several may be meant, or it holds something else.
     """
     if wanted is None:
-        binary = [field.name for field in schema if holds_bytes(field.type)]
-        found = binary or [
-            name for name in PATH_COLUMNS if name in schema.names and holds_paths(schema.field(name).type)
-        ]
+        others = [field for field in schema if field.name != prompts]
+        binary = [field.name for field in others if holds_bytes(field.type)]
+        found = binary or [field.name for field in others if field.name in PATH_COLUMNS and holds_paths(field.type)]
         if len(found) != 1:
             raise ValueError(f"{path}: name the column of videos by --video; {candidates(schema.names)}.")
         return found[0]
-    if wanted not in schema.names:
-        raise ValueError(f"{path}: has no column {wanted}; {candidates(schema.names)}.")
-    kind = schema.field(wanted).type
-    # Where all values are null, or there are none, writers do not know the type
-    if not (holds_bytes(kind) or holds_paths(kind) or pyarrow.types.is_null(kind)):
-        raise ValueError(f"{path}: column {wanted} must hold the bytes or the paths of videos, it holds {kind}.")
+    check_column(schema, wanted, "videos", path)
     return wanted
+
+
+def check_column(schema: pyarrow.Schema, name: str, files: str | None, path: str) -> None:
+    """A `ValueError` if there is no such column, or it must hold files, such as `"videos"`, and holds something else."""
+    if name not in schema.names:
+        raise ValueError(f"{path}: has no column {name}; {candidates(schema.names)}.")
+    kind = schema.field(name).type
+    # Where all values are null, or there are none, writers do not know the type
+    if files is not None and not (holds_bytes(kind) or holds_paths(kind) or pyarrow.types.is_null(kind)):
+        raise ValueError(f"{path}: column {name} must hold the bytes or the paths of {files}, it holds {kind}.")
 
 
 class ParquetSource:
@@ -73,12 +79,14 @@ class ParquetSource:
     Args:
         root (`str`): A folder, or one file.
         video (`str`, *optional*): Name of the column of videos; the only one that holds some if not given.
-        points (`str`, *optional*): Name of the column of points: lists of (t, x, y), or of (x, y) on the first frame.
+        prompts ([`Prompts`], *optional*): A column of points, lists of (t, x, y), or of (x, y) on the first frame; or of masks of the first frame,
+            bytes or paths of images.
     """
 
-    def __init__(self, root: str, video: str | None = None, points: str | None = None):
+    def __init__(self, root: str, video: str | None = None, prompts: Prompts | None = None):
         self.path, (self.root, self.files) = root, file_names(root, ".parquet")
-        self.video, self.points = video, points
+        self.video, self.column = video, prompts.column if prompts is not None else None
+        self._masks = prompts is not None and prompts.kind == "masks"
         self._reader: RowReader | None = None
 
     def __getstate__(self) -> dict:
@@ -90,9 +98,9 @@ class ParquetSource:
             stamp = stamp_of(path)
             with understood(path, "Parquet file"), open_file(path) as file:
                 table = pyarrow.parquet.ParquetFile(file)
-                self.video = video_column(table.schema_arrow, self.video, path)
-                if self.points is not None and self.points not in table.schema_arrow.names:
-                    raise ValueError(f"{path}: has no column {self.points}; {candidates(table.schema_arrow.names)}.")
+                self.video = video_column(table.schema_arrow, self.video, self.column, path)
+                if self.column is not None:
+                    check_column(table.schema_arrow, self.column, "images" if self._masks else None, path)
                 sizes = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
             for group, size in enumerate(sizes):
                 for index in range(size):
@@ -110,12 +118,16 @@ class ParquetSource:
         if self._reader is None or not self._reader.reaches(path, group, index):
             if self._reader is not None:
                 self._reader.close()
-            self._reader = RowReader(path, group, [name for name in (video, self.points) if name])
+            self._reader = RowReader(path, group, [name for name in (video, self.column) if name])
         row = self._reader.row(index)
-        return Content(self._video(row[video], path, folder), None if self.points is None else row[self.points])
+        prompts = None if self.column is None else row[self.column]
+        if self._masks:
+            (folder / "mask").mkdir()  # a copy of a remote one gets the name of the copy of the video
+            prompts = self._file(prompts, path, folder / "mask")
+        return Content(self._file(row[video], path, folder), prompts)
 
-    def _video(self, value: Any, file: str, folder: Path) -> Path | bytes | None:
-        """Bytes or path of a video. A relative path is one beside the Parquet file, and one of a data set of the Hub stays in it."""
+    def _file(self, value: Any, file: str, folder: Path) -> Path | bytes | None:
+        """Bytes or path of a video or mask. A relative path is one beside the Parquet file, and one of a data set of the Hub stays in it."""
         if isinstance(value, dict):
             value = value["bytes"] if value["bytes"] is not None else value.get("path")
         if not isinstance(value, str):

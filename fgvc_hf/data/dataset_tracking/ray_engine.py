@@ -16,7 +16,7 @@ from ...io.json_files import reason_of
 from ...io.text_files import one_line
 from .clip_errors import LostDevice
 from .clip_sources import Clip
-from .row_encoding import track_features
+from .row_forms import FORMS
 from .run_options import Actors
 from .track_job import TrackJob
 
@@ -42,6 +42,7 @@ class ClipActor:
 
     def __call__(self, batch: pyarrow.Table) -> pyarrow.Table:
         clips, rows = [Clip.from_json(text) for text in batch["clip"].to_pylist()], []
+        features = FORMS[self.job.prompts.kind].features()
         try:
             if self.tracker is None:
                 raise OSError(self.fault)
@@ -49,8 +50,8 @@ class ClipActor:
         except LostDevice:
             os._exit(1)  # Ray starts another process in its place
         except OSError as error:
-            rows.append(dict.fromkeys(track_features()) | {"id": "", "error": f"{STOPPED}{error}"})
-        return pyarrow.Table.from_pylist(rows, track_features().arrow_schema)
+            rows.append(dict.fromkeys(features) | {"id": "", "error": f"{STOPPED}{error}"})
+        return pyarrow.Table.from_pylist(rows, features.arrow_schema)
 
 
 def load_ray():
@@ -109,7 +110,11 @@ def track_on_ray(job: TrackJob, clips: Sequence[Clip], actors: Actors) -> Genera
     names = {"model": job.options.model, "revision": job.options.revision, "preset": job.options.preset}
     for name, clip in left.items():
         reason = f"tracker: the process that tracked it ended, {ATTEMPTS + 1} times."
-        yield dict.fromkeys(track_features()) | names | {"id": name, "source": clip.source, "error": reason}
+        yield (
+            dict.fromkeys(FORMS[job.prompts.kind].features())
+            | names
+            | {"id": name, "source": clip.source, "error": reason}
+        )
 
 
 def _pass(ray, job: TrackJob, clips: list[Clip], actors: Actors, size: int) -> Iterator[dict]:

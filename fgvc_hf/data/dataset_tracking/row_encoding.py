@@ -19,7 +19,7 @@ at 3840, 0.005 at 640), plus the rounding of float32; 1/510 in confidence; 1/204
 Visibility, queries, and positions on the frame of the query are exact. Where there was no position, there is none.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -37,11 +37,6 @@ STEPS = 65534  # positions from one side of the frame to the other
 NOWHERE = 65535
 LARGEST_UNCERTAINTY = 65504.0  # of float16
 BINARY = ("tracks", "visible", "outside", "confidence", "uncertainty")
-
-
-def encoding_table() -> str:
-    """The columns and their bounds, as Markdown."""
-    return (__doc__ or "").partition("\n\n")[2].strip()
 
 
 def track_features() -> "datasets.Features":
@@ -108,7 +103,7 @@ def load_tracks(row: Mapping[str, Any]) -> PointTracks:
     Raises:
         `ValueError`: it is no such row, holds an error instead of tracks, or is damaged.
     """
-    check_row(row)
+    check_row(row, "tracks", ("num_frames", "width", "height", "queries", *BINARY))
     name = row.get("id")
     try:
         length, height, width = (whole(row[side]) for side in ("num_frames", "height", "width"))
@@ -159,17 +154,17 @@ def whole(value: Any) -> int:
     return int(value)
 
 
-def check_row(row: Any) -> None:
-    """A `ValueError` if something is not a row with tracks, whatever they are."""
+def check_row(row: Any, held: str, others: Sequence[str]) -> None:
+    """A `ValueError` if something is not a row with a column of what it holds, `"tracks"` or `"masks"`, and with others, whatever is in them."""
     if not (isinstance(row, Mapping) or hasattr(row, "keys")):
-        raise ValueError(f"a row of tracks must be a mapping of columns, got {type(row).__name__}.")
+        raise ValueError(f"a row of {held} must be a mapping of columns, got {type(row).__name__}.")
     names = [str(name) for name in row.keys()]
-    for wanted in ("tracks", "num_frames", "width", "height", "queries", *BINARY):
+    for wanted in (held, *others):
         if wanted not in names:
-            raise ValueError(f"a row of tracks must have a column {wanted}, it has {', '.join(names) or 'none'}.")
-        if wanted == "tracks" and not isinstance(row["tracks"], bytes | bytearray | memoryview):
-            reason = error if isinstance(error := row.get("error"), str) else "its tracks are missing"
-            raise ValueError(f"row {row.get('id')} ({row.get('source')}) holds no tracks: {reason}.")
+            raise ValueError(f"a row of {held} must have a column {wanted}, it has {', '.join(names) or 'none'}.")
+        if wanted == held and (isinstance(row[held], Real | str) or not hasattr(row[held], "__getitem__")):
+            reason = error if isinstance(error := row.get("error"), str) else f"its {held} are missing"
+            raise ValueError(f"row {row.get('id')} ({row.get('source')}) holds no {held}: {reason.rstrip('.')}.")
 
 
 def _bits(packed: bytes, number: int, length: int) -> np.ndarray:
@@ -178,11 +173,6 @@ def _bits(packed: bytes, number: int, length: int) -> np.ndarray:
     if bits.size != -(-number * length // 8) * 8:
         raise ValueError
     return bits[: number * length].reshape(number, length).astype(bool)
-
-
-def encoded_bytes(row: Mapping[str, Any]) -> int:
-    """Bytes of the arrays of a row."""
-    return sum(len(row[name]) for name in BINARY if row[name] is not None)
 
 
 __all__ = ["encode_tracks", "load_tracks", "track_features"]

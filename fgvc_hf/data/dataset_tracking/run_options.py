@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from .clip_points import parse_grid
+from .clip_points import points_name
 
 
 ENGINES = ("local", "ray")
@@ -32,6 +32,48 @@ def check_number(option: str, value: float | None, least: float | None = 1, whol
 
 
 @dataclass(frozen=True)
+class Prompts:
+    """What is followed in each clip, and where it is given.
+
+    Args:
+        kind (`str`): `"points"` or `"masks"`.
+        place (`str`): `"column:NAME"`; of points also `"grid:N"` or `"grid:ROWSxCOLUMNS"`.
+
+    Raises:
+        `ValueError`: the place is none of these.
+    """
+
+    kind: str
+    place: str
+
+    def __post_init__(self) -> None:
+        if self.column is not None:
+            return
+        if self.kind == "masks":
+            raise ValueError(f"masks must be column:NAME, got {str(self.place)[:50]!r}.")
+        place = points_name(self.place if isinstance(self.place, str) else repr(self.place))
+        object.__setattr__(self, "place", place)  # equal grids have one name
+
+    @property
+    def column(self) -> str | None:
+        """The column that they are in."""
+        kind, _, name = self.place.partition(":") if isinstance(self.place, str) else ("", "", "")
+        return name if kind == "column" and name else None
+
+
+def prompts_of(points: str | None, masks: str | None) -> Prompts:
+    """What is followed: points or masks.
+
+    Raises:
+        `ValueError`: none is given, or both are, or one is not among those accepted.
+    """
+    given = [Prompts(kind, place) for kind, place in (("points", points), ("masks", masks)) if place is not None]
+    if len(given) != 1:
+        raise ValueError(f"give points or masks, got {'both' if given else 'neither'}.")
+    return given[0]
+
+
+@dataclass(frozen=True)
 class Actors:
     """
     Args:
@@ -55,10 +97,8 @@ class Actors:
             raise ValueError(f"--gpus must be a part of one, or a whole number, got {self.gpus}.")
 
 
-def check_options(
-    points: str, engine: str, actors: Actors | None, num_shards: int | None, time_limit: float
-) -> str | None:
-    """Check the options of a run; the column of points, if they are in one.
+def check_options(engine: str, actors: Actors | None, num_shards: int | None, time_limit: float) -> None:
+    """Check the options of a run.
 
     Raises:
         `ValueError`: one is not among those accepted.
@@ -69,11 +109,6 @@ def check_options(
         raise ValueError(f"--actors, --cpus and --gpus are options of --engine ray, not of {engine}.")
     check_number("--num-shards", num_shards)
     check_number("--time-limit", time_limit, least=None, whole=False)
-    kind, _, column = points.partition(":") if isinstance(points, str) else ("", "", "")
-    if kind == "column" and column:
-        return column
-    parse_grid(points if isinstance(points, str) else repr(points))
-    return None
 
 
-__all__ = ["TIME_LIMIT", "Actors", "check_number", "check_options"]
+__all__ = ["TIME_LIMIT", "Actors", "Prompts", "check_number", "check_options", "prompts_of"]

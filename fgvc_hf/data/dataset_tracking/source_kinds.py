@@ -9,6 +9,7 @@ from ...io.text_files import printable
 from .clip_sources import VIDEO_FILES, ClipSource, FolderSource
 from .lerobot_source import INFO, LeRobotSource
 from .parquet_source import ParquetSource
+from .run_options import Prompts
 from .stored_files import files_below, is_folder, is_remote, pinned
 from .tar_source import TarSource
 
@@ -19,14 +20,14 @@ COMPRESSED = tuple(
 )  # no place to read a clip from
 
 
-def open_source(path: str | os.PathLike, video: str | None = None, points: str | None = None) -> ClipSource:
+def open_source(path: str | os.PathLike, video: str | None = None, prompts: Prompts | None = None) -> ClipSource:
     """
     Open a source.
 
     Args:
         path: A folder, or a file in Parquet or tar; on this machine, or `hf://datasets/USER/NAME[@REVISION][/PATH]`.
         video (`str`, *optional*): The column, extension or camera of videos.
-        points (`str`, *optional*): The column or extension of points.
+        prompts ([`Prompts`], *optional*): What is followed; it may be in a column of the source, or have an extension in it.
 
     Raises:
         `OSError`: there is no such folder or file, or it is damaged.
@@ -39,10 +40,10 @@ def open_source(path: str | os.PathLike, video: str | None = None, points: str |
             raise ValueError(
                 f"{path}: must be a folder, or a file that ends in {' or '.join(FILES)} and is not compressed."
             )
-        return kind(root, video, points)
+        return kind(root, video, prompts)
     names = files_below(root)
     if INFO in names:
-        return LeRobotSource(root, video, points)
+        return LeRobotSource(root, video, prompts)
     held = [suffix for suffix in FILES if any(name.lower().endswith(suffix) for name in names)]
     if ".tar" in held and (packed := [name for name in names if name.lower().endswith(COMPRESSED)]):
         raise ValueError(f"{path}: holds {packed[0]} beside .tar; only .tar that is not compressed is read.")
@@ -51,7 +52,7 @@ def open_source(path: str | os.PathLike, video: str | None = None, points: str |
         kinds = " and ".join([*held, *["videos"] * videos])
         raise ValueError(f"{path}: holds {kinds}; give the folder or the file of one kind.")
     warn_of_others(path, names, held)
-    return FILES[held[0]](root, video, points) if held else FolderSource(root, video, points)
+    return FILES[held[0]](root, video, prompts) if held else FolderSource(root, video, prompts)
 
 
 def warn_of_others(path: str | os.PathLike, names: list[str], held: list[str]) -> None:

@@ -1,5 +1,6 @@
 """Files of a source: on this machine, or in a repository of the Hub as `hf://datasets/USER/NAME/...`."""
 
+import errno
 import hashlib
 import os
 import posixpath
@@ -12,6 +13,7 @@ from typing import Any, BinaryIO
 from ...io.image_files import IMAGE_SUFFIXES
 from ...io.json_files import reason_of
 from ...io.text_files import printable
+from .clip_errors import OF_MACHINE
 from .row_names import digest
 
 
@@ -19,6 +21,7 @@ HUB = "hf://"
 BLOCK = 1 << 20  # bytes that are copied at a time
 ENDS = 64 << 10  # bytes at the start and at the end of a file by which it is told from another
 ABSENT = (-1, 0)  # stamp of a file that is not there
+GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES)  # of a link in a circle, or to where nobody may look
 
 
 def is_remote(path: str) -> bool:
@@ -193,8 +196,10 @@ def stamp_of(path: str) -> tuple[int, int]:
         inside = {name: os.stat(os.path.join(path, name)) for name in images_in(path)}
         listed = [(os.fsencode(name).hex(), found.st_size, found.st_mtime_ns) for name, found in inside.items()]
         return sum(found.st_size for found in inside.values()), int(digest(listed)[:15], 16)
-    except FileNotFoundError:
-        return ABSENT
+    except OSError as error:
+        if error.errno in GONE or isinstance(error, FileNotFoundError):
+            return ABSENT
+        raise
 
 
 def images_in(folder: str) -> list[str]:
@@ -204,21 +209,28 @@ def images_in(folder: str) -> list[str]:
     return sorted(name for name in found if not name.startswith("."))
 
 
-def content_of(path: str) -> str:
+def content_of(path: str) -> str | None:
     """
     A digest of what a file holds, or the images of a folder, to tell on a later run whether it is the same: of the size and the first and last
     64 KiB of each. A time would differ for a copy or a checkout of the same bytes, and to read all would take as long as to track. What differs
-    in the middle alone, at the same size, is not seen; `""` for a commit of the Hub, which does not change, and for what is not there.
+    in the middle alone, at the same size, is not seen; `""` for a commit of the Hub, which does not change, and `None` for what is not there, or
+    cannot be read.
     """
-    if is_remote(path) or not os.path.exists(path):
+    if is_remote(path):
         return ""
-    if os.path.isdir(path):
-        return digest([(os.fsencode(name).hex(), content_of(os.path.join(path, name))) for name in images_in(path)])
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        head = file.read(ENDS)
-        file.seek(max(len(head), size - ENDS))
-        return digest([size, hashlib.sha256(head + file.read(ENDS)).hexdigest()])
+    try:
+        if os.path.isdir(path):
+            inside = [(os.fsencode(name).hex(), content_of(os.path.join(path, name))) for name in images_in(path)]
+            return None if None in dict(inside).values() else digest(inside)
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            head = file.read(ENDS)
+            file.seek(max(len(head), size - ENDS))
+            return digest([size, hashlib.sha256(head + file.read(ENDS)).hexdigest()])
+    except OSError as error:
+        if error.errno in OF_MACHINE:
+            raise
+        return None
 
 
 def local_copy(path: str, folder: Path) -> Path:
@@ -230,6 +242,8 @@ def local_copy(path: str, folder: Path) -> Path:
     if not is_remote(path):
         if not os.path.exists(path):
             raise FileNotFoundError(f"{printable(path)}: there is no such file.")
+        if os.path.isfile(path):
+            open(path, "rb").close()  # an error of the system here, for not every decoder tells it from damage
         return Path(path)
     copy = folder / f"clip{posixpath.splitext(path)[1]}"
     with open_file(path) as file, copy.open("wb") as output:

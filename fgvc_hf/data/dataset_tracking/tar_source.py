@@ -10,6 +10,7 @@ from pathlib import Path
 
 from .clip_points import MAX_BYTES
 from .clip_sources import VIDEO_FILES, Clip, Content, candidates, file_label, file_names, label
+from .run_options import Prompts
 from .stored_files import copy_bytes, join, open_file, stamp_of, understood
 
 
@@ -20,12 +21,13 @@ class TarSource:
     Args:
         root (`str`): A folder, or one file.
         video (`str`, *optional*): Extension of the videos; the first one of a format of video if not given.
-        points (`str`, *optional*): Extension of the points, such as `points.json` or `points.npy`: (t, x, y) each, or (x, y) on the first frame.
+        prompts ([`Prompts`], *optional*): Extension of the points, such as `points.json` or `points.npy`: (t, x, y) each, or (x, y) on the first
+            frame; or of the masks of the first frame, such as `mask.png`.
     """
 
-    def __init__(self, root: str, video: str | None = None, points: str | None = None):
+    def __init__(self, root: str, video: str | None = None, prompts: Prompts | None = None):
         self.path, (self.root, self.files) = root, file_names(root, ".tar")
-        self.video, self.points = video, points
+        self.video, self.prompts = video, prompts.column if prompts is not None else None
 
     def clips(self) -> Iterator[Clip]:
         for name in self.files:
@@ -33,30 +35,34 @@ class TarSource:
             stamp = stamp_of(path)
             for number, (key, members) in enumerate(samples(path)):
                 seen |= set(members)
-                place = (*members.get(self._extension(members), (0, None)), *members.get(self.points or "", (0, None)))
+                place = (
+                    *members.get(self._extension(members), (0, None)),
+                    *members.get(self.prompts or "", (0, None)),
+                )
                 yield Clip(f"{file_label(self.path, name)}#{number}:{label(key)}", name, stamp, number, place=place)
-            for wanted in (self.video, self.points):
+            for wanted in (self.video, self.prompts):
                 if wanted is not None and seen and wanted not in seen:
                     raise ValueError(f"{path}: has no members .{wanted}; {candidates(sorted(seen))}.")
 
     def _extension(self, members: dict[str, tuple[int, int]]) -> str:
-        """The extension of the video of a sample."""
-        return self.video or next((one for one in sorted(members) if f".{one}".lower().endswith(VIDEO_FILES)), "")
+        """The extension of the video of a sample, which is not that of prompts: a mask may be a GIF."""
+        others = sorted(set(members) - {self.prompts})
+        return self.video or next((one for one in others if f".{one}".lower().endswith(VIDEO_FILES)), "")
 
     def read(self, clip: Clip, folder: Path) -> Content:
-        start, size, points_start, points_size = clip.place
-        path, video, points = join(self.root, clip.file), None, None
+        start, size, prompts_start, prompts_size = clip.place
+        path, video, prompts = join(self.root, clip.file), None, None
         with open_file(path) as file:
             if size is not None:
                 video = folder / "clip"
                 with video.open("wb") as output:
                     file.seek(start)
                     copy_bytes(file, output, path, size)
-            if points_size is not None:
-                points = io.BytesIO()
-                file.seek(points_start)
-                copy_bytes(file, points, path, min(points_size, MAX_BYTES + 1))
-        return Content(video, None if points is None else points.getvalue())
+            if prompts_size is not None:
+                prompts = io.BytesIO()
+                file.seek(prompts_start)
+                copy_bytes(file, prompts, path, min(prompts_size, MAX_BYTES + 1))
+        return Content(video, None if prompts is None else prompts.getvalue())
 
 
 def samples(path: str) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:

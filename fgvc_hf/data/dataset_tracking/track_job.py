@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from ...io.text_files import printable
 from .clip_sources import Clip, ClipSource
 from .row_names import clip_id, digest
-from .stored_files import ABSENT, content_of, join, stamp_of
+from .run_options import Prompts, prompts_of
+from .stored_files import ABSENT, content_of, join, real_place, stamp_of
 
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ class Options:
     """What the tracks of a data set depend on, beside its clips.
 
     Args:
-        points (`str`): `"grid:N"`, `"grid:ROWSxCOLUMNS"` or `"column:NAME"`.
+        points (`str`, *optional*), masks (`str`, *optional*): The place of what is followed, as of [`Prompts`]; of the other, `None`.
         model (`str`): Checkpoint as it was named.
         revision (`str`): Commit of a Hub id, or the fingerprint of the weights of a bundled checkpoint or a folder.
         settings (`str`): As of [`settings_of`].
@@ -30,13 +31,14 @@ class Options:
         package (`str`): Version of this package.
     """
 
-    points: str
+    points: str | None
     model: str
     revision: str
     settings: str
     preset: str | None
     dtype: str | None
     package: str
+    masks: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,17 @@ class TrackJob:
     device: str | None = None
     time_limit: float | None = None
 
+    @property
+    def prompts(self) -> Prompts:
+        return prompts_of(self.options.points, self.options.masks)
+
     def name(self, clip: Clip) -> str:
         """The id of a clip's row: of all that its tracks depend on but the time at which its file was written."""
         place = (clip.source, clip.stamp[0], clip.row, clip.start, clip.stop, *clip.place)
-        return clip_id(place, asdict(self.options))
+        options = asdict(self.options)
+        if options["masks"] is None:
+            del options["masks"]  # rows of points keep the names that they had before there were masks
+        return clip_id(place, options)
 
     def load_tracker(self) -> "Tracker":
         """The tracker.
@@ -96,18 +105,18 @@ class TrackJob:
     def _row(self, clip: Clip, tracker: "Tracker") -> dict:
         from .clip_tracking import track_clip
 
+        prompts = self.prompts
         stamps: dict[str, tuple[int, int]] = {}
 
         def read(folder: Path) -> dict[str, Any]:
             content = self.source.read(clip, folder)
-            if (
-                isinstance(content.video, Path) and folder not in content.video.parents
-            ):  # not listed if a column has its path
-                stamps[str(content.video)] = stamp_of(str(content.video))
-            points = content.points if self.options.points.startswith("column:") else self.options.points
-            return {"video": content.video, "points": points, "frames": (clip.start, clip.stop)}
+            for file in (content.video, content.prompts):
+                if isinstance(file, Path) and folder not in file.parents:  # not listed if a column has its path
+                    stamps[str(file)] = stamp_of(str(file))
+            given = content.prompts if prompts.column else prompts.place
+            return {"video": content.video, prompts.kind: given, "frames": (clip.start, clip.stop)}
 
-        found = track_clip(read, tracker, self.time_limit, clip.source)
+        found = track_clip(read, tracker, self.time_limit, clip.source, prompts.kind)
         for path, stamp in stamps.items():
             check_unchanged(path, stamp)
         names = {name: getattr(self.options, name) for name in ("model", "revision", "preset")}
@@ -140,18 +149,20 @@ def settings_of(tracker: "Tracker") -> str:
 
 
 def described(
-    clips: Iterable[Clip], root: str, source: str, options: Options, video: str | None
+    clips: Iterable[Clip], opened: ClipSource, options: Options, video: str | None
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """What a destination keeps of a run, to compare a later run with, and a digest of each clip by its name: of its place, and of the content
-    of its file, whatever the time of that."""
+    of its file, whatever the time of that; `""` if that cannot be read."""
+    source = real_place(opened.path)
     file = os.path.basename(source) if os.path.isfile(source) else None  # by whatever link it was given
-    contents: dict[str, str] = {}
+    contents: dict[str, str | None] = {}
     listed = {}
     for clip in clips:
         if clip.file not in contents:
-            contents[clip.file] = content_of(join(root, clip.file))
+            contents[clip.file] = content_of(join(opened.root, clip.file))
         same = replace(clip, file=file or clip.file, stamp=(clip.stamp[0], 0))
-        listed[clip.source] = digest([same.to_json(), contents[clip.file]])
+        content = contents[clip.file]
+        listed[clip.source] = "" if content is None else digest([same.to_json(), content])
     run = {"source": source, "video": video, **asdict(options), "clips": len(listed)}
     return run | {"listing": digest(list(listed.items()))}, listed
 

@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,20 +14,25 @@ import pytest
 import torch
 
 from fgvc_hf import PointTracks, Tracker, track_rows
-from fgvc_hf.data.dataset_tracking import clip_tracking
-from fgvc_hf.data.dataset_tracking.clip_errors import LostDevice, renamed
+from fgvc_hf.data.dataset_tracking import clip_tracking, row_forms
+from fgvc_hf.data.dataset_tracking.clip_errors import LostDevice, error_text, renamed
 from fgvc_hf.data.dataset_tracking.clip_points import parse_grid, queries_of
 from fgvc_hf.data.dataset_tracking.clip_tracking import track_clip
 from fgvc_hf.data.dataset_tracking.row_encoding import track_features
 
 
 STAGES = {
-    "read": "source",
-    "open_video": "video",
-    "queries_of": "points",
-    "track": "tracker",
-    "encode_tracks": "tracker",
+    ("points", "read"): "source",
+    ("points", "open_video"): "video",
+    ("points", "prompts"): "points",
+    ("points", "track"): "tracker",
+    ("points", "encode_tracks"): "tracker",
+    ("masks", "read"): "source",
+    ("masks", "prompts"): "masks",
+    ("masks", "propagate_masks"): "tracker",
+    ("masks", "encode_masks"): "tracker",
 }
+PROMPTS = {"points": "grid:2", "masks": np.eye(8, dtype=np.uint8)}
 ORDINARY = (
     RecursionError("maximum recursion depth exceeded"),
     MemoryError(),
@@ -41,7 +47,7 @@ VIDEO = [np.zeros((8, 8, 3), np.uint8)] * 2
 
 
 class Still:
-    """A tracker of points that do not move."""
+    """A tracker of points and masks that do not move."""
 
     model = SimpleNamespace(device=torch.device("cpu"))
 
@@ -51,25 +57,33 @@ class Still:
         flags, ones = np.ones(shape, bool), np.ones(shape, np.float32)
         return PointTracks(list(range(len(queries))), queries, places, flags, ones, ones, ~flags, (8, 8))
 
+    def propagate_masks(self, video, masks):
+        return ((t, masks) for t in range(video.num_frames))
 
-def run(monkeypatch, stage=None, error=None, tracker=None, points="grid:2"):
+
+def run(monkeypatch, stage=("points", None), error=None, tracker=None, prompts=None):
     """Track a clip with an error in one of the stages."""
 
     def fail(*_, **__):
         raise error
 
-    tracker = tracker or Still()
-    if stage == "track":
-        tracker.track = fail
+    tracker, (kind, stage) = tracker or Still(), stage
+    if hasattr(tracker, stage or ""):
+        setattr(tracker, stage, fail)
+    elif stage == "prompts":
+        monkeypatch.setitem(row_forms.FORMS, kind, replace(row_forms.FORMS[kind], read=fail))
     elif stage not in (None, "read"):
-        monkeypatch.setattr(clip_tracking, stage, fail)
-    read = fail if stage == "read" else lambda _: {"video": VIDEO, "points": points}
-    return track_clip(read, tracker, None, "clip")
+        monkeypatch.setattr(clip_tracking if stage == "open_video" else row_forms, stage, fail)
+    given = PROMPTS[kind] if prompts is None else prompts
+    read = fail if stage == "read" else lambda _: {"video": VIDEO, kind: given}
+    return track_clip(read, tracker, None, "clip", kind)
 
 
 def test_without_an_error_there_are_tracks(monkeypatch):
     row = run(monkeypatch)
     assert row["error"] is None and row["num_frames"] == 2 and len(row["queries"]) == 4
+    row = run(monkeypatch, ("masks", None))
+    assert row["error"] is None and row["num_frames"] == 2 and row["objects"] == [1] and len(row["masks"]) == 2
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -77,9 +91,10 @@ def test_without_an_error_there_are_tracks(monkeypatch):
 def test_an_error_of_any_type_is_one_of_the_clip(monkeypatch, stage, error):
     row = run(monkeypatch, stage, error)
     kind, _, reason = row["error"].partition(": ")
-    decoding = isinstance(error, ValueError) and STAGES[stage] == "tracker"  # those say what is wrong with points
-    assert kind == ("points" if decoding else STAGES[stage])
-    assert reason and "\n" not in reason and row["error"].encode() and row["tracks"] is None
+    refused = isinstance(error, ValueError) and STAGES[stage] == "tracker"  # those say what is wrong with prompts
+    assert kind == (stage[0] if refused else STAGES[stage])
+    assert reason and "\n" not in reason and row["error"].encode()
+    assert row[{"points": "tracks", "masks": "masks"}[stage[0]]] is None
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -107,12 +122,18 @@ def test_an_accelerator_that_is_lost_ends_the_job(monkeypatch):
     tracker = Still()
     tracker.model = SimpleNamespace(device=torch.device("cuda", 99))  # there are not as many
     with pytest.raises(LostDevice, match="cuda:99 can no longer be used"):
-        run(monkeypatch, "track", RuntimeError("an illegal memory access was encountered"), tracker)
-    assert run(monkeypatch, "track", ValueError("points"), tracker)["error"].startswith("points: ")
+        run(monkeypatch, ("points", "track"), RuntimeError("an illegal memory access was encountered"), tracker)
+    assert run(monkeypatch, ("points", "track"), ValueError("points"), tracker)["error"].startswith("points: ")
 
 
 def test_an_error_has_a_bounded_length(monkeypatch):
-    assert len(run(monkeypatch, "read", ValueError("x" * 10**6))["error"]) < 1100
+    assert len(run(monkeypatch, ("points", "read"), ValueError("x" * 10**6))["error"]) < 1100
+
+
+@pytest.mark.parametrize("file, shown", [("c1.mp4", "N: "), (None, "c1.mp4: ")])
+def test_errors_of_the_system_are_sentences(file, shown):
+    error = PermissionError(errno.EACCES, "Permission denied", "c1.mp4")
+    assert error_text(error, "video", file, "N") == f"source: {shown}cannot be read (Permission denied)."
 
 
 @pytest.mark.parametrize(
@@ -166,7 +187,7 @@ def npy(shape, data=b""):
     ],
 )  # fmt: skip
 def test_points_of_any_bytes(monkeypatch, points, expected):
-    assert run(monkeypatch, points=points)["error"].startswith(expected)
+    assert run(monkeypatch, prompts=points)["error"].startswith(expected)
 
 
 def test_points_in_each_form_are_equal():

@@ -219,7 +219,7 @@ def test_a_source_of_other_clips_is_told_as_that(command, copied, change):
     assert status == 2 and "the clips of the source have changed since it was begun" in error
 
 
-@pytest.mark.parametrize("points", [None, 3, b"grid:2", ["grid:2"]], ids=repr)
+@pytest.mark.parametrize("points", [3, b"grid:2", ["grid:2"]], ids=repr)
 def test_points_that_are_no_text_are_refused(clips, tmp_path, points):
     with pytest.raises(ValueError, match="points must be grid:N"):
         track_dataset(clips, tmp_path / "tracks", points)
@@ -250,12 +250,27 @@ def test_a_source_that_was_moved_is_told_what_to_do(command, copied, tmp_path):
     assert "; 0 new" in command(moved)[1]
 
 
+def test_another_name_of_a_source_that_is_still_there(command, webdataset, tmp_path):
+    """Nothing can be made a link that is in use."""
+    folder = shutil.copytree(webdataset, tmp_path / "tar")
+    assert command(folder)[0] == 0
+    status, _, error = command(folder / "00.tar")
+    assert status == 2 and error.count("\n") == 1 and " a link" not in error
+    assert f"source was {folder}, now {folder}/00.tar; give the same" in error
+
+
 @pytest.mark.parametrize("name", ["dangling", "x" * 300])
 def test_destinations_that_cannot_be_are_refused_first(command, clips, tmp_path, name):
     if name == "dangling":
         (tmp_path / name).symlink_to(tmp_path / "nowhere")
     status, _, error = command(clips, destination=tmp_path / name)
     assert status == 2 and f"{name}: cannot be written" in error and error.count("\n") == 1 and "Errno" not in error
+
+
+def test_destinations_that_are_not_in_utf8_are_refused_first(command, clips, tmp_path):
+    status, _, error = command(clips, destination=tmp_path / os.fsdecode(b"\xff"))
+    assert status == 2 and "its name is not in UTF-8" in error and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("kind", ["videos", "tar"])

@@ -1,20 +1,23 @@
 """Runs that were ended go on where they were."""
 
 import errno
+import json
 import os
 import resource
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 from PIL import Image
-from tracked_datasets import files_in, stop_after
+from tracked_datasets import files_in, rows_in, stop_after
 
 from fgvc_hf.cli.main import main
-from fgvc_hf.data.dataset_tracking import clip_tracking, finished_rows, track_job
+from fgvc_hf.data.dataset_tracking import clip_tracking, finished_rows, run_folder, stored_files, track_job
+from fgvc_hf.data.dataset_tracking.row_names import clip_id
 from fgvc_hf.data.dataset_tracking.stored_files import stamp_of
 from fgvc_hf.data.dataset_tracking.track_job import TrackJob
 from fgvc_hf.io.files import is_temporary
@@ -115,6 +118,29 @@ def test_no_room_for_a_clip_ends_the_run(command, parquet, monkeypatch):
     monkeypatch.setattr(clip_tracking, "on_disk", full)
     status, _, error = command(parquet)
     assert status == 2 and "No space left on device" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("file", [".fgvc-hf-clips.jsonl", ".fgvc-hf-run.json"])
+def test_a_run_that_ended_while_it_was_noted_begins_anew(command, clips, monkeypatch, file):
+    """Before it has all of its notes: a full disk, or Ctrl-C."""
+    with monkeypatch.context() as patch:
+        fail_at(patch, run_folder, file, OSError(errno.ENOSPC, "No space left on device"))
+        status, _, error = command(clips)
+    assert status == 2 and "No space left on device" in error
+    status, printed, _ = command(clips)
+    assert status == 0 and "4 rows, 1 with an error; 4 new" in printed
+
+
+def fail_at(patch, module, name, error):
+    """Have the writing of a file of this name fail."""
+    write = module.atomic_write
+
+    def failing(path):
+        if path.name == name:
+            raise error
+        return write(path)
+
+    patch.setattr(module, "atomic_write", failing)
 
 
 @pytest.mark.parametrize("change", ["content", "removal"])
@@ -266,3 +292,90 @@ def test_errors_of_an_unfinished_run_are_tried_again(run, clips, monkeypatch, fa
     done = stop_after(monkeypatch, 99, None)
     rows = run(clips, retry_errors=True)
     assert sorted(done) == ["a.mp4", "one.mp4", "späť/b c.mp4"] and rows["a.mp4"]["error"] is None
+
+
+@pytest.mark.parametrize("ended", [None, 1])
+def test_clips_that_were_missing_are_tracked_when_they_are_there(run, lerobot, tmp_path, monkeypatch, ended):
+    """Such as files of a data set that was not downloaded as a whole, in a finished destination and in one that was ended."""
+    whole, root = run(lerobot, name="whole"), tmp_path / "robot"
+    shutil.copytree(lerobot, root)
+    video = next(root.glob("videos/*top/*/*.mp4")).rename(tmp_path / "kept.mp4")
+    with monkeypatch.context() as patch:
+        if ended:
+            stop_after(patch, ended, OSError("no"))
+        with pytest.raises(OSError, match="no") if ended else nullcontext():
+            assert sum(row["error"] is not None for row in run(root).values()) == 2
+    shutil.move(video, next(root.glob("videos/*top/*")) / "file-000.mp4")
+    with pytest.raises(FileExistsError, match="can be read now; give --retry-errors"):
+        run(root)
+    done = stop_after(monkeypatch, 99, None)
+    rows = run(root, retry_errors=True)
+    assert {name: row["id"] for name, row in rows.items()} == {name: row["id"] for name, row in whole.items()}
+    assert rows == whole and len(done) == (4 if ended else 2)
+    assert run(root) == whole and len(done) == (4 if ended else 2)
+
+
+def test_another_change_is_told_beside_clips_that_were_missing(command, copied):
+    (copied / "aa.mp4").symlink_to("nowhere.mp4")
+    assert command(copied)[0] == 0
+    (copied / "aa.mp4").unlink()
+    shutil.copy(copied / "a.mp4", copied / "aa.mp4")
+    (copied / "one.mp4").unlink()
+    status, _, error = command(copied, "--retry-errors")
+    assert status == 2 and "one.mp4 is gone" in error
+
+
+def test_a_file_that_cannot_be_read_is_a_row(command, copied, tmp_path, monkeypatch):
+    """By whoever has no right to: what root cannot be denied is a link in a circle, and a read that fails."""
+    (copied / "circle.mp4").symlink_to("circle.mp4")
+    fails = {"one.mp4"}
+
+    def opened(path, mode):
+        if os.path.basename(path) in fails:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return open(path, mode)
+
+    monkeypatch.setattr(stored_files, "open", opened, raising=False)
+    status, printed, _ = command(copied)
+    assert status == 0 and "5 rows, 3 with an error; 5 new" in printed
+    rows = rows_in(tmp_path / "tracks")
+    assert rows["circle.mp4"]["error"].startswith("source: ")
+    assert rows["one.mp4"]["error"] == f"source: {copied}/one.mp4: cannot be read (Permission denied)."
+    fails.clear()
+    (copied / "circle.mp4").unlink()
+    shutil.copy(copied / "a.mp4", copied / "circle.mp4")
+    status, printed, _ = command(copied, "--retry-errors")
+    assert status == 0 and "5 rows, 1 with an error; 2 new" in printed
+
+
+def test_trying_again_that_was_ended_keeps_the_number_of_shards(run, clips, tmp_path, monkeypatch, failing):
+    whole = run(clips, name="whole", num_shards=2)
+    failing |= {"a.mp4": "time"}
+    run(clips, num_shards=2)
+    failing.clear()
+    with monkeypatch.context() as patch:
+        stop_after(patch, 0, OSError("no"))
+        with pytest.raises(OSError, match="no"):
+            run(clips, retry_errors=True)
+    assert run(clips, retry_errors=True) == whole
+    shards = [
+        {name: data for name, data in files_in(tmp_path / n).items() if name[0] != "."} for n in ("tracks", "whole")
+    ]
+    assert shards[0] == shards[1] and sum(name.startswith("data-") for name in shards[0]) == 2
+
+
+def test_runs_of_points_that_were_begun_before_there_were_masks(run, clips, tmp_path, monkeypatch, capsys):
+    """They note no masks, and their rows have the names that they had."""
+    rows, noted = run(clips), tmp_path / "tracks" / ".fgvc-hf-run.json"
+    before = json.loads(noted.read_text())
+    assert before.pop("masks") is None
+    noted.write_text(json.dumps(before))
+    assert main(["track-dataset", "--inspect", str(tmp_path / "tracks")]) == 0
+    assert capsys.readouterr().out.count(".png: ") == 3
+    done = stop_after(monkeypatch, 0, OSError("no"))
+    assert run(clips) == rows and not done
+    options = {
+        name: before[name] for name in ("points", "model", "revision", "settings", "preset", "dtype", "package")
+    }
+    size = (clips / "a.mp4").stat().st_size
+    assert rows["a.mp4"]["id"] == clip_id(("a.mp4", size, 0, 0, None), options)

@@ -11,6 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from fgvc_hf import Tracker, load_tracks, open_video, track_rows
+from fgvc_hf.data.dataset_tracking import stored_files
 
 
 def test_rows_are_those_of_the_tracker(run, clips, checkpoint):
@@ -137,40 +138,53 @@ def test_episodes_of_lerobot(run, lerobot, checkpoint):
     assert len(run(lerobot, name="both cameras")) == 4
 
 
+class Hub:
+    """A stand-in for the Hub's file system, on this machine."""
+
+    def __init__(self, folder, commit):
+        self.folder, self.root = folder, f"datasets/me/clips@{commit}"
+
+    def local(self, path):
+        assert path.startswith(f"hf://{self.root}")
+        return self.folder / path.removeprefix(f"hf://{self.root}").lstrip("/")
+
+    def find(self, path):
+        found = [one.relative_to(self.folder) for one in self.local(path).rglob("*") if one.is_file()]
+        return [f"{self.root}/{one.as_posix()}" for one in found]
+
+    def isdir(self, path):
+        return self.local(path).is_dir()
+
+    def info(self, path):
+        return {"size": self.local(path).stat().st_size}
+
+    def open(self, path, mode):
+        return self.local(path).open(mode)
+
+
+def on_hub(patch, folder, commit="c0ffee"):
+    """Have a folder be a repository of the Hub at a commit."""
+    patch.setattr(stored_files, "hub_files", lambda: Hub(folder, commit))
+    patch.setattr("fgvc_hf.data.dataset_tracking.source_kinds.pinned", lambda path: f"{path}@{commit}")
+
+
 def test_files_of_the_hub_are_read_at_one_commit(run, clips, parquet, monkeypatch):
-    """By a stand-in for the Hub's file system, on this machine."""
-    from fgvc_hf.data.dataset_tracking import stored_files
-
-    root = "datasets/me/clips@c0ffee"
-
-    class Hub:
-        def __init__(self, folder):
-            self.folder = folder
-
-        def local(self, path):
-            assert path.startswith(f"hf://{root}")
-            return self.folder / path.removeprefix(f"hf://{root}").lstrip("/")
-
-        def find(self, path):
-            found = [one.relative_to(self.folder) for one in self.local(path).rglob("*") if one.is_file()]
-            return [f"{root}/{one.as_posix()}" for one in found]
-
-        def isdir(self, path):
-            return self.local(path).is_dir()
-
-        def info(self, path):
-            return {"size": self.local(path).stat().st_size}
-
-        def open(self, path, mode):
-            return self.local(path).open(mode)
-
     for source, points in ((clips, "grid:2"), (parquet, "column:points")):
         with monkeypatch.context() as patch:
-            patch.setattr(stored_files, "hub_files", lambda source=source: Hub(source))
-            patch.setattr("fgvc_hf.data.dataset_tracking.source_kinds.pinned", lambda path: f"{path}@c0ffee")
+            on_hub(patch, source)
             remote = run("hf://datasets/me/clips", points, name=f"remote {source.name}")
         local = run(source, points, name=f"local {source.name}")
         assert [row["tracks"] for row in remote.values()] == [row["tracks"] for row in local.values()]
+
+
+def test_another_commit_of_the_hub_is_another_source(run, clips, monkeypatch):
+    """Of the same clips too, as after a change of its card; no link leads from one to the other."""
+    on_hub(monkeypatch, clips)
+    run("hf://datasets/me/clips")
+    on_hub(monkeypatch, clips, "facade")
+    commits = "source was hf://datasets/me/clips@c0ffee, now hf://datasets/me/clips@facade; give the same"
+    with pytest.raises(FileExistsError, match=commits):
+        run("hf://datasets/me/clips")
 
 
 def test_track_rows_is_for_pipelines_of_ones_own(checkpoint, clips):

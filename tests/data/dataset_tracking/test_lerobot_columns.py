@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 
 import datasets
 import numpy as np
@@ -12,6 +15,7 @@ from pyarrow.parquet import read_table
 
 from fgvc_hf import load_tracks, track_dataset
 from fgvc_hf.data.dataset_tracking.track_job import TrackJob
+from fgvc_hf.io.files import atomic_folder
 
 
 DATA = "data/chunk-000/file-000.parquet"
@@ -122,3 +126,31 @@ def test_episodes_with_unequal_points(refused):
     points = [[[0, 1.0, 1.0]], [[0, 1.0, 1.0], [0, 2.0, 2.0]]]
     error = refused(lambda root: rewrite(root / path, "prompts", points), "column:prompts")
     assert "as many points in every episode: they have 1 to 2" in error
+
+
+@pytest.mark.parametrize("name", ["dangling", "x" * 300])
+def test_a_copy_that_cannot_be_is_refused_first(command, lerobot, tmp_path, name):
+    if name == "dangling":
+        (tmp_path / name).symlink_to(tmp_path / "nowhere")
+    status, _, error = command(lerobot, "--append-to", tmp_path / name)
+    assert status == 2 and f"{name}: cannot be written" in error and error.count("\n") == 1 and "Errno" not in error
+    assert not (tmp_path / "tracks").exists()
+
+
+def test_what_a_killed_run_left_beside_the_copy_goes(lerobot, tmp_path):
+    program = f"""
+import os, signal
+from fgvc_hf.io.files import atomic_folder
+with atomic_folder({str(tmp_path / "copy.v2")!r}) as folder:
+    (folder / "large").write_bytes(b"x")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", program]).returncode == -signal.SIGKILL
+    assert list(tmp_path.glob(".fgvc-hf-*/large"))
+    with atomic_folder(tmp_path / "copy.v2") as first:
+        assert not list(tmp_path.glob(".fgvc-hf-*/large"))
+        with pytest.raises(KeyError), atomic_folder(tmp_path / "copy.v2") as second:
+            assert first != second
+            raise KeyError
+        assert first.is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == ["copy.v2"]
