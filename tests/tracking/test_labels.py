@@ -64,6 +64,7 @@ def test_labels_know_those_of_the_same_point_before_and_after():
         ({1: [(0, 1), (1, 2)]}, None, "points must be an array"),
         ({1: []}, None, "points must be an array"),
         ({}, None, "points must be an array"),
+        ((0, 1, 2), None, r"points must be an array \(N, 3\) of \(t, x, y\), got shape \(3,\)"),
         ([(0.5, 1, 2)], None, "whole frame numbers"),
         ([(np.nan, 1, 2)], None, "whole frame numbers"),
     ],

@@ -366,6 +366,7 @@ def test_the_recipe_holds_the_values_of_the_paper_and_its_script():
     assert vars(recipe) | of_paper | of_script == vars(recipe)
     assert recipe.weights == {"similarity": 1.0, "skip": 0.1, "long": 0.02}
     assert (recipe.betas, recipe.max_grad_norm) == ((0.5, 0.999), 10)
+    assert all(of.frame == 3 * of.patch for of in (recipe, TIME_CYCLE_SMALL))
 
 
 def test_weights_are_those_of_the_recipe():
