@@ -55,7 +55,7 @@ class RowForm:
     @property
     def table(self) -> str:
         """The columns and their bounds, as Markdown."""
-        return self.module.__doc__.partition("\n\n")[2].strip()
+        return (self.module.__doc__ or "").partition("\n\n")[2].strip()
 
 
 def follow_points(tracker: "Tracker", frames: Any, queries: np.ndarray) -> dict[str, Any]:
