@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from .recipes import ADVERSARIAL_STEPS
 from .window_losses import window_argmax, window_average, window_cross_entropy, window_maps
 from .window_targets import DiracTarget, GaussianTarget, SoftTarget
 
@@ -242,11 +243,14 @@ def adversarial_loss(
         is_real (`bool`): The domain of these pairs.
         maps (`str`): `"probability"`: maps after the softmax, as in the paper, times the number of their cells so that inputs
             are of order one. `"correlation"`: the products alone, as in the released code.
-        step (`int`): Use every `step`-th cell along each axis; on all cells the discriminator costs more than the encoder.
+        step (`int`): Use every `step`-th cell along each axis, 1, 2, 4 or 8, so that tiles of queries hold whole numbers of them; on all cells
+            the discriminator costs more than the encoder.
 
     Raises:
-        `ValueError`: unknown `maps`.
+        `ValueError`: unknown `maps`, or another `step`.
     """
+    if step not in ADVERSARIAL_STEPS:
+        raise ValueError(f"step must be one of {ADVERSARIAL_STEPS}, got {step!r}.")
     if maps not in ("probability", "correlation"):
         raise ValueError(f"maps must be 'probability' or 'correlation', got {maps!r}.")
     probabilities = maps == "probability"

@@ -17,6 +17,7 @@ EXAMPLES = {  # of values of fields, in messages
     tuple[int, ...]: "whole numbers such as 64,128,256",
     tuple[float, float]: "two numbers such as 0.6,1",
 }
+ADVERSARIAL_STEPS = (1, 2, 4, 8)  # that divide the sides of a tile of queries
 LAST_RATE = 1e-3  # learning rate at the end of the cosine, as a share of that at the start
 
 
@@ -112,6 +113,7 @@ class Recipe:
             ("teacher_norm", ("channel", "height")),
             ("reconstruction", ("aligned", "official")),
             ("adversarial_maps", ("probability", "correlation")),
+            ("adversarial_step", ADVERSARIAL_STEPS),
         ):
             if getattr(self, name) not in accepted:
                 raise ValueError(f"{name} must be one of {accepted}, got {getattr(self, name)!r}.")
@@ -123,7 +125,6 @@ class Recipe:
             "learning_rate",
             "temperature",
             "label_sigma",
-            "adversarial_step",
             "tracking_search",
             "tracking_temperature",
         ):

@@ -257,6 +257,8 @@ def test_unknown_forms():
     colours = torch.rand(1, 1, 2 * H, 2 * W)
     with pytest.raises(ValueError, match="form must be 'aligned' or 'official'"):
         reconstruction_loss(first, second, colours, colours, R, "other")
+    with pytest.raises(ValueError, match=r"step must be one of \(1, 2, 4, 8\), got 3"):
+        adversarial_loss(MapDiscriminator(R), first, second, True, R, step=3)
     with pytest.raises(ValueError, match="maps must be"):
         adversarial_loss(MapDiscriminator(R), first, second, True, R, "other")
     positions, valid = torch.zeros(1, H, W, 2), torch.ones(1, H, W, dtype=torch.bool)
