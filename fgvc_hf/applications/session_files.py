@@ -152,6 +152,9 @@ def _restore(
             session.labels.memory.ring = session.labels.memory.ring.to(device)
             for group in session.labels.groups:
                 group.anchor = group.anchor.to(device)
+    stepped = {getattr(session, name) is None for name in (*TRACKERS, "last_frame_idx", LAST_IMAGE)}
+    if len(stepped) > 1:
+        raise ValueError("trackers, last_frame_idx and last_image must all be there, or none")
     return session
 
 

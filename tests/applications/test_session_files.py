@@ -225,6 +225,25 @@ def test_a_file_that_lies_with_a_right_checksum_is_refused_or_goes_on(model, noi
     assert not wrong and types == {ValueError} and len(places) > 20
 
 
+@pytest.mark.parametrize("part", ["last_frame_idx", "last_image", "labels", "templates", "boxes", "trackers"])
+def test_a_session_is_stepped_in_all_its_parts(model, saved, part):
+    path, _ = saved
+    metadata, tensors = read_all(path)
+    content = json.loads(metadata["session"])
+    if part == "last_image":
+        del tensors[part]
+    elif part == "last_frame_idx":
+        content[part] = None
+    elif part == "trackers":
+        content[part] = {}
+    else:
+        del content["trackers"][part]
+    text = json.dumps(content)
+    save_file(tensors, path, metadata={"session": text, "checksum": _checksum(text, tensors)})
+    with pytest.raises(ValueError, match="must all be there, or none"):
+        load_session(path, model)
+
+
 def test_a_file_without_a_checksum_is_refused(model, saved):
     path, _ = saved
     metadata, tensors = read_all(path)
