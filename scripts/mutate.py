@@ -127,7 +127,7 @@ def calls(node: ast.Call) -> Iterator[ast.AST]:
     if len(node.args) >= 2 and not either_order and not any(isinstance(one, ast.Starred) for one in node.args):
         yield changed(node, args=[node.args[1], node.args[0], *node.args[2:]])
     for i, keyword in enumerate(node.keywords):
-        if keyword.arg and keyword.arg != "strict":  # a check of the code itself
+        if keyword.arg:
             yield changed(node, keywords=node.keywords[:i] + node.keywords[i + 1 :])
 
 
@@ -164,7 +164,7 @@ def mutants_of(path: str) -> Iterator[Mutant]:
             for new in changes(node):
                 yield mutant(place, node, new)
         for name, value in ast.iter_fields(node):
-            if name not in UNSEEN and not isinstance(node, ast.Raise | ast.JoinedStr) and not is_check(node):
+            if name not in UNSEEN and not isinstance(node, ast.Raise | ast.JoinedStr) and not is_message(node):
                 for child in value if isinstance(value, list) else [value]:
                     if isinstance(child, ast.AST):
                         yield from visit(child, place)
@@ -172,10 +172,7 @@ def mutants_of(path: str) -> Iterator[Mutant]:
     yield from visit(ast.parse(text), "")
 
 
-def is_check(node: ast.AST) -> bool:
-    """Whether a node is a message, or says that sequences must be of equal length."""
-    if isinstance(node, ast.keyword):
-        return node.arg == "strict"
+def is_message(node: ast.AST) -> bool:
     return isinstance(node, ast.Call) and ast.unparse(node.func).startswith(("logger.", "warnings."))
 
 

@@ -107,14 +107,18 @@ def _load(path: str | Path, model: FgvcModel, video: Any) -> FgvcInferenceSessio
     if metadata["model"] != fingerprint(model, model.config):
         raise ValueError(f"{path}: is a session of another checkpoint; load the one that it was saved with.")
     source = None if video is None else open_video(video)
-    size = metadata["original_size"] and size_of(metadata["original_size"])
+    size = size_of(metadata["original_size"]) if metadata["original_size"] else None
     if source is not None and size and size != (source.height, source.width):
         raise ValueError(f"video is of size {(source.height, source.width)}, but the session of {size}.")
-    return _restore(metadata, tensors, model, source)
+    return _restore(metadata, tensors, model, source, size)
 
 
 def _restore(
-    metadata: dict[str, Any], tensors: dict[str, torch.Tensor], model: FgvcModel, video: Any
+    metadata: dict[str, Any],
+    tensors: dict[str, torch.Tensor],
+    model: FgvcModel,
+    video: Any,
+    size: tuple[int, int] | None,
 ) -> FgvcInferenceSession:
     """The session that was saved, with a frame source or nothing as its video."""
     processor = FgvcImageProcessorPil(**metadata["image_processor"])
@@ -123,8 +127,7 @@ def _restore(
     limit = None if limit is None else whole_number("max_memory_bytes", limit)
     dtype = dtype and getattr(torch, dtype)
     session = FgvcInferenceSession(processor, video, dtype, device, limit)
-    if metadata["original_size"]:
-        session.original_size = size_of(metadata["original_size"])
+    session.original_size = size or session.original_size
     for number, (obj_id, frame_idx, point, box) in enumerate(metadata["prompts"]):
         obj_id, frame_idx = whole_number("obj_id", obj_id), whole_number("frame_idx", frame_idx)
         if point is not None:

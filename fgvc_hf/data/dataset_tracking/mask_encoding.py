@@ -1,15 +1,7 @@
 """The rows of a data set of masks: each frame's object ids as a PNG image, which `datasets` and its viewer show as a picture.
 
-| column | type | content |
-|---|---|---|
-| `id` | string | 32 hexadecimal digits: hash of source, row, start frame, options and revision |
-| `source` | string | name of the clip in its source |
-| `num_frames`, `width`, `height` | int32 | T frames of W x H pixels |
-| `fps` | float32 | frames per second; null where the source does not say |
 | `objects` | list of int32 | ids in the mask of the first frame, ascending |
 | `masks` | list of T images | PNG of W x H pixels: ids up to 255 as a palette, larger ones as grey of 16 bits; 0 is background |
-| `model`, `revision`, `preset` | string | what carried them |
-| `error` | string | why there are no masks, as `kind: sentence`; null otherwise |
 
 The encoding is lossless.
 """
@@ -27,7 +19,7 @@ from ...io.masks import mask_image, read_mask
 from ...io.scratch_folders import scratch_folder
 from ...tracking.frames import host_array
 from .clip_errors import OF_MACHINE, ClipError, renamed
-from .row_encoding import check_row, whole
+from .row_columns import check_row, row_features, whole
 
 
 if TYPE_CHECKING:
@@ -38,20 +30,7 @@ def mask_features() -> "datasets.Features":
     """The schema of the rows, for `datasets`."""
     import datasets
 
-    text, whole_number = datasets.Value("string"), datasets.Value("int32")
-    return datasets.Features(
-        {
-            "id": text,
-            "source": text,
-            "num_frames": whole_number,
-            "width": whole_number,
-            "height": whole_number,
-            "fps": datasets.Value("float32"),
-            "objects": datasets.List(whole_number),
-            "masks": datasets.List(datasets.Image()),
-            **dict.fromkeys(("model", "revision", "preset", "error"), text),
-        }
-    )
+    return row_features(objects=datasets.List(datasets.Value("int32")), masks=datasets.List(datasets.Image()))
 
 
 def mask_of(value: Any, height: int, width: int) -> Any:

@@ -1,32 +1,24 @@
 """The rows of a data set of tracks, and their compact encoding: 7.25 bytes for a point and frame, before Parquet compresses them.
 
-| column | type | content |
-|---|---|---|
-| `id` | string | 32 hexadecimal digits: hash of source, row, start frame, options and revision |
-| `source` | string | name of the clip in its source |
-| `num_frames`, `width`, `height` | int32 | T frames of W x H pixels |
-| `fps` | float32 | frames per second; null where the source does not say |
 | `queries` | list of 3 float32 | (t, x, y) of the N points, exact |
 | `tracks` | binary | positions, `(N, T, 2)` uint16: x in 1/65534 of W and y of H; 65535 where a point was not tracked |
 | `visible`, `outside` | binary | `(N, T)` bits, eight to a byte, the first in the highest bit |
 | `confidence` | binary | `(N, T)` uint8, in 1/255 |
 | `uncertainty` | binary | `(N, T)` float16, in pixels |
-| `model`, `revision`, `preset` | string | what tracked it |
-| `error` | string | why there are no tracks, as `kind: sentence`; null otherwise |
 
 Arrays are little-endian, the last axis first. Decoded values differ from those encoded by at most: W/131068 and H/131068 pixels in positions (0.029 pixels
 at 3840, 0.005 at 640), plus the rounding of float32; 1/510 in confidence; 1/2048 of its value in uncertainty above 6.1e-5 pixels, and 3e-8 pixels below.
 Visibility, queries, and positions on the frame of the query are exact. Where there was no position, there is none.
 """
 
-from collections.abc import Mapping, Sequence
-from numbers import Real
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...tracking.results import PointTracks
 from .clip_points import rows_of_numbers
+from .row_columns import check_row, row_features, whole
 
 
 if TYPE_CHECKING:
@@ -43,20 +35,8 @@ def track_features() -> "datasets.Features":
     """The schema of the rows, for `datasets`."""
     import datasets
 
-    text, whole, binary = datasets.Value("string"), datasets.Value("int32"), datasets.Value("large_binary")
-    return datasets.Features(
-        {
-            "id": text,
-            "source": text,
-            "num_frames": whole,
-            "width": whole,
-            "height": whole,
-            "fps": datasets.Value("float32"),
-            "queries": datasets.List(datasets.List(datasets.Value("float32"), length=3)),
-            **dict.fromkeys(BINARY, binary),
-            **dict.fromkeys(("model", "revision", "preset", "error"), text),
-        }
-    )
+    queries = datasets.List(datasets.List(datasets.Value("float32"), length=3))
+    return row_features(queries=queries, **dict.fromkeys(BINARY, datasets.Value("large_binary")))
 
 
 def encode_tracks(tracks: PointTracks) -> dict[str, Any]:
@@ -140,31 +120,6 @@ def load_tracks(row: Mapping[str, Any]) -> PointTracks:
         outside=outside,
         size=(height, width),
     )
-
-
-def whole(value: Any) -> int:
-    """A whole number of 1 or more in int32; pandas has those of a column with nulls as floats."""
-    if (
-        isinstance(value, bool | np.bool_)
-        or not isinstance(value, Real)
-        or not 1 <= value < 2**31
-        or value != int(value)
-    ):
-        raise ValueError
-    return int(value)
-
-
-def check_row(row: Any, held: str, others: Sequence[str]) -> None:
-    """A `ValueError` if something is not a row with a column of what it holds, `"tracks"` or `"masks"`, and with others, whatever is in them."""
-    if not (isinstance(row, Mapping) or hasattr(row, "keys")):
-        raise ValueError(f"a row of {held} must be a mapping of columns, got {type(row).__name__}.")
-    names = [str(name) for name in row.keys()]
-    for wanted in (held, *others):
-        if wanted not in names:
-            raise ValueError(f"a row of {held} must have a column {wanted}, it has {', '.join(names) or 'none'}.")
-        if wanted == held and (isinstance(row[held], Real | str) or not hasattr(row[held], "__getitem__")):
-            reason = error if isinstance(error := row.get("error"), str) else f"its {held} are missing"
-            raise ValueError(f"row {row.get('id')} ({row.get('source')}) holds no {held}: {reason.rstrip('.')}.")
 
 
 def _bits(packed: bytes, number: int, length: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from ...io.overlays import Draw, drawn_tracks
 from . import mask_encoding, row_encoding
 from .clip_points import queries_of
 from .mask_encoding import MaskFrames, encode_masks, load_masks, mask_features, mask_of
+from .row_columns import ALWAYS, column_table
 from .row_encoding import encode_tracks, load_tracks, track_features
 from .run_options import prompts_of
 
@@ -48,14 +49,12 @@ class RowForm:
     @property
     def found(self) -> list[str]:
         """The columns that are null where there is an error."""
-        return [
-            name for name in self.features() if name not in ("id", "source", "model", "revision", "preset", "error")
-        ]
+        return [name for name in self.features() if name not in ALWAYS]
 
     @property
     def table(self) -> str:
         """The columns and their bounds, as Markdown."""
-        return (self.module.__doc__ or "").partition("\n\n")[2].strip()
+        return column_table(self.module.__doc__)
 
 
 def follow_points(tracker: "Tracker", frames: Any, queries: np.ndarray) -> dict[str, Any]:
