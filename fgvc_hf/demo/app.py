@@ -1,6 +1,7 @@
 """The demo's page and its server. `fgvc-hf demo` and the Space start the same one with [`launch`]."""
 
 import contextlib
+import ctypes
 import json
 import logging
 import os
@@ -41,10 +42,9 @@ from .work import loaded
 
 KEPT_RESULTS = 300, 1800  # seconds between two clean-ups of what Gradio copied, and that it is kept
 MAX_SESSIONS = 300  # of which Gradio remembers what their page shows; workspaces are in the server_state
-CALLS = (
-    400  # that Gradio has in hand at once; they wait for their turn in our lanes, so it must be more than these hold
-)
+CALLS = 400  # that Gradio has in hand at once; they wait for their turn in our lanes, which hold fewer
 SWEEP_SECONDS = 60
+M_ARENA_MAX, ARENAS = -8, 2  # the option of glibc's `mallopt`, and what the server sets it to
 # Between two looks of Gradio for new calls and for progress. Its own, 0.001 and 0.01, take a tenth of a core of a server that nobody uses
 CALL_SECONDS, PROGRESS_SECONDS = 0.02, 0.1
 
@@ -147,6 +147,8 @@ def launch(port: int | None = None, host: str = "127.0.0.1", share: bool = False
     """
     stopping = Stopping()
     BEFORE_EXIT.add(stopping.run)
+    if block:
+        share_memory_of_threads()
     with ends_on_signals() if block else contextlib.nullcontext():
         server_state = open_server_state(stopping)
         if "spaces" in sys.modules:  # ZeroGPU wants models placed before the first call
@@ -164,6 +166,15 @@ def launch(port: int | None = None, host: str = "127.0.0.1", share: bool = False
         while block and app.is_running:
             time.sleep(1)
     return app, stopping.run
+
+
+def share_memory_of_threads() -> None:
+    """
+    glibc gives threads memory of their own, up to 8 such arenas a core, and what one thread has freed others don't use. The threads of a
+    server take turns at the same work, so that it held the memory of this work once per thread.
+    """
+    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):  # other C libraries have no arenas
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, ARENAS)
 
 
 def open_server_state(stopping: Stopping) -> ServerState:
