@@ -16,6 +16,7 @@ from .jobs import checkpoint
 
 
 KEPT_VERDICTS = 1000
+ATTEMPTS = 100
 PUT_AWAY = "This clip was put away, because it had not been used for a while; please upload it again."
 
 
@@ -138,13 +139,21 @@ class ClipStore:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """A hard link, which takes no room; a copy where the file system has none."""
-    try:
-        os.link(source, target)
-    except FileNotFoundError:
-        raise
-    except OSError:
-        shutil.copyfile(source, target)
+    """A hard link, which takes no room; a copy where the file system has none.
+
+    Raises:
+        `FileNotFoundError`: the source is not there.
+    """
+    for attempt in range(ATTEMPTS):
+        try:
+            os.link(source, target)
+            return
+        except FileNotFoundError:  # gone; or the same file came once more, and took its place during the call
+            if attempt == ATTEMPTS - 1 or not source.exists():
+                raise
+        except OSError:
+            shutil.copyfile(source, target)
+            return
 
 
 class WatchedVideo:

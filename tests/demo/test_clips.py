@@ -1,6 +1,9 @@
 """Files that are let in, and what becomes of them."""
 
+import os
+import shutil
 import sys
+import threading
 
 import av
 import numpy as np
@@ -123,6 +126,30 @@ def test_what_is_accepted_is_copied_and_the_upload_stays_with_gradio(clip_store,
     assert not list(clip_store.folder.iterdir())
     with pytest.raises(ValueError, match="put away"):
         clip.frame(0)
+
+
+def test_an_upload_is_held_while_others_send_the_same(clip_store, clip_file, tmp_path):
+    """Each of them replaces the file, as Gradio does; a link to a file that is replaced during the call is refused by the system."""
+    upload, ended = tmp_path / "clip.mp4", threading.Event()
+    shutil.copyfile(clip_file, upload)
+
+    def send(number: int) -> None:
+        while not ended.is_set():
+            shutil.copyfile(clip_file, tmp_path / f"{number}.mp4")
+            os.replace(tmp_path / f"{number}.mp4", upload)
+
+    others = [threading.Thread(target=send, args=[number]) for number in range(2)]
+    for other in others:
+        other.start()
+    held = [clip_store.hold(upload) for _ in range(1000)]
+    ended.set()
+    for other in others:
+        other.join()
+    assert {path.read_bytes() for path in held} == {clip_file.read_bytes()}
+    upload.unlink()
+    with pytest.raises(ValueError, match="clip.mp4: is not there any more"):
+        clip_store.hold(upload)
+    assert len(list(clip_store.folder.iterdir())) == len(held)
 
 
 def test_what_was_said_of_a_file_holds_for_all_who_send_it(clip_store, clip_file, tmp_path, monkeypatch):
