@@ -141,10 +141,12 @@ def test_an_upload_is_held_while_others_send_the_same(clip_store, clip_file, tmp
     others = [threading.Thread(target=send, args=[number]) for number in range(2)]
     for other in others:
         other.start()
-    held = [clip_store.hold(upload) for _ in range(1000)]
-    ended.set()
-    for other in others:
-        other.join()
+    try:
+        held = [clip_store.hold(upload) for _ in range(1000)]
+    finally:
+        ended.set()
+        for other in others:
+            other.join()
     assert {path.read_bytes() for path in held} == {clip_file.read_bytes()}
     upload.unlink()
     with pytest.raises(ValueError, match="clip.mp4: is not there any more"):
