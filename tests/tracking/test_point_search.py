@@ -27,6 +27,7 @@ from fgvc_hf.tracking.evidence import judge
 from fgvc_hf.tracking.point_search import PointSearch
 from fgvc_hf.tracking.point_state import PointState
 from fgvc_hf.tracking.prompts import PointLooks
+from fgvc_hf.tracking.session import FgvcInferenceSession
 from fgvc_hf.tracking.template_memory import TemplateMemory
 
 
@@ -187,6 +188,27 @@ def test_in_reverse_and_both_ways(tracker, noise_clip, direction):
     tracks = tracker.track(clip, queries=tracker.describe(noise_clip[4], {0: (30, 20)}), direction=direction)
     truth = np.array((30, 20)) + 4 - np.arange(10)[:, None]
     assert np.abs(tracks.tracks[0, 1:9] - truth[1:9]).max() < 1
+
+
+def test_the_way_back_starts_where_a_point_was_found_with_its_looks_and_changes_nothing_from_there_on(
+    tracker, noise_clip, late_clip, monkeypatch
+):
+    """Both points on frame 3; what was found there stays, though the way back has it as its prompt, of which it is sure."""
+    queries, started = tracker.describe(noise_clip[0], POINTS), []
+    add = FgvcInferenceSession.add_point
+
+    def spy(session, obj_id, frame_idx, point, looks=None):
+        started.append((obj_id, frame_idx, looks))
+        add(session, obj_id, frame_idx, point, looks)
+
+    monkeypatch.setattr(FgvcInferenceSession, "add_point", spy)
+    forward, both = (tracker.track(late_clip, queries=queries, direction=way) for way in ("forward", "both"))
+    assert [(obj_id, t) for obj_id, t, _ in started] == [(4, 3), (9, 3)]
+    for obj_id, _, looks in started:
+        assert torch.equal(looks.templates, queries.looks()[obj_id].templates)
+    for name in FIELDS:
+        np.testing.assert_array_equal(getattr(both, name)[:, 3:], getattr(forward, name)[:, 3:])
+    assert np.isfinite(both.tracks).all() and (forward.confidence[:, 3] < 1).all()
 
 
 def test_several_looks_of_one_point(tracker, noise_clip):
