@@ -1,5 +1,6 @@
 """Several labelled frames of one point: what is given, passes from label to label, and how they are blended."""
 
+import itertools
 import math
 
 import numpy as np
@@ -269,3 +270,44 @@ def test_no_suggestion_where_nothing_would_gain():
     assert suggest_frames(uncertain(np.full((1, 3), np.nan)), 3) == []
     with pytest.raises(ValueError, match="n must be 1 or more, got 0"):
         suggest_frames(uncertain(gone), 0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("n", [3, 7])
+def test_suggestions_by_their_definition(seed, n):
+    """Point by point and frame by frame: labels of some points, others that left or were not tracked, and errors of all sizes."""
+    rng = np.random.default_rng(seed)
+    number, length = 5, 48
+    errors = (rng.gamma(1.0, 4.0, (number, length)) * rng.uniform(0.2, 8, (number, 1))).astype(np.float32)
+    errors[rng.random(errors.shape) < 0.1] = np.nan
+    outside = rng.random(errors.shape) < 0.15
+    labels = np.array([(1, 0, 5, 5), (1, 30, 5, 5), (2, 12, 5, 5), (3, 47, 5, 5), (4, 0, np.nan, np.nan)], float)
+    tracks = uncertain(np.nan_to_num(errors), uncertainty=errors, outside=outside, labels=labels, size=(90, 160))
+    points, frames = range(number), range(length)
+    worth = [
+        [0.0 if outside[i, t] or np.isnan(errors[i, t]) else min(float(errors[i, t]), 15.0) for t in frames]
+        for i in points
+    ]
+    labelled = {0: [0, 30], 1: [12], 2: [47]}  # by row; the last two points have no position that is known
+    before = [[min([abs(t - s) for s in labelled.get(i, [])], default=length) for t in frames] for i in points]
+    reach, new = max(4, length / (2 * n)), {i: [] for i in points}
+    passed_over, expected = set(), []
+    while len(expected) < n:
+        gains = np.zeros((number, length))
+        for i, t in itertools.product(points, frames):
+            away = min([before[i][t], *(abs(t - s) for s in new[i])])
+            share = 0 if (i, t) in passed_over else min(1, before[i][t] / reach)
+            gains[i, t] = worth[i][t] * 0.5 ** len(new[i]) * share * away / max(before[i][t], 1)
+        t = int(gains.sum(axis=0).argmax())
+        if gains.sum(axis=0).max() <= 0:
+            break
+        close = [s for s in frames if abs(s - t) < reach]
+        named = [i for i in sorted(points, key=lambda i: -gains[i, t]) if gains[i, t] >= gains[:, t].max() / 2]
+        served = [i for i in points if i in named or gains[i, t] >= max(gains[i, s] for s in close) / 2]
+        expected.append((t, [i + 1 for i in named], float(gains[:, t].sum())))
+        passed_over |= {(i, s) for i in served for s in close} | {(i, t) for i in points}
+        for i in named:
+            new[i].append(t)
+    found = suggest_frames(tracks, n)
+    assert [(one.frame_idx, one.object_ids) for one in found] == [one[:2] for one in expected] and len(found) > 1
+    assert [one.score for one in found] == pytest.approx([one[2] for one in expected])
