@@ -7,6 +7,7 @@ import torch
 from fgvc_hf import FgvcConfig, FgvcModel, load_session, save_session
 from fgvc_hf.conversion.official import SOURCES
 from fgvc_hf.tracking.label_maps import LABEL_CUTOFF
+from fgvc_hf.tracking.label_tracker import TargetGroup
 
 
 PROMPT = 1  # frame
@@ -128,6 +129,21 @@ def maps_of(model, processor, clip, prompts, **options):
         maps.append(current_maps(session).clone())
         held.append(session.memory_bytes)
     return session, maps, held
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+@pytest.mark.parametrize(
+    ("frames", "moves", "slots"), [(2, [(2, 0), (0, 1)], [2, 0]), (5, [(0, 3), (2, 1)], [-1, 2, -1, 0, -1])]
+)
+def test_label_maps_move_with_the_frames_and_the_first_and_the_kept_one_stay(kept, frames, moves, slots):
+    """Of three previous frames; what is empty is zero."""
+    values = torch.arange(1.0, 5 + kept)[:, None, None]  # of the first frame, the slots 0 to 2, and the kept frame
+    nothing = torch.zeros(0)
+    group = TargetGroup([], [1], nothing, values, values > 2, nothing, nothing, nothing, nothing)
+    group.resize(3, frames, moves)
+    expected = [1, *(0 if slot < 0 else slot + 2 for slot in slots), *[5] * kept]
+    assert group.labels.flatten().tolist() == expected
+    assert group.support.flatten().tolist() == [value > 2 for value in expected]
 
 
 @pytest.mark.parametrize("kept_frame", [0, 2])
