@@ -113,7 +113,7 @@ class FgvcInferenceSession:
             centre is outside the frame, or the frame is not in the video or has been passed.
         """
         self._check_prompt(obj_id, frame_idx, BoxTarget)
-        box = np.asarray(box, dtype=np.float64)
+        box = np.array(box, dtype=np.float64)
         if box.shape not in ((4,), (4, 2)) or not np.isfinite(box).all():
             raise ValueError(f"input_boxes must be finite (x0, y0, x1, y1) or corners (4, 2), got {box.tolist()}.")
         turns = box.ndim == 2

@@ -15,6 +15,7 @@ from fgvc_hf.data.synthetic_pairs import render_pairs
 from fgvc_hf.io.flow_files import FLO_TAG, read_flo, save_flow
 from fgvc_hf.matching.flow_fields import resized
 from fgvc_hf.metrics.end_point_error import end_point_error
+from fgvc_hf.tracking import dense_flow as module
 from fgvc_hf.tracking.dense_flow import _at_pixels, _judged, dense_flow
 
 
@@ -99,13 +100,20 @@ def smooth(*shape, seed=0):
     return F.interpolate(coarse, (h, w), mode="bilinear")[0].view(shape)
 
 
-def test_both_directions_are_those_of_the_frames_in_the_other_order():
+def test_both_directions_are_those_of_the_frames_in_the_other_order(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        module, "_judged", lambda flow, found, images, size: asked.append(images) or _judged(flow, found, images, size)
+    )
     frames, features = smooth(2, 3, 24, 40), F.normalize(smooth(2, 12, 20, 8, seed=1) - 0.5, dim=-1)
     forward, backward = dense_flow(frames, features, (24, 40), FgvcConfig())
     turned = dense_flow(frames.flip(0), features.flip(0), (24, 40), FgvcConfig())
     for name in ("flow", "occluded", "uncertainty"):
         assert torch.equal(getattr(turned[0], name), getattr(backward, name))
         assert torch.equal(getattr(turned[1], name), getattr(forward, name))
+    assert all(torch.equal(of, frames) for of in asked[::3]) and all(
+        torch.equal(of, frames.flip(0)) for of in asked[1:3]
+    )
     assert (forward.flow != backward.flow).any() and (forward.occluded != backward.occluded).any()
 
 

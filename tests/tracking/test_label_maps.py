@@ -342,3 +342,5 @@ def test_every_pixel_goes_to_the_largest_share_relative_to_the_peak_of_its_objec
     assert object_ids(maps, [7, 300, 5], size, size, 1).dtype == "int32"
     covered = torch.tensor([[[0.999, 0.99], [1.0, 0.985]]])  # a background of at most 0.015 is none
     assert object_ids(covered, [2], (2, 2), (2, 2), 1).tolist() == [[2, 2], [2, 2]]
+    between = torch.tensor([[[0.9, 0.7]]])  # the background has a tenth, and three tenths, which is its peak
+    assert object_ids(between, [2], (1, 2), (1, 2), 1).tolist() == [[2, 0]]
