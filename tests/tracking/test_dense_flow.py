@@ -13,10 +13,11 @@ from fgvc_hf import FgvcConfig, Tracker, chain_flow, render_clip
 from fgvc_hf.cli.main import main
 from fgvc_hf.data.synthetic_pairs import render_pairs
 from fgvc_hf.io.flow_files import FLO_TAG, read_flo, save_flow
-from fgvc_hf.matching.flow_fields import resized
+from fgvc_hf.matching.affine_flow import affine_flow
+from fgvc_hf.matching.flow_fields import consistent, resized
 from fgvc_hf.metrics.end_point_error import end_point_error
 from fgvc_hf.tracking import dense_flow as module
-from fgvc_hf.tracking.dense_flow import _at_pixels, _judged, dense_flow
+from fgvc_hf.tracking.dense_flow import _at_pixels, _continued, _judged, dense_flow
 
 
 @pytest.mark.slow
@@ -122,6 +123,17 @@ def test_flow_in_cells_becomes_one_in_pixels_along_each_axis():
     flow = torch.tensor([1.0, 1.0]).expand(20, 20, 2)
     found = _at_pixels(flow, (20, 60), (40, 40), FgvcConfig(output_stride=2))
     torch.testing.assert_close(found, torch.tensor([3.0, 1.0]).expand(20, 60, 2))
+
+
+def test_motion_is_continued_from_what_the_flow_back_confirms():
+    flow, image = torch.tensor([2.0, -1.0]).repeat(12, 15, 1), smooth(3, 12, 15)
+    back = -flow
+    flow[3:6, 4:8] = 9.0
+    known = consistent(flow, back, 0.5)
+    assert not known[3:6, 4:8].any() and known.float().mean() > 0.8
+    for on_frames, edges, fits in ((0, 80.0, 6), (1, 60.0, 4)):
+        expected = affine_flow(flow, known, image, 16.0, edges, fits, 1.0)
+        assert torch.equal(_continued(flow, back, image, 0.5, on_frames), expected)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -263,6 +263,15 @@ def test_a_frame_near_a_suggested_one_is_suggested_for_a_point_that_is_well_on_t
     assert found == [(300, [1]), (303, [2])]
 
 
+def test_no_frame_is_suggested_twice():
+    """Points 2 to 4 have more of their errors beside frame 300 than on it, where they would gain most together."""
+    errors = np.zeros((4, 600))
+    errors[0, 300], errors[1:, 300] = 20, 4.9
+    errors[1, 301] = errors[2, 299] = errors[3, 302] = 10
+    found = [(one.frame_idx, one.object_ids) for one in suggest_frames(uncertain(errors), 5)]
+    assert found == [(300, [1]), (299, [3]), (301, [2]), (302, [4])]
+
+
 def test_no_suggestion_where_nothing_would_gain():
     assert suggest_frames(uncertain(np.zeros((2, 10))), 3) == []
     gone = np.full((1, 10), 5.0)
