@@ -344,3 +344,5 @@ def test_every_pixel_goes_to_the_largest_share_relative_to_the_peak_of_its_objec
     assert object_ids(covered, [2], (2, 2), (2, 2), 1).tolist() == [[2, 2], [2, 2]]
     between = torch.tensor([[[0.9, 0.7]]])  # the background has a tenth, and three tenths, which is its peak
     assert object_ids(between, [2], (1, 2), (1, 2), 1).tolist() == [[2, 0]]
+    equal = torch.full((2, 1, 2), 0.5)  # of two that have as much, the first
+    assert object_ids(equal, [9, 3], (1, 2), (1, 2), 1).tolist() == [[9, 9]]

@@ -98,6 +98,17 @@ def test_a_point_with_one_label_is_not_changed_by_one_with_several(tracker, nois
         np.testing.assert_array_equal(getattr(among, name)[1], getattr(alone, name)[0])
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_tracks_keep_the_labels_that_they_go_through(tracker, noise_clip, several):
+    given = {5: [drift(2), drift(6)] if several else [drift(2)], 3: [drift(1)]}
+    expected = [(obj_id, *label) for obj_id, labels in given.items() for label in labels]
+    tracks = tracker.track(noise_clip, given, direction="both" if several else "forward")
+    assert tracks.labels.tolist() == [list(label) for label in expected] and tracks.labels.dtype == np.float64
+    rows, positions = tracks.prompts
+    assert [tracks.object_ids[row] for row in rows] == [label[0] for label in expected]
+    assert positions.tolist() == [list(label[1:]) for label in expected]
+
+
 def test_labels_on_neighbouring_frames(tracker, noise_clip):
     labels = [drift(t) for t in range(10)]
     tracks = tracker.track(noise_clip, labels, ids=[0] * 10, direction="both")
@@ -270,6 +281,13 @@ def test_no_frame_is_suggested_twice():
     errors[1, 301] = errors[2, 299] = errors[3, 302] = 10
     found = [(one.frame_idx, one.object_ids) for one in suggest_frames(uncertain(errors), 5)]
     assert found == [(300, [1]), (299, [3]), (301, [2]), (302, [4])]
+
+
+def test_a_point_that_was_named_is_served_even_if_it_is_worse_beside():
+    errors = np.zeros((3, 600))
+    errors[:, 300], errors[1, 303] = 10, 25
+    found = [(one.frame_idx, one.object_ids) for one in suggest_frames(uncertain(errors), 5)]
+    assert found == [(300, [1, 2, 3])]
 
 
 def test_no_suggestion_where_nothing_would_gain():

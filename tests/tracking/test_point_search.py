@@ -211,6 +211,12 @@ def test_the_way_back_starts_where_a_point_was_found_with_its_looks_and_changes_
     assert np.isfinite(both.tracks).all() and (forward.confidence[:, 3] < 1).all()
 
 
+def test_a_point_that_is_found_on_the_first_frame_has_its_position_there(tracker, noise_clip):
+    tracks = tracker.track(noise_clip[:2], queries=tracker.describe(noise_clip[0], POINTS))
+    np.testing.assert_allclose(tracks.tracks[:, 0], list(POINTS.values()), atol=0.5)
+    assert tracks.visible[:, 0].all()
+
+
 def test_several_looks_of_one_point(tracker, noise_clip):
     first, second = (tracker.describe(noise_clip[t], {5: (35 - t, 22 - t)}) for t in (0, 6))
     queries = first.joined(second)
