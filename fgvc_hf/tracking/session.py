@@ -49,7 +49,6 @@ class FgvcInferenceSession:
         self.image_processor = image_processor
         self.video = video
         self.memory_dtype, self.memory_device, self.max_memory_bytes = memory_dtype, memory_device, max_memory_bytes
-        self.original_size: tuple[int, int] | None = None if video is None else (video.height, video.width)
         self.reset_inference_session()
 
     # ---- prompts ------------------------------------------------------------------------------------------------
@@ -187,6 +186,8 @@ class FgvcInferenceSession:
 
     def reset_tracking_data(self) -> None:
         """Forget all frames, and which model was used; keep the targets."""
+        video = self.video
+        self.original_size: tuple[int, int] | None = None if video is None else (video.height, video.width)
         self._model: weakref.ref | None = None
         self.config: FgvcConfig | None = None
         self.labels: LabelMapTracker | None = None
