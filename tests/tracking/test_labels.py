@@ -5,11 +5,13 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, Tracker
 from fgvc_hf.tracking.blending import blended, gaps
 from fgvc_hf.tracking.labels import LabelPass, labels_of
 from fgvc_hf.tracking.results import PointTracks
+from fgvc_hf.tracking.session import FgvcInferenceSession
 from fgvc_hf.tracking.suggestions import suggest_frames
 
 
@@ -107,6 +109,31 @@ def test_tracks_keep_the_labels_that_they_go_through(tracker, noise_clip, severa
     rows, positions = tracks.prompts
     assert [tracks.object_ids[row] for row in rows] == [label[0] for label in expected]
     assert positions.tolist() == [list(label[1:]) for label in expected]
+
+
+def test_each_label_starts_with_the_looks_of_those_beside_it(tiny_model, noise_clip, monkeypatch):
+    """In both directions, in the order of their frames; a point with one label has no other looks."""
+    config = FgvcConfig.from_dict(tiny_model.config.to_dict() | {"point_matching": "templates"})
+    model = FgvcModel(config).eval()
+    tracker = Tracker(model, FgvcProcessor(FgvcImageProcessorPil(resize_policy="none")))
+    started, add = [], FgvcInferenceSession.add_point
+
+    def spy(session, obj_id, frame_idx, point, looks=None):
+        started.append((obj_id, frame_idx, looks))
+        add(session, obj_id, frame_idx, point, looks)
+
+    given = {5: [drift(6), drift(2), drift(9)], 3: [drift(1)]}
+    own = {t: tracker.describe(noise_clip[t], {0: drift(t)[1:]}).looks()[0] for t in (2, 6, 9)}
+    monkeypatch.setattr(FgvcInferenceSession, "add_point", spy)
+    tracker.track(noise_clip, given, direction="both")
+    started = [one for one in started if one[2] is not None or one[1] == 1][-8:]
+    assert [t for _, t, _ in started if t != 1] == [2, 6, 9] * 2
+    for _, t, looks in started:
+        beside = {2: [6], 6: [2, 9], 9: [6], 1: []}[t]
+        assert (looks is None) == (t == 1)
+        if looks is not None:
+            expected = torch.cat([own[s].templates for s in beside]).float()
+            torch.testing.assert_close(looks.templates.float(), expected, atol=1e-3, rtol=0)
 
 
 def test_labels_on_neighbouring_frames(tracker, noise_clip):
