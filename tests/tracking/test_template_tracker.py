@@ -11,7 +11,8 @@ from feature_fields import frame_of, shifted, smooth_field, unit_features
 from fgvc_hf import FgvcConfig
 from fgvc_hf.matching.patches import search_cells
 from fgvc_hf.tracking.encoded_frame import EncodedFrame
-from fgvc_hf.tracking.template_tracker import TemplateTracker
+from fgvc_hf.tracking.prompts import PointLooks
+from fgvc_hf.tracking.template_tracker import TemplateTracker, looks_of
 
 
 @pytest.fixture(params=["torch", "numba"])
@@ -341,3 +342,25 @@ def test_the_images_carry_points_that_were_followed_on_the_last_frame_alone():
     torch.testing.assert_close(cells[[1, 2]], before[[1, 2]])
     torch.testing.assert_close(cells[[0, 3]], before[[0, 3]] + torch.tensor(velocity) / 2, atol=0.05, rtol=0)
     assert not tracker._predict(tracker.state, EncodedFrame(unit_features(h, w), image))[1].any()
+
+
+def test_points_that_are_looked_for_are_found_by_all_of_their_looks_and_placed_by_the_image():
+    """The first look alone resembles too little; the image has moved by a fraction of a cell."""
+    h, w, config = 40, 50, FgvcConfig(point_matching="templates")
+    features, point = unit_features(h, w), torch.tensor([[40.5, 36.5]], dtype=torch.float64)
+    seen = looks_of(point, EncodedFrame(features, moving_image(h, w, (0, 0), 0)), config)
+    faint = F.normalize(seen.templates + unit_features(1, 49, seed=3), dim=-1)
+    frame = EncodedFrame(features, moving_image(h, w, (0.8, -0.5), 1))
+    first, both = (
+        PointLooks(torch.cat(of), seen.images.repeat(len(of), 1, 1)) for of in ([faint], [faint, seen.templates])
+    )
+    tracker = TemplateTracker.empty(features, config)
+    tracker.seek([5, 7], [first, both], frame)
+    readout = tracker.read()
+    assert readout.ids == [7, 5] and readout.points[1].isnan().all() and readout.confidence[1] == 0
+    torch.testing.assert_close(readout.points[:1], point + torch.tensor([[0.8, -0.5]]), atol=0.1, rtol=0)
+    held = tracker.nbytes
+    tracker.drop({5})
+    assert tracker.read().ids == [7] and tracker.nbytes < held
+    tracker.step(frame)
+    assert tracker.read().ids == [7]
