@@ -1,5 +1,7 @@
 """Which frames labels come from: every setting of the memory against a loop that lists its frames and cells and sorts them all."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,8 @@ from fgvc_hf import FgvcConfig, FgvcModel, load_session, save_session
 from fgvc_hf.conversion.official import SOURCES
 from fgvc_hf.tracking.label_maps import LABEL_CUTOFF
 from fgvc_hf.tracking.label_tracker import TargetGroup
+from fgvc_hf.tracking.memory_bound import frames_that_fit
+from fgvc_hf.tracking.prompts import BoxTarget, MaskTarget, PointLooks, PointTarget
 
 
 PROMPT = 1  # frame
@@ -238,3 +242,27 @@ def test_remembered_features_may_be_of_lower_precision(tiny_model, processor, no
     assert restored.labels.memory.ring.dtype == torch.bfloat16
     with pytest.raises(ValueError, match="memory_dtype must be"):
         processor.init_video_session(memory_dtype=torch.int8)
+
+
+def test_what_prompts_take_beside_the_frames_by_value():
+    """Points with their looks, of which one that is looked for is the first patch; boxes; and the label maps of each frame."""
+    looks = [PointLooks(torch.zeros(k, 1, 1), torch.zeros(k, 3, 3)) for k in (2, 4, 3)]
+    due = {
+        (1, 0): PointTarget(0, (1.0, 1.0)),
+        (2, 0): PointTarget(0, (1.0, 1.0), looks[0]),
+        (3, 5): PointTarget(5, looks=looks[1]),
+        (4, 5): BoxTarget(5, np.zeros((4, 2)), False),
+        (5, 7): MaskTarget(7, np.ones((2, 2), bool)),
+        (6, 5): MaskTarget(5, np.ones((2, 2), bool)),
+        (7, 7): MaskTarget(7, np.ones((2, 2), bool)),
+    }
+    templates = SimpleNamespace(nbytes=10**6, bytes_of=lambda number, looks=0: number + 100 * looks)
+    boxes = SimpleNamespace(nbytes=10**7, bytes_of=lambda number: 10**4 * number)
+
+    def asked(matching):
+        config = SimpleNamespace(point_matching=matching)
+        labels = SimpleNamespace(config=config, frames_that_fit=lambda *arguments: arguments)
+        return frames_that_fit(77, due, labels, templates, boxes)
+
+    assert asked("templates") == (77, [2, 1], 10**7 + 10**6 + 10**4 + 3 + 100 * 3)
+    assert asked("labels") == (77, [2, 2, 2], 10**7 + 10**6 + 10**4)

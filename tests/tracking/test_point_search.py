@@ -84,12 +84,13 @@ def test_queries_added_to_a_running_stream_are_looked_for_on_its_last_frame(trac
     queries, live = tracker.describe(noise_clip[0], POINTS), tracker.stream()
     live.add_points({1: (20, 20)})
     live.step(noise_clip[0])
+    live.step(noise_clip[0])
     live.add_queries(queries)
     with pytest.raises(ValueError, match="target 4 exists already"):
         live.add_queries(PointQueries(**(vars(queries) | {"ids": [77, 4]})))
     assert live.session.obj_ids == [1, 4, 9]
     result = live.step(noise_clip[1])
-    assert result.ids == [1, 4, 9] and result.visible.all() and result.queries[1:, 0].tolist() == [0, 0]
+    assert result.ids == [1, 4, 9] and result.visible.all() and result.queries[1:, 0].tolist() == [1, 1]
     live.add_points({4: (25, 25)})  # a correction
     assert live.step(noise_clip[2]).ids == [1, 4, 9]
     live.remove(9)
