@@ -5,11 +5,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from feature_fields import frame_of, unit_features
 
 from fgvc_hf import FgvcConfig, FgvcModel, load_session, save_session
 from fgvc_hf.conversion.official import SOURCES
-from fgvc_hf.tracking.label_maps import LABEL_CUTOFF
-from fgvc_hf.tracking.label_tracker import TargetGroup
+from fgvc_hf.tracking.label_maps import LABEL_CUTOFF, draw_masks
+from fgvc_hf.tracking.label_tracker import LabelMapTracker, TargetGroup
+from fgvc_hf.tracking.memory import FrameMemory
 from fgvc_hf.tracking.memory_bound import frames_that_fit
 from fgvc_hf.tracking.prompts import BoxTarget, MaskTarget, PointLooks, PointTarget
 
@@ -266,3 +268,32 @@ def test_what_prompts_take_beside_the_frames_by_value():
 
     assert asked("templates") == (77, [2, 1], 10**7 + 10**6 + 10**4 + 3 + 100 * 3)
     assert asked("labels") == (77, [2, 2, 2], 10**7 + 10**6 + 10**4)
+
+
+def label_tracker_of(features, **fields):
+    config = FgvcConfig(**fields)
+    memory = FrameMemory.like(features)
+    memory.add(features)
+    return LabelMapTracker(config, memory)
+
+
+def test_masks_of_a_video_of_another_size_than_the_input_cover_the_same_cells():
+    tracker, mask = label_tracker_of(unit_features(16, 24)), torch.zeros(1, 96, 72, dtype=torch.bool)
+    mask[:, 20:60, 9:30] = True
+    tracker.start([], torch.zeros(0, 2, dtype=torch.float64), [3], mask, (32, 48), torch.device("cpu"))
+    expected = draw_masks(mask, (16, 24), (32, 48), 2)
+    assert torch.equal(tracker.groups[0].labels[0], expected) and torch.equal(tracker.groups[0].masks, expected)
+
+
+def test_without_a_window_labels_reach_the_far_end_of_a_long_frame():
+    """All cells are alike, so that each takes the mean of all labels."""
+    features = torch.ones(3, 40, 1)
+    tracker = label_tracker_of(
+        features, propagation_family="per_reference", propagation_window="none", propagation_topk=120
+    )
+    mask = torch.zeros(1, 6, 80, dtype=torch.bool)
+    mask[:, :, :20] = True
+    tracker.start([], torch.zeros(0, 2, dtype=torch.float64), [3], mask, (6, 80), torch.device("cpu"))
+    mean = tracker.groups[0].labels[0].mean()
+    tracker.step(frame_of(features))
+    torch.testing.assert_close(tracker.groups[0].masks, mean.expand(120, 1))
