@@ -142,6 +142,7 @@ def test_what_is_occluded_by_its_definition(seed):
     h, w, size = 9, 12, (18, 36)
     images, generator = smooth(2, 3, h, w, seed=seed), torch.Generator().manual_seed(seed)
     images[1] = images[0] + 0.1 * (images[1] - 0.5) * torch.linspace(0, 1, w).square()
+    images[..., :8] *= 0.02  # of one colour
     flow, found = (torch.randn(h, w, 2, generator=generator) for _ in range(2))
     back = -found + 0.5 * torch.randn(h, w, 2, generator=generator)
 
@@ -166,6 +167,7 @@ def test_what_is_occluded_by_its_definition(seed):
         other = sum(around) / len(around) > 4 / 255
         alike += not (agrees or other or left)
         occluded[y, x] = left or (not agrees and other)
+    assert alike > 5
     judged = _judged(flow, (found, back), images, (h, w))
     assert torch.equal(judged.flow, flow) and torch.equal(judged.occluded, occluded) and occluded.float().mean() > 0.1
     torch.testing.assert_close(judged.uncertainty, gap)
