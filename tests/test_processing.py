@@ -246,6 +246,26 @@ def test_a_session_can_be_propagated_again_and_reset(tiny_model, processor, nois
     assert len(list(tiny_model.propagate_in_video_iterator(session))) == 10
 
 
+def test_frames_of_another_size_may_come_after_a_reset(tiny_model, processor, noise_clip):
+    """Of a live source, where they need to fit the prompts that are kept; a video keeps its size."""
+    session = processor.init_video_session()
+    processor.add_inputs_to_inference_session(session, 0, [1, 2], [(50, 9), (12, 9)])
+    tiny_model.step(session, noise_clip[0])
+    session.reset_tracking_data()
+    with pytest.raises(ValueError, match="inference_session has no frames yet"):
+        session.sizes  # noqa: B018
+    with pytest.raises(ValueError, match=r"x in 0..20 and y in 0..30, got \(50, 9\) for target 1"):
+        tiny_model.step(session, noise_clip[0, :30, :20])
+    session.remove(1)
+    output = tiny_model.step(session, noise_clip[0, :30, :20])
+    assert output.points.tolist() == [[12, 9]] and session.sizes[0] == (30, 20)
+    session.reset_inference_session()
+    assert tiny_model.step(session, noise_clip[0]).ids == [] and session.sizes[0] == (40, 56)
+    of_video = processor.init_video_session(noise_clip)
+    of_video.reset_inference_session()
+    assert of_video.sizes[0] == (40, 56)
+
+
 @pytest.mark.parametrize("bad", [np.zeros((30, 20)), np.zeros((30, 20, 7), np.uint8)])
 def test_a_first_frame_that_is_none_leaves_the_session_usable(tiny_model, processor, noise_clip, bad):
     session = processor.init_video_session()

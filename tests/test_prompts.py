@@ -29,6 +29,27 @@ def test_prompts_of_every_kind_agree(processor, noise_clip, obj_ids, points):
     assert {obj_id: target.point for obj_id, target in session.targets.items()} == {1: (10, 20), 2: (30, 5)}
 
 
+def test_prompts_do_not_change_with_what_they_were_given_as(processor):
+    session = processor.init_video_session()
+    point, mask = np.array([[12.0, 20.0]]), np.zeros((1, 40, 56), bool)
+    sides, corners = np.array([[5.0, 6, 20, 30]]), np.array([[[5.0, 5], [20, 6], [19, 22], [4, 20]]])
+    mask[0, 3:9, 4:8] = True
+    kinds = {"input_points": point, "input_masks": mask, "input_boxes": sides}
+    for obj_id, (name, given) in enumerate(kinds.items(), start=1):
+        processor.add_inputs_to_inference_session(session, 0, [obj_id], **{name: given})
+    processor.add_inputs_to_inference_session(session, 0, [4], input_boxes=corners)
+    session.add_box(5, 0, corners[0])
+    expected = [given.copy() for given in (mask[0], corners[0])]
+    point += 9
+    sides += 9
+    corners += 9
+    mask[:] = True
+    assert session.targets[1].point == (12, 20) and (session.targets[2].mask == expected[0]).all()
+    assert session.targets[3].corners.tolist() == [[5, 6], [20, 6], [20, 30], [5, 30]]
+    for obj_id in (4, 5):
+        np.testing.assert_array_equal(session.targets[obj_id].corners, expected[1])
+
+
 @pytest.mark.parametrize("obj_id", [7, np.int64(7)])
 def test_one_prompt_needs_no_list(processor, noise_clip, obj_id):
     session = processor.init_video_session(noise_clip)

@@ -82,8 +82,10 @@ def _holds_video(path: Path) -> bool:
     try:
         with open_media(path) as container:
             kind = container.format.name
-        if kind == "jpeg_pipe" and path.suffix.lower() not in IMAGE_SUFFIXES:
-            content = path.read_bytes()  # of motion JPEG; in a picture, the second start is that of a preview
+        if kind in ("jpeg_pipe", "mjpeg") and path.suffix.lower() in IMAGE_SUFFIXES:
+            return False  # the second start in a picture is that of a preview, or of what makes it brighter
+        if kind == "jpeg_pipe":
+            content = path.read_bytes()  # of motion JPEG
             return END_AND_START in content or not content.rstrip(b"\0\r\n").endswith(END_AND_START[:2])
         return not kind.endswith("_pipe")
     except OSError:

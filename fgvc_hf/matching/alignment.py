@@ -99,9 +99,8 @@ def align_points(
     found = known.flatten() & (similarity >= least_similarity) & ((places - start).norm(dim=1) <= reach)
     found &= (growth > GROWTH[0]) & (growth < GROWTH[1])
     votes = torch.where(found, similarity**VOTE, 0).view(count, n, 1)
-    places = torch.where(found[:, None], places, start).view(count, n, 2)
     total = votes.sum(dim=0)  # (n, 1)
-    mean = (votes * places).sum(dim=0) / total.clamp_min(torch.finfo(total.dtype).tiny)
+    mean = (votes * places.view(count, n, 2)).sum(dim=0) / total.clamp_min(torch.finfo(total.dtype).tiny)
     return torch.where(total > 0, mean.to(points.dtype), points)
 
 

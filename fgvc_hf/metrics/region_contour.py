@@ -100,8 +100,8 @@ def count_davis(masks: np.ndarray, truth: np.ndarray) -> dict[int, ObjectScores]
         )
     truth, masks = (np.where(ids == VOID, 0, ids) for ids in (truth, masks))
     count = int(truth[0].max())
-    if masks[1:-1].max(initial=0) > count:
-        raise ValueError(f"masks hold the id {masks.max()}, but the first frame only has 1 to {count}.")
+    if (largest := masks[1:-1].max(initial=0)) > count:
+        raise ValueError(f"masks hold the id {largest}, but the first frame only has 1 to {count}.")
     scores = {}
     for obj_id in range(1, count + 1):
         pairs = [(m == obj_id, t == obj_id) for m, t in zip(masks[1:-1], truth[1:-1], strict=True)]

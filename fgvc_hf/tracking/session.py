@@ -49,7 +49,6 @@ class FgvcInferenceSession:
         self.image_processor = image_processor
         self.video = video
         self.memory_dtype, self.memory_device, self.max_memory_bytes = memory_dtype, memory_device, max_memory_bytes
-        self.original_size: tuple[int, int] | None = None if video is None else (video.height, video.width)
         self.reset_inference_session()
 
     # ---- prompts ------------------------------------------------------------------------------------------------
@@ -113,7 +112,7 @@ class FgvcInferenceSession:
             centre is outside the frame, or the frame is not in the video or has been passed.
         """
         self._check_prompt(obj_id, frame_idx, BoxTarget)
-        box = np.asarray(box, dtype=np.float64)
+        box = np.array(box, dtype=np.float64)
         if box.shape not in ((4,), (4, 2)) or not np.isfinite(box).all():
             raise ValueError(f"input_boxes must be finite (x0, y0, x1, y1) or corners (4, 2), got {box.tolist()}.")
         turns = box.ndim == 2
@@ -187,6 +186,8 @@ class FgvcInferenceSession:
 
     def reset_tracking_data(self) -> None:
         """Forget all frames, and which model was used; keep the targets."""
+        video = self.video
+        self.original_size: tuple[int, int] | None = None if video is None else (video.height, video.width)
         self._model: weakref.ref | None = None
         self.config: FgvcConfig | None = None
         self.labels: LabelMapTracker | None = None

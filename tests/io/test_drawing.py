@@ -356,6 +356,8 @@ def test_masks_of_a_picture_of_another_size(frame):
     ids[10:30, 20:60] = 3
     large = draw_masks(frame, ids, scale=2)
     np.testing.assert_array_equal(large, draw_masks(drawing.scaled(frame, 2), ids.repeat(2, 0).repeat(2, 1)))
+    between = draw_masks(np.zeros((4, 6, 3), np.uint8), np.kron([[0, 3, 0]], np.ones((4, 2), int)), scale=1.5)
+    assert between.any(axis=-1).tolist() == [[False] * 3 + [True] * 3 + [False] * 3] * 6
     small = draw_masks(frame, ids, scale=0.5)
     np.testing.assert_array_equal(small, drawing.scaled(draw_masks(frame, ids), 0.5))
 

@@ -149,3 +149,12 @@ def test_a_url_is_named_as_it_was_given(url):
     for read in (read_image, read_mask, open_video):
         with pytest.raises(ValueError, match=f"^{url}: is a URL"):
             read(url)
+
+
+def test_a_preview_in_a_jpeg_is_no_page(tmp_path):
+    """Cameras store a smaller picture behind the first (MPO)."""
+    large, small = (Image.fromarray(np.full((*size, 3), 90, np.uint8)) for size in ((20, 30), (4, 6)))
+    large.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[small])
+    assert read_image(tmp_path / "a.jpg").shape == (20, 30, 3)
+    video = open_video(tmp_path / "a.jpg")
+    assert video.num_frames == 1 and next(video.frames()).shape == (20, 30, 3)

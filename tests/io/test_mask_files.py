@@ -167,3 +167,21 @@ def test_the_palette_of_davis_is_known():
     ]
     assert davis_palette()[:9].tolist() == [list(colour) for colour in known]
     assert davis_palette()[255].tolist() == [224, 224, 192] and len(np.unique(davis_palette(), axis=0)) == 256
+
+
+def test_a_mask_is_turned_upright_as_pictures_are(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    Image.fromarray(IDS).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), np.rot90(IDS, -1))
+
+
+@pytest.mark.parametrize(("largest", "mode"), [(255, "P"), (256, "I;16")])
+def test_ids_up_to_255_are_written_with_their_colours(tmp_path, largest, mode):
+    ids = np.array([[0, 1, largest]])
+    write_mask(tmp_path / "a.png", ids)
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.mode == mode
+        if mode == "P":
+            np.testing.assert_array_equal(np.asarray(image.convert("RGB"))[0], own_palette()[[0, 1, 255]])
+    assert read_mask(tmp_path / "a.png").tolist() == ids.tolist()

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fgvc_hf import PointTracks, read_points_file, save_tracks
+from fgvc_hf import PointTracks, read_points_file, read_tracks, save_tracks
 from fgvc_hf.io import tracks as tracks_module
 from fgvc_hf.tracking.point_grid import grid_points
 
@@ -161,6 +161,17 @@ def test_npz_holds_the_tracks(tmp_path, tracks):
             np.testing.assert_array_equal(content[name], getattr(tracks, name))
             assert content[name].dtype == getattr(tracks, name).dtype
         assert content["size"].tolist() == [480, 854]
+
+
+@pytest.mark.parametrize("labels", [None, [[4, 0, 1.5, 2.25], [4, 2, 5, 6], [11, 1, 7, 8]]])
+def test_tracks_come_back_as_they_were(tmp_path, tracks, labels):
+    tracks.labels = None if labels is None else np.array(labels)
+    save_tracks(tracks, tmp_path / "out.npz")
+    found = read_tracks(tmp_path / "out.npz")
+    assert (found.object_ids, found.size, found.disagreements) == ([4, 11], (480, 854), [])
+    assert found.labels is None if labels is None else found.labels.tolist() == labels
+    for name in ("queries", "tracks", "visible", "confidence", "uncertainty", "outside"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(tracks, name), strict=True)
 
 
 def test_json_holds_the_tracks(tmp_path, tracks):

@@ -170,6 +170,7 @@ def test_iterators_lose_no_frame_and_run_once():
         list(video.frames())
     with pytest.raises(ValueError, match="forward only"):
         list(open_video(iter(frames)).frames(reverse=True))
+    np.testing.assert_array_equal(np.stack(list(open_video(iter(frames)).frames(1, 3))), frames[1:3])
 
 
 @pytest.mark.parametrize(

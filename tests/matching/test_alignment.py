@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from fgvc_hf.matching import alignment as module
 from fgvc_hf.matching.alignment import align_points, carry_points, image_patches
 from fgvc_hf.matching.patch_flow import pyramid
 
@@ -119,3 +120,48 @@ def test_each_point_is_carried_by_itself():
     for row in range(len(PLACES)):
         alone = carried(world(), world(4.0, 1.0), PLACES[row : row + 1])
         assert torch.equal(alone[0][0], together[0][row]) and torch.equal(alone[1][0], together[1][row])
+
+
+# ---- which alignments count, by what kernels say of them ---------------------------------------------------------------
+
+
+class Kernels:
+    """Kernels that find every patch a shift from where it is looked for, with these growths and similarities, on images of one height."""
+
+    def __init__(self, shifts, growths, similarities, height):
+        self.said = tuple(torch.tensor(of, dtype=torch.float32) for of in (shifts, growths, similarities))
+        self.height = height
+
+    def sample(self, image, points, radius):
+        return points
+
+    def align(self, image, patches, weights, start, iterations):
+        shifts, growths, similarities = self.said
+        if len(image) != self.height:
+            return start, torch.ones_like(growths), torch.ones_like(similarities)
+        return start + shifts, growths, similarities
+
+
+SHIFTS = [(2, 1), (2, 1), (2, 1), (2, 1), (2, 1), (6, 8), (6, 8.01)]  # twice the radius of 5 is 10 pixels of a level
+GROWTHS = [1, 1, 0.39, 2.51, 0.41, 2.49, 1]
+SIMILARITIES = [0.8, 0.79, 1, 1, 1, 1, 1]
+COUNTS = [True, False, False, False, True, True, False]
+
+
+@pytest.mark.parametrize(("level", "height"), [(0, 32), (1, 16), (2, 8)])
+def test_what_is_not_found_on_a_level_stays_and_is_looked_for_on_the_next(monkeypatch, level, height):
+    """By its similarity, the growth of its area, and how far it went. What counts at last is the finest level."""
+    monkeypatch.setattr(module, "alignment_for", lambda image: Kernels(SHIFTS, GROWTHS, SIMILARITIES, height))
+    levels, points = [torch.zeros(side, side) for side in (32, 16, 8)], torch.arange(14.0).view(7, 2)
+    places, found = module._descend(levels, levels, points, 5, 0.8)
+    counts = torch.tensor(COUNTS)
+    torch.testing.assert_close(places, points + 2**level * torch.tensor(SHIFTS) * counts[:, None])
+    assert found.tolist() == (COUNTS if level == 0 else [True] * 7)
+
+
+def test_patches_vote_by_their_similarity_their_growth_and_how_far_they_went(monkeypatch):
+    monkeypatch.setattr(module, "alignment_for", lambda image: Kernels(SHIFTS, GROWTHS, SIMILARITIES, 32))
+    points = torch.arange(14.0).view(7, 2).double()
+    patches, known = torch.zeros(1, 7, 13, 13), torch.ones(1, 7, dtype=torch.bool)
+    found = align_points(torch.zeros(32, 32), points, patches, known, 0.8, 10.0)
+    torch.testing.assert_close(found, points + torch.tensor(SHIFTS).double() * torch.tensor(COUNTS)[:, None])

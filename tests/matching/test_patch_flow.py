@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from fgvc_hf.matching import patch_flow as module
+from fgvc_hf.matching.flow_fields import median, resized
 from fgvc_hf.matching.patch_flow import ImageLevel, patch_flow, pyramid, slopes
 
 
@@ -156,3 +157,17 @@ def test_a_level_of_odd_size_repeats_its_last_row_and_column():
     image = torch.arange(15.0).view(3, 5)
     level = pyramid(image, 2)[1]
     assert level.tolist() == [[3.0, 5.0, 6.5], [10.5, 12.5, 14.0]]
+
+
+def test_the_way_through_the_levels_by_its_definition():
+    """On each, patches take the better hypothesis, then what their neighbours found, and vote; what they find goes on to the next."""
+    generator = torch.Generator().manual_seed(5)
+    first, second = (255 * torch.rand(37, 45, generator=generator) for _ in range(2))
+    hypothesis, flow = 4 * torch.randn(37, 45, 2, generator=generator), torch.zeros(37, 45, 2)
+    for of in zip(pyramid(first, 2)[::-1], pyramid(second, 2)[::-1]):
+        level = ImageLevel(*of)
+        starts = torch.stack([level.at_patches(resized(one, level.size)) for one in (flow, hypothesis)])
+        found = level.search(level.better(starts), 8)
+        found = level.search(level.better(level.around(found)), 4)
+        flow = median(level.spread(found), 1)
+    assert torch.equal(patch_flow(first, second, hypothesis), flow)

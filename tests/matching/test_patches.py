@@ -70,6 +70,7 @@ def test_a_patch_on_whole_cells_is_a_cut_and_weights_sum_to_one():
 
 def test_the_search_window_grows_with_the_frame():
     assert search_cells(100, 144, 0.1) == 12 and search_cells(2, 2, 0.1) == 1
+    assert search_cells(16, 100, 0.1) == search_cells(100, 16, 0.1) == 4  # by the side of a square as large
 
 
 def test_rows_of_a_window_are_replaced_in_a_copy():

@@ -3,7 +3,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fgvc_hf.metrics.region_contour import aggregate, boundary, boundary_f, count_davis, describe, dilate, jaccard
+from fgvc_hf.metrics.region_contour import (
+    ObjectScores,
+    aggregate,
+    boundary,
+    boundary_f,
+    count_davis,
+    describe,
+    dilate,
+    jaccard,
+)
 
 
 def square(top, left, side=10, size=(60, 70)):
@@ -73,6 +82,30 @@ def test_recall_and_decay_of_a_ramp():
     assert described["decay"] == pytest.approx(values[0:3].mean() - values[6:9].mean())
 
 
+def test_quarters_of_few_frames_begin_where_halves_are_rounded_up():
+    """Of 7 frames the bounds 1, 2.5, 4, 5.5 and 7 become frames 1, 3, 4, 6 and 7, as in the benchmark."""
+    values = np.array([0.9, 0.1, 0.6, 0.2, 0.8, 0.4, 0.3])
+    assert describe(values)["decay"] == pytest.approx((0.9 + 0.1 + 0.6) / 3 - (0.4 + 0.3) / 2)
+    assert describe(np.array([0.6, 0.2]))["decay"] == pytest.approx(0.6 - 0.2)
+
+
+def test_every_score_of_a_benchmark_by_value():
+    """Both measures of two objects: their means, shares above a half and losses are averaged by themselves."""
+    first = ObjectScores(np.array([0.9, 0.7, 0.3, 0.1, 0.0]), np.array([0.2, 0.4, 0.6, 0.8, 1.0]))
+    second = ObjectScores(np.array([1.0, 1.0, 1.0, 0.8, 0.6]), np.array([0.8, 0.6, 0.55, 0.4, 0.1]))
+    scores = aggregate({"a": {1: first}, "b": {1: second}})
+    expected = {
+        "J&F": ((0.4 + 0.88) / 2 + (0.6 + 0.49) / 2) / 2,
+        "J_mean": (0.4 + 0.88) / 2,
+        "J_recall": (2 / 5 + 1) / 2,
+        "J_decay": (0.8 - 0.05 + 1.0 - 0.7) / 2,
+        "F_mean": (0.6 + 0.49) / 2,
+        "F_recall": (3 / 5 + 3 / 5) / 2,
+        "F_decay": (0.3 - 0.9 + 0.7 - 0.25) / 2,
+    }
+    assert scores == pytest.approx(expected)
+
+
 def video(shift=0):
     truth = np.zeros((6, 60, 70), int)
     masks = truth.copy()
@@ -113,6 +146,8 @@ def test_bad_masks():
         count_davis(masks[:3], truth)
     with pytest.raises(ValueError, match="at least 3 frames"):
         count_davis(masks[:2], truth[:2])
+    masks[0, 0, 0], masks[-1, 0, 0], masks[3, 50, 60] = 9, 8, 255  # the first and the last frame are not scored
+    assert count_davis(masks, truth).keys() == {1, 2}
     masks[2, 0, 0] = 7
     with pytest.raises(ValueError, match="the id 7, but the first frame only has 1 to 2"):
         count_davis(masks, truth)

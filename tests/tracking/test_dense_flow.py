@@ -1,15 +1,23 @@
 """Dense flow between two frames."""
 
+import itertools
+import math
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
-from fgvc_hf import Tracker, chain_flow, render_clip
+from fgvc_hf import FgvcConfig, Tracker, chain_flow, render_clip
 from fgvc_hf.cli.main import main
 from fgvc_hf.data.synthetic_pairs import render_pairs
 from fgvc_hf.io.flow_files import FLO_TAG, read_flo, save_flow
+from fgvc_hf.matching.affine_flow import affine_flow
+from fgvc_hf.matching.flow_fields import consistent, resized
 from fgvc_hf.metrics.end_point_error import end_point_error
+from fgvc_hf.tracking import dense_flow as module
+from fgvc_hf.tracking.dense_flow import _at_pixels, _continued, _judged, dense_flow
 
 
 @pytest.mark.slow
@@ -81,6 +89,92 @@ def test_chained_flow_goes_farther_than_one_step_can(bundled_model, processor):
         assert found[t].occluded[stays].mean() < 0.05
         assert found[t].occluded[:, 136 - 8 * (t - 1) :].mean() > 0.9  # has left the frame
     assert reach < 8 * 6
+
+
+# ---- by value ---------------------------------------------------------------------------------------------------------
+
+
+def smooth(*shape, seed=0):
+    """Smooth noise (..., h, w) in [0, 1]."""
+    *first, h, w = shape
+    coarse = torch.rand(1, math.prod(first), -(-h // 4), -(-w // 4), generator=torch.Generator().manual_seed(seed))
+    return F.interpolate(coarse, (h, w), mode="bilinear")[0].view(shape)
+
+
+def test_both_directions_are_those_of_the_frames_in_the_other_order(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        module, "_judged", lambda flow, found, images, size: asked.append(images) or _judged(flow, found, images, size)
+    )
+    frames, features = smooth(2, 3, 24, 40), F.normalize(smooth(2, 12, 20, 8, seed=1) - 0.5, dim=-1)
+    forward, backward = dense_flow(frames, features, (24, 40), FgvcConfig())
+    turned = dense_flow(frames.flip(0), features.flip(0), (24, 40), FgvcConfig())
+    for name in ("flow", "occluded", "uncertainty"):
+        assert torch.equal(getattr(turned[0], name), getattr(backward, name))
+        assert torch.equal(getattr(turned[1], name), getattr(forward, name))
+    assert all(torch.equal(of, frames) for of in asked[::3]) and all(
+        torch.equal(of, frames.flip(0)) for of in asked[1:3]
+    )
+    assert (forward.flow != backward.flow).any() and (forward.occluded != backward.occluded).any()
+
+
+def test_flow_in_cells_becomes_one_in_pixels_along_each_axis():
+    """Of frames of 20 x 60 pixels, which the model sees as 40 x 40."""
+    flow = torch.tensor([1.0, 1.0]).expand(20, 20, 2)
+    found = _at_pixels(flow, (20, 60), (40, 40), FgvcConfig(output_stride=2))
+    torch.testing.assert_close(found, torch.tensor([3.0, 1.0]).expand(20, 60, 2))
+
+
+def test_motion_is_continued_from_what_the_flow_back_confirms():
+    flow, image = torch.tensor([2.0, -1.0]).repeat(12, 15, 1), smooth(3, 12, 15)
+    back = -flow
+    flow[3:6, 4:8] = 9.0
+    known = consistent(flow, back, 0.5)
+    assert not known[3:6, 4:8].any() and known.float().mean() > 0.8
+    for on_frames, edges, fits in ((0, 80.0, 6), (1, 60.0, 4)):
+        expected = affine_flow(flow, known, image, 16.0, edges, fits, 1.0)
+        assert torch.equal(_continued(flow, back, image, 0.5, on_frames), expected)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_occluded_by_its_definition(seed):
+    """What leaves the frame, and what contradicts the flow back by more than a pixel and a twentieth where the colours are others."""
+    h, w, size = 9, 12, (18, 36)
+    images, generator = smooth(2, 3, h, w, seed=seed), torch.Generator().manual_seed(seed)
+    images[1] = images[0] + 0.1 * (images[1] - 0.5) * torch.linspace(0, 1, w).square()
+    images[..., :8] *= 0.02  # of one colour
+    flow, found = (torch.randn(h, w, 2, generator=generator) for _ in range(2))
+    back = -found + 0.5 * torch.randn(h, w, 2, generator=generator)
+
+    def read(values, place):
+        """The value (C,) of a map (h, w, C) at a place (x, y), bilinear, and constant beyond the border."""
+        x, y = (min(max(float(at), 0), side - 1) for at, side in zip(place, (w, h)))
+        u, v = min(int(x), w - 2), min(int(y), h - 2)
+        rows = [(1 - x + u) * values[at, u] + (x - u) * values[at, u + 1] for at in (v, v + 1)]
+        return (1 - y + v) * rows[0] + (y - v) * rows[1]
+
+    cells, first, second = list(itertools.product(range(h), range(w))), *images.movedim(1, -1)
+    place = {(y, x): torch.tensor([x, y]) + flow[y, x] for y, x in cells}
+    differs = {(y, x): float((read(second, place[y, x]) - first[y, x]).abs().mean()) for y, x in cells}
+    occluded, gap, alike = torch.zeros(h, w, dtype=torch.bool), torch.zeros(h, w), 0
+    for y, x in cells:
+        there = read(back, torch.tensor([x, y]) + found[y, x])
+        gap[y, x] = (found[y, x] + there).norm()
+        agrees = gap[y, x] <= 1 + 0.05 * (found[y, x].norm() + there.norm())
+        around = [differs[v, u] for v, u in cells if max(abs(v - y), abs(u - x)) <= 2]
+        u, v = place[y, x].tolist()
+        left = not (-0.5 <= u <= w - 0.5 and -0.5 <= v <= h - 0.5)
+        other = sum(around) / len(around) > 4 / 255
+        alike += not (agrees or other or left)
+        occluded[y, x] = left or (not agrees and other)
+    assert alike > 5
+    judged = _judged(flow, (found, back), images, (h, w))
+    assert torch.equal(judged.flow, flow) and torch.equal(judged.occluded, occluded) and occluded.float().mean() > 0.1
+    torch.testing.assert_close(judged.uncertainty, gap)
+    large = _judged(flow, (found, back), images, size)
+    torch.testing.assert_close(large.flow, resized(flow, size))
+    assert torch.equal(large.occluded, occluded.repeat_interleave(2, 0).repeat_interleave(3, 1))
+    torch.testing.assert_close(large.uncertainty, 3 * F.interpolate(gap[None, None], size, mode="bilinear")[0, 0])
 
 
 def test_frames_must_be_of_one_size(bundled_model, processor):

@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from feature_fields import unit_features
 from PIL import Image
 
 from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcProcessor, Tracker, render_clip
 from fgvc_hf.matching.patches import patch_weights, sample_patches, window_scores
-from fgvc_hf.tracking.heat_map import patch_similarity
+from fgvc_hf.tracking.heat_map import match_cells, patch_similarity
+from fgvc_hf.tracking.label_maps import read_masks
 from fgvc_hf.tracking.template_constants import TemplateConstants
 
 
@@ -44,6 +46,21 @@ def test_similarity_is_that_by_which_points_are_followed():
     window = window_scores(features, cells, patch, patch_weights(radius), 15)
     followed = window.similarity(TemplateConstants().least_share)[0][window.share[0] > 0].view(12, 15)
     torch.testing.assert_close(patch_similarity(features, patch, radius), followed)
+
+
+@pytest.mark.parametrize("matching", ["templates", "labels"])
+def test_templates_are_compared_or_single_cells(matching):
+    """The softmax of similarity / temperature, and what it is at pixels; frame 0 is seen at half its size."""
+    features_0, features_1 = unit_features(10, 14), unit_features(12, 9, seed=1)
+    config = FgvcConfig(point_matching=matching, temperature=0.2)
+    found = match_cells(features_0, features_1, (25.0, 13.0), ((40, 56), (20, 28)), ((24, 18), (24, 18)), config)
+    radius, cell = config.template_radius if matching == "templates" else 0, torch.tensor([[6.0, 3.0]])
+    similarity = patch_similarity(features_1, sample_patches(features_0, cell, radius), radius)
+    probability = torch.exp(similarity / 0.2)
+    expected = read_masks((probability / probability.sum())[None], (24, 18), (24, 18), 2)[0]
+    np.testing.assert_allclose(found, expected / expected.sum(), rtol=1e-4)
+    single = features_1 @ features_0[3, 6]
+    assert torch.allclose(similarity, single) == (matching == "labels")
 
 
 @pytest.mark.parametrize("point", [(-1, 5), (5, 41), (57, 5), (np.nan, 5), (5,), "here", None, [[5, 5]]])

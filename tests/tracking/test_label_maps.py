@@ -1,3 +1,6 @@
+import itertools
+import math
+
 import pytest
 import torch
 
@@ -6,12 +9,15 @@ from fgvc_hf.coordinates import cell_to_point, feature_size
 from fgvc_hf.tracking.label_maps import (
     EVEN_PEAK,
     LABEL_CUTOFF,
+    draw_masks,
     draw_points,
     label_reach,
     label_uncertainty,
+    object_ids,
     peak_confidence,
     propagate_labels,
     propagate_softmax,
+    read_masks,
     read_points,
 )
 
@@ -178,6 +184,7 @@ def test_a_map_is_as_uncertain_as_it_has_become_broader(stride):
     assert float(label_uncertainty(twice, size, stride, 6.0)) == pytest.approx(60 / 2**0.5, rel=0.02)
     lost = label_uncertainty(torch.zeros_like(drawn), size, stride, 6.0)
     assert lost.tolist() == [width, width]
+    assert label_uncertainty(torch.zeros(size[0] * size[1], 1), size[::-1], stride, 6.0).tolist() == [width]  # upright
     assert torch.equal(label_uncertainty(broader[:, 1:], size, stride, 6.0), found[1:])
 
 
@@ -284,3 +291,58 @@ def test_beside_the_border_as_much_is_left_out_on_the_other_side(turned):
     expected = torch.tensor([[24.5, 16.5], [22.5, 0.5]], dtype=torch.float64)
     torch.testing.assert_close(found, expected.flip(1) if turned else expected)
     assert peak.tolist() == [1, 1]
+
+
+# ---- masks by value ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("stride", "origin"), [(2, 0.5), (4, 2.0)])
+@pytest.mark.parametrize("length", [(21, 34), (13, 50)])
+def test_a_mask_is_drawn_as_the_share_that_it_covers_of_each_cell(stride, origin, length):
+    """Of the 5 x 5 places spread evenly over the square of a cell, on a mask of another size than the model's input."""
+    side, mask = (24, 32), torch.rand(2, *length, generator=torch.Generator().manual_seed(0)) < 0.4
+    size = feature_size(*side, stride)
+    drawn = draw_masks(mask, size, side, stride, origin).view(*size, 2)
+    for row, column in itertools.product(range(size[0]), range(size[1])):
+        places = [
+            [
+                min(max(int(math.floor((origin + stride * (cell + part / 5)) * of / full)), 0), of - 1)
+                for part in range(-2, 3)
+            ]
+            for cell, of, full in zip((row, column), length, side)
+        ]
+        share = mask[:, places[0]][:, :, places[1]].float().mean(dim=(1, 2))
+        torch.testing.assert_close(drawn[row, column], share)
+
+
+@pytest.mark.parametrize("origin", [0.5, 2.0])
+def test_maps_are_read_at_the_centres_of_pixels(origin):
+    """Bilinear between the centres of cells, and constant beyond the outermost, at another size than the model's input."""
+    maps = torch.rand(2, 4, 6, generator=torch.Generator().manual_seed(1))
+    found = read_masks(maps, (16, 24), (10, 36), 4, origin)
+    assert found.shape == (2, 10, 36)
+    for y, x in itertools.product(range(10), range(36)):
+        row, column = (((at + 0.5) * scale - origin) / 4 for at, scale in ((y, 1.6), (x, 24 / 36)))
+        row, column = min(max(row, 0), 3), min(max(column, 0), 5)
+        v, u = min(int(row), 2), min(int(column), 4)
+        beside = (maps[:, v, u], maps[:, v, u + 1]), (maps[:, v + 1, u], maps[:, v + 1, u + 1])
+        lines = [(1 - column + u) * a + (column - u) * b for a, b in beside]
+        torch.testing.assert_close(found[:, y, x], (1 - row + v) * lines[0] + (row - v) * lines[1])
+
+
+def test_every_pixel_goes_to_the_largest_share_relative_to_the_peak_of_its_object():
+    """And to the background where that has most; an object of which no cell has two hundredths is nowhere."""
+    maps = torch.zeros(3, 2, 4)
+    maps[0, 0], maps[1, 0] = torch.tensor([0.4, 0.2, 0.1, 0.0]), torch.tensor([0.0, 0.3, 0.3, 0.15])
+    maps[2, 1] = torch.tensor([0.019, 0.0, 0.0, 0.0])
+    size = 2, 4  # of a model with a cell for each pixel
+    assert object_ids(maps, [7, 300, 5], size, size, 1).tolist() == [[7, 300, 300, 0], [0, 0, 0, 0]]
+    maps[2, 1, 0] = 0.0201
+    assert object_ids(maps, [7, 300, 5], size, size, 1)[1].tolist() == [5, 0, 0, 0]
+    assert object_ids(maps, [7, 300, 5], size, size, 1).dtype == "int32"
+    covered = torch.tensor([[[0.999, 0.99], [1.0, 0.985]]])  # a background of at most 0.015 is none
+    assert object_ids(covered, [2], (2, 2), (2, 2), 1).tolist() == [[2, 2], [2, 2]]
+    between = torch.tensor([[[0.9, 0.7]]])  # the background has a tenth, and three tenths, which is its peak
+    assert object_ids(between, [2], (1, 2), (1, 2), 1).tolist() == [[2, 0]]
+    equal = torch.full((2, 1, 2), 0.5)  # of two that have as much, the first
+    assert object_ids(equal, [9, 3], (1, 2), (1, 2), 1).tolist() == [[9, 9]]

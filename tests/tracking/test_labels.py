@@ -1,14 +1,17 @@
 """Several labelled frames of one point: what is given, passes from label to label, and how they are blended."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
+import torch
 
 from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, Tracker
 from fgvc_hf.tracking.blending import blended, gaps
 from fgvc_hf.tracking.labels import LabelPass, labels_of
 from fgvc_hf.tracking.results import PointTracks
+from fgvc_hf.tracking.session import FgvcInferenceSession
 from fgvc_hf.tracking.suggestions import suggest_frames
 
 
@@ -95,6 +98,42 @@ def test_a_point_with_one_label_is_not_changed_by_one_with_several(tracker, nois
     among = tracker.track(noise_clip, {4: [drift(1), drift(5)], 9: drift(3, 50, 20)}, direction="both")
     for name in ("tracks", "confidence", "uncertainty", "visible", "outside"):
         np.testing.assert_array_equal(getattr(among, name)[1], getattr(alone, name)[0])
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_tracks_keep_the_labels_that_they_go_through(tracker, noise_clip, several):
+    given = {5: [drift(2), drift(6)] if several else [drift(2)], 3: [drift(1)]}
+    expected = [(obj_id, *label) for obj_id, labels in given.items() for label in labels]
+    tracks = tracker.track(noise_clip, given, direction="both" if several else "forward")
+    assert tracks.labels.tolist() == [list(label) for label in expected] and tracks.labels.dtype == np.float64
+    rows, positions = tracks.prompts
+    assert [tracks.object_ids[row] for row in rows] == [label[0] for label in expected]
+    assert positions.tolist() == [list(label[1:]) for label in expected]
+
+
+def test_each_label_starts_with_the_looks_of_those_beside_it(tiny_model, noise_clip, monkeypatch):
+    """In both directions, in the order of their frames; a point with one label has no other looks."""
+    config = FgvcConfig.from_dict(tiny_model.config.to_dict() | {"point_matching": "templates"})
+    model = FgvcModel(config).eval()
+    tracker = Tracker(model, FgvcProcessor(FgvcImageProcessorPil(resize_policy="none")))
+    started, add = [], FgvcInferenceSession.add_point
+
+    def spy(session, obj_id, frame_idx, point, looks=None):
+        started.append((obj_id, frame_idx, looks))
+        add(session, obj_id, frame_idx, point, looks)
+
+    given = {5: [drift(6), drift(2), drift(9)], 3: [drift(1)]}
+    own = {t: tracker.describe(noise_clip[t], {0: drift(t)[1:]}).looks()[0] for t in (2, 6, 9)}
+    monkeypatch.setattr(FgvcInferenceSession, "add_point", spy)
+    tracker.track(noise_clip, given, direction="both")
+    started = [one for one in started if one[2] is not None or one[1] == 1][-8:]
+    assert [t for _, t, _ in started if t != 1] == [2, 6, 9] * 2
+    for _, t, looks in started:
+        beside = {2: [6], 6: [2, 9], 9: [6], 1: []}[t]
+        assert (looks is None) == (t == 1)
+        if looks is not None:
+            expected = torch.cat([own[s].templates for s in beside]).float()
+            torch.testing.assert_close(looks.templates.float(), expected, atol=1e-3, rtol=0)
 
 
 def test_labels_on_neighbouring_frames(tracker, noise_clip):
@@ -262,6 +301,22 @@ def test_a_frame_near_a_suggested_one_is_suggested_for_a_point_that_is_well_on_t
     assert found == [(300, [1]), (303, [2])]
 
 
+def test_no_frame_is_suggested_twice():
+    """Points 2 to 4 have more of their errors beside frame 300 than on it, where they would gain most together."""
+    errors = np.zeros((4, 600))
+    errors[0, 300], errors[1:, 300] = 20, 4.9
+    errors[1, 301] = errors[2, 299] = errors[3, 302] = 10
+    found = [(one.frame_idx, one.object_ids) for one in suggest_frames(uncertain(errors), 5)]
+    assert found == [(300, [1]), (299, [3]), (301, [2]), (302, [4])]
+
+
+def test_a_point_that_was_named_is_served_even_if_it_is_worse_beside():
+    errors = np.zeros((3, 600))
+    errors[:, 300], errors[1, 303] = 10, 25
+    found = [(one.frame_idx, one.object_ids) for one in suggest_frames(uncertain(errors), 5)]
+    assert found == [(300, [1, 2, 3])]
+
+
 def test_no_suggestion_where_nothing_would_gain():
     assert suggest_frames(uncertain(np.zeros((2, 10))), 3) == []
     gone = np.full((1, 10), 5.0)
@@ -269,3 +324,44 @@ def test_no_suggestion_where_nothing_would_gain():
     assert suggest_frames(uncertain(np.full((1, 3), np.nan)), 3) == []
     with pytest.raises(ValueError, match="n must be 1 or more, got 0"):
         suggest_frames(uncertain(gone), 0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("n", [3, 7])
+def test_suggestions_by_their_definition(seed, n):
+    """Point by point and frame by frame: labels of some points, others that left or were not tracked, and errors of all sizes."""
+    rng = np.random.default_rng(seed)
+    number, length = 5, 48
+    errors = (rng.gamma(1.0, 4.0, (number, length)) * rng.uniform(0.2, 8, (number, 1))).astype(np.float32)
+    errors[rng.random(errors.shape) < 0.1] = np.nan
+    outside = rng.random(errors.shape) < 0.15
+    labels = np.array([(1, 0, 5, 5), (1, 30, 5, 5), (2, 12, 5, 5), (3, 47, 5, 5), (4, 0, np.nan, np.nan)], float)
+    tracks = uncertain(np.nan_to_num(errors), uncertainty=errors, outside=outside, labels=labels, size=(90, 160))
+    points, frames = range(number), range(length)
+    worth = [
+        [0.0 if outside[i, t] or np.isnan(errors[i, t]) else min(float(errors[i, t]), 15.0) for t in frames]
+        for i in points
+    ]
+    labelled = {0: [0, 30], 1: [12], 2: [47]}  # by row; the last two points have no position that is known
+    before = [[min([abs(t - s) for s in labelled.get(i, [])], default=length) for t in frames] for i in points]
+    reach, new = max(4, length / (2 * n)), {i: [] for i in points}
+    passed_over, expected = set(), []
+    while len(expected) < n:
+        gains = np.zeros((number, length))
+        for i, t in itertools.product(points, frames):
+            away = min([before[i][t], *(abs(t - s) for s in new[i])])
+            share = 0 if (i, t) in passed_over else min(1, before[i][t] / reach)
+            gains[i, t] = worth[i][t] * 0.5 ** len(new[i]) * share * away / max(before[i][t], 1)
+        t = int(gains.sum(axis=0).argmax())
+        if gains.sum(axis=0).max() <= 0:
+            break
+        close = [s for s in frames if abs(s - t) < reach]
+        named = [i for i in sorted(points, key=lambda i: -gains[i, t]) if gains[i, t] >= gains[:, t].max() / 2]
+        served = [i for i in points if i in named or gains[i, t] >= max(gains[i, s] for s in close) / 2]
+        expected.append((t, [i + 1 for i in named], float(gains[:, t].sum())))
+        passed_over |= {(i, s) for i in served for s in close} | {(i, t) for i in points}
+        for i in named:
+            new[i].append(t)
+    found = suggest_frames(tracks, n)
+    assert [(one.frame_idx, one.object_ids) for one in found] == [one[:2] for one in expected] and len(found) > 1
+    assert [one.score for one in found] == pytest.approx([one[2] for one in expected])

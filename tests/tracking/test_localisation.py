@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from fgvc_hf import FgvcConfig, FgvcModel, load_session, save_session
+from fgvc_hf.tracking import label_tracker
 from fgvc_hf.tracking.localisation import box_cells, carried, find_object, read_box
 
 
@@ -188,3 +189,35 @@ def test_masks_travel_from_box_to_box(tiny_model, processor, noise_clip, tmp_pat
         torch.testing.assert_close(again[1], rest[0], atol=1e-6, rtol=0)
     assert (found[True] > 0).sum() < (found[False] > 0).sum()
     assert found[True].amax((1, 2)).min() > 0
+
+
+def test_an_object_is_localised_from_the_frame_before_with_the_size_that_it_had(
+    tiny_model, processor, noise_clip, monkeypatch
+):
+    """By its label map and the features there; a size stays while the object has vanished."""
+    settings = {"propagation_family": "per_reference", "propagation_window": "none", "object_boxes": True}
+    config = FgvcConfig.from_dict(tiny_model.config.to_dict() | settings | {"output_stride": 4})
+    model, calls = FgvcModel(config).eval(), []
+    model.load_state_dict(tiny_model.state_dict())
+    answers = [torch.tensor([3.0, 2.0]), torch.tensor([4.0, 5.0]), None, torch.tensor([1.0, 6.0]), None]
+
+    def find(labels, reference, features, half, config):
+        calls.append((labels.clone(), reference.clone(), features.clone(), half))
+        return torch.ones_like(labels, dtype=torch.bool), answers[len(calls) - 1]
+
+    monkeypatch.setattr(label_tracker, "find_object", find)
+    mask = np.zeros((1, 40, 56), bool)
+    mask[0, 4:20, 6:22] = True
+    session, maps = processor.init_video_session(), []
+    processor.add_inputs_to_inference_session(session, 0, [3], input_points=[(20, 20)])
+    processor.add_inputs_to_inference_session(session, 0, [1], input_masks=mask)
+    for frame in noise_clip[:6]:
+        model.step(session, frame)
+        maps.append(label_maps(session)[0].flatten().clone())
+    assert len(calls) == 5
+    for t, (labels, reference, _, _) in enumerate(calls):
+        torch.testing.assert_close(labels, maps[t])
+        if t:
+            assert torch.equal(reference, calls[t - 1][2])
+    sizes = [None if half is None else half.tolist() for *_, half in calls]
+    assert sizes == [None, [3, 2], [4, 5], [4, 5], [1, 6]]

@@ -1,12 +1,19 @@
 """Which frames labels come from: every setting of the memory against a loop that lists its frames and cells and sorts them all."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
+from feature_fields import frame_of, unit_features
 
 from fgvc_hf import FgvcConfig, FgvcModel, load_session, save_session
 from fgvc_hf.conversion.official import SOURCES
-from fgvc_hf.tracking.label_maps import LABEL_CUTOFF
+from fgvc_hf.tracking.label_maps import LABEL_CUTOFF, draw_masks
+from fgvc_hf.tracking.label_tracker import LabelMapTracker, TargetGroup
+from fgvc_hf.tracking.memory import FrameMemory
+from fgvc_hf.tracking.memory_bound import frames_that_fit
+from fgvc_hf.tracking.prompts import BoxTarget, MaskTarget, PointLooks, PointTarget
 
 
 PROMPT = 1  # frame
@@ -130,6 +137,21 @@ def maps_of(model, processor, clip, prompts, **options):
     return session, maps, held
 
 
+@pytest.mark.parametrize("kept", [0, 1])
+@pytest.mark.parametrize(
+    ("frames", "moves", "slots"), [(2, [(2, 0), (0, 1)], [2, 0]), (5, [(0, 3), (2, 1)], [-1, 2, -1, 0, -1])]
+)
+def test_label_maps_move_with_the_frames_and_the_first_and_the_kept_one_stay(kept, frames, moves, slots):
+    """Of three previous frames; what is empty is zero."""
+    values = torch.arange(1.0, 5 + kept)[:, None, None]  # of the first frame, the slots 0 to 2, and the kept frame
+    nothing = torch.zeros(0)
+    group = TargetGroup([], [1], nothing, values, values > 2, nothing, nothing, nothing, nothing)
+    group.resize(3, frames, moves)
+    expected = [1, *(0 if slot < 0 else slot + 2 for slot in slots), *[5] * kept]
+    assert group.labels.flatten().tolist() == expected
+    assert group.support.flatten().tolist() == [value > 2 for value in expected]
+
+
 @pytest.mark.parametrize("kept_frame", [0, 2])
 def test_a_bound_on_memory_is_kept_by_fewer_frames(processor, noise_clip, kept_frame):
     torch.manual_seed(0)
@@ -222,3 +244,56 @@ def test_remembered_features_may_be_of_lower_precision(tiny_model, processor, no
     assert restored.labels.memory.ring.dtype == torch.bfloat16
     with pytest.raises(ValueError, match="memory_dtype must be"):
         processor.init_video_session(memory_dtype=torch.int8)
+
+
+def test_what_prompts_take_beside_the_frames_by_value():
+    """Points with their looks, of which one that is looked for is the first patch; boxes; and the label maps of each frame."""
+    looks = [PointLooks(torch.zeros(k, 1, 1), torch.zeros(k, 3, 3)) for k in (2, 4, 3)]
+    due = {
+        (1, 0): PointTarget(0, (1.0, 1.0)),
+        (2, 0): PointTarget(0, (1.0, 1.0), looks[0]),
+        (3, 5): PointTarget(5, looks=looks[1]),
+        (4, 5): BoxTarget(5, np.zeros((4, 2)), False),
+        (5, 7): MaskTarget(7, np.ones((2, 2), bool)),
+        (6, 5): MaskTarget(5, np.ones((2, 2), bool)),
+        (7, 7): MaskTarget(7, np.ones((2, 2), bool)),
+    }
+    templates = SimpleNamespace(nbytes=10**6, bytes_of=lambda number, looks=0: number + 100 * looks)
+    boxes = SimpleNamespace(nbytes=10**7, bytes_of=lambda number: 10**4 * number)
+
+    def asked(matching):
+        config = SimpleNamespace(point_matching=matching)
+        labels = SimpleNamespace(config=config, frames_that_fit=lambda *arguments: arguments)
+        return frames_that_fit(77, due, labels, templates, boxes)
+
+    assert asked("templates") == (77, [2, 1], 10**7 + 10**6 + 10**4 + 3 + 100 * 3)
+    assert asked("labels") == (77, [2, 2, 2], 10**7 + 10**6 + 10**4)
+
+
+def label_tracker_of(features, **fields):
+    config = FgvcConfig(**fields)
+    memory = FrameMemory.like(features)
+    memory.add(features)
+    return LabelMapTracker(config, memory)
+
+
+def test_masks_of_a_video_of_another_size_than_the_input_cover_the_same_cells():
+    tracker, mask = label_tracker_of(unit_features(16, 24)), torch.zeros(1, 96, 72, dtype=torch.bool)
+    mask[:, 20:60, 9:30] = True
+    tracker.start([], torch.zeros(0, 2, dtype=torch.float64), [3], mask, (32, 48), torch.device("cpu"))
+    expected = draw_masks(mask, (16, 24), (32, 48), 2)
+    assert torch.equal(tracker.groups[0].labels[0], expected) and torch.equal(tracker.groups[0].masks, expected)
+
+
+def test_without_a_window_labels_reach_the_far_end_of_a_long_frame():
+    """All cells are alike, so that each takes the mean of all labels."""
+    features = torch.ones(3, 40, 1)
+    tracker = label_tracker_of(
+        features, propagation_family="per_reference", propagation_window="none", propagation_topk=120
+    )
+    mask = torch.zeros(1, 6, 80, dtype=torch.bool)
+    mask[:, :, :20] = True
+    tracker.start([], torch.zeros(0, 2, dtype=torch.float64), [3], mask, (6, 80), torch.device("cpu"))
+    mean = tracker.groups[0].labels[0].mean()
+    tracker.step(frame_of(features))
+    torch.testing.assert_close(tracker.groups[0].masks, mean.expand(120, 1))

@@ -27,6 +27,7 @@ from fgvc_hf.tracking.evidence import judge
 from fgvc_hf.tracking.point_search import PointSearch
 from fgvc_hf.tracking.point_state import PointState
 from fgvc_hf.tracking.prompts import PointLooks
+from fgvc_hf.tracking.session import FgvcInferenceSession
 from fgvc_hf.tracking.template_memory import TemplateMemory
 
 
@@ -83,12 +84,13 @@ def test_queries_added_to_a_running_stream_are_looked_for_on_its_last_frame(trac
     queries, live = tracker.describe(noise_clip[0], POINTS), tracker.stream()
     live.add_points({1: (20, 20)})
     live.step(noise_clip[0])
+    live.step(noise_clip[0])
     live.add_queries(queries)
     with pytest.raises(ValueError, match="target 4 exists already"):
         live.add_queries(PointQueries(**(vars(queries) | {"ids": [77, 4]})))
     assert live.session.obj_ids == [1, 4, 9]
     result = live.step(noise_clip[1])
-    assert result.ids == [1, 4, 9] and result.visible.all() and result.queries[1:, 0].tolist() == [0, 0]
+    assert result.ids == [1, 4, 9] and result.visible.all() and result.queries[1:, 0].tolist() == [1, 1]
     live.add_points({4: (25, 25)})  # a correction
     assert live.step(noise_clip[2]).ids == [1, 4, 9]
     live.remove(9)
@@ -187,6 +189,33 @@ def test_in_reverse_and_both_ways(tracker, noise_clip, direction):
     tracks = tracker.track(clip, queries=tracker.describe(noise_clip[4], {0: (30, 20)}), direction=direction)
     truth = np.array((30, 20)) + 4 - np.arange(10)[:, None]
     assert np.abs(tracks.tracks[0, 1:9] - truth[1:9]).max() < 1
+
+
+def test_the_way_back_starts_where_a_point_was_found_with_its_looks_and_changes_nothing_from_there_on(
+    tracker, noise_clip, late_clip, monkeypatch
+):
+    """Both points on frame 3; what was found there stays, though the way back has it as its prompt, of which it is sure."""
+    queries, started = tracker.describe(noise_clip[0], POINTS), []
+    add = FgvcInferenceSession.add_point
+
+    def spy(session, obj_id, frame_idx, point, looks=None):
+        started.append((obj_id, frame_idx, looks))
+        add(session, obj_id, frame_idx, point, looks)
+
+    monkeypatch.setattr(FgvcInferenceSession, "add_point", spy)
+    forward, both = (tracker.track(late_clip, queries=queries, direction=way) for way in ("forward", "both"))
+    assert [(obj_id, t) for obj_id, t, _ in started] == [(4, 3), (9, 3)]
+    for obj_id, _, looks in started:
+        assert torch.equal(looks.templates, queries.looks()[obj_id].templates)
+    for name in FIELDS:
+        np.testing.assert_array_equal(getattr(both, name)[:, 3:], getattr(forward, name)[:, 3:])
+    assert np.isfinite(both.tracks).all() and (forward.confidence[:, 3] < 1).all()
+
+
+def test_a_point_that_is_found_on_the_first_frame_has_its_position_there(tracker, noise_clip):
+    tracks = tracker.track(noise_clip[:2], queries=tracker.describe(noise_clip[0], POINTS))
+    np.testing.assert_allclose(tracks.tracks[:, 0], list(POINTS.values()), atol=0.5)
+    assert tracks.visible[:, 0].all()
 
 
 def test_several_looks_of_one_point(tracker, noise_clip):

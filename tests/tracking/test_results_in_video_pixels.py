@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor
-from fgvc_hf.tracking.results import FgvcVideoOutput, TrackTable
-from fgvc_hf.tracking.session_results import _at_border
+from fgvc_hf.tracking.prompts import BoxTarget, MaskTarget, PointTarget
+from fgvc_hf.tracking.results import BoxReadout, FgvcVideoOutput, MaskReadout, TrackTable
+from fgvc_hf.tracking.session_results import _at_border, read_boxes, read_masks
 
 
 @pytest.mark.parametrize("matching", ["labels", "templates"])
@@ -44,6 +45,37 @@ def test_the_border_is_two_per_cent_of_the_mean_side_on_a_frame_that_is_not_squa
     )
     found = _at_border(expected, (50, 200))
     assert found.tolist() == [False, True, False, True, False, True, False, True, False]
+
+
+def test_an_object_is_exactly_its_mask_on_the_frame_of_that_and_takes_no_other_pixels():
+    """Object 4 has a prompt here, and a label map of the left half; object 300 has the right half. A cell is a pixel."""
+    maps = torch.zeros(2, 4, 6)
+    maps[0, :, :3], maps[1, :, 3:] = 1, 1
+    mask = np.zeros((4, 6), bool)
+    mask[1:3, 1:5] = True
+    readouts = [MaskReadout([300], maps[1:]), MaskReadout([4], maps[:1])]
+    config, sizes = FgvcConfig(output_stride=2, cell_origin=1.0), ((4, 6), (8, 12))
+    free = read_masks(readouts, [4, 300], {}, sizes, config)
+    assert free.tolist() == [[4] * 3 + [300] * 3] * 4
+    here = {4: MaskTarget(2, mask), 7: PointTarget(2, (1.0, 1.0))}
+    found = read_masks(readouts, [4, 300, 8], here, sizes, config)
+    assert found.tolist() == [[0, 0, 0, 300, 300, 300], *[[0, 4, 4, 4, 4, 300]] * 2, [0, 0, 0, 300, 300, 300]]
+    assert read_masks(readouts, [8], here, sizes, config) is None
+    alike = [
+        MaskReadout([300, 4], torch.ones(2, 4, 6))
+    ]  # the first in the order of all ids, not in that of the readouts
+    assert (read_masks(alike, [4, 300], {}, sizes, config) == 4).all()
+
+
+def test_boxes_come_in_the_order_of_all_ids_and_exactly_as_they_were_given():
+    """One that was corrected is the last of its tracker."""
+    corners = torch.arange(16.0, dtype=torch.float64).view(2, 4, 2)
+    readout, given = BoxReadout([9, 2], corners, torch.tensor([0.5, 0.25])), np.full((4, 2), 7.25)
+    found = read_boxes(
+        readout, [2, 5, 9], {9: BoxTarget(0, given, True), 2: PointTarget(0, (1.0, 1.0))}, ((20, 90), (10, 30))
+    )
+    assert found["box_ids"] == [2, 9] and found["box_confidence"].tolist() == [0.25, 0.5]
+    np.testing.assert_allclose(found["boxes"], [corners[1].numpy() * (3, 2), given])
 
 
 def frame(t, confidence, at_border=(False, False)):

@@ -104,6 +104,8 @@ def test_other_looks_cost_only_where_there_are_and_count_for_their_points():
     assert (
         memory.references.flatten().tolist() == [100, 200, 9] and memory.nbytes == memory.bytes_of(3) == alone * 3 // 2
     )
+    for tensor in (memory.reference, memory.look_images, memory.known):
+        assert tensor.untyped_storage().nbytes() == 0  # nothing holds on to what was dropped
     few = with_looks(1, 4)
     few.join(with_looks(2, 5, 8))
     assert few.references.flatten().tolist() == [2.5, 5] and few.known.tolist() == [[True, True], [False, True]]

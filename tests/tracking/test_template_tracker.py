@@ -11,7 +11,8 @@ from feature_fields import frame_of, shifted, smooth_field, unit_features
 from fgvc_hf import FgvcConfig
 from fgvc_hf.matching.patches import search_cells
 from fgvc_hf.tracking.encoded_frame import EncodedFrame
-from fgvc_hf.tracking.template_tracker import TemplateTracker
+from fgvc_hf.tracking.prompts import PointLooks
+from fgvc_hf.tracking.template_tracker import TemplateTracker, looks_of
 
 
 @pytest.fixture(params=["torch", "numba"])
@@ -296,3 +297,70 @@ def test_the_images_say_where_to_look(moves, kernels):
     tracker.step(EncodedFrame(features, image.roll(2 * shift, dims=1) if moves else image, image))
     error = (tracker.read().points[0] - torch.tensor([60.5 + 2 * shift, 48.5])).norm()
     assert (error < 1) == moves
+
+
+@pytest.mark.parametrize(("recall", "cell"), [(0.84, (70, 35)), (2.0, (20, 20))])
+def test_a_point_that_is_found_afar_is_looked_for_there_even_if_it_is_taken_for_hidden(recall, cell, kernels):
+    """Else it would have to be found in the whole frame again and again."""
+    h, w = 60, 90
+    world, features = (shifted(smooth_field(120, 150, seed=seed), 0, 0, h, w) for seed in (0, 9))
+    features[25:46, 60:81] = world[10:31, 10:31]
+    tracker = started(world, [(40.5, 40.5)], recall_similarity=recall, search_radius=0.1, hidden_threshold=1.0)
+    tracker.step(frame_of(features))
+    assert tracker.read().confidence[0] < 1
+    np.testing.assert_allclose(tracker.state.cells[0], cell, atol=0.2)
+
+
+def test_a_patch_is_trusted_by_the_mean_template_and_not_by_the_first_patch():
+    """The looks change more and more: the last patch resembles the first one less than the mean with the one between."""
+    world, noise = (shifted(smooth_field(100, 100, seed=seed), 0, 0, 40, 40) for seed in (0, 5))
+    frames = [frame_of(F.normalize(world + share * noise, dim=-1)) for share in (0.3, 0.6)]
+
+    def after(**fields):
+        tracker = started(world, [(40.5, 40.5)], recall_similarity=2.0, **fields)
+        for frame in frames:
+            tracker.step(frame)
+        return tracker.state
+
+    anchor, mean = after(template_trust=0.0).evidence[0, :2].tolist()
+    assert anchor + 0.01 < mean
+    assert after(template_trust=(anchor + mean) / 2).lost.tolist() == [0]
+    assert after(template_trust=mean + 0.001).lost.tolist() == [1]
+
+
+def test_the_images_carry_points_that_were_followed_on_the_last_frame_alone():
+    """Not one whose patch was not trusted there, nor one that was hidden: the image there does not show them."""
+    h, w, velocity = 40, 50, (1.5, -0.75)
+    previous, image = (moving_image(h, w, velocity, t) for t in (0, 1))
+    points = torch.tensor([[40.5, 36.5], [52.25, 41.75], [30.0, 50.0], [60.5, 30.5]], dtype=torch.float64)
+    tracker = started(EncodedFrame(unit_features(h, w), previous), points, hidden_threshold=0.3)
+    tracker.state.lost[1] = 1
+    tracker.state.confidence[2], tracker.state.confidence[3] = 0.29, 0.3
+    before = tracker.state.cells.clone()
+    cells, carried = tracker._predict(tracker.state, EncodedFrame(unit_features(h, w), image, previous))
+    assert carried.tolist() == [True, False, False, True]
+    torch.testing.assert_close(cells[[1, 2]], before[[1, 2]])
+    torch.testing.assert_close(cells[[0, 3]], before[[0, 3]] + torch.tensor(velocity) / 2, atol=0.05, rtol=0)
+    assert not tracker._predict(tracker.state, EncodedFrame(unit_features(h, w), image))[1].any()
+
+
+def test_points_that_are_looked_for_are_found_by_all_of_their_looks_and_placed_by_the_image():
+    """The first look alone resembles too little; the image has moved by a fraction of a cell."""
+    h, w, config = 40, 50, FgvcConfig(point_matching="templates")
+    features, point = unit_features(h, w), torch.tensor([[40.5, 36.5]], dtype=torch.float64)
+    seen = looks_of(point, EncodedFrame(features, moving_image(h, w, (0, 0), 0)), config)
+    faint = F.normalize(seen.templates + unit_features(1, 49, seed=3), dim=-1)
+    frame = EncodedFrame(features, moving_image(h, w, (0.8, -0.5), 1))
+    first, both = (
+        PointLooks(torch.cat(of), seen.images.repeat(len(of), 1, 1)) for of in ([faint], [faint, seen.templates])
+    )
+    tracker = TemplateTracker.empty(features, config)
+    tracker.seek([5, 7], [first, both], frame)
+    readout = tracker.read()
+    assert readout.ids == [7, 5] and readout.points[1].isnan().all() and readout.confidence[1] == 0
+    torch.testing.assert_close(readout.points[:1], point + torch.tensor([[0.8, -0.5]]), atol=0.1, rtol=0)
+    held = tracker.nbytes
+    tracker.drop({5})
+    assert tracker.read().ids == [7] and tracker.nbytes < held
+    tracker.step(frame)
+    assert tracker.read().ids == [7]

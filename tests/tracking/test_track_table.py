@@ -46,6 +46,17 @@ def test_any_order_and_ids_that_come_and_go(order, num_frames):
     assert not hidden.visible.any() and hidden.outside.sum() == sum(len(present[t]) for t in range(1, 70, 2))
 
 
+def test_prompts_are_the_labels_of_points_that_are_there():
+    table = TrackTable()
+    table.add(output(0, [5, 9]))
+    tracks = table.tracks({}, None, (10, 20), 0.5)
+    rows, positions = tracks.prompts
+    assert rows.tolist() == [0, 1] and positions.tolist() == [[0, 5, 5], [0, 9, 9]]
+    tracks.labels = np.array([(9, 0, 1.5, 2), (7, 3, 1, 1), (5, 0, 3, 4), (5, 8, 5, 6)], float)
+    rows, positions = tracks.prompts
+    assert rows.tolist() == [1, 0, 0] and positions.tolist() == [[0, 1.5, 2], [0, 3, 4], [8, 5, 6]]
+
+
 def test_an_iterator_of_outputs_is_read_frame_by_frame(tiny_model, processor, noise_clip):
     session = processor.init_video_session(noise_clip)
     processor.add_inputs_to_inference_session(session, 0, [3], [(20, 20)])

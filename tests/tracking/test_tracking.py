@@ -263,6 +263,16 @@ def test_a_removed_target_changes_nothing_for_the_others(tiny_model, processor, 
         np.testing.assert_array_equal(with_it.confidence[rows], without.confidence)
 
 
+def test_a_target_that_was_removed_may_come_back_on_the_same_frame(tiny_model, processor, noise_clip):
+    session = processor.init_video_session()
+    processor.add_inputs_to_inference_session(session, 0, [1], [(20, 20)])
+    tiny_model.step(session, noise_clip[0])
+    session.remove(1)
+    processor.add_inputs_to_inference_session(session, 0, [1], [(40, 25)])
+    output = tiny_model.step(session, noise_clip[1])
+    assert output.ids == [1] and np.abs(output.points[0] - (39, 24)).max() < 4
+
+
 def test_removing_an_unknown_target(processor, noise_clip):
     session = processor.init_video_session(noise_clip)
     processor.add_inputs_to_inference_session(session, 0, [4, 2], [(5, 5), (6, 6)])
