@@ -100,7 +100,8 @@ def align_points(
     found &= (growth > GROWTH[0]) & (growth < GROWTH[1])
     votes = torch.where(found, similarity**VOTE, 0).view(count, n, 1)
     total = votes.sum(dim=0)  # (n, 1)
-    mean = (votes * places.view(count, n, 2)).sum(dim=0) / total.clamp_min(torch.finfo(total.dtype).tiny)
+    places = torch.where(found[:, None], places, start).view(count, n, 2)  # those that have no vote may be infinite
+    mean = (votes * places).sum(dim=0) / total.clamp_min(torch.finfo(total.dtype).tiny)
     return torch.where(total > 0, mean.to(points.dtype), points)
 
 

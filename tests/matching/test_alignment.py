@@ -165,3 +165,13 @@ def test_patches_vote_by_their_similarity_their_growth_and_how_far_they_went(mon
     patches, known = torch.zeros(1, 7, 13, 13), torch.ones(1, 7, dtype=torch.bool)
     found = align_points(torch.zeros(32, 32), points, patches, known, 0.8, 10.0)
     torch.testing.assert_close(found, points + torch.tensor(SHIFTS).double() * torch.tensor(COUNTS)[:, None])
+
+
+@pytest.mark.parametrize("lost", [torch.inf, torch.nan])
+def test_a_patch_that_got_lost_takes_nothing_from_one_that_is_found(monkeypatch, lost):
+    """A warp without an inverse leads to places that are no numbers."""
+    shifts, growths, similarities = [(lost, lost), (2, 1)], [lost, 1], [lost, 1]
+    monkeypatch.setattr(module, "alignment_for", lambda image: Kernels(shifts, growths, similarities, 32))
+    points, known = torch.tensor([[8.0, 9.0]], dtype=torch.float64), torch.ones(2, 1, dtype=torch.bool)
+    found = align_points(torch.zeros(32, 32), points, torch.zeros(2, 1, 13, 13), known, 0.8, 10.0)
+    assert found.tolist() == [[10.0, 10.0]]
