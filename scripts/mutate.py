@@ -41,7 +41,7 @@ TARGETS = ("matching", "tracking", "io", "metrics", "kernels", "coordinates.py",
     for name in ("objectives", "tracking_objective", "window_losses", "window_targets", "window_tiles", "ancestors/uvc", "ancestors/time_cycle")
 ))  # fmt: skip
 ELSEWHERE = ("demo", "real", "hub", "docs", "conversion", "transformers_shared")  # folders of tests of other parts
-TEST_BUDGET = 60.0  # seconds of tests a mutant, by the times of the unchanged code
+TEST_BUDGET = 60.0  # seconds of a processor for the tests of a mutant, by the times of the unchanged code
 CAPTURE = ("-q", "-x", "-o", "addopts=", "-p", "no:cacheprovider", "--no-header", "--tb=no")
 
 COMPARISONS: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
@@ -213,17 +213,18 @@ def environment(checkout: Path) -> dict[str, str]:
 
 
 class Lines:
-    """A plugin of pytest: the lines of the package that each test executes, and the seconds that it takes."""
+    """A plugin of pytest: the lines of the package that each test executes, and the seconds that it takes, of the clock and of processors."""
 
     def __init__(self, coverage):
-        self.coverage, self.seconds = coverage, {}
+        self.coverage, self.seconds, self.processor = coverage, {}, {}
 
     def pytest_runtest_logstart(self, nodeid):
         self.coverage.switch_context(nodeid)
-        self.seconds[nodeid] = -time.perf_counter()
+        self.seconds[nodeid], self.processor[nodeid] = -time.perf_counter(), -sum(os.times()[:4])
 
     def pytest_runtest_logfinish(self, nodeid):
         self.seconds[nodeid] += time.perf_counter()
+        self.processor[nodeid] += sum(os.times()[:4])
         self.coverage.switch_context("")
 
 
@@ -254,19 +255,22 @@ def measure_map(file: Path) -> None:
     data = measured.get_data()
     executed = {os.path.relpath(path, ROOT): data.contexts_by_lineno(path) for path in data.measured_files()}
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({"seconds": lines.seconds, "executed": executed}), encoding="utf-8")
+    measures = {"seconds": lines.seconds, "processor": lines.processor, "executed": executed}
+    file.write_text(json.dumps(measures), encoding="utf-8")
 
 
 def tests_of(mutant: Mutant, measured: dict) -> list[str]:
-    """Tests that can tell, the quick ones first, as far as the budget goes."""
-    executed, seconds = measured["executed"].get(mutant.path, {}), measured["seconds"]
+    """Tests that can tell, those that execute the line first and of these the quick ones, as far as the budget goes."""
+    executed, seconds = measured["executed"].get(mutant.path, {}), measured["processor"]
     here = {test for test in executed.get(str(mutant.line), []) if test}
     if not here:  # executed when the module was imported, or by a test's thread: all that execute any of the file
         here = {test for tests in executed.values() for test in tests if test}
     mirror = re.compile(rf"tests/.*test_{re.escape(Path(mutant.path).stem)}\w*\.py::")
-    here |= {test for test in seconds if mirror.match(test)}
+    mirrored = {test for test in seconds if mirror.match(test)}
     chosen, total = [], 0.0
-    for test in sorted(here, key=lambda test: (not mirror.match(test), seconds.get(test, 0.0))):
+    for test in sorted(
+        here | mirrored, key=lambda test: (test not in here, test not in mirrored, seconds.get(test, 0.0))
+    ):
         total += seconds.get(test, 0.0)
         if total <= TEST_BUDGET and test in seconds:
             chosen.append(test)
