@@ -9,7 +9,7 @@ from media_files import CONTAINERS, write_media
 from fgvc_hf import open_video, render_clip
 from fgvc_hf.io import asf_packets
 from fgvc_hf.io.asf_packets import _follows
-from fgvc_hf.io.frame_starts import is_damaged_packet, webp_frames
+from fgvc_hf.io.frame_starts import frame_starts, is_damaged_packet, webp_frames
 from fgvc_hf.io.matroska_blocks import block_is_whole
 from fgvc_hf.io.mp4_boxes import tracks_have_clocks
 
@@ -50,6 +50,44 @@ def test_frames_that_do_not_fit_into_a_block():
 )
 def test_a_block_that_ends_within_its_head_is_not_whole(content):
     assert not block_is_whole(content, {0, 1})
+
+
+def transport_packet(stream: int, flags: int, before: int, length: int) -> bytes:
+    """A packet of a transport stream: `before` bytes of a time, the mark, flags beside the number of the stream, and what it holds."""
+    head = bytes([0x47, flags | stream >> 8, stream & 0xFF, 0x10])
+    return bytes(before) + head + bytes(length - before - len(head))
+
+
+@pytest.mark.parametrize(("before", "length"), [(0, 188), (4, 192), (0, 204)])
+def test_frames_that_begin_in_a_transport_stream(tmp_path, before, length):
+    """Of one stream, in packets with the flag of a start (0x40); with that of an error (0x80) nothing begins for sure."""
+    kinds = [(0x111, 0x40), (0x111, 0), (0x111, 0x40), (0x111, 0xC0), (0x101, 0x40), (0x110, 0x40), (0x111, 0x60)] * 4
+    content = b"".join(transport_packet(stream, flags, before, length) for stream, flags in kinds)
+    (tmp_path / "x.ts").write_bytes(content + bytes(7))  # and less than a packet
+    assert frame_starts(tmp_path / "x.ts", {"mpegts"}, 0x111) == 12
+    assert frame_starts(tmp_path / "x.ts", {"mpegts"}, 0x101) == 4
+    assert frame_starts(tmp_path / "x.ts", {"mpegts"}, 0x011) == 0
+    assert frame_starts(tmp_path / "x.ts", {"mov"}, 0x111) == 0  # other formats have no such marks
+
+
+def wmv_packet(correction: bool, number: int = 5, offset: int = 0, whole: int = 24, stream: int = 1) -> bytes:
+    """A packet of 64 bytes with one piece of a frame: its number in a byte, its offset in four, and 8 bytes that begin with its size."""
+    piece = (
+        bytes([stream, number]) + offset.to_bytes(4, "little") + bytes([8]) + whole.to_bytes(4, "little") + bytes(4)
+    )
+    head = (b"\x82\0\0" if correction else b"") + bytes([0x08, 0x5D])  # the padding takes a byte
+    used = len(head) + 1 + 6 + len(piece) + 24
+    return head + bytes([64 - used]) + bytes(6) + piece + bytes(24) + bytes(64 - used)
+
+
+@pytest.mark.parametrize("correction", [True, False])
+def test_packets_of_wmv_with_and_without_data_for_their_correction(correction):
+    rest = {}
+    assert asf_packets._is_whole(wmv_packet(correction), 64, {1}, rest) and rest == {1: (5, 0)}
+    assert not asf_packets._is_whole(wmv_packet(correction), 64, {2}, {})  # of a stream that is not there
+    assert not asf_packets._is_whole(wmv_packet(correction, whole=23), 64, {1}, {})  # more than the frame holds
+    assert asf_packets._is_whole(wmv_packet(correction, whole=34), 64, {1}, rest := {}) and rest == {1: (5, 10)}
+    assert not asf_packets._is_whole(wmv_packet(correction), 20, {1}, {})  # shorter than its padding
 
 
 def picture(structure: int | None) -> bytes:
