@@ -80,7 +80,8 @@ def test_a_rehearsal_changes_nothing(tmp_path):
     torch.testing.assert_close(*found, rtol=0, atol=0)
 
 
-def test_evaluations_and_pictures_come_at_their_intervals_and_at_the_end_and_training_goes_on(tmp_path):
+@pytest.mark.parametrize("every", [1, 2])
+def test_evaluations_and_pictures_come_at_their_intervals_and_at_the_end_and_training_goes_on(tmp_path, every):
     """With the running statistics of batch normalisation; those of updates are of their own batches."""
     recipe, seen, drawn, modes = replace(TINY, steps=3, adversarial=0.0, label="dirac"), [], [], []
 
@@ -94,12 +95,13 @@ def test_evaluations_and_pictures_come_at_their_intervals_and_at_the_end_and_tra
         assert torch.equal(pairs.frames, training._labelled([0, 1]).frames)
         return {"real": np.zeros((2, 2, 3), np.uint8)}
 
-    training = make(tmp_path, recipe, evaluate=evaluate, evaluate_every=2, picture_every=2, save_every=0)
+    training = make(tmp_path, recipe, evaluate=evaluate, evaluate_every=every, picture_every=2, save_every=0)
     update, training.bare.draw = training.update, draw
     training.update = lambda batches: modes.append(training.bare.model.training) or update(batches)
     training.bare.eval()
     training.run()
-    assert seen == drawn == [(2, False), (3, False)] and modes == [True] * 3
+    assert seen == [(step, False) for step in ((1, 2, 3) if every == 1 else (2, 3))]
+    assert drawn == [(2, False), (3, False)] and modes == [True] * 3
     names = sorted(path.name for path in (tmp_path / "pictures").iterdir())
     assert names == ["real-00000002.png", "real-00000003.png"]
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000003"]
