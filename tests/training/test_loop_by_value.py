@@ -1,12 +1,16 @@
 """The loop by value: its learning rate, its seeds, the directions of its losses, and the best score over a resume."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from test_loop import TINY, log, make, moving_pair
+
+from fgvc_hf.training import pace
+from fgvc_hf.training.pace import Pace
 
 
 def test_the_best_score_is_kept_over_a_resume(tmp_path):
@@ -115,3 +119,14 @@ def test_what_is_logged_are_means_over_the_parts_of_a_batch(tmp_path):
     assert len(parts) == 2 and found.keys() == {"label", "reconstruction"}
     for name, value in found.items():
         assert float(value) == pytest.approx(float(parts[0][name] + parts[1][name]) / 2, rel=1e-5)
+
+
+def test_the_time_to_the_first_checkpoint_begins_with_the_run(tmp_path, monkeypatch):
+    """Not when the pace was made, before models and videos were loaded."""
+    now = [0.0]
+    monkeypatch.setattr(pace, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    slow = Pace(save_seconds=60.0)
+    now[0] = 100.0
+    training = make(tmp_path, replace(TINY, steps=2, adversarial=0.0, label="dirac"), save_every=0, keep=9)
+    training.run(pace=slow)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
