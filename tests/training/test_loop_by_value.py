@@ -11,6 +11,7 @@ from test_loop import TINY, log, make, moving_pair
 
 from fgvc_hf.training import pace
 from fgvc_hf.training.pace import Pace
+from fgvc_hf.training.recipes import Recipe
 
 
 def test_the_best_score_is_kept_over_a_resume(tmp_path):
@@ -130,3 +131,18 @@ def test_the_time_to_the_first_checkpoint_begins_with_the_run(tmp_path, monkeypa
     training = make(tmp_path, replace(TINY, steps=2, adversarial=0.0, label="dirac"), save_every=0, keep=9)
     training.run(pace=slow)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
+
+
+def test_gradients_are_no_longer_than_the_recipe_says_and_its_betas_are_those_of_adam(tmp_path, monkeypatch):
+    found = {}
+    for most in (0.0, 0.01):
+        monkeypatch.setattr(Recipe, "max_grad_norm", most)
+        monkeypatch.setattr(Recipe, "betas", (0.5, 0.9))
+        training = make(tmp_path / str(most), replace(TINY, adversarial=0.0, label="dirac"))
+        assert training.optimizer.param_groups[0]["betas"] == (0.5, 0.9)
+        training.prepared_optimizer.step = lambda most=most, training=training: found.update(
+            {most: torch.cat([p.grad.flatten() for p in training.bare.parameters()])}
+        )
+        training.update(training._batches())
+    assert found[0.0].norm() > 0.1 and float(found[0.01].norm()) == pytest.approx(0.01, rel=1e-3)
+    torch.testing.assert_close(found[0.01], found[0.0] * 0.01 / found[0.0].norm())
