@@ -12,7 +12,7 @@ from fgvc_hf.data.moving_scenes import RasterLayer, camera, limbs, training_scen
 from fgvc_hf.data.scene import Motion, Random, everywhere, expose
 from fgvc_hf.data.synthetic import similarity
 from fgvc_hf.data.textures import natural_image
-from fgvc_hf.data.training_clips import follow, paint, render_training_clips, sample_points
+from fgvc_hf.data.training_clips import bounding_box, follow, paint, render_training_clips, sample_points
 
 
 SIZE, FRAMES = 96, 10
@@ -240,3 +240,21 @@ def test_layers_are_painted_wherever_they_are(images, monkeypatch):
     monkeypatch.setattr(training_clips, "bounding_box", lambda *_: (slice(0, SIZE), slice(0, SIZE)))
     for layers, image in zip(scenes, confined, strict=True):
         torch.testing.assert_close(image, paint(layers, 2, SIZE), atol=2e-3, rtol=0)
+
+
+def test_the_box_of_a_layer_has_room_for_its_bending_and_holds_all_scenes_of_the_batch():
+    """A twentieth of the extent more on every side; nothing of it is outside the frame."""
+    pose = torch.eye(3).repeat(3, 2, 1, 1)
+    pose[0, 1, :2, 2], pose[1, 1, :2, 2] = torch.tensor([40.0, 50.0]), torch.tensor([60.0, 30.0])
+    pose[2, 1, :2, 2] = torch.tensor([90.0, 50.0])
+    none = torch.zeros(0)
+    layers = [
+        RasterLayer(everywhere, everywhere, Motion(pose[rows]), none, torch.tensor([20.0, 10.0, 20.0])[rows])
+        for rows in (slice(0, 1), slice(0, 2), slice(2, 3))
+    ]
+    boxes = [bounding_box(layer, 1, SIZE) for layer in layers]
+    assert boxes[0] == (slice(29, 71), slice(19, 61))
+    assert boxes[1] == (slice(19, 71), slice(19, 71))  # 30 - 10.5 and 60 + 10.5
+    assert boxes[2] == (slice(29, 71), slice(69, SIZE))
+    assert bounding_box(layers[0], 1, SIZE, (4, 5)) == (slice(34, 76), slice(23, 65))
+    assert bounding_box(layers[0], 1, SIZE, (-80, 0))[1] == slice(0, 0)
