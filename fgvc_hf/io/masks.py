@@ -96,7 +96,7 @@ def _ids_of_colours(colours: np.ndarray) -> np.ndarray:
     codes = colours.astype(np.int32) @ np.array([65_536, 256, 1], np.int32)
     present, where = np.unique(codes, return_inverse=True)
     for palette in (davis_palette(), own_palette()):
-        index = {int(code): i for i, code in reversed(list(enumerate(palette.astype(np.int32) @ [65_536, 256, 1])))}
+        index = {int(code): i for i, code in enumerate(palette.astype(np.int32) @ [65_536, 256, 1])}
         if all(int(code) in index for code in present):
             return np.array([index[int(code)] for code in present], np.uint8)[where].reshape(codes.shape)
     raise ValueError(f"but it holds {len(present)} colours, which are not all in the palette of DAVIS")

@@ -56,9 +56,6 @@ class PairNumbers(Sampler):
                 start = step * self.recipe.batch_size + (part * self.processes + self.process) * share
                 yield from range(start, start + share)
 
-    def __len__(self) -> int:
-        return (self.recipe.steps - self.first_step) * self.recipe.batch_size // self.processes
-
 
 class NumberedPairs(Dataset):
     """Pairs with their numbers; numbers alone if there are no pairs."""

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from fgvc_hf import PointTracks, Tracker, camera_motion
+from fgvc_hf.applications import camera_motion as module
 from fgvc_hf.applications.camera_motion import project
 from fgvc_hf.data.scene import Layer, Motion, Random, everywhere, render_frame
 from fgvc_hf.data.synthetic import body_layer
@@ -220,3 +221,25 @@ def test_a_rendered_camera_is_found_within_a_fifth_of_a_pixel(motion, bodies):
     truth = cameras(8, **motion)
     tracks = Tracker.from_pretrained(dtype="float32").track(rendered(truth, bodies, *SIZE), grid=(6, 8))
     assert off(camera_motion(tracks).homographies, truth) < 0.2
+
+
+def test_points_count_by_the_squares_of_their_errors(monkeypatch):
+    """In the fit of a frame, and in the places that its frames before have given the points; half a pixel is the least error."""
+    tracks, asked = seen_by(cameras(3, pan=(0, 0)), number=12), []
+    tracks.uncertainty[:] = np.random.default_rng(1).uniform(0.1, 3, tracks.uncertainty.shape)
+    tracks.uncertainty[4, 1], tracks.uncertainty[5, 2] = np.nan, 0.2
+    tracks.tracks[:, 1:] += np.random.default_rng(2).uniform(-0.5, 0.5, (12, 2, 2))
+
+    def fit(source, target, weights, threshold):
+        asked.append((source, target, weights))
+        return np.eye(3)
+
+    monkeypatch.setattr(module, "fit_motion", fit)
+    camera_motion(tracks)
+    shares = 1 / np.maximum(np.nan_to_num(tracks.uncertainty, nan=np.inf), 0.5) ** 2  # (N, T)
+    for t, (source, target, weights) in enumerate(asked, start=1):
+        np.testing.assert_allclose(source, tracks.tracks[:, t])
+        np.testing.assert_allclose(weights, shares[:, t], rtol=1e-5)
+        before = shares[:, :t, None]
+        np.testing.assert_allclose(target, (before * tracks.tracks[:, :t]).sum(1) / before.sum(1), rtol=1e-5)
+    assert len(asked) == 2 and weights[5] == 4

@@ -82,6 +82,29 @@ def test_one_that_goes_its_own_way_has_no_say():
     assert float(weights[12]) < 0.1 and float(weights[[0, 4, 20, 24]].min()) > 0.5
 
 
+@pytest.mark.parametrize(("distance", "halved"), [(8.0, 8.0), (2.0, 3.0)])
+def test_a_point_is_compared_with_its_neighbours_and_not_with_itself(distance, halved):
+    """Where these move alike it is off by its whole way; the weight is halved at the distance of the points, or at 3 pixels."""
+    source = torch.cartesian_prod(torch.arange(5.0), torch.arange(5.0)).double() * 8
+    target = source + torch.tensor([3.0, -1.0])
+    target[12] += torch.tensor([3.0, 4.0])
+    weights = agreement(source, target, torch.ones(25, dtype=torch.float64), distance)
+    assert float(weights[12]) == pytest.approx(1 / (1 + (5 / halved) ** 2), rel=1e-6)
+
+
+def test_points_without_confidence_move_nothing():
+    ramp = torch.cat([(torch.arange(50) + 0.5).expand(1, 40, 50), torch.ones(3, 40, 50)])
+    points = torch.cartesian_prod(torch.arange(5.0), torch.arange(4.0)).double() * 10 + 5
+    target, confidence = points + torch.tensor([2.0, 0.0]), torch.ones(20, dtype=torch.float64)
+    target[9], confidence[9] = target[9] + 4, 0.0
+    found = warp(ramp, points, target, confidence, 10.0)
+    shown = found[3] > 0.2
+    assert shown.float().mean() > 0.5
+    where = (found[0] / found[3])[:, 6:44]
+    expected = (torch.arange(50) + 0.5 - 2).expand(40, 50)[:, 6:44]
+    torch.testing.assert_close(where[shown[:, 6:44]], expected[shown[:, 6:44]], atol=0.02, rtol=0)
+
+
 def test_nothing_moves_and_nothing_changes():
     colours = torch.rand(4, 40, 50)
     points = torch.from_numpy(points_on(np.full((40, 50), 255, np.uint8))[0])

@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fgvc_hf.data.flying_things import FlyingThings3D, LabelledCrops, consistent, read_pfm
+from fgvc_hf.data.flying_things import FlyingThings3D, LabelledCrops, LabelledPair, consistent, read_pfm
 from fgvc_hf.data.scene import Random
 from fgvc_hf.data.synthetic_pairs import render_pairs
 from fgvc_hf.data.textures import natural_image
@@ -91,3 +91,32 @@ def test_other_layouts_and_damage_are_named(tree, tmp_path):
     path.write_bytes(b"GIF89a")
     with pytest.raises(OSError, match="is no PFM image"):
         read_pfm(path)
+
+
+def test_flows_may_differ_by_a_hundredth_of_both_and_half_a_pixel():
+    for length, seen in ((0.95, True), (0.96, False)):  # squared 0.9025 of 0.914, and 0.9216 of 0.913
+        flow = torch.zeros(2, 4, 40, 2)
+        flow[0, ..., 0], flow[1, ..., 0] = 5.0, length - 5.0
+        assert consistent(flow)[0, :, :35].all() == seen and not consistent(flow)[0, :, 35:].any()
+
+
+def test_crops_are_taken_anywhere_and_what_leads_out_of_them_is_not_visible():
+    """The frame shows x in red and y in green."""
+    y, x = torch.meshgrid(torch.arange(36), torch.arange(44), indexing="ij")
+    frames = torch.stack([x, y, 0 * x]).byte().expand(2, 3, 36, 44)
+    generator = torch.Generator().manual_seed(0)
+    flow = 20 * torch.rand(2, 36, 44, 2, generator=generator) - 10
+    pair = LabelledPair(frames, flow, torch.rand(2, 36, 44, generator=generator) < 0.8)
+    crops, places = LabelledCrops([pair], size=32, stride=4), set()
+    for number in range(250):
+        found, shifts, visible = crops[number]
+        left, top = (255 * found[0, :2, 0, 0]).round().int().tolist()
+        assert torch.equal(found, frames[..., top : top + 32, left : left + 32] / 255)
+        rows, columns = slice(top, top + 32, 4), slice(left, left + 32, 4)
+        assert torch.equal(shifts, flow[:, rows, columns])
+        ends = torch.stack([x - left, y - top], -1)[rows, columns] + 0.5 + shifts
+        inside = ((ends >= 0) & (ends < 32)).all(-1)
+        assert torch.equal(visible, pair.visible[:, rows, columns] & inside)
+        places.add((top, left))
+    tops, lefts = (set(of) for of in zip(*places, strict=True))
+    assert tops == set(range(5)) and lefts == set(range(13))

@@ -3,7 +3,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fgvc_hf.data.synthetic import render_clip, translating_texture
+from fgvc_hf.data.scene import Random, top_layer
+from fgvc_hf.data.synthetic import random_scene, render_clip, sample_queries, translating_texture
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +62,13 @@ def test_a_translating_texture_is_the_first_frame_shifted():
 def test_too_small_a_frame():
     with pytest.raises(ValueError, match="height"):
         render_clip(height=8)
+
+
+def test_queries_are_away_from_edges_even_over_the_layers_and_mostly_on_the_first_frame():
+    layers = random_scene(8, 96, 96, 3, Random([0]))
+    times, points = sample_queries(layers, 8, 96, 96, 64, Random([1]))
+    for layer in layers:
+        assert (layer.distance(points, times).abs() >= 3).all()
+    assert points.min() >= 3 and points.max() <= 93
+    assert top_layer(layers, points, times)[0].bincount(minlength=4).tolist() == [16] * 4
+    assert 0.6 < (times == 0).float().mean() < 0.9 and times.max() > 4

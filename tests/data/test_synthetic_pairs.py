@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -111,3 +113,44 @@ def test_light_changes_frames_but_not_places(pairs):
     correlation = torch.corrcoef(torch.stack([changed.mean(2).flatten(), pairs.frames.mean(2).flatten()]))[0, 1]
     assert correlation > 0.8
     torch.testing.assert_close(change_light(pairs.frames, Random(range(12)), 0.0), pairs.frames.clamp_min(1e-4))
+
+
+@pytest.mark.parametrize("upright", [True, False])
+def test_the_anchor_of_a_layer_moves_by_the_reach_at_most_and_mostly_less(upright):
+    """In all directions, whatever the layer turns, shears and zooms about it; a background is upright at first."""
+    anchor = torch.tensor([30.0, 70.0]).expand(400, 2)
+    motion = pair_motion(anchor, 100, 20, upright, Random(range(400)))
+    origin, ahead = torch.zeros(400, 1, 2), torch.tensor([[[1.0, 0.0]]]).expand(400, 1, 2)
+    first, second = (motion.to_frame(origin, time)[:, 0] for time in (0, 1))
+    torch.testing.assert_close(first, anchor)
+    shift = second - first
+    assert shift.norm(dim=1).max() <= 20.001 and shift.norm(dim=1).max() > 19
+    assert shift.norm(dim=1).median() == pytest.approx(5, abs=1.5)  # the square of an even number
+    assert shift.mean(0).abs().max() < 1.5 and shift.abs().amax(0).min() > 17
+    turn = torch.atan2(*(motion.to_frame(ahead, 0)[:, 0] - first).unbind(1)[::-1])
+    assert turn.abs().max() < 1e-4 if upright else turn.min() < -3 and turn.max() > 3
+    between = torch.atan2(*(motion.to_frame(ahead, 1)[:, 0] - second).unbind(1)[::-1]) - turn
+    assert 0.3 < torch.atan2(between.sin(), between.cos()).abs().max() < 0.6
+
+
+def test_a_background_moves_by_half_the_reach_and_stands_still_in_a_quarter_of_the_scenes(images):
+    flow = render_pairs(images, range(200), 32, reach=20, stride=1, num_bodies=0).flow
+    middle = flow[:, 0, 15:17, 15:17].mean((1, 2)).norm(dim=1)
+    assert 9 < middle.max() < 10.5
+    assert 0.17 < (flow.flatten(1).abs().amax(1) < 1e-3).float().mean() < 0.33
+
+
+def test_light_differs_between_pairs_and_less_between_their_frames():
+    """By a gain, by contrast and by a tint; the strength scales all of it."""
+    frames = torch.full((300, 2, 3, 24, 24), 0.4)
+    frames[..., 12:] = 0.8
+    sides = {}
+    for strength in (1.0, 0.5):
+        changed = change_light(frames, Random(range(300)), strength)
+        sides[strength] = torch.stack([changed[..., 2:9].mean((3, 4)), changed[..., 15:22].mean((3, 4))]).log()
+    dark, bright = sides[1.0]  # (B, 2, 3)
+    for values, least in ((dark, 0.15), (bright - dark, 0.05), (dark - dark.mean(2, keepdim=True), 0.02)):
+        pair, frame = values.mean(1).std(dim=0), (values[:, 0] - values[:, 1]).std(dim=0) / 2**0.5
+        assert pair.min() > least and (frame > 0.2 * pair).all() and (frame < pair).all()
+    ratio = (sides[0.5][0] - math.log(0.4)).std() / (dark - math.log(0.4)).std()
+    assert float(ratio) == pytest.approx(0.5, abs=0.05)

@@ -4,8 +4,10 @@ import torch
 from PIL import Image
 
 from fgvc_hf import PointTracks, read_tracks, save_tracks
+from fgvc_hf.data import tracked_videos
 from fgvc_hf.data.scene import pixel_centres
 from fgvc_hf.data.tracked_videos import TrackedVideos
+from fgvc_hf.data.video_folder import View
 
 
 STEP = np.array([3.0, -1.0])  # pixels per frame
@@ -123,3 +125,32 @@ def test_tracks_are_read_as_they_were_written(moving, tmp_path):
         read_tracks(tmp_path / "short.npz")
     with pytest.raises(FileNotFoundError, match="no such file of tracks"):
         read_tracks(tmp_path / "none.npz")
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_flow_by_value_at_the_cells_nearest_to_points_that_are_sure_and_shown_on_both_frames(
+    moving, monkeypatch, mirrored
+):
+    folder, tracks, truth = moving
+    rng = np.random.default_rng(1)
+    truth.tracks[:] = rng.uniform(0, (WIDTH, HEIGHT), truth.tracks.shape)
+    truth.visible[:] = rng.random(truth.visible.shape) < 0.8
+    truth.confidence[:], truth.uncertainty[:] = 0.95, 1.0
+    save_tracks(truth, tracks / "clip.npz")
+    view = View([1, 4], (3.0, 2.0, 33.0, 26.0), mirrored, 24)
+    monkeypatch.setattr(tracked_videos, "choose_view", lambda *_: view)
+    data = TrackedVideos(folder, tracks, size=24, short_side=31, stride=4)
+    _, flow, known = data[0]
+    places = truth.tracks[:, [1, 4]] * np.array([41 / 80, 31 / 60])  # frames of 31 x 41
+    places = (places - (3, 2)) * np.array([24 / 30, 24 / 24])
+    places[..., 0] = 24 - places[..., 0] if mirrored else places[..., 0]
+    sure = truth.visible[:, [1, 4]].all(1) & ((places >= 0) & (places < 24)).all((1, 2))
+    assert 5 < sure.sum() < len(sure) - 5
+    for query, key in ((0, 1), (1, 0)):
+        expected = {}
+        for own, other in zip(places[sure, query], places[sure, key]):
+            x, y = (min(max(round((at - 0.5) / 4), 0), 5) for at in own.tolist())
+            expected.setdefault((y, x), []).append(other - own)
+        assert {tuple(cell) for cell in known[query].nonzero().tolist()} == set(expected)
+        for cell, shifts in expected.items():
+            assert min(np.abs(flow[query][cell].numpy() - shift).max() for shift in shifts) < 1e-4

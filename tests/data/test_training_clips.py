@@ -6,12 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from fgvc_hf.data import training_clips
 from fgvc_hf.data.clip_disturbance import compress, disturb
-from fgvc_hf.data.moving_scenes import camera, limbs, training_scene, wave
-from fgvc_hf.data.scene import Motion, Random, expose
+from fgvc_hf.data.moving_scenes import RasterLayer, camera, limbs, training_scene, wave
+from fgvc_hf.data.scene import Motion, Random, everywhere, expose
 from fgvc_hf.data.synthetic import similarity
 from fgvc_hf.data.textures import natural_image
-from fgvc_hf.data.training_clips import follow, paint, render_training_clips, sample_points
+from fgvc_hf.data.training_clips import bounding_box, follow, paint, render_training_clips, sample_points
 
 
 SIZE, FRAMES = 96, 10
@@ -194,3 +195,66 @@ def test_bad_numbers_are_refused(images, arguments, message):
 def test_images_of_another_kind_are_refused(images):
     with pytest.raises(ValueError, match="images must be uint8 of shape"):
         render_training_clips(images.float(), [0])
+
+
+def disc(scale, shadow=0.0, radius=10.0):
+    """A grey disc in the middle of a white background, on a raster of a texel for each pixel of the layer."""
+    side = 40
+    places = (torch.arange(side) + 0.5 - side / 2).expand(side, side)
+    distance = torch.hypot(places, places.T) - radius
+    raster = torch.cat([torch.full((3, side, side), 0.5), distance[None]])[None]
+    pose = torch.tensor([[[scale, 0, SIZE / 2], [0, scale, SIZE / 2], [0, 0, 1.0]]])[None]
+
+    def shape(points):
+        return points.norm(dim=-1) - radius
+
+    white, extent = torch.ones(1, 3, side, side), torch.full((1,), side / 2)
+    behind = RasterLayer(everywhere, shape, Motion(pose), white, None)
+    return behind, RasterLayer(shape, shape, Motion(pose), raster, extent, shadow)
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])
+def test_edges_are_a_pixel_of_the_frame_wide_at_every_zoom(scale):
+    image = paint(disc(scale), 0, SIZE)[0]
+    places = (torch.arange(SIZE) + 0.5 - SIZE / 2).expand(SIZE, SIZE)
+    alpha = (0.5 - (torch.hypot(places, places.T) - 10 * scale)).clamp(0, 1)
+    torch.testing.assert_close(image, (1 - 0.5 * alpha).expand(3, -1, -1), atol=0.04, rtol=0)
+
+
+def test_a_shadow_falls_to_the_right_and_below_and_not_on_the_body_itself():
+    image, middle = paint(disc(1.0, shadow=0.4), 0, SIZE)[0, 0], SIZE // 2
+    assert (
+        image[middle, middle] == 0.5 and (image[: middle - 12] > 0.97).all() and (image[:, : middle - 12] > 0.97).all()
+    )
+    right, below = middle + 10 + 0.04 * SIZE, middle + 10 + 0.05 * SIZE  # where it ends, at half of its darkness
+    for profile, end in ((image[middle + 5], right), (image[:, middle + 4], below)):
+        outside = profile[middle + 12 :]
+        assert middle + 12 + (outside < 0.8).sum() == pytest.approx(end, abs=1.5)
+    assert image[image != 0.5].min() > 0.49
+
+
+def test_layers_are_painted_wherever_they_are(images, monkeypatch):
+    """The boxes that painting is confined to leave nothing out, of bodies that bend and of their shadows either."""
+    scenes = [training_scene(images, 4, SIZE, 6, Random([seed])) for seed in range(12)]
+    confined = [paint(layers, 2, SIZE) for layers in scenes]
+    monkeypatch.setattr(training_clips, "bounding_box", lambda *_: (slice(0, SIZE), slice(0, SIZE)))
+    for layers, image in zip(scenes, confined, strict=True):
+        torch.testing.assert_close(image, paint(layers, 2, SIZE), atol=2e-3, rtol=0)
+
+
+def test_the_box_of_a_layer_has_room_for_its_bending_and_holds_all_scenes_of_the_batch():
+    """A twentieth of the extent more on every side; nothing of it is outside the frame."""
+    pose = torch.eye(3).repeat(3, 2, 1, 1)
+    pose[0, 1, :2, 2], pose[1, 1, :2, 2] = torch.tensor([40.0, 50.0]), torch.tensor([60.0, 30.0])
+    pose[2, 1, :2, 2] = torch.tensor([90.0, 50.0])
+    none = torch.zeros(0)
+    layers = [
+        RasterLayer(everywhere, everywhere, Motion(pose[rows]), none, torch.tensor([20.0, 10.0, 20.0])[rows])
+        for rows in (slice(0, 1), slice(0, 2), slice(2, 3))
+    ]
+    boxes = [bounding_box(layer, 1, SIZE) for layer in layers]
+    assert boxes[0] == (slice(29, 71), slice(19, 61))
+    assert boxes[1] == (slice(19, 71), slice(19, 71))  # 30 - 10.5 and 60 + 10.5
+    assert boxes[2] == (slice(29, 71), slice(69, SIZE))
+    assert bounding_box(layers[0], 1, SIZE, (4, 5)) == (slice(34, 76), slice(23, 65))
+    assert bounding_box(layers[0], 1, SIZE, (-80, 0))[1] == slice(0, 0)

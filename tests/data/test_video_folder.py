@@ -19,7 +19,7 @@ from fgvc_hf.data.shards import (
     row_to_labelled_pair,
     write_shards,
 )
-from fgvc_hf.data.video_folder import VideoFolder, choose_clip
+from fgvc_hf.data.video_folder import HeldClips, VideoFolder, View, choose_clip, choose_view, random_crop_box
 from fgvc_hf.io.video import VideoWriter
 from fgvc_hf.training.loop import NumberedPairs
 
@@ -177,3 +177,85 @@ def test_nothing_to_write_or_to_load(folder, tmp_path):
     assert sorted((tmp_path / "full").iterdir()) == before
     with pytest.raises(OSError, match="holds no shards"):
         load_shards(tmp_path / "out")
+
+
+# ---- views by value: which frames, which part of them, and where points are in it --------------------------------------
+
+
+SETTINGS = (0.3, 0.8), (1.25, 2.0)  # area and aspect
+
+
+def views(length, gap=(1, 5), offsets=(), count=400):
+    draws = (np.random.default_rng(seed) for seed in range(count))
+    return [choose_view(length, (60, 90), draw, 32, gap, *SETTINGS, offsets) for draw in draws]
+
+
+@pytest.mark.parametrize(
+    ("length", "gap", "pairs"),
+    [
+        (6, (1, 2), {(t, t + 1) for t in range(5)} | {(t, t + 2) for t in range(4)}),
+        (6, (2, 2), {(t, t + 2) for t in range(4)}),
+        (4, (2, 9), {(0, 2), (1, 3), (0, 3)}),
+        (2, (3, 5), {(0, 1)}),
+    ],
+)
+def test_all_pairs_of_a_clip_within_the_gap_come_in_either_order(length, gap, pairs):
+    found = {tuple(view.numbers) for view in views(length, gap)}
+    assert found == pairs | {pair[::-1] for pair in pairs}
+
+
+@pytest.mark.parametrize(
+    ("length", "offsets", "clips"),
+    [
+        (8, (0, 1, 5), {(0, 1, 5), (1, 2, 6), (2, 3, 7)}),
+        (6, (0, 1, 5), {(0, 1, 5)}),
+        (5, (0, 1, 5), {(0, 2, 4)}),  # shorter than the last offset: spread evenly
+        (3, (0, 1, 5), {(0, 1, 2)}),
+    ],
+)
+def test_clips_at_offsets_begin_wherever_they_fit(length, offsets, clips):
+    found = {tuple(view.numbers) for view in views(length, offsets=offsets)}
+    assert found == clips | {clip[::-1] for clip in clips}
+
+
+def test_views_are_mirrored_whatever_their_order():
+    found = [(view.mirrored, view.numbers[0] > view.numbers[1]) for view in views(6)]
+    assert all(70 < found.count(kind) < 130 for kind in set(found)) and len(set(found)) == 4
+
+
+def test_boxes_are_shares_of_the_frame_by_width_and_height_anywhere_in_it():
+    boxes = np.array([view.box for view in views(6)])
+    left, top, right, bottom = boxes.T
+    share, aspect = (right - left) * (bottom - top) / 5400, (right - left) / (bottom - top)
+    assert 0.3 <= share.min() < 0.33 and 0.7 < share.max() <= 0.8
+    assert 1.25 <= aspect.min() < 1.3 and 1.9 < aspect.max() <= 2.0
+    assert boxes.min() >= 0 and right.max() <= 90 and bottom.max() <= 60
+    assert left.min() < 2 and top.min() < 2 and right.max() > 88 and bottom.max() > 58
+    whole = random_crop_box(60, 90, (1.0, 1.0), (9.0, 9.0), np.random.default_rng(0))  # no such box fits
+    assert whole == (15, 0, 75, 60)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_points_are_where_the_crop_shows_them(mirrored):
+    """A picture whose red is 2 x and whose green is 3 y at every place (x, y)."""
+    y, x = np.mgrid[:60, :90] + 0.5
+    frame = np.stack([2 * x, 3 * y, 0 * x], axis=-1).astype(np.uint8)
+    view = View([0, 1], (12.0, 6.0, 76.0, 38.0), mirrored, 32)
+    crop = view.crop(frame).numpy().astype(float)
+    points = np.array([[20.0, 10.0], [45.0, 22.5], [70.0, 35.0]])
+    found = view.positions(points)
+    across, down = ((points - (12, 6)) * (0.5, 1)).T
+    np.testing.assert_allclose(found, np.stack([32 - across if mirrored else across, down], axis=1))
+    for (u, v), place in zip(found, points, strict=True):
+        shown = crop[:2, int(v), int(u)]  # within a pixel of the crop: two of the frame across, one down
+        assert abs(shown[0] - 2 * place[0]) <= 5 and abs(shown[1] - 3 * place[1]) <= 4
+
+
+def test_textures_are_spread_over_clips_and_over_their_frames():
+    clips = [
+        np.full((length, 8, 8, 3), start, np.uint8) + np.arange(length, dtype=np.uint8)[:, None, None, None]
+        for start, length in ((10, 4), (100, 8))
+    ]
+    held = HeldClips("clips", clips, 8)
+    assert held.texture_images(4, 8, 8)[:, 0, 0, 0].tolist() == [11, 102, 13, 106]
+    assert held.texture_images(1, 8, 8)[:, 0, 0, 0].tolist() == [12]

@@ -375,3 +375,11 @@ def test_a_heat_map_by_value(largest):
             grey = 0.65 * (frame[y, x] @ (0.299, 0.587, 0.114))
             assert np.abs(drawn[y, x] - (grey * (1 - heat**0.5) + colour * heat**0.5)).max() <= 0.51
     assert (draw_heat_map(frame, np.zeros((4, 5))).std(axis=-1) == 0).all()
+
+
+def test_boxes_are_drawn_on_the_frame_after_it_is_scaled(frame):
+    boxes = np.array([[10, 5, 40, 30], [20.5, 10, 60, 55]])
+    corners = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
+    expected = draw_boxes(frame.repeat(6, 0).repeat(6, 1), 6 * boxes, [3, 8])
+    np.testing.assert_array_equal(draw_boxes(frame, boxes, [3, 8], scale=6), expected)
+    np.testing.assert_array_equal(draw_boxes(frame, corners, [3, 8], scale=6), expected)

@@ -167,6 +167,7 @@ def test_the_palette_of_davis_is_known():
     ]
     assert davis_palette()[:9].tolist() == [list(colour) for colour in known]
     assert davis_palette()[255].tolist() == [224, 224, 192] and len(np.unique(davis_palette(), axis=0)) == 256
+    assert len(np.unique(own_palette(), axis=0)) == 256
 
 
 def test_a_mask_is_turned_upright_as_pictures_are(tmp_path):

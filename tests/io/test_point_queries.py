@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fgvc_hf import PointQueries
-from fgvc_hf.io.point_queries import points_in_mask, points_in_masks
+from fgvc_hf.io.point_queries import points_in_mask, points_in_masks, weights_hash
 
 
 def queries(ids, value, mask_ids=(), dtype=torch.float16):
@@ -54,3 +54,22 @@ def test_joined_queries_are_those_of_both():
     assert list(looks) == [4, 9]
     assert looks[9].templates[:, 0, 0].tolist() == [1, 5] and looks[9].images[:, 0, 0].tolist() == [-1, -5]
     assert queries([1, 2], 0.0).mask_ids == [0, 0]
+
+
+def test_points_move_to_the_middles_of_what_is_nearest_to_them():
+    """Row by row, the first quarter and the last of these pixels are not the middles of the two halves."""
+    mask = np.zeros((5, 40), bool)
+    mask[1:4, 4:34] = True
+    assert sorted(points_in_mask(mask, 2).tolist()) == [[11.5, 2.5], [26.5, 2.5]]
+
+
+def test_the_hash_is_of_rounded_weights_and_their_names():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 3))
+    known, state = weights_hash(model), {name: value.clone() for name, value in model.state_dict().items()}
+    model(torch.rand(4, 3)), model.load_state_dict(state | {"1.num_batches_tracked": torch.tensor(7)})
+    assert weights_hash(model) == known == weights_hash(model.bfloat16())
+    model.float().load_state_dict(state | {"0.weight": state["2.weight"], "2.weight": state["0.weight"]})
+    assert weights_hash(model) != known
+    model.load_state_dict(state | {"1.running_mean": torch.ones(3)})
+    assert weights_hash(model) != known

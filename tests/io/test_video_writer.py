@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import struct
 import subprocess
 from fractions import Fraction
 
@@ -164,3 +165,19 @@ def test_an_overlay_of_joined_recordings(tmp_path):
     assert [video.time(n) for n in range(20)] == pytest.approx([n / 25 for n in range(20)])
     write_overlay(video, lambda t, frame: frame, tmp_path / "overlay.mp4")
     assert open_video(tmp_path / "overlay.mp4").num_frames == 20
+
+
+@pytest.mark.parametrize(("matrix", "aspect"), [((0, 1, -1, 0), Fraction(1, 2)), ((-1, 0, 0, -1), 2)])
+def test_the_pixel_aspect_of_a_turned_video_is_that_of_its_pixels_as_shown(tmp_path, matrix, aspect):
+    """Of pixels that are stored twice as wide as high."""
+    path = tmp_path / "turned.mp4"
+    with VideoWriter(path, 25, 48, 64, 2) as writer:
+        writer.write(stripes(48, 64))
+    content = bytearray(path.read_bytes())
+    unturned = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    a, b, c, d = (value << 16 for value in matrix)
+    at = content.index(unturned, content.index(b"tkhd"))
+    content[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(content)
+    video = open_video(path)
+    assert video.pixel_aspect == aspect and (video.height, video.width) == ((64, 48) if a == 0 else (48, 64))

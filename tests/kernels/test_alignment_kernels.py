@@ -128,3 +128,29 @@ def test_no_place_leads_outside_the_image(kernels, place):
     )
     for together, single in zip(found, alone, strict=True):
         assert torch.equal(together[1], single[0])
+
+
+@BACKENDS
+def test_a_step_is_three_pixels_long_at_most(kernels):
+    """Towards a place that is farther, in the direction of the whole step."""
+    places = torch.stack(torch.meshgrid(torch.arange(96.0), torch.arange(96.0), indexing="xy"), dim=-1) + 0.5
+    start, away = torch.tensor([[48.0, 48.0]]), torch.tensor([6.0, -4.5])
+    hills = [
+        (-(places - start - shift).square().sum(-1) / 2 / 20**2).exp()
+        for shift in (torch.tensor([9.0, 5.0]), away + torch.tensor([9.0, 5.0]))
+    ]
+    patches = kernels.sample(hills[0], start, RADIUS)
+    found, _, _ = kernels.align(hills[1], patches, WEIGHTS, start, 1)
+    assert float((found - start).norm()) == pytest.approx(3, abs=0.3)
+    assert float(((found - start) @ away) / (found - start).norm() / away.norm()) > 0.9
+
+
+@BACKENDS
+def test_a_patch_that_has_come_to_rest_stays(kernels):
+    """A step of less than a twentieth of a pixel is the last."""
+    patches, image = kernels.sample(picture(), POINTS, RADIUS), picture(shift=(0.8, -0.6))
+    results = [kernels.align(image, patches, WEIGHTS, POINTS, iterations)[0] for iterations in range(12)]
+    for row in range(len(POINTS)):
+        steps = [float((b[row] - a[row]).norm()) for a, b in zip(results, results[1:])]
+        small = next(i for i, step in enumerate(steps) if step < 0.049)
+        assert steps[small] > 0 and not any(steps[small + 1 :])

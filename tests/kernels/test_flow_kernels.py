@@ -92,3 +92,19 @@ def test_the_switch_chooses(monkeypatch):
     assert flow_for(random(2)) is NumbaFlow
     monkeypatch.delenv("FGVC_KERNELS")
     assert flow_for(random(2).half()) is TorchFlow
+
+
+@BACKENDS
+def test_a_step_of_the_search_is_two_pixels_along_each_axis_at_most(kernels):
+    image, corner = random(30, 40), torch.tensor([[4.0, 5.0], [20.0, 10.0], [12.5, 17.25]])
+    patches, slopes = random(3, 16, seed=1), random(2, 3, 16, seed=2)
+    flow, inverse = random(3, 2, seed=4), torch.tensor([[0.01, 0.02, 0.5], [0.9, -0.3, 0.04], [4.0, 1.0, 3.0]])
+    found, kinds = kernels.search(image, patches, slopes, inverse, corner, flow, 1), set()
+    difference = kernels.difference(image, patches, corner, flow)
+    for n in range(3):
+        x, y = (float((slope * difference[n]).sum()) for slope in slopes[:, n])
+        xx, xy, yy = inverse[n].tolist()
+        for axis, step in enumerate((xx * x + xy * y, xy * x + yy * y)):
+            assert float(flow[n, axis] - found[n, axis]) == pytest.approx(min(max(step, -2), 2), abs=1e-3)
+            kinds.add((axis, abs(step) > 2))
+    assert len(kinds) == 4  # both bounded and free steps, along both axes

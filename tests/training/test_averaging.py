@@ -38,6 +38,17 @@ def test_statistics_are_the_mean_over_batches():
     assert layer.momentum == 0.1 and not layer.training
 
 
+def test_statistics_of_before_do_not_count():
+    """Neither those that training collected, nor how many batches they are of."""
+    batches = torch.randn(2, 2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    fresh, trained = model(0), model(0)
+    trained.train()(torch.randn(2, 3, 32, 32) + 5)
+    for student in (fresh, trained):
+        estimate_batch_norm(student.eval(), batches)
+    for name, value in fresh.state_dict().items():
+        torch.testing.assert_close(trained.state_dict()[name], value)
+
+
 @pytest.mark.parametrize(
     ("models", "shares", "message"),
     [

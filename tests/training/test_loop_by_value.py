@@ -1,11 +1,17 @@
 """The loop by value: its learning rate, its seeds, the directions of its losses, and the best score over a resume."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from test_loop import TINY, log, make, moving_pair
+
+from fgvc_hf.training import pace
+from fgvc_hf.training.pace import Pace
+from fgvc_hf.training.recipes import Recipe
 
 
 def test_the_best_score_is_kept_over_a_resume(tmp_path):
@@ -64,3 +70,79 @@ def test_a_seed_gives_its_pairs_and_another_seed_others(tmp_path):
     assert not torch.equal(found["one"][0], found["other"][0])
     assert all(found["one"][1][name] != found["other"][1][name] for name in ("reconstruction", "label"))
     assert not torch.equal(found["one"][0][0], found["one"][0][1])  # and each number its own
+
+
+def test_a_rehearsal_changes_nothing(tmp_path):
+    """Neither weights, statistics and gradients, nor which pairs come next; it takes no more updates than are left."""
+    recipe, found = replace(TINY, steps=2, adversarial=0.0, label="dirac"), []
+    for updates in (0, 3):
+        training = make(tmp_path / str(updates), recipe)
+        if updates:
+            assert training.rehearse(updates)["seconds_per_update"] > 0
+        training.bare.train()
+        losses = training.update(training._batches())
+        found.append((losses, {name: value.clone() for name, value in training.bare.state_dict().items()}))
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_evaluations_and_pictures_come_at_their_intervals_and_at_the_end_and_training_goes_on(tmp_path, every):
+    """With the running statistics of batch normalisation; those of updates are of their own batches."""
+    recipe, seen, drawn, modes = replace(TINY, steps=3, adversarial=0.0, label="dirac"), [], [], []
+
+    def evaluate(model):
+        seen.append((training.step, model.training))
+        return {"score": 1.0}
+
+    def draw(frames, pairs, seeds):
+        drawn.append((training.step, training.bare.model.training))
+        assert torch.equal(frames, torch.stack([moving_pair(0), moving_pair(1)])) and seeds == [0, 2**20]
+        assert torch.equal(pairs.frames, training._labelled([0, 1]).frames)
+        return {"real": np.zeros((2, 2, 3), np.uint8)}
+
+    training = make(tmp_path, recipe, evaluate=evaluate, evaluate_every=every, picture_every=2, save_every=0)
+    update, training.bare.draw = training.update, draw
+    training.update = lambda batches: modes.append(training.bare.model.training) or update(batches)
+    training.bare.eval()
+    training.run()
+    assert seen == [(step, False) for step in ((1, 2, 3) if every == 1 else (2, 3))]
+    assert drawn == [(2, False), (3, False)] and modes == [True] * 3
+    names = sorted(path.name for path in (tmp_path / "pictures").iterdir())
+    assert names == ["real-00000002.png", "real-00000003.png"]
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000003"]
+
+
+def test_what_is_logged_are_means_over_the_parts_of_a_batch(tmp_path):
+    training, parts = make(tmp_path, replace(TINY, adversarial=0.0, label="dirac"), accumulate=2), []
+    losses = training.losses
+    training.losses = lambda *batch: parts.append(losses(*batch)) or parts[-1]
+    found = training.update(training._batches())
+    assert len(parts) == 2 and found.keys() == {"label", "reconstruction"}
+    for name, value in found.items():
+        assert float(value) == pytest.approx(float(parts[0][name] + parts[1][name]) / 2, rel=1e-5)
+
+
+def test_the_time_to_the_first_checkpoint_begins_with_the_run(tmp_path, monkeypatch):
+    """Not when the pace was made, before models and videos were loaded."""
+    now = [0.0]
+    monkeypatch.setattr(pace, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    slow = Pace(save_seconds=60.0)
+    now[0] = 100.0
+    training = make(tmp_path, replace(TINY, steps=2, adversarial=0.0, label="dirac"), save_every=0, keep=9)
+    training.run(pace=slow)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
+
+
+def test_gradients_are_no_longer_than_the_recipe_says_and_its_betas_are_those_of_adam(tmp_path, monkeypatch):
+    found = {}
+    for most in (0.0, 0.01):
+        monkeypatch.setattr(Recipe, "max_grad_norm", most)
+        monkeypatch.setattr(Recipe, "betas", (0.5, 0.9))
+        training = make(tmp_path / str(most), replace(TINY, adversarial=0.0, label="dirac"))
+        assert training.optimizer.param_groups[0]["betas"] == (0.5, 0.9)
+        training.prepared_optimizer.step = lambda most=most, training=training: found.update(
+            {most: torch.cat([p.grad.flatten() for p in training.bare.parameters()])}
+        )
+        training.update(training._batches())
+    assert found[0.0].norm() > 0.1 and float(found[0.01].norm()) == pytest.approx(0.01, rel=1e-3)
+    torch.testing.assert_close(found[0.01], found[0.0] * 0.01 / found[0.0].norm())

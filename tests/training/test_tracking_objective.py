@@ -139,3 +139,25 @@ def test_the_default_device_has_no_say(features):
     with torch.device("meta"):
         valid = torch.ones(1, 2, dtype=torch.bool, device="cpu")
         assert torch.equal(loss(*arguments, valid=valid), expected)
+
+
+def test_the_loss_by_value_at_the_border():
+    """Cells outside the frame are no place, and the parts of a patch there count 0; the true place has no share in them."""
+    generator = torch.Generator().manual_seed(1)
+    source, target = F.normalize(torch.randn(2, 9, 7, 4, generator=generator), dim=-1)
+    places, truth = cells((1.2, 2.0), (5.5, 0.3), (3.0, 4.0)), cells((6.4, 1.3), (0.5, 8.25), (2.7, 3.1))
+    centres, weights = cells((5, 3), (2, 7), (1, 4)), patch_weights(1)
+    patches, expected = sample_patches(source, places[0], 1), []
+    for patch, (x, y), (left, top) in zip(patches, truth[0].tolist(), centres[0].int().tolist()):
+        scores = {}
+        for v in range(max(top - 2, 0), min(top + 3, 9)):
+            for u in range(max(left - 2, 0), min(left + 3, 7)):
+                around = [(p, v + p // 3 - 1, u + p % 3 - 1) for p in range(9)]
+                inside = [(p, row, column) for p, row, column in around if 0 <= row < 9 and 0 <= column < 7]
+                scores[u, v] = sum(float(weights[p] * (patch[p] @ target[row, column])) for p, row, column in inside)
+        total = math.log(sum(math.exp(score / 0.3) for score in scores.values()))
+        share = {(u, v): max(0, 1 - abs(x - u)) * max(0, 1 - abs(y - v)) for u, v in scores}
+        expected.append(sum(share[place] * (total - scores[place] / 0.3) for place in scores))
+    valid = torch.ones(1, 3, dtype=torch.bool)
+    found = tracking_loss(source[None], target[None], places, truth, valid, centres, 1, 2, 0.3)
+    assert float(found) == pytest.approx(sum(expected) / 3, rel=1e-5)

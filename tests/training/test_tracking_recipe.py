@@ -11,7 +11,8 @@ from scripts_as_functions import forget_accelerators
 from fgvc_hf import FgvcConfig, FgvcModel
 from fgvc_hf.data.scene import Random
 from fgvc_hf.data.textures import natural_image
-from fgvc_hf.training.joint import LATER, JointTraining, make_clips
+from fgvc_hf.training import joint
+from fgvc_hf.training.joint import JointTraining, make_clips
 from fgvc_hf.training.loop import Training
 from fgvc_hf.training.recipes import Recipe
 
@@ -82,12 +83,26 @@ def test_parts_of_a_batch_have_clips_of_their_own_at_the_same_times(textures):
     assert not torch.equal(both.frames[0], both.frames[1])
 
 
-def test_all_distances_in_time_are_learned(textures):
-    found = set()
-    for step in range(8):
-        found.add(tuple(choices[(step // divisor) % len(choices)] for choices, divisor in LATER))
-    assert {later for times in found for later in times} == {1, 2, 4, 8, 12, 16}
-    assert all(first < second < third for first, second, third in found)
+def test_all_distances_in_time_are_learned(textures, monkeypatch):
+    """One short, one middle and one long, each in turn: all eight of them in eight updates."""
+    asked = []
+    monkeypatch.setattr(joint, "render_training_clips", lambda *_, **named: asked.append(named))
+    for step in range(9):
+        make_clips(ALONE, textures, [5], step)
+    later = [
+        (1, 4, 12),
+        (2, 4, 12),
+        (1, 8, 12),
+        (2, 8, 12),
+        (1, 4, 16),
+        (2, 4, 16),
+        (1, 8, 16),
+        (2, 8, 16),
+        (1, 4, 12),
+    ]
+    assert [named["times"] for named in asked] == [[0, *times] for times in later]
+    assert [named["num_frames"] for named in asked] == [times[2] + 1 for times in later]
+    assert all((named["size"], named["num_points"]) == (64, joint.CLIP_POINTS) for named in asked)
 
 
 def test_it_needs_textures(tmp_path):
