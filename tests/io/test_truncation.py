@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from media_files import CONTAINERS, write_media
 
 from fgvc_hf import open_video
+from fgvc_hf.io import video_files
 
 
 FRAMES = 24
@@ -86,3 +88,19 @@ def test_a_recorder_that_was_killed(tmp_path):
 def test_truncation_is_a_keyword_of_the_file_alone(tmp_path):
     frames = np.zeros((2, 8, 8, 3), np.uint8)
     assert open_video(frames, allow_truncated=True).num_frames == 2
+
+
+def test_a_stream_that_the_reader_does_not_know_is_an_error_of_decoding():
+    """PyAV raises an `IndexError` where damaged headers announce a stream in the middle of a file: it must not end the video without a word."""
+
+    class Container:
+        def demux(self, stream):
+            yield SimpleNamespace(size=3)
+            yield SimpleNamespace(size=0)
+            raise IndexError
+
+    packets = video_files._packets(Container(), None)
+    assert next(packets).size == 3
+    with pytest.raises(video_files._errors()) as caught:
+        next(packets)
+    assert caught.value.strerror == "the frame is corrupt"

@@ -9,6 +9,7 @@ import pytest
 from labelled_clips import NAMES, example_tracks, positions_of, tracked
 
 from fgvc_hf import PointName, points_from_supervision, read_boxes, read_labels, read_points_file, save_tracks
+from fgvc_hf.io.formats.point_labels import Label, gather_points
 from fgvc_hf.io.text_numbers import frame_in, number_in, whole_in
 
 
@@ -230,3 +231,11 @@ def test_coco_images_of_several_folders_are_of_several_clips(tmp_path):
     with pytest.raises(ValueError, match="holds labels of 2 clips, say which .*: a, b"):
         read_labels(tmp_path / "l.json", "coco")
     assert positions_of(read_labels(tmp_path / "l.json", "coco", "b"), "nose") == {1: (1.5, 2.5)}
+
+
+def test_two_points_of_a_file_of_one_name_are_refused():
+    names = [PointName("tail", "cat"), PointName("nose", "cat"), PointName("nose", "dog"), PointName("nose", "cat")]
+    rows = [Label(name, 0, 1.0, 2.0) for name in names]
+    with pytest.raises(ValueError, match=r"^l.csv: cat/nose is there twice; every point needs a name of its own\.$"):
+        gather_points(rows, names, "l.csv", None, None)
+    assert len(gather_points(rows[:3], names[:3], "l.csv", None, None)) == 3
