@@ -6,13 +6,13 @@ All files are made here, of frames of 64x48. Those of an encoder that this ffmpe
 import functools
 import re
 import shutil
-import struct
 import subprocess
 import warnings
 from fractions import Fraction
 
 import numpy as np
 import pytest
+from media_files import turn
 from PIL import Image
 
 from fgvc_hf import open_video
@@ -56,11 +56,7 @@ def joined(path, first, *others):
 def turned(path, matrix, *options):
     """A file whose display matrix is (a, b, c, d)."""
     coded(*H264, "-bf", "0", *options)(path)
-    content = bytearray(path.read_bytes())
-    at = content.index(struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30), content.index(b"tkhd"))
-    a, b, c, d = (value << 16 for value in matrix)
-    content[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
-    path.write_bytes(content)
+    turn(path, matrix)
 
 
 def two_pass(path):

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import av
 import numpy as np
 import pytest
+from media_files import turn
 from PIL import Image
 
 from fgvc_hf.io.files import atomic_write, check_writable
@@ -118,12 +119,7 @@ def test_rotation_metadata(tmp_path, matrix, corner):
     frames = np.full((3, 48, 64, 3), 40, np.uint8)
     frames[:, :16, :16] = 220
     path = write(tmp_path / "rotated.mp4", frames)
-    content = bytearray(path.read_bytes())
-    identity = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
-    a, b, c, d = (value << 16 for value in matrix)
-    at = content.index(identity, content.index(b"tkhd"))
-    content[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
-    path.write_bytes(content)
+    turn(path, matrix)
     video = open_video(path)
     assert (video.height, video.width) == (64, 48)
     frame = next(video.frames())

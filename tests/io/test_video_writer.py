@@ -2,13 +2,13 @@
 
 import re
 import shutil
-import struct
 import subprocess
 from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
+from media_files import turn
 from PIL import Image
 
 from fgvc_hf import VideoWriter, open_video
@@ -173,11 +173,6 @@ def test_the_pixel_aspect_of_a_turned_video_is_that_of_its_pixels_as_shown(tmp_p
     path = tmp_path / "turned.mp4"
     with VideoWriter(path, 25, 48, 64, 2) as writer:
         writer.write(stripes(48, 64))
-    content = bytearray(path.read_bytes())
-    unturned = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
-    a, b, c, d = (value << 16 for value in matrix)
-    at = content.index(unturned, content.index(b"tkhd"))
-    content[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
-    path.write_bytes(content)
+    turn(path, matrix)
     video = open_video(path)
     assert video.pixel_aspect == aspect and (video.height, video.width) == ((64, 48) if a == 0 else (48, 64))

@@ -1,5 +1,6 @@
 """Small files of media in every container that is read, of which tests cut and damage copies."""
 
+import struct
 from fractions import Fraction
 from pathlib import Path
 
@@ -72,3 +73,13 @@ def _tone(audio, seconds: float) -> list:
     for part in (*resampler.resample(whole), *resampler.resample(None)):
         packets += audio.encode(part)
     return packets + audio.encode()
+
+
+def turn(path: Path, matrix: tuple[int, int, int, int]) -> None:
+    """Give an MP4 file, which has none, the display matrix (a, b, c, d)."""
+    content = bytearray(path.read_bytes())
+    identity = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    a, b, c, d = (value << 16 for value in matrix)
+    at = content.index(identity, content.index(b"tkhd"))
+    content[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(content)
