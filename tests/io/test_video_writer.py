@@ -175,4 +175,4 @@ def test_the_pixel_aspect_of_a_turned_video_is_that_of_its_pixels_as_shown(tmp_p
         writer.write(stripes(48, 64))
     turn(path, matrix)
     video = open_video(path)
-    assert video.pixel_aspect == aspect and (video.height, video.width) == ((64, 48) if a == 0 else (48, 64))
+    assert video.pixel_aspect == aspect and (video.height, video.width) == ((64, 48) if matrix[0] == 0 else (48, 64))
