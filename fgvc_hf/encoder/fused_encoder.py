@@ -13,6 +13,7 @@ from torch.nn.modules import module as torch_modules
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ..kernels.dispatch import numba_fits
+from ..kernels.processor import has_matrix_tiles
 from .backbone import FgvcBasicBlock, FgvcBottleneckBlock, FgvcEncoder
 
 
@@ -62,7 +63,7 @@ def winograd_is_faster(weight: torch.Tensor) -> bool:
     """
     if tuple(weight.shape[2:]) != (3, 3) or min(weight.shape[:2]) < LEAST_CHANNELS or not numba_fits(weight):
         return False
-    return weight.dtype == torch.float32 or not getattr(torch.cpu, "_is_amx_tile_supported", bool)()
+    return weight.dtype == torch.float32 or not has_matrix_tiles()
 
 
 class FusedBlock:

@@ -1,6 +1,5 @@
 """Where checkpoints are, and the presets that they run with. torch is imported when there is work for it."""
 
-import platform
 from pathlib import Path
 from typing import Any
 
@@ -123,26 +122,13 @@ def check_dtype(dtype, device):
 
 
 def fast_dtype(device):
-    """bfloat16 where the device has fast products for it, otherwise float32.
-
-    A GPU says so itself. A CPU has them with AVX512-BF16 or AMX (Intel since Cooper Lake and Sapphire Rapids, AMD since Zen 4) or with the BF16
-    extension of ARMv8.6. Other CPUs with AVX-512 compute in bfloat16 as well, by conversion: three times as slow as in float32.
-    """
+    """bfloat16 where the device has fast products for it, otherwise float32: a GPU says so itself, of a CPU see [`multiplies_bfloat16`]."""
     import torch
+
+    from ..kernels.processor import multiplies_bfloat16
 
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     if device.type == "cpu":
-        return torch.bfloat16 if cpu_multiplies_bfloat16() else torch.float32
+        return torch.bfloat16 if multiplies_bfloat16() else torch.float32
     return torch.float32
-
-
-def cpu_multiplies_bfloat16() -> bool:
-    """Whether this CPU has instructions for products of bfloat16, and torch the library that uses them (oneDNN, unless it is switched off)."""
-    import torch
-
-    if not (torch.backends.mkldnn.enabled and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
-        return False
-    if platform.machine().lower() not in ("x86_64", "amd64"):  # on ARM, torch asks for the instructions themselves
-        return True
-    return torch.cpu._is_avx512_bf16_supported()  # CPUs with AMX have these too

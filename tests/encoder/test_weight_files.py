@@ -181,17 +181,20 @@ def test_devices_and_types_that_are_not_there(arguments, message, folder):
         Tracker.from_pretrained(folder, **arguments)
 
 
-@pytest.mark.parametrize("machine, bits, onednn, expected", [
-    ("x86_64", {"avx512_bf16"}, True, torch.bfloat16),
-    ("AMD64", {"avx512_bf16", "amx_tile"}, True, torch.bfloat16),
-    ("x86_64", set(), True, torch.float32),  # AVX-512 alone: oneDNN says yes, and converts
-    ("aarch64", set(), True, torch.bfloat16),  # oneDNN has asked the CPU
-    ("x86_64", {"avx512_bf16", "amx_tile"}, False, torch.float32),
+@pytest.mark.parametrize("machine, vendor, bits, onednn, expected", [
+    ("x86_64", "AuthenticAMD", {"avx512_bf16"}, True, torch.bfloat16),
+    ("x86_64", "GenuineIntel", {"avx512_bf16"}, True, torch.float32),  # no faster there than float32
+    ("AMD64", "GenuineIntel", {"avx512_bf16", "amx_tile"}, True, torch.bfloat16),
+    ("x86_64", "AuthenticAMD", set(), True, torch.float32),  # AVX-512 alone: oneDNN says yes, and converts
+    ("aarch64", "", set(), True, torch.bfloat16),  # oneDNN has asked the CPU
+    ("x86_64", "GenuineIntel", {"avx512_bf16", "amx_tile"}, False, torch.float32),
 ])  # fmt: skip
-def test_bfloat16_is_chosen_where_the_processor_multiplies_it(machine, bits, onednn, expected, monkeypatch):
+def test_bfloat16_is_chosen_where_the_processor_multiplies_it(machine, vendor, bits, onednn, expected, monkeypatch):
     from fgvc_hf.io.checkpoints import fast_dtype
+    from fgvc_hf.kernels import processor
 
     monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr(processor, "cpu_vendor", lambda: vendor)
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
     for name in ("avx512_bf16", "amx_tile"):
         monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda name=name: name in bits)

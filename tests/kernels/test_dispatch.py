@@ -18,9 +18,9 @@ from fgvc_hf.matching.windows import window_topk
 FEATURES = torch.zeros(4, 4, 8)
 # Name -> where the package asks it, and what for
 PRIVATE_TORCH = {
-    "torch.cpu._is_amx_tile_supported": "encoder/fused_encoder.py",  # Winograd in bfloat16 is slower than AMX
-    "torch.cpu._is_avx512_bf16_supported": "io/checkpoints.py",  # the default type on a CPU of Intel or AMD
-    "torch.ops.mkldnn._is_mkldnn_bf16_supported": "io/checkpoints.py",  # the default type on a CPU
+    "torch.cpu._is_amx_tile_supported": "kernels/processor.py",  # Winograd in bfloat16 is slower than AMX
+    "torch.cpu._is_avx512_bf16_supported": "kernels/processor.py",  # the default type on a CPU of AMD
+    "torch.ops.mkldnn._is_mkldnn_bf16_supported": "kernels/processor.py",  # the default type on a CPU
 }
 
 
