@@ -309,7 +309,8 @@ class FgvcConfig(PreTrainedConfig):
             self._validate_head()
         strides = (FINE_STRIDE,) if self.fine_size else tuple(self._strides)
         if self.encoder == "resnet" and self.output_stride not in strides:
-            raise ValueError(f"output_stride must be one of {strides}, got {self.output_stride!r}.")
+            why = ": a coarse-to-fine model (fine_size above 0) has no other" if self.fine_size else ""
+            raise ValueError(f"output_stride must be one of {strides}, got {self.output_stride!r}{why}.")
         if self.propagation_family == "joint" and (self.object_boxes or self.propagation_window == "none"):
             needing = "object_boxes" if self.object_boxes else "propagation_window 'none'"
             raise ValueError(f"{needing} needs the propagation_family 'per_reference' or 'windowed', got 'joint'.")

@@ -34,7 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from fgvc_hf import FgvcImageProcessorPil, FgvcModel, FgvcProcessor, Tracker, default_checkpoint, render_clip
+from fgvc_hf import FgvcImageProcessorPil, FgvcModel, FgvcProcessor, Tracker, render_clip
 from fgvc_hf.encoder.fused_encoder import FusedEncoder
 from fgvc_hf.evaluation.baselines import BASELINES
 from fgvc_hf.evaluation.timing import (
@@ -44,6 +44,7 @@ from fgvc_hf.evaluation.timing import (
     time_interleaved,
     write_looped_video,
 )
+from fgvc_hf.io.checkpoints import resolve_checkpoint
 from fgvc_hf.io.files import check_outputs
 from fgvc_hf.matching.probability_map import window_correlation
 from fgvc_hf.matching.windows import reference_topk, window_topk
@@ -107,8 +108,8 @@ def encoder(rounds: int) -> dict:
     """The encoder on one 256x256 frame at stride 2: as trained, and with fused Conv-BN as at inference; and cosine similarity of features."""
     frame = render_clip(num_frames=1, num_points=1).frames[0]
     pixel_values = FgvcImageProcessorPil()(frame, return_tensors="pt").pixel_values
-    single = FgvcModel.from_pretrained(default_checkpoint()).encoder
-    half = FgvcModel.from_pretrained(default_checkpoint(), dtype=torch.bfloat16).encoder
+    single = FgvcModel.from_pretrained(resolve_checkpoint("fgvc-joint")).encoder
+    half = FgvcModel.from_pretrained(resolve_checkpoint("fgvc-joint"), dtype=torch.bfloat16).encoder
     fused = FusedEncoder(single), FusedEncoder(half)
     variants = {
         "float32, channels first": lambda: _channels_first(single, pixel_values),
@@ -156,7 +157,7 @@ def correlation(rounds: int) -> dict:
 def propagation(rounds: int) -> dict:
     """Matching one 256x256 frame at stride 2 with six context frames, and propagating five dense label maps."""
     clip = render_clip(num_frames=MEMORY_FRAMES + 1, num_points=1)
-    model = FgvcModel.from_pretrained(default_checkpoint())
+    model = FgvcModel.from_pretrained(resolve_checkpoint("fgvc-joint"))
     pixel_values = FgvcImageProcessorPil()(list(clip.frames), return_tensors="pt").pixel_values
     query, *keys = torch.cat([model.normalized_features(frame[None]) for frame in pixel_values])
     h, w, _ = query.shape
@@ -280,7 +281,7 @@ def coarse(rounds: int, checkpoint: str) -> dict:
     Dense: label maps of five masks that cover the frame. Points: 32 of them, from a video file, decoding included. Memory of dense
     propagation is measured in processes of their own: of the session, and the peak beyond that of the loaded model.
     """
-    names, clip = {"fine": None, "coarse to fine": checkpoint}, render_clip(12, 480, 640, num_points=32)
+    names, clip = {"fine": "fgvc-joint", "coarse to fine": checkpoint}, render_clip(12, 480, 640, num_points=32)
     sessions = {name: dense_session(name_or_path, clip.frames) for name, name_or_path in names.items()}
     results = {
         "dense": time_interleaved({name: lambda run=run: next(run) for name, (run, _) in sessions.items()}, rounds)
@@ -297,7 +298,7 @@ def coarse(rounds: int, checkpoint: str) -> dict:
             {name: lambda run=run: next(run) for name, run in runs.items()}, rounds
         )
     for name, name_or_path in names.items():
-        command = [sys.executable, __file__, "--dense-memory-of", name_or_path or "fgvc-joint"]
+        command = [sys.executable, __file__, "--dense-memory-of", name_or_path]
         found = json.loads(subprocess.check_output(command, text=True).splitlines()[-1])
         print(
             f"  {name:32s} {found['session_mib']:.0f} MiB in the session, {found['peak_mib']:.0f} at the peak",

@@ -24,10 +24,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from fgvc_hf import FgvcImageProcessorPil, FgvcModel, FgvcProcessor, Tracker, default_checkpoint, render_clip
+from fgvc_hf import FgvcImageProcessorPil, FgvcModel, FgvcProcessor, Tracker, render_clip
 from fgvc_hf.data.scene import Random
 from fgvc_hf.data.textures import natural_image
 from fgvc_hf.evaluation.timing import time_interleaved
+from fgvc_hf.io.checkpoints import DEFAULT_CHECKPOINT, resolve_checkpoint
 from fgvc_hf.kernels.dispatch import SWITCH
 from fgvc_hf.kernels.process import clean_end
 from fgvc_hf.matching.windows import reference_topk, window_topk
@@ -69,7 +70,7 @@ def main() -> None:
 
 def prepare(device: torch.device, size: tuple[int, int]):
     """A model in bfloat16, frames (7, 1, 3, H, W), and the features of the first six of them, (h, w, C) each."""
-    model = FgvcModel.from_pretrained(default_checkpoint(), dtype=torch.bfloat16).to(device)
+    model = FgvcModel.from_pretrained(resolve_checkpoint("fgvc-joint"), dtype=torch.bfloat16).to(device)
     clip = render_clip(MEMORY_FRAMES + 1, *size, num_points=1)
     frames = (
         FgvcImageProcessorPil()(list(clip.frames), return_tensors="pt").pixel_values[:, None].to(device).bfloat16()
@@ -150,7 +151,7 @@ def tracking(device: torch.device, size: tuple[int, int], rounds: int) -> dict:
             step = lambda model=model, session=session, pictures=pictures: model.step(session, next(pictures))  # noqa: E731
             for _ in range(MEMORY_FRAMES + 1):
                 step()
-            steps[f"{checkpoint or 'fgvc-joint'}, {what}"] = step
+            steps[f"{checkpoint or DEFAULT_CHECKPOINT}, {what}"] = step
     return timed(steps, device, rounds)
 
 
@@ -192,7 +193,7 @@ def make_update(device: torch.device) -> Callable[[str], None]:
     pairs = make_synthetic(recipe, textures, seeds, stride=2)
     pairs = replace(pairs, **{name: value.to(device) for name, value in vars(pairs).items()})
     real = (255 * pairs.frames).byte()
-    module = JointTraining(FgvcModel.from_pretrained(default_checkpoint()), recipe).train().to(device)
+    module = JointTraining(FgvcModel.from_pretrained(resolve_checkpoint("fgvc-joint")), recipe).train().to(device)
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-5)
 
     def update(backend: str) -> None:

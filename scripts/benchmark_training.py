@@ -18,10 +18,11 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from fgvc_hf import FgvcModel, default_checkpoint
+from fgvc_hf import FgvcModel
 from fgvc_hf.data.scene import Random
 from fgvc_hf.data.textures import natural_image
 from fgvc_hf.evaluation.timing import describe_machine, process_memory_mib, time_interleaved
+from fgvc_hf.io.checkpoints import resolve_checkpoint
 from fgvc_hf.kernels.process import clean_end
 from fgvc_hf.training.joint import JointTraining, make_synthetic
 from fgvc_hf.training.objectives import cell_grid
@@ -136,7 +137,7 @@ def update(rounds: int) -> dict:
     real = (255 * make_synthetic(recipe, textures, [3, 4], 2).frames).byte()
 
     def variant(enabled: bool):
-        module = JointTraining(FgvcModel.from_pretrained(default_checkpoint()), recipe).train()
+        module = JointTraining(FgvcModel.from_pretrained(resolve_checkpoint("fgvc-joint")), recipe).train()
         optimizer = torch.optim.Adam(module.parameters(), lr=1e-5)
 
         def run():

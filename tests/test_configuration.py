@@ -131,7 +131,10 @@ def test_a_number_is_a_finite_number(name, value):
             HEAD | {"hidden_sizes": [8] * 4, "depths": [2] * 4},
             "a coarse-to-fine model has three layers, got hidden_sizes",
         ),
-        (HEAD | {"output_stride": 8}, "output_stride must be one of (2,), got 8."),
+        (
+            HEAD | {"output_stride": 8},
+            "output_stride must be one of (2,), got 8: a coarse-to-fine model (fine_size above 0) has no other.",
+        ),
         (HEAD | {"num_attention_heads": 3}, "num_attention_heads must split 16 channels into multiples of 4, got 3."),
     ],
 )

@@ -47,7 +47,7 @@ def add_model_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--dtype",
         choices=("float32", "bfloat16", "float16", "auto"),
-        help="precision of the features; default: bfloat16 if the device has native bfloat16 matrix products",
+        help="precision of the features; default: bfloat16 if the device multiplies it faster than float32",
     )
 
 

@@ -27,24 +27,23 @@ from .limits import Point, Shape
 
 Report = Callable[[float, str], None]  # share of the work that is done, and what is being done
 
-# For masks: the preset of the working resolution, and stride and radius of the matching, in that order
-MASK_MATCHING = {"fast": ("fast", 4, 10), "balanced": ("balanced", 4, 10), "accurate": ("balanced", 2, 15)}
+# Preset of the demo -> preset and checkpoint that propagate masks; the finer working resolution would not improve them
+MASK_TRACKERS = {"fast": ("fast", None), "balanced": ("balanced", None), "accurate": ("balanced", "fgvc-joint")}
 CLIP_NAME = "sub-1_ses-1_cam-1_start-0_dur-{}_cliplabels"  # of PoseMark, which tells the clip by the name of the file
 
 
 @functools.cache
-def loaded(preset: str, **config_fields) -> Tracker:
-    """The tracker of a preset, loaded once."""
+def loaded(preset: str, checkpoint: str | None = None) -> Tracker:
+    """The tracker of a preset, loaded once; of the default checkpoint if none is named."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    return Tracker.from_pretrained(preset=preset, **config_fields)
+    return Tracker.from_pretrained(checkpoint, preset)
 
 
 def loaded_for_masks(preset: str) -> Tracker:
     """The tracker that propagates masks at a preset."""
-    resolution, stride, radius = MASK_MATCHING[preset]
-    return loaded(resolution, output_stride=stride, propagation_radius=radius)
+    return loaded(*MASK_TRACKERS[preset])
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from fgvc_hf.io.files import check_outputs
 def main(source: str, mask: str, target: str) -> None:
     check_outputs([target], [source, mask])
     video, ids = open_video(source), read_mask(mask)
-    # Masks are propagated as label maps. Stride 4 takes less than half the time of stride 2; docs/numbers.md says what it costs
-    tracker = Tracker.from_pretrained(output_stride=4, propagation_radius=10)
+    # "fgvc-joint" is several times slower, and its masks are a little better; docs/numbers.md says by how much
+    tracker = Tracker.from_pretrained("fgvc-coarse")
     with VideoWriter(target, video.fps or 24, video.height, video.width) as writer:
         found = tracker.propagate_masks(video, ids, progress=True)
         for frame, (t, masks) in zip(video.frames(), found, strict=True):

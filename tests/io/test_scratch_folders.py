@@ -27,6 +27,7 @@ def test_a_folder_is_deleted_at_the_end_and_by_errors(place):
     with scratch_folder() as folder:
         (folder / "clip").write_bytes(b"x")
         assert folder.parent == place
+        assert (folder / OWNER).stat().st_mode & 0o777 == 0o600  # of this user alone
     with pytest.raises(KeyboardInterrupt), scratch_folder():
         raise KeyboardInterrupt
     assert not list(place.iterdir())

@@ -141,3 +141,15 @@ def test_bfloat16_is_close(features):
     values = torch.randn(B, H, W, 2)
     half = window_average(query.bfloat16(), key.bfloat16(), values, R, SCALE)
     torch.testing.assert_close(half, window_average(query, key, values, R, SCALE), atol=2e-2, rtol=0)
+
+
+def test_cross_entropy_of_the_rows_below_those_without_a_valid_query(features):
+    """The first rows of tiles are left out, and the others counted."""
+    query, key = features
+    positions = CELLS.expand(B, H, W, 2).float()
+    valid = (torch.arange(H) >= H - 2)[:, None].expand(B, H, W)
+    labels = (OFFSETS == 0).all(-1).float()
+    found = window_cross_entropy(query, key, valid, DiracTarget(positions), R, SCALE)
+    losses = -(labels * shifted_scores(query, key).log_softmax(-1).clamp_min(-1e4)).sum(-1)
+    torch.testing.assert_close(found, losses[:, H - 2 :].flatten(1).mean(1), atol=1e-5, rtol=1e-5)
+    assert (found > 1).all()
