@@ -55,9 +55,10 @@ def test_points_of_no_video_are_refused(row, tmp_path):
         read_points_file(tmp_path / "points.csv")
 
 
-def test_a_point_without_one_coordinate_is_not_one_that_was_looked_for(tmp_path):
+@pytest.mark.parametrize("axis", [1, 2])
+def test_a_point_without_one_coordinate_is_not_one_that_was_looked_for(axis, tmp_path):
     tracks = example_tracks()
-    tracks.queries[1, 1] = np.nan
+    tracks.queries[1, axis] = np.nan
     save_tracks(tracks, tmp_path / "tracks.npz")
     with pytest.raises(ValueError) as error:
         read_points_file(tmp_path / "tracks.npz")
