@@ -2,7 +2,7 @@
 
 python scripts/export.py --output exported                     exported/encoder.onnx and exported/propagation.onnx
 python scripts/export.py --output exported --format torch      .pt2, for torch.export.load and AOTInductor
-python scripts/export.py --output exported --checkpoint fgvc-joint --set output_stride=8 --set propagation_radius=6
+python scripts/export.py --output exported --set output_stride=8 --set propagation_radius=6
 """
 
 import argparse

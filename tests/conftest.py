@@ -19,7 +19,6 @@ from fgvc_hf import (
     FgvcModel,
     FgvcProcessor,
     VideoWriter,
-    bundled_checkpoints,
     default_checkpoint,
     render_clip,
 )
@@ -52,12 +51,6 @@ def tiny_model() -> FgvcModel:
 @pytest.fixture(scope="session")
 def bundled_model() -> FgvcModel:
     return FgvcModel.from_pretrained(default_checkpoint())
-
-
-@pytest.fixture(scope="session")
-def fine_model() -> FgvcModel:
-    """The fine model that the default checkpoint was distilled from: a ResNet-18 at stride 2."""
-    return FgvcModel.from_pretrained(bundled_checkpoints()["fgvc-joint"])
 
 
 @pytest.fixture(scope="session")

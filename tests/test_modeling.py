@@ -29,9 +29,9 @@ def torchvision_names() -> set[str]:
     return names
 
 
-def test_default_encoder_is_resnet18_through_layer3(fine_model):
-    assert sum(p.numel() for p in fine_model.parameters()) == 2_782_784
-    assert {name.removeprefix("encoder.") for name, _ in fine_model.named_parameters()} == torchvision_names()
+def test_default_encoder_is_resnet18_through_layer3(bundled_model):
+    assert sum(p.numel() for p in bundled_model.parameters()) == 2_782_784
+    assert {name.removeprefix("encoder.") for name, _ in bundled_model.named_parameters()} == torchvision_names()
 
 
 @pytest.mark.parametrize("stride", [2, 4, 8])
@@ -47,10 +47,10 @@ def test_strides_and_padding(stride, padding_mode):
     torch.testing.assert_close(model(clip).features[1, 2], model(clip[1, 2:]).features[0], rtol=1e-4, atol=1e-5)
 
 
-def test_fine_weights_load_at_every_stride(fine_model):
+def test_default_weights_load_at_every_stride(bundled_model):
     for stride in (4, 8):
         model = FgvcModel(FgvcConfig(output_stride=stride))
-        assert not any(model.load_state_dict(fine_model.state_dict()))
+        assert not any(model.load_state_dict(bundled_model.state_dict()))
 
 
 def test_fresh_residual_branches_start_at_zero():

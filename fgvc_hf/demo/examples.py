@@ -98,7 +98,7 @@ EXAMPLES = [
         _points(
             (90, 115, "oval"),
             (120, 155, "violet"),
-            (140, 135, "body"),
+            (143, 130, "corner"),
             (210, 38, "blob"),
             (154, 42, "behind"),
             (300, 150, "ground"),

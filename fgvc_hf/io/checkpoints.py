@@ -6,7 +6,7 @@ from typing import Any
 from .json_files import read_json
 
 
-DEFAULT_CHECKPOINT = "fgvc-coarse"
+DEFAULT_CHECKPOINT = "fgvc-joint"
 FOLDER = Path(__file__).parents[1] / "checkpoints"  # those that ship with the package
 PROCESSING = (
     "preprocessor_config.json",

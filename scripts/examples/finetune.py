@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from accelerate import Accelerator
 
-from fgvc_hf import FgvcModel, bundled_checkpoints
+from fgvc_hf import FgvcModel, default_checkpoint
 from fgvc_hf.data.video_folder import VideoFolder
 from fgvc_hf.training.experiment import TEXTURE_SIZE
 from fgvc_hf.training.joint import JointTraining
@@ -24,7 +24,7 @@ def main(folder: str, output: str, steps: str = "300") -> None:
     recipe = replace(RECIPES["finetune-small"], steps=int(steps), textures=64)
     videos = VideoFolder(folder, *recipe.clip_settings, seed=recipe.seed)
     textures = videos.texture_images(recipe.textures, *TEXTURE_SIZE)
-    model = FgvcModel.from_pretrained(bundled_checkpoints()["fgvc-joint"])  # the fine model, which the losses are for
+    model = FgvcModel.from_pretrained(default_checkpoint())
     training = Training(JointTraining(model, recipe), recipe, output, Accelerator(), videos, textures, save_every=100)
     training.run()
     training.end()

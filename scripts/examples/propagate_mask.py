@@ -17,7 +17,7 @@ from fgvc_hf.io.files import check_outputs
 def main(source: str, mask: str, target: str) -> None:
     check_outputs([target], [source, mask])
     video, ids = open_video(source), read_mask(mask)
-    # "fgvc-joint" is several times slower, and its masks are a little better; docs/numbers.md says by how much
+    # Several times faster than the default checkpoint, whose masks are a little better; docs/numbers.md says by how much
     tracker = Tracker.from_pretrained("fgvc-coarse")
     with VideoWriter(target, video.fps or 24, video.height, video.width) as writer:
         found = tracker.propagate_masks(video, ids, progress=True)

@@ -128,10 +128,10 @@ def test_sides_stay_sides(bundled_model, processor, zoom):
 
 
 @pytest.fixture(scope="module")
-def carrying_model(fine_model):
-    """The fine model, with boxes followed by the coordinates that the affinity carries along."""
-    model = FgvcModel(FgvcConfig.from_dict(fine_model.config.to_dict() | {"box_matching": "coordinates"})).eval()
-    model.load_state_dict(fine_model.state_dict())
+def carrying_model(bundled_model):
+    """The bundled model, with boxes followed by the coordinates that the affinity carries along."""
+    model = FgvcModel(FgvcConfig.from_dict(bundled_model.config.to_dict() | {"box_matching": "coordinates"})).eval()
+    model.load_state_dict(bundled_model.state_dict())
     return model
 
 

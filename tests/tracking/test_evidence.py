@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fgvc_hf import FgvcConfig, bundled_checkpoints
+from fgvc_hf import FgvcConfig, default_checkpoint
 from fgvc_hf.tracking.evidence import expected_error, judge, visibility
 from fgvc_hf.tracking.template_constants import TemplateConstants
 
@@ -31,6 +31,6 @@ def test_averages_start_from_the_first_evidence_but_not_below_the_least_and_foll
     assert averages[0].isinf().all()
 
 
-def test_evidence_is_weighed_by_default_as_the_fine_checkpoint_does():
-    default, bundled = FgvcConfig(), FgvcConfig.from_pretrained(bundled_checkpoints()["fgvc-joint"])
+def test_evidence_is_weighed_by_default_as_the_bundled_checkpoint_does():
+    default, bundled = FgvcConfig(), FgvcConfig.from_pretrained(default_checkpoint())
     assert default.visibility_weights == bundled.visibility_weights and default.error_weights == bundled.error_weights

@@ -320,12 +320,12 @@ def test_a_point_is_no_mask(processor, noise_clip):
         {"propagation_family": "joint", "similarity": "dot", "temperature": 1.0},
     ],
 )
-def test_ways_of_the_compared_methods_follow_what_moves(fine_model, processor, settings):
+def test_ways_of_the_compared_methods_follow_what_moves(bundled_model, processor, settings):
     """On features that tell cells apart well, all of them do; how well is for the benchmarks to say."""
     sharp = {"temperature": 0.01, "propagation_topk": 5, "propagation_radius": 8} | settings
-    config = FgvcConfig.from_dict(fine_model.config.to_dict() | {"point_matching": "labels"} | sharp)
+    config = FgvcConfig.from_dict(bundled_model.config.to_dict() | {"point_matching": "labels"} | sharp)
     model = FgvcModel(config).eval()
-    model.load_state_dict(fine_model.state_dict())
+    model.load_state_dict(bundled_model.state_dict())
     texture = render_clip(num_frames=1, height=128, width=128, num_points=1, seed=3).frames[0]
     frames = [texture[20 - 2 * t : 84 - 2 * t, 30 + 2 * t : 94 + 2 * t] for t in range(5)]
     queries = np.array([(0, x, y) for x in (20, 32, 44) for y in (20, 32, 44)], dtype=float)
