@@ -27,8 +27,7 @@ from .limits import Point, Shape
 
 Report = Callable[[float, str], None]  # share of the work that is done, and what is being done
 
-# Preset of the demo -> preset and checkpoint that propagate masks. The fine checkpoint is several times slower, and 1.9 points of J&F better; a finer
-# working resolution is not better
+# Preset of the demo -> preset and checkpoint that propagate masks. The fine checkpoint is several times slower, and 1.9 points of J&F better
 MASK_TRACKERS = {
     "fast": ("fast", "fgvc-coarse"),
     "balanced": ("balanced", "fgvc-coarse"),
