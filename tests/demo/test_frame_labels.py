@@ -33,7 +33,7 @@ def tracker():
 
 @pytest.fixture
 def pointed(workspace, monkeypatch, tracker):
-    monkeypatch.setattr(work, "loaded", lambda preset, **config_fields: tracker)
+    monkeypatch.setattr(work, "loaded", lambda preset, checkpoint=None: tracker)
     workspace.points = [Point(0, 30.5, 20.5, "eye", 0), Point(2, 60.5, 40.5, "ear", 1)]
     return workspace
 

@@ -36,7 +36,7 @@ def tiny(monkeypatch):
     """A model that takes no time."""
     model = FgvcModel(FgvcConfig(hidden_sizes=[8, 16, 32], propagation_radius=4, point_matching="templates")).eval()
     processor = FgvcProcessor(FgvcImageProcessorPil(size={"height": 48, "width": 80}))
-    monkeypatch.setattr(work, "loaded", lambda preset, **config_fields: Tracker(model, processor))
+    monkeypatch.setattr(work, "loaded", lambda preset, checkpoint=None: Tracker(model, processor))
 
 
 @pytest.fixture
@@ -262,6 +262,17 @@ def test_painted_objects_are_followed(workspace, tiny):
     assert "object 1" in timeline and "object 3" in timeline and "object 2" not in timeline
     with zipfile.ZipFile(files[0]) as archive:
         assert sorted(archive.namelist()) == [f"{t:05d}.png" for t in range(6)]
+
+
+@pytest.mark.parametrize("preset, checkpoint", [
+    ("fast", "fgvc-coarse"), ("balanced", "fgvc-coarse"), ("accurate", "fgvc-joint"),
+])  # fmt: skip
+def test_masks_are_propagated_by_the_fast_checkpoint_unless_accuracy_is_asked_for(preset, checkpoint):
+    size = {"height": 256, "width": 256} if preset == "fast" else {"shortest_edge": 256}
+    tracker = work.loaded_for_masks(preset)
+    assert dict(tracker.processor.image_processor.size) == size
+    assert tracker.model.config.fine_size == {"fgvc-coarse": 48, "fgvc-joint": 0}[checkpoint]
+    assert tracker is work.loaded_for_masks(preset)  # loaded once
 
 
 def test_shapes_are_rasterised_where_they_were_painted():
