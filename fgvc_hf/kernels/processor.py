@@ -14,9 +14,8 @@ def has_matrix_tiles() -> bool:
 def multiplies_bfloat16() -> bool:
     """Whether the CPU multiplies bfloat16 faster than float32, and torch has the library that does so (oneDNN, unless it is switched off).
 
-    It does with AMX, with the AVX512-BF16 of AMD (since Zen 4), and with the BF16 extension of ARMv8.6. Intel's AVX512-BF16 is no faster than
-    float32: without AMX, frames take 1.0 to 1.3 times as long with it. Other CPUs with AVX-512 compute in bfloat16 as well, by conversion:
-    three times as slow as in float32.
+    It does with AMX, with the AVX512-BF16 of AMD (since Zen 4), and with the BF16 extension of ARMv8.6. Intel's AVX512-BF16, without AMX, is no
+    faster than float32. Other CPUs with AVX-512 compute in bfloat16 as well, by conversion, which is slower.
     """
     if not (torch.backends.mkldnn.enabled and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
         return False
