@@ -17,6 +17,7 @@ pytest.importorskip("gradio", reason="the extra demo is not installed")
 import httpx
 
 from fgvc_hf import VideoWriter, render_clip
+from fgvc_hf.demo.examples import EXAMPLES
 from fgvc_hf.demo.server_state import ServerState
 
 
@@ -105,6 +106,11 @@ def server(tmp_path_factory):
                     if httpx.get(url).status_code == 200:
                         break
                 assert process.poll() is None, log.seek(0) or log.read()
+                time.sleep(0.2)
+            examples = [next(folder.glob("fgvc-demo-*")) / "clips" / f"{example.key}.mp4" for example in EXAMPLES]
+            end = time.monotonic() + 120  # it makes them in the background: files that no visitor sent
+            while not all(path.exists() for path in examples):
+                assert process.poll() is None and time.monotonic() < end, log.seek(0) or log.read()
                 time.sleep(0.2)
             yield Server(url, process.pid, folder)
             assert process.poll() is None, "the server went down"
