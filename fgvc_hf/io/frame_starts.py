@@ -4,10 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .truncation import Broken, image_blocks
+from .gif_images import image_blocks
 
 
 MARK = 0x47  # the first byte of a packet of a transport stream
+PICTURES = 0xE0  # the upper half of the number of a stream of pictures in it
 PICTURE, CODING_EXTENSION = b"\0\0\1\0", b"\0\0\1\xb5"
 JPEG_START, JPEG_SCAN, JPEG_FRAMES = (
     b"\xff\xd8",
@@ -17,6 +18,8 @@ JPEG_START, JPEG_SCAN, JPEG_FRAMES = (
 ALL_COLOURS = b"\0\x0c\x03"  # a scan of all three, after which there is no other
 VP8_START = b"\x9d\x01\x2a"
 WEBP_PICTURES = b"VP8 ", b"VP8L", b"ALPH"
+# Where the header of a stream whose units (NAL) have lengths says how many bytes a length has (ISO/IEC 14496-15, 5.3.3 and 8.3.3)
+UNIT_WIDTH = {"h264": 4, "hevc": 21}
 PROBED = 50  # packets of a transport stream that its packet length is told from
 
 
@@ -36,7 +39,7 @@ def frame_starts(path: Path, kinds: set[str], stream_id: int) -> int:
     if "gif" in kinds:
         try:
             return sum(1 for _ in image_blocks(path.read_bytes()))
-        except (IndexError, Broken):
+        except (IndexError, ValueError):
             return 0  # damaged anyway
     return 0
 
@@ -52,18 +55,34 @@ def webp_frames(content: bytes) -> int:
     return found
 
 
-def loses_step(path: Path, kinds: set[str]) -> bool:
-    """Whether a transport stream has bytes between its packets, or packets without their mark; demuxers go on at the next one without a word."""
+def loses_step(path: Path, kinds: set[str], stream_ids: set[int]) -> bool:
+    """Whether a transport stream has bytes between its packets, packets without their mark, or pictures that begin in a packet of a stream that is
+    not known; demuxers go on at the next one without a word."""
     if "mpegts" not in kinds:
         return False
     packets = _transport_packets(np.memmap(path, np.uint8, "r"))
-    return packets is None or bool((packets[:, 0] != MARK).any())
+    if packets is None or (packets[:, 0] != MARK).any():
+        return True
+    packets = packets[(packets[:, 1] & 0xC0 == 0x40) & (packets[:, 3] & 0x10 > 0)]  # something begins in them
+    more = packets[:, 3] & 0x20 > 0  # fields before it, of a stated length
+    starts = 4 + np.where(more, 1 + packets[:, 4].astype(int), 0)
+    heads = np.take_along_axis(packets, (starts[:, None] + np.arange(4)).clip(0, packets.shape[1] - 1), axis=1)
+    pictures = (heads[:, :3] == (0, 0, 1)).all(axis=1) & (heads[:, 3] & 0xF0 == PICTURES)
+    return not set(_identities(packets)[pictures].tolist()) <= stream_ids
 
 
-def is_damaged_packet(packet: bytes | memoryview, codec: str) -> bool:
+def is_damaged_packet(packet: bytes | memoryview, codec: str, header: bytes = b"") -> bool:
     """Whether a packet shows damage that demuxers do not tell: more pictures than one, or than the two fields of a frame, because a parser that a
-    damaged mark misleads joins two frames, of which the decoder gives one; or a key frame of VP8 without its start code, which may seem to be
-    one that is not shown."""
+    damaged mark misleads joins two frames, of which the decoder gives one; a key frame of VP8 without its start code, which may seem to be
+    one that is not shown; or units of H.264 and HEVC that do not fit into it, in a frame that may not be shown.
+
+    Args:
+        packet: What the demuxer gives.
+        codec (`str`): What FFmpeg calls the codec.
+        header (`bytes`): Of the stream ("extradata"). It tells whether units have lengths.
+    """
+    if codec in UNIT_WIDTH and header[:1] == b"\1":
+        return not _units_fit(packet, (header[UNIT_WIDTH[codec]] & 3) + 1)
     if codec == "vp8":
         return not packet[0] & 1 and bytes(packet[3:6]) != VP8_START
     if codec == "mjpeg":
@@ -82,13 +101,25 @@ def is_damaged_packet(packet: bytes | memoryview, codec: str) -> bool:
     return sorted(structures) != [1, 2]  # the upper and the lower field
 
 
+def _units_fit(packet: bytes | memoryview, width: int) -> bool:
+    """Whether units, each behind its length in `width` bytes, end within a packet."""
+    position = 0
+    while position + width < len(packet):
+        position += width + int.from_bytes(packet[position : position + width])
+    return position <= len(packet)
+
+
 def _payload_starts(content: np.ndarray, stream_id: int) -> int:
     """Packets of an elementary stream with the start of a payload."""
     packets = _transport_packets(content)
     if packets is None:
         return 0
-    identity = (packets[:, 1] & 0x1F).astype(np.uint16) << 8 | packets[:, 2]
-    return int(((identity == stream_id) & (packets[:, 1] & 0xC0 == 0x40)).sum())
+    return int(((_identities(packets) == stream_id) & (packets[:, 1] & 0xC0 == 0x40)).sum())
+
+
+def _identities(packets: np.ndarray) -> np.ndarray:
+    """The stream of each packet."""
+    return (packets[:, 1] & 0x1F).astype(np.uint16) << 8 | packets[:, 2]
 
 
 def _transport_packets(content: np.ndarray) -> np.ndarray | None:

@@ -7,12 +7,13 @@ without an index or duration, as a browser records it, is whole as long as its l
 import mmap
 import re
 import struct
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from .asf_packets import packets_are_whole
+from .gif_images import has_hidden_images
 from .matroska_blocks import block_is_whole
-from .mp4_boxes import tracks_have_clocks
+from .mp4_boxes import frames_are_within, tracks_have_clocks
 
 
 Head = Callable[[bytes], int | None]  # the first bytes of an element -> its length; `None`: no element, or the end
@@ -109,7 +110,7 @@ def _mp4(data) -> bool:
 
     if _walk(data, box) or last == b"moof":
         return True
-    if not tracks_have_clocks(data):
+    if not tracks_have_clocks(data) or not frames_are_within(data):
         raise Broken
     return False
 
@@ -189,7 +190,7 @@ def _check_chunks(data, position: int, end: int) -> None:
     while position + 8 <= end:
         ends = [other for other in ends if position < other]
         head = data[position : position + 12]
-        if len(ends) == 1 and not any(data[position : position + HEAD]):
+        if len(ends) == 1 and not any(data[position : position + HEAD]) and not data[position:end].strip(b"\0"):
             return  # programs fill up
         inside = position + 8 + _u32(head, 4)
         if not all(32 <= byte < 127 for byte in head[:4]) or inside > ends[-1]:
@@ -227,49 +228,15 @@ def _asf(data) -> bool:
 
 # ---- GIF, PNG ------------------------------------------------------------------------------------------------------
 
-SPARE = 256  # bytes of an image of a GIF, and one per cent, beyond those of its pixels: sizes of blocks, and codes that start anew
-
-
-IMAGE = re.compile(rb"\x21\xf9\x04.{4}\0\x2c", re.DOTALL)  # a graphic control extension and the start of an image
-
 
 def _gif(data) -> bool:
     """Whether the trailer is missing."""
     try:
-        starts = set(image_blocks(data))
+        if has_hidden_images(data):
+            raise Broken
     except IndexError:
         return True
-    if any(found.end() - 1 not in starts for found in IMAGE.finditer(data)):
-        raise Broken  # an image within the blocks of another, or behind a trailer where there was none
     return False
-
-
-def image_blocks(data) -> Generator[int]:
-    """Yield where each image of a GIF file begins; an `IndexError` if it ends before the trailer."""
-
-    def colours(flags: int) -> int:
-        return 3 << (flags & 7) + 1 if flags & 0x80 else 0
-
-    position = 13 + colours(data[10])
-    while (kind := data[position]) != 0x3B:
-        if kind == 0:  # some programs write more ends than blocks
-            position += 1
-            continue
-        if kind == 0x21:  # an extension
-            position += 2
-        elif kind == 0x2C:
-            yield position
-            width, height = (data[position + at] | data[position + at + 1] << 8 for at in (5, 7))
-            most = width * height * 1.515 + SPARE  # a pixel takes a code of twelve bits at most
-            position += 11 + colours(data[position + 9])
-        else:
-            raise Broken
-        start = position
-        while size := data[position]:
-            position += 1 + size
-        if kind == 0x2C and position - start > most:
-            raise Broken  # the end of one image and the start of another are lost
-        position += 1
 
 
 def _png(data) -> bool:
@@ -324,27 +291,38 @@ def _program_stream(head: bytes) -> int | None:
     return 6 + struct.unpack_from(">H", head, 4)[0] if kind > 0xBA else None
 
 
+FLV_TAG = re.compile(rb"(?=[\x08\x09\x12].{7}\0{3})", re.DOTALL)
+EXTENDED = 0x80  # the bit of a picture whose codec has a name of four letters
+
+
 def _flv(data) -> bool:
     """Whether the last tag is incomplete; the length of each is there again behind it."""
-    position = min(_u32(data, 5, ">") + 4, len(data))
+    position, codecs = min(_u32(data, 5, ">") + 4, len(data)), set()
     while position < len(data):
-        head = data[position : position + 11]
+        head = data[position : position + 12]
         if len(head) < 4:
             return bool(head.strip(b"\0"))
         if head[0] & 0x1F not in (8, 9, 18):
-            last = (
-                len(data) - 4 - _u32(data, len(data) - 4, ">")
-            )  # where the last tag begins, if data of programs is not behind it
-            if position <= last < len(data) - 15 and data[last] & 0x1F in (8, 9, 18):
-                raise Broken
+            if any(_is_flv_tag(data, found.start()) for found in FLV_TAG.finditer(data, position)):
+                raise Broken  # not data of programs behind the last tag
             return False
         length = 11 + int.from_bytes(head[1:4])
         if length == 11 and head[0] & 0x1F == 9:
             raise Broken  # a picture of no bytes: zeros, as a disk gives them for a part that was not written
+        if head[0] & 0x1F == 9 and len(head) == 12 and not head[11] & EXTENDED:
+            codecs.add(head[11] & 0x0F)
+        if len(codecs) > 1:
+            raise Broken  # demuxers take it for another stream
         position += length + 4
         if position <= len(data) and _u32(data, position - 4, ">") not in (length, 0):
             raise Broken
     return position > len(data)
+
+
+def _is_flv_tag(data, position: int) -> bool:
+    """Whether something has the length behind it that its head states."""
+    end = position + 11 + int.from_bytes(data[position + 1 : position + 4])
+    return end + 4 <= len(data) and _u32(data, end, ">") == end - position
 
 
 def _ogg(data) -> bool:
@@ -382,4 +360,4 @@ def _yuv4mpeg(data) -> bool:
     return _walk(data, frame, start=data.find(b"\n") + 1)
 
 
-__all__ = ["BROKEN", "CUT_OFF", "damage", "image_blocks"]
+__all__ = ["BROKEN", "CUT_OFF", "damage"]

@@ -80,6 +80,7 @@ class VideoFile:
         """Take PTS from the packets, if every frame has one of its own; returns whether the packets end in the middle."""
         packets, marked = [], []  # not the packets themselves, which hold the compressed file
         corrupt = failed = damaged = False
+        header = stream.codec_context.extradata or b""
         # Packets of raw motion JPEG are cut at marks alone: where one is damaged, two pictures are decoded as one
         strict = _strict_decoder(stream.codec_context.name) if "mjpeg" in kinds else None
         self._last, self._hidden, end = 0, 0, None  # number of packets, and where the last one ends in the file
@@ -89,7 +90,7 @@ class VideoFile:
                 self._last += 1
                 marked.append((corrupt, packet.dts, packet.is_keyframe))
                 self._hidden += (hidden := _is_hidden(packet, stream))
-                damaged |= is_damaged_packet(memoryview(packet), stream.codec_context.name)
+                damaged |= is_damaged_packet(memoryview(packet), stream.codec_context.name, header)
                 damaged |= strict is not None and not _decodes(strict, bytes(packet))
                 if not hidden:
                     packets.append((packet.pts, packet.dts, packet.is_keyframe, packet.is_discard))
@@ -105,10 +106,10 @@ class VideoFile:
         self._packets_missing = (
             damaged
             or _are_missing(marked, kinds)
-            or loses_step(self.path, kinds)
+            or loses_step(self.path, kinds, {other.id for other in container.streams})
             or self._last < frame_starts(self.path, kinds, stream.id)
         )
-        self._packets_missing |= self._has_keys and not keys[0] and not kinds & {"mpegts", *ENDLESS}
+        self._packets_missing |= not keys[0] and not (self._has_keys and kinds & ENDLESS)
         # Pictures before the first key frame are not counted on, for they may refer to others that are not there
         unique = None not in pts and len(set(pts)) == len(pts) and keys[0] and pts[0] == min(pts)
         ordered = None not in dts and all(before < after for before, after in itertools.pairwise(dts))
