@@ -116,7 +116,7 @@ def constants(value: object) -> Iterator[ast.AST]:
 
 
 def calls(node: ast.Call) -> Iterator[ast.AST]:
-    """Another function, two arguments in the other order, a named argument left out; not what cannot change any result."""
+    """Another function, two arguments in the other order, a named argument left out; not what only checks, or says what holds without it."""
     function = node.func
     name = function.id if isinstance(function, ast.Name) else getattr(function, "attr", "")
     if isinstance(function, ast.Name) and function.id in NAMES:
@@ -127,8 +127,13 @@ def calls(node: ast.Call) -> Iterator[ast.AST]:
     if len(node.args) >= 2 and not either_order and not any(isinstance(one, ast.Starred) for one in node.args):
         yield changed(node, args=[node.args[1], node.args[0], *node.args[2:]])
     for i, keyword in enumerate(node.keywords):
-        if keyword.arg:
+        if keyword.arg and not changes_nothing(keyword):
             yield changed(node, keywords=node.keywords[:i] + node.keywords[i + 1 :])
+
+
+def changes_nothing(node: ast.AST) -> bool:
+    """Whether a named argument is a check of lengths (`zip`), or says that a tensor is made on the CPU."""
+    return isinstance(node, ast.keyword) and (node.arg == "strict" or ast.unparse(node) == "device='cpu'")
 
 
 def changed(node: ast.AST, **fields) -> ast.AST:
@@ -166,7 +171,7 @@ def mutants_of(path: str) -> Iterator[Mutant]:
         for name, value in ast.iter_fields(node):
             if name not in UNSEEN and not isinstance(node, ast.Raise | ast.JoinedStr) and not is_message(node):
                 for child in value if isinstance(value, list) else [value]:
-                    if isinstance(child, ast.AST):
+                    if isinstance(child, ast.AST) and not changes_nothing(child):
                         yield from visit(child, place)
 
     yield from visit(ast.parse(text), "")

@@ -74,6 +74,8 @@ def _is_whole(packet: bytes, size: int, streams: set[int], rest: Rest) -> bool:
     if not fields.at <= end <= size:
         return False
     several = fields.take(1) if lengths & 1 else 0
+    if lengths & 1 and not several & 0x3F:
+        return False  # no piece at all
     for _ in range(several & 0x3F if lengths & 1 else 1):
         stream = fields.take(1) & 0x7F
         number = fields.take(WIDTHS[properties >> 4 & 3])

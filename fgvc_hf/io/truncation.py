@@ -119,20 +119,30 @@ EBML, SEGMENT, CLUSTER, VOID = 0x1A45DFA3, 0x18538067, 0x1F43B675, 0xEC
 TRACK_NUMBER, BLOCKS = 0xD7, (0xA3, 0xA1)
 # Elements that hold others: header, segment, information, tracks and one of them, clusters of frames and groups of blocks
 PARENTS = (EBML, SEGMENT, 0x1549A966, 0x1654AE6B, 0xAE, CLUSTER, 0xA0)
+# What a cluster holds (RFC 9559, section 5.1.3): its time, position and size, silent tracks, blocks and groups of them; and what any element may hold
+IN_CLUSTERS = {0xE7, 0xA7, 0xAB, 0x5854, 0xA3, 0xA0, 0xAF, VOID, 0xBF}
 
 
 def _matroska(data) -> bool:
     """Go through elements and those within them; demuxers skip to the next cluster where one does not fit into what holds it."""
-    position, ends, live = 0, [], False  # where the elements around this position end; whether one is of unknown size
+    position, around, live = (
+        0,
+        [],
+        False,
+    )  # the elements around this position, by their ends; whether one is of unknown size
     tracks: set[int] = set()
     while position < len(data):
-        ends = [end for end in ends if position < end]
+        around = [(end, kind) for end, kind in around if position < end]
         try:
             identity, size, head = _matroska_element(data[position : position + 12])
         except (Incomplete, IndexError):
             return True
-        if identity is None or not (live or ends or identity in (EBML, SEGMENT, VOID)):
-            if ends or data.find(CLUSTER.to_bytes(4), position) >= 0 or (live and any(data[position : position + 64])):
+        if identity is None or not (live or around or identity in (EBML, SEGMENT, VOID)):
+            if (
+                around
+                or data.find(CLUSTER.to_bytes(4), position) >= 0
+                or (live and any(data[position : position + 64]))
+            ):
                 raise Broken
             return False  # programs append data of their own
         position += head
@@ -143,14 +153,14 @@ def _matroska(data) -> bool:
             continue
         if position + size > len(data):
             return True
-        if ends and position + size > ends[-1]:
+        if around and (position + size > around[-1][0] or (around[-1][1] == CLUSTER and identity not in IN_CLUSTERS)):
             raise Broken
         if identity == TRACK_NUMBER and size <= 8:
             tracks.add(int.from_bytes(data[position : position + size]))
         if identity in BLOCKS and tracks and not block_is_whole(memoryview(data)[position : position + size], tracks):
             raise Broken
         if identity in PARENTS:
-            ends.append(position + size)
+            around.append((position + size, identity))
         else:
             position += size
     return False

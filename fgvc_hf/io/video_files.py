@@ -106,7 +106,7 @@ class VideoFile:
         self._packets_missing = (
             damaged
             or _are_missing(marked, kinds)
-            or loses_step(self.path, kinds, {other.id for other in container.streams})
+            or loses_step(self.path, kinds, {other.id for other in container.streams.video})
             or self._last < frame_starts(self.path, kinds, stream.id)
         )
         self._packets_missing |= not keys[0] and not (self._has_keys and kinds & ENDLESS)

@@ -308,3 +308,17 @@ def test_panels_of_flow_by_value(frame):
         )
         expected = with_flow_legend(pair, largest_flow(flow), False, True)
         np.testing.assert_array_equal(draw_flow_panels(frame, flow, marks), expected)
+
+
+def test_lengths_have_two_digits_at_least():
+    lengths = {
+        0.034: "0.034",
+        0.5: "0.5",
+        0.999: "1",
+        1.0: "1.0",
+        9.96: "10.0",
+        99.94: "99.9",
+        100.0: "100",
+        1234.5: "1234",
+    }
+    assert {length: flow_colours._pixels(length) for length in lengths} == lengths

@@ -7,9 +7,9 @@ import pytest
 from media_files import CONTAINERS, write_media
 
 from fgvc_hf import open_video, render_clip
-from fgvc_hf.io import asf_packets
+from fgvc_hf.io import asf_packets, video_files
 from fgvc_hf.io.asf_packets import _follows
-from fgvc_hf.io.frame_starts import frame_starts, is_damaged_packet, webp_frames
+from fgvc_hf.io.frame_starts import frame_starts, is_damaged_packet, loses_step, webp_frames
 from fgvc_hf.io.matroska_blocks import block_is_whole
 from fgvc_hf.io.mp4_boxes import tracks_have_clocks
 
@@ -42,6 +42,8 @@ def test_frames_that_do_not_fit_into_a_block():
     assert not block_is_whole(block(EBML, "02 8a 80", 100), {1})  # 10 bytes, and 63 less than that
     assert block_is_whole(block(EBML, "00", 100), {1}) and block_is_whole(block(XIPH, "00", 100), {1})
     assert block_is_whole(block(EBML, "02 8a bf", 20), {1})  # a second one of the same size
+    assert block_is_whole(block(EBML, "02 8a b5", 20), {1})  # 10 bytes, none, and the rest
+    assert not block_is_whole(block(EBML, "02 8a b4", 20), {1})  # one byte less than none
     assert not block_is_whole(block(EBML, "02 8a c0", 20), {1})  # of 11
 
 
@@ -88,6 +90,28 @@ def test_packets_of_wmv_with_and_without_data_for_their_correction(correction):
     assert not asf_packets._is_whole(wmv_packet(correction, whole=23), 64, {1}, {})  # more than the frame holds
     assert asf_packets._is_whole(wmv_packet(correction, whole=34), 64, {1}, rest := {}) and rest == {1: (5, 10)}
     assert not asf_packets._is_whole(wmv_packet(correction), 20, {1}, {})  # shorter than its padding
+
+
+def test_a_packet_of_wmv_may_be_shorter_than_the_others_and_has_a_piece_at_least():
+    """Its length in a byte, in two, or in four; as in the specification, what fills up is no part of it."""
+    piece = bytes([1, 5]) + bytes(4) + bytes([8]) + (24).to_bytes(4, "little") + bytes(4) + bytes(24)
+    for flag, width in ((0x20, 1), (0x40, 2), (0x60, 4)):
+        length = 2 + width + 6 + len(piece)
+        packet = bytes([flag, 0x5D]) + length.to_bytes(width, "little") + bytes(6) + piece
+        assert asf_packets._is_whole(packet + bytes(64 - len(packet)), 64, {1}, rest := {}) and rest == {1: (5, 0)}
+        for wrong, whole in (
+            (length - 1, True),
+            (length + 1, False),
+        ):  # the last byte comes in the next packet; one too many
+            other = (
+                bytes([flag, 0x5D]) + wrong.to_bytes(width, "little") + packet[2 + width :] + bytes(64 - len(packet))
+            )
+            assert asf_packets._is_whole(other, 64, {1}, rest := {}) is whole and rest == (
+                {1: (5, 1)} if whole else {}
+            )
+    several = bytes([0x01, 0x5D]) + bytes(6) + b"\x81" + piece[:15] + b"\x18" + piece[15:]
+    assert asf_packets._is_whole(several + bytes(64 - len(several)), 64, {1}, {})
+    assert not asf_packets._is_whole(several.replace(b"\x81", b"\x80", 1) + bytes(64 - len(several)), 64, {1}, {})
 
 
 def picture(structure: int | None) -> bytes:
@@ -327,3 +351,63 @@ def test_a_key_frame_of_vp8_without_its_start_code(tmp_path, noise_clip):
         open_video(path)
     path.write_bytes(content)
     assert open_video(path).num_frames == 9
+
+
+def test_a_clip_without_a_key_frame(tmp_path, noise_clip):
+    path, content = written(tmp_path, "wmv.wmv", noise_clip[:8])
+    first = frames_of_wmv(content)[0]
+    assert content[first] == 0x81  # a key frame of the first stream
+    path.write_bytes(content[:first] + b"\1" + content[first + 1 :])
+    with pytest.warns(UserWarning, match="packets are missing or damaged, and frames may be missing"):
+        open_video(path)
+
+
+def test_a_picture_of_a_transport_stream_that_belongs_to_no_stream(tmp_path, noise_clip):
+    """The number of the stream is damaged where a picture begins; the counter of what follows is right."""
+    path, content = written(tmp_path, "h264.ts", noise_clip[:8])
+    begins = [at for at in range(0, len(content), 188) if content[at + 1 : at + 3] == b"\x41\0"]
+    assert len(begins) == 8
+    for begin in begins[1], begins[7]:
+        path.write_bytes(content[: begin + 1] + b"\x43" + content[begin + 2 :])
+        with pytest.warns(UserWarning, match="packets are missing or damaged, and frames may be missing"):
+            open_video(path)
+
+
+@pytest.mark.parametrize(
+    ("head", "told"),
+    [
+        ("47410010 000001e0", True),
+        ("47410010 000001ef", True),
+        ("47410030 0700000000000000 000001e0", True),  # behind other fields
+        ("47410010 000001c0", False),  # sound
+        ("47410010 000001f0", False),
+        ("47410010 000002e0", False),  # data
+        ("47010010 000001e0", False),  # in the middle
+        ("47c10010 000001e0", False),  # damaged on its way
+        ("47410020 000001e0", False),  # without content
+        ("47410030 0700000000000000 00000000", False),
+        ("47410030 ff000000 000001e0", False),  # the fields take all of it
+        ("47411010 000001e0", False),  # of the stream that is known
+    ],
+)
+def test_where_a_picture_begins_in_a_transport_stream(tmp_path, head, told):
+    begin = bytes.fromhex(head)
+    known = bytes.fromhex("47411010 000001e0") + bytes(180)
+    (tmp_path / "x.ts").write_bytes(9 * known + begin + bytes(188 - len(begin)) + known)
+    assert loses_step(tmp_path / "x.ts", {"mpegts"}, {0x110}) is told
+    assert not loses_step(tmp_path / "x.ts", {"mov"}, set())
+
+
+def test_a_demuxer_that_gives_up_in_the_middle(tmp_path, noise_clip, monkeypatch):
+    path, _ = written(tmp_path, "index in front.mp4", noise_clip[:8])
+    packets = video_files._packets
+
+    def some(container, stream):
+        for number, packet in enumerate(packets(container, stream)):
+            if number == 5:
+                raise video_files._CorruptFrameError
+            yield packet
+
+    monkeypatch.setattr(video_files, "_packets", some)
+    with pytest.raises(OSError, match="is damaged, it is cut off after frame"):
+        open_video(path)

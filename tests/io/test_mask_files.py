@@ -186,3 +186,18 @@ def test_ids_up_to_255_are_written_with_their_colours(tmp_path, largest, mode):
         if mode == "P":
             np.testing.assert_array_equal(np.asarray(image.convert("RGB"))[0], own_palette()[[0, 1, 255]])
     assert read_mask(tmp_path / "a.png").tolist() == ids.tolist()
+
+
+@pytest.mark.parametrize("colour", [2, 4, 6], ids=["RGB", "grey with alpha", "RGBA"])
+def test_channels_of_16_bits_are_refused(tmp_path, colour):
+    """A PNG file by its specification: Pillow would give the upper 8 bits of each value."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    row = b"\0" + bytes(4 * 2 * {2: 3, 4: 2, 6: 4}[colour])
+    header = struct.pack(">IIBBBBB", 4, 3, 16, colour, 0, 0, 0)
+    pieces = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(3 * row)), chunk(b"IEND", b"")
+    (tmp_path / "mask.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(pieces))
+    with pytest.raises(ValueError, match="has 16 bits in each of several channels, which Pillow cuts to 8"):
+        read_mask(tmp_path / "mask.png")

@@ -209,6 +209,7 @@ INSIDE = {
     "avi": ("avi", avi(listed(b"hdrl", listed(b"strl", FRAME)), listed(b"movi", FRAME, listed(b"rec ", FRAME))), None),
     "avi, padded": ("avi", avi(listed(b"movi", FRAME), bytes(500)), None),
     "avi, zeros among frames": ("avi", avi(listed(b"movi", FRAME, bytes(500), FRAME)), BROKEN),
+    "avi, zeros among lists": ("avi", avi(listed(b"movi", FRAME), bytes(500), FRAME), BROKEN),
     "avi, list of text": ("avi", avi(listed(b"INFO", b"\1\2\3\4 and what programs say"), FRAME), None),
     "avi, first and last sign of a name": ("avi", avi(piece(b" ~a0", b"1")), None),
     **{
@@ -224,12 +225,13 @@ INSIDE = {
     "gif, image in the blocks of another": ("gif", gif(image(b"\1\0\1\0", 3)[:-1], b"\x0a" + EXTENSION + b"\x2c\1", b"\0"), BROKEN),
     "gif, image behind the trailer": ("gif", gif(image(b"\1\0\1\0", 3)) + EXTENSION + image(b"\1\0\1\0", 3), BROKEN),
     "gif, other data behind the trailer": ("gif", gif(image(b"\1\0\1\0", 3)) + 20 * b"\x2c", None),
-    "gif, as long as spare bytes": ("gif", gif(image(b"\0\0\0\0", 255)), None),
-    "gif, longer than its pixels": ("gif", gif(image(b"\0\0\0\0", 255, 1)), BROKEN),
-    "gif, two pixels more": ("gif", gif(image(b"\2\0\1\0", 255, 1)), None),
-    "gif, 2 x 256 pixels": ("gif", gif(image(b"\2\0\0\1", 255, 255, 255, 250)), None),  # 775.7 bytes less than 1031.7
-    "gif, 256 x 1 pixels": ("gif", gif(image(b"\0\1\1\0", 255, 255, 130)), None),  # 643 bytes of at most 643.8
-    "gif, too much for 256 x 1 pixels": ("gif", gif(image(b"\0\1\1\0", 255, 255, 131)), BROKEN),
+    # Codes of 2 bits and more: 256 pixels take 4 x 3 + 8 x 4 + 16 x 5 + 32 x 6 + 64 x 7 + 128 x 8 + 4 x 9 bits, or 228 bytes, and 16 are spare
+    "gif, as long as spare bytes": ("gif", gif(image(b"\0\0\0\0", 15, 1)), None),
+    "gif, longer than its pixels": ("gif", gif(image(b"\0\0\0\0", 17)), BROKEN),
+    "gif, 256 x 1 pixels": ("gif", gif(image(b"\0\1\1\0", 200, 44)), None),
+    "gif, too much for 256 x 1 pixels": ("gif", gif(image(b"\0\1\1\0", 200, 45)), BROKEN),
+    "gif, 2 x 256 pixels": ("gif", gif(image(b"\2\0\0\1", 255, 255, 22)), None),  # 252 x 9 + 4 x 10 bits more: 516 bytes
+    "gif, too much for 2 x 256 pixels": ("gif", gif(image(b"\2\0\0\1", 255, 255, 23)), BROKEN),
     "gif, a long extension": ("gif", gif(b"\x21\xfe" + 9 * (b"\xff" + 255 * b"c") + b"\0", image(b"\1\0\1\0", 3)), None),
     "png and other data": ("png_pipe", b"\x89PNG\r\n\x1a\n" + png(b"IHDR", b"1") + png(b"IEND") + b"data of programs", None),
     "matroska": ("matroska", matroska(element(SEGMENT, element(CLUSTER, element(BLOCK, b"1234")))), None),
@@ -241,6 +243,18 @@ INSIDE = {
     "matroska, no size": ("matroska", matroska(element(SEGMENT, element(CLUSTER, BLOCK + b"\0" + 9 * b"x"))), BROKEN),
     "matroska, longer than its cluster": ("matroska", matroska(element(SEGMENT, element(CLUSTER, BLOCK + b"\x85four") + 9 * b"\xec\x80")), BROKEN),
     "matroska, as long as its cluster": ("matroska", matroska(element(SEGMENT, element(CLUSTER, BLOCK + b"\x84four") + 9 * b"\xec\x80")), None),
+    **{
+        f"matroska, longer than its {kind.hex()}": ("matroska", matroska(element(SEGMENT, outer + element(kind, b"\xec\x85four") + 9 * b"\xec\x80")), BROKEN)
+        for kind, outer in ((b"\x15\x49\xa9\x66", b""), (b"\x16\x54\xae\x6b", b""), (CLUSTER, b""))
+    },
+    "matroska, text is no parent": ("matroska", matroska(element(SEGMENT, element(b"\x42\x54", b"\xec\x85four"))), None),
+    **{
+        f"matroska, {kind.hex()} in a cluster": ("matroska", matroska(element(SEGMENT, element(CLUSTER, element(kind, b"\xec\x81a")))), None if sound else BROKEN)
+        for kind, sound in (
+            (b"\xe7", True), (b"\xa7", True), (b"\xab", True), (b"\x58\x54", True), (b"\xa0", True), (b"\xaf", True), (b"\xec", True), (b"\xbf", True),
+            (b"\xa2", False), (b"\xe3", False), (b"\x42\x54", False),
+        )
+    },
     "matroska, a block of unknown size": ("matroska", matroska(LIVE, BLOCK + b"\xff"), BROKEN),
     "matroska, live": ("matroska", matroska(LIVE, element(BLOCK, b"1234")), None),
     "matroska, live and zeros": ("matroska", matroska(LIVE, element(BLOCK, b"1234"), bytes(70)), None),
@@ -252,6 +266,12 @@ INSIDE = {
     "flv, a picture of no bytes": ("flv", flv(PICTURE, tag(9, b""), PICTURE), BROKEN),
     "flv, other data": ("flv", flv(PICTURE, b"data of programs, which is not a tag, and long enough"), None),
     "flv, other data and a tag": ("flv", flv(PICTURE, b"something that is no tag", PICTURE), BROKEN),
+    "flv, other data and a part of a tag": ("flv", flv(PICTURE, b"something that is no tag", PICTURE[:-1]), None),
+    "flv, zeros over the head of a tag": ("flv", flv(PICTURE, bytes(11) + PICTURE[11:], PICTURE, NO_LENGTH), BROKEN),
+    "flv, another codec": ("flv", flv(PICTURE, tag(9, b"\x25icture"), PICTURE), BROKEN),
+    "flv, another kind of picture": ("flv", flv(PICTURE, tag(9, b"\x10icture"), PICTURE), None),
+    "flv, a codec with a name": ("flv", flv(PICTURE, tag(9, b"\x91avc1"), PICTURE), None),
+    "flv, sound of another codec": ("flv", flv(PICTURE, tag(8, b"\x21"), tag(8, b"\x22")), None),
     "flv, zeros": ("flv", flv(PICTURE, bytes(3)), None),
     "flv, a piece of a tag": ("flv", flv(PICTURE, b"\x09\0\0"), CUT_OFF),
     "jpeg": ("jpeg_pipe", b"\xff\xd8abc\xff\xd9", None),

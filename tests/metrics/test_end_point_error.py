@@ -26,6 +26,12 @@ def test_mean_error_and_outliers():
         end_point_error(flow, truth[0])
 
 
+def test_an_outlier_is_off_by_more_than_three_pixels():
+    flow, still = np.zeros((1, 4, 2)), np.zeros((1, 4, 2))
+    flow[0, :, 1] = 2.9, 3.0, 3.1, -3.0
+    assert end_point_error(flow, still)["Fl"] == 0.25
+
+
 def test_every_metric_of_a_pair():
     flow, truth = pair()
     occluded = np.array([False, True, False, False, True, True])

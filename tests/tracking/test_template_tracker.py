@@ -206,6 +206,15 @@ def test_points_stay_in_the_frame():
         assert ((readout.confidence >= 0) & (readout.confidence <= 1)).all()
 
 
+@pytest.mark.parametrize(("by", "corner"), [(100.0, (28, 20)), (-100.0, (0, 0))])
+def test_the_image_carries_no_point_out_of_the_frame(by, corner, monkeypatch):
+    """Of 20x28 pixels, whose last corner is at (28, 20)."""
+    monkeypatch.setattr(TemplateTracker, "_align", lambda self, rows, image, match: self._points(match.cells) + by)
+    tracker = started(unit_features(10, 14), [(14.0, 9.0)])
+    tracker.step(frame_of(unit_features(10, 14)))
+    assert tracker.read().points.tolist() == [list(corner)]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_memory_does_not_grow_and_is_known_before(dtype):
     """All that the tracker holds, counted from its tensors, is what it was when the points were added."""

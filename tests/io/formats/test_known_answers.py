@@ -5,7 +5,7 @@ import pytest
 from labelled_clips import example_tracks, two_animals
 
 from fgvc_hf import read_points_file, save_tracks
-from fgvc_hf.io.formats.coco_keypoints import keypoint_file
+from fgvc_hf.io.formats.coco_keypoints import _bounds, keypoint_file
 from fgvc_hf.io.formats.point_labels import BoxLabels, PointName, names_of
 from fgvc_hf.io.formats.table import TABLE
 
@@ -25,6 +25,12 @@ def test_an_animal_that_is_not_there_yet_hides_no_other():
     assert [row["individual"] for row in found if row["image_id"] == 7] == ["mouse2"]
     assert [row["id"] for row in found] == list(range(1, len(found) + 1))
     assert {row["iscrowd"] for row in found} == {0} and {row["category_id"] for row in found} == {1}
+
+
+def test_a_box_holds_the_pixels_that_points_are_in():
+    """Pixels have whole numbers in their centres: (1.2, 3.6) is in pixel (1, 4), and (4.4, 7.5) in (4, 8)."""
+    assert _bounds(np.array([[1.2, 7.5], [4.4, 3.6]])) == {"bbox": [1.0, 4.0, 4.0, 5.0], "area": 20.0}
+    assert _bounds(np.array([[2.5, 0.0]], np.float32)) == {"bbox": [3.0, 0.0, 1.0, 1.0], "area": 1.0}
 
 
 @pytest.mark.parametrize("name", [("leg", 3), (3, "leg"), ("a", "b", "c"), (), 3, ["leg", "dog"]])
