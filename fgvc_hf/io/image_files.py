@@ -18,6 +18,7 @@ from ..tracking.frames import as_frame
 from .files import local_path
 from .frame_starts import webp_frames
 from .json_files import reason_of
+from .truncation import damage
 
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -165,7 +166,7 @@ class ImagePages(ImageSequence):
         with open_picture(path) as image:
             pages, kind = page_count(image), image.format
         super().__init__(str(path), [(path, page) for page in range(pages)])
-        if kind == "WEBP" and webp_frames(path.read_bytes()) > pages:
+        if kind == "WEBP" and (webp_frames(path.read_bytes()) > pages or (pages > 1 and damage(path, {"webp_pipe"}))):
             warnings.warn(f"{path}: pages are missing or damaged, and frames may be missing.", stacklevel=3)
 
 

@@ -221,6 +221,9 @@ def test_a_page_without_pictures_is_told(tmp_path, noise_clip):
     path, content = written(tmp_path, "pages.webp", noise_clip[:4])
     third = [at for at in range(len(content)) if content[at : at + 4] == b"ANMF"][2]
     kind = content.index(b"VP8", third)
+    path.write_bytes(content[:third] + bytes(28) + content[third + 28 :])  # zeros over the head of a page
+    with pytest.warns(UserWarning, match="pages are missing or damaged"):
+        open_video(path)
     last = content.rindex(b"ANMF")
     for at in (kind, last):  # a picture that is none, and a frame that is not called so
         path.write_bytes(content[:at] + b"none" + content[at + 4 :])
