@@ -151,10 +151,8 @@ def mutants_of(path: str) -> Iterator[Mutant]:
         starts.append(starts[-1] + len(line))
 
     def mutant(place: str, old: ast.stmt | ast.expr, new: ast.AST) -> Mutant:
-        start, end = (
-            starts[old.lineno - 1] + old.col_offset,
-            starts[(old.end_lineno or 0) - 1] + (old.end_col_offset or 0),
-        )
+        start = starts[old.lineno - 1] + old.col_offset
+        end = starts[(old.end_lineno or 0) - 1] + (old.end_col_offset or 0)
         piece = ast.unparse(ast.fix_missing_locations(new))
         return Mutant(path, place, old.lineno, start, end, f"({piece})" if isinstance(new, ast.expr) else piece)
 

@@ -1,10 +1,12 @@
 """Frames that begin in a file, and packets that it lost, by marks in its bytes: what demuxers do not tell where these are damaged."""
 
+import mmap
 from pathlib import Path
 
 import numpy as np
 
 from .gif_images import image_blocks
+from .truncation import Incomplete, riff_chunk
 
 
 MARK = 0x47  # the first byte of a packet of a transport stream
@@ -23,17 +25,21 @@ UNIT_WIDTH = {"h264": 4, "hevc": 21}
 PROBED = 50  # packets of a transport stream that its packet length is told from
 
 
-def frame_starts(path: Path, kinds: set[str], stream_id: int) -> int:
+def frame_starts(path: Path, kinds: set[str], stream_id: int, stream_index: int) -> int:
     """
     The frames that begin in a file: no more than there are packets if it is whole.
 
     Args:
         path: The file.
-        kinds (`set[str]`): What FFmpeg calls its format. Only transport streams, motion JPEG and GIF have such marks; 0 for others.
+        kinds (`set[str]`): What FFmpeg calls its format. Only transport streams, AVI, motion JPEG and GIF have such marks; 0 for others.
         stream_id (`int`): What the container calls the stream of pictures.
+        stream_index (`int`): Its number among the streams.
     """
     if "mpegts" in kinds:
         return _payload_starts(np.memmap(path, np.uint8, "r"), stream_id)
+    if "avi" in kinds:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return _pictures_of_avi(content, stream_index)
     if "mjpeg" in kinds:
         return path.read_bytes().count(b"\xff\xd9\xff\xd8") + 1
     if "gif" in kinds:
@@ -42,6 +48,18 @@ def frame_starts(path: Path, kinds: set[str], stream_id: int) -> int:
         except (IndexError, ValueError):
             return 0  # damaged anyway
     return 0
+
+
+def _pictures_of_avi(content, stream_index: int) -> int:
+    """Chunks with a picture of a stream, compressed or not; those of no bytes repeat the picture before."""
+    names, position, found = {f"{stream_index:02d}{kind}".encode() for kind in ("dc", "db")}, 0, 0
+    try:
+        while position + 12 <= len(content) and (length := riff_chunk(content[position : position + 12])):
+            found += content[position : position + 4] in names and length > 8
+            position += length
+    except Incomplete:
+        pass
+    return found
 
 
 def webp_frames(content: bytes) -> int:

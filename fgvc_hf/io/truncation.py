@@ -187,7 +187,7 @@ def _riff(data) -> bool:
     while data[position : position + 4] == b"RIFF" and position + 8 <= len(data):
         size = _u32(data, position + 4)
         if size in UNKNOWN:
-            return _walk(data, _chunk, slack=1)
+            return _walk(data, riff_chunk, slack=1)
         if position + size <= len(data):
             _check_chunks(data, position + 12, position + 8 + size)
         position += 8 + size + size % 2
@@ -212,8 +212,8 @@ def _check_chunks(data, position: int, end: int) -> None:
             position = inside + inside % 2
 
 
-def _chunk(head: bytes) -> int | None:
-    """A chunk of a RIFF file; those of lists follow them."""
+def riff_chunk(head: bytes) -> int | None:
+    """The bytes of a chunk of a RIFF file by its first 12; those in a list of frames follow its head. `None`: it is none."""
     if not head[:4].strip(b"\0"):
         return None
     size = _u32(head, 4)
@@ -370,4 +370,4 @@ def _yuv4mpeg(data) -> bool:
     return _walk(data, frame, start=data.find(b"\n") + 1)
 
 
-__all__ = ["BROKEN", "CUT_OFF", "damage"]
+__all__ = ["BROKEN", "CUT_OFF", "Incomplete", "damage", "riff_chunk"]

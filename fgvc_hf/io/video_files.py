@@ -107,7 +107,7 @@ class VideoFile:
             damaged
             or _are_missing(marked, kinds)
             or loses_step(self.path, kinds, {other.id for other in container.streams.video})
-            or self._last < frame_starts(self.path, kinds, stream.id)
+            or self._last < frame_starts(self.path, kinds, stream.id, stream.index)
         )
         self._packets_missing |= not keys[0] and not (self._has_keys and kinds & ENDLESS)
         # Pictures before the first key frame are not counted on, for they may refer to others that are not there

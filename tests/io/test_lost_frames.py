@@ -1,5 +1,6 @@
 """Marks of frames that demuxers and decoders leave out, and tell their log alone; examples of blocks are those of RFC 9559, section 10.3."""
 
+import itertools
 import re
 
 import numpy as np
@@ -66,10 +67,10 @@ def test_frames_that_begin_in_a_transport_stream(tmp_path, before, length):
     kinds = [(0x111, 0x40), (0x111, 0), (0x111, 0x40), (0x111, 0xC0), (0x101, 0x40), (0x110, 0x40), (0x111, 0x60)] * 4
     content = b"".join(transport_packet(stream, flags, before, length) for stream, flags in kinds)
     (tmp_path / "x.ts").write_bytes(content + bytes(7))  # and less than a packet
-    assert frame_starts(tmp_path / "x.ts", {"mpegts"}, 0x111) == 12
-    assert frame_starts(tmp_path / "x.ts", {"mpegts"}, 0x101) == 4
-    assert frame_starts(tmp_path / "x.ts", {"mpegts"}, 0x011) == 0
-    assert frame_starts(tmp_path / "x.ts", {"mov"}, 0x111) == 0  # other formats have no such marks
+    assert frame_starts(tmp_path / "x.ts", {"mpegts"}, 0x111, 0) == 12
+    assert frame_starts(tmp_path / "x.ts", {"mpegts"}, 0x101, 0) == 4
+    assert frame_starts(tmp_path / "x.ts", {"mpegts"}, 0x011, 0) == 0
+    assert frame_starts(tmp_path / "x.ts", {"mov"}, 0x111, 0) == 0  # other formats have no such marks
 
 
 def wmv_packet(correction: bool, number: int = 5, offset: int = 0, whole: int = 24, stream: int = 1) -> bytes:
@@ -413,4 +414,37 @@ def test_a_demuxer_that_gives_up_in_the_middle(tmp_path, noise_clip, monkeypatch
 
     monkeypatch.setattr(video_files, "_packets", some)
     with pytest.raises(OSError, match="is damaged, it is cut off after frame"):
+        open_video(path)
+
+
+def test_pictures_of_avi_that_the_demuxer_does_not_give(tmp_path):
+    def chunk(kind, content):
+        return kind + len(content).to_bytes(4, "little") + content + bytes(len(content) % 2)
+
+    def listed(kind, *chunks):
+        return chunk(b"LIST", kind + b"".join(chunks))
+
+    frames = (
+        chunk(b"00dc", b"odd"),
+        chunk(b"01wb", b"sound"),
+        listed(b"rec ", chunk(b"00db", b"even")),
+        chunk(b"00dc", b""),
+    )
+    content = (
+        b"AVI " + listed(b"hdrl", chunk(b"00dc", b"in a header")) + listed(b"movi", *frames, chunk(b"01dc", b"other"))
+    )
+    more = chunk(b"RIFF", b"AVIX" + listed(b"movi", chunk(b"00dc", b"more"), chunk(b"ix00", b"index")))
+    path = tmp_path / "x.avi"
+    for behind, found in ((b"", 3), (b"RIFF\1\0", 3), (bytes(30), 3)):
+        path.write_bytes(chunk(b"RIFF", content) + more + behind)
+        assert frame_starts(path, {"avi"}, 0, 0) == found
+        assert frame_starts(path, {"avi"}, 0, 1) == 1
+
+
+def test_an_index_of_avi_that_leaves_out_pictures(tmp_path, noise_clip, monkeypatch):
+    path, _ = written(tmp_path, "mpeg4.avi", noise_clip[:8])
+    assert open_video(path).num_frames == 8
+    packets = video_files._packets
+    monkeypatch.setattr(video_files, "_packets", lambda *media: itertools.islice(packets(*media), 7))
+    with pytest.warns(UserWarning, match="packets are missing or damaged, and frames may be missing"):
         open_video(path)
