@@ -78,8 +78,8 @@ def loses_step(path: Path, kinds: set[str], stream_ids: set[int]) -> bool:
     not known; demuxers go on at the next one without a word."""
     if "mpegts" not in kinds:
         return False
-    packets = _transport_packets(np.memmap(path, np.uint8, "r"))
-    if packets is None or (packets[:, 0] != MARK).any():
+    packets, rest = _transport_packets(np.memmap(path, np.uint8, "r"))
+    if not len(packets) or (packets[:, 0] != MARK).any() or rest[:1].tolist() not in ([], [MARK]):
         return True
     packets = packets[(packets[:, 1] & 0xC0 == 0x40) & (packets[:, 3] & 0x10 > 0)]  # something begins in them
     more = packets[:, 3] & 0x20 > 0  # fields before it, of a stated length
@@ -129,9 +129,7 @@ def _units_fit(packet: bytes | memoryview, width: int) -> bool:
 
 def _payload_starts(content: np.ndarray, stream_id: int) -> int:
     """Packets of an elementary stream with the start of a payload."""
-    packets = _transport_packets(content)
-    if packets is None:
-        return 0
+    packets, _ = _transport_packets(content)
     return int(((_identities(packets) == stream_id) & (packets[:, 1] & 0xC0 == 0x40)).sum())
 
 
@@ -140,14 +138,15 @@ def _identities(packets: np.ndarray) -> np.ndarray:
     return (packets[:, 1] & 0x1F).astype(np.uint16) << 8 | packets[:, 2]
 
 
-def _transport_packets(content: np.ndarray) -> np.ndarray | None:
-    """The bytes of a transport stream as packets (N, length) of 188, 192 or 204 bytes, each from its mark on."""
+def _transport_packets(content: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The bytes of a transport stream as packets (N, length) of 188, 192 or 204 bytes, each from its mark on, and the rest behind the last one."""
     for length in (188, 192, 204):
         for start in range(min(length, len(content))):
-            packets = content[start : start + (len(content) - start) // length * length].reshape(-1, length)
+            end = start + (len(content) - start) // length * length
+            packets = content[start:end].reshape(-1, length)
             if len(packets) and (packets[:PROBED, 0] == MARK).mean() > 0.9:
-                return packets
-    return None
+                return packets, content[end:]
+    return content[:0].reshape(0, 188), content
 
 
 __all__ = ["frame_starts", "loses_step", "is_damaged_packet", "webp_frames"]

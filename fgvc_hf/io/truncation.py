@@ -306,8 +306,8 @@ EXTENDED = 0x80  # the bit of a picture whose codec has a name of four letters
 
 
 def _flv(data) -> bool:
-    """Whether the last tag is incomplete; the length of each is there again behind it."""
-    position, codecs = min(_u32(data, 5, ">") + 4, len(data)), set()
+    """Whether the last tag is incomplete; the length of each is there again behind it, or 0 behind all of them."""
+    position, codecs, stated = min(_u32(data, 5, ">") + 4, len(data)), set(), set()
     while position < len(data):
         head = data[position : position + 12]
         if len(head) < 4:
@@ -324,7 +324,9 @@ def _flv(data) -> bool:
         if len(codecs) > 1:
             raise Broken  # demuxers take it for another stream
         position += length + 4
-        if position <= len(data) and _u32(data, position - 4, ">") not in (length, 0):
+        if position <= len(data):
+            stated.add({length: True, 0: False}.get(_u32(data, position - 4, ">")))
+        if None in stated or len(stated) > 1:
             raise Broken
     return position > len(data)
 

@@ -100,16 +100,11 @@ def test_a_packet_of_wmv_may_be_shorter_than_the_others_and_has_a_piece_at_least
         length = 2 + width + 6 + len(piece)
         packet = bytes([flag, 0x5D]) + length.to_bytes(width, "little") + bytes(6) + piece
         assert asf_packets._is_whole(packet + bytes(64 - len(packet)), 64, {1}, rest := {}) and rest == {1: (5, 0)}
-        for wrong, whole in (
-            (length - 1, True),
-            (length + 1, False),
-        ):  # the last byte comes in the next packet; one too many
-            other = (
-                bytes([flag, 0x5D]) + wrong.to_bytes(width, "little") + packet[2 + width :] + bytes(64 - len(packet))
-            )
-            assert asf_packets._is_whole(other, 64, {1}, rest := {}) is whole and rest == (
-                {1: (5, 1)} if whole else {}
-            )
+        # The last byte comes in the next packet; or there is one too many
+        for wrong, whole, missing in ((length - 1, True, {1: (5, 1)}), (length + 1, False, {})):
+            other = bytes([flag, 0x5D]) + wrong.to_bytes(width, "little") + packet[2 + width :]
+            assert asf_packets._is_whole(other + bytes(64 - len(packet)), 64, {1}, rest := {}) is whole
+            assert rest == missing
     several = bytes([0x01, 0x5D]) + bytes(6) + b"\x81" + piece[:15] + b"\x18" + piece[15:]
     assert asf_packets._is_whole(several + bytes(64 - len(several)), 64, {1}, {})
     assert not asf_packets._is_whole(several.replace(b"\x81", b"\x80", 1) + bytes(64 - len(several)), 64, {1}, {})
@@ -400,6 +395,13 @@ def test_where_a_picture_begins_in_a_transport_stream(tmp_path, head, told):
     (tmp_path / "x.ts").write_bytes(9 * known + begin + bytes(188 - len(begin)) + known)
     assert loses_step(tmp_path / "x.ts", {"mpegts"}, {0x110}) is told
     assert not loses_step(tmp_path / "x.ts", {"mov"}, set())
+
+
+@pytest.mark.parametrize(("behind", "told"), [(b"", False), (b"\x47\1", False), (b"\0", True), (b"\xff" * 187, True)])
+def test_what_is_behind_the_last_packet_of_a_transport_stream(tmp_path, behind, told):
+    """Less than a packet: the start of one that was cut off, or the end of one that lost its start."""
+    (tmp_path / "x.ts").write_bytes(9 * transport_packet(0x110, 0, 0, 188) + behind)
+    assert loses_step(tmp_path / "x.ts", {"mpegts"}, {0x110}) is told
 
 
 def test_a_demuxer_that_gives_up_in_the_middle(tmp_path, noise_clip, monkeypatch):
