@@ -82,7 +82,7 @@ class VideoFile:
         corrupt = failed = damaged = False
         header = stream.codec_context.extradata or b""
         # Packets of raw motion JPEG are cut at marks alone: where one is damaged, two pictures are decoded as one
-        strict = _strict_decoder(stream.codec_context.name) if "mjpeg" in kinds else None
+        strict = _strict_decoder(stream.codec_context.name) if kinds & {"mjpeg", "jpeg_pipe"} else None
         self._last, self._hidden, end = 0, 0, None  # number of packets, and where the last one ends in the file
         try:
             for packet in _packets(container, stream):

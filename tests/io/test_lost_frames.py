@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -211,6 +212,18 @@ def test_motion_jpeg_that_ends_within_its_first_picture(tmp_path, noise_clip):
     path.write_bytes(content[: content.index(b"\xff\xd9")])
     with pytest.raises(OSError, match=r"is damaged, it is cut off"):
         open_video(path)
+
+
+def test_the_only_picture_of_motion_jpeg_is_damaged(tmp_path, noise_clip):
+    """What was behind it is gone, so that it is taken for a picture; the marks of start and end are right."""
+    path, content = written(tmp_path, "raw.mjpeg", noise_clip[:8])
+    end = content.index(b"\xff\xd9") + 2
+    for picture, told in ((content[:end], False), (content[: end - 302] + bytes(300) + content[end - 2 : end], True)):
+        path.write_bytes(picture)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            assert open_video(path).num_frames == 1
+        assert [" packets are missing or damaged" in str(one.message) for one in said] == [True] * told
 
 
 def test_a_page_without_pictures_is_told(tmp_path, noise_clip):
