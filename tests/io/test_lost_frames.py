@@ -218,7 +218,7 @@ def test_the_only_picture_of_motion_jpeg_is_damaged(tmp_path, noise_clip):
     """What was behind it is gone, so that it is taken for a picture; the marks of start and end are right."""
     path, content = written(tmp_path, "raw.mjpeg", noise_clip[:8])
     end = content.index(b"\xff\xd9") + 2
-    for picture, told in ((content[:end], False), (content[: end - 302] + bytes(300) + content[end - 2 : end], True)):
+    for picture, told in ((content[:end], False), (content[: end - 302] + content[end - 2 : end], True)):
         path.write_bytes(picture)
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
