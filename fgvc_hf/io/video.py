@@ -77,6 +77,9 @@ def open_video(source, allow_truncated: bool = False) -> Any:
     return FrameArray([as_frame(frame, f"frame {t} of the video") for t, frame in enumerate(array)])
 
 
+MOTION_JPEG = (".mjpeg", ".mjpg")  # of which one picture may be left
+
+
 def _holds_video(path: Path) -> bool:
     """Whether a file holds video by its content, or else pictures; an `OSError` if neither."""
     try:
@@ -84,10 +87,10 @@ def _holds_video(path: Path) -> bool:
             kind = container.format.name
         if kind in ("jpeg_pipe", "mjpeg") and path.suffix.lower() in IMAGE_SUFFIXES:
             return False  # the second start in a picture is that of a preview, or of what makes it brighter
-        if kind == "jpeg_pipe":
+        if kind == "jpeg_pipe" and path.suffix.lower() not in MOTION_JPEG:
             content = path.read_bytes()  # of motion JPEG
             return END_AND_START in content or not content.rstrip(b"\0\r\n").endswith(END_AND_START[:2])
-        return not kind.endswith("_pipe")
+        return kind == "jpeg_pipe" or not kind.endswith("_pipe")
     except OSError:
         if path.suffix.lower() in IMAGE_SUFFIXES:
             return False  # Pillow knows why
