@@ -1,17 +1,22 @@
 """Frames that begin in a file, and packets that it lost, by marks in its bytes: what demuxers do not tell where these are damaged."""
 
+import itertools
 import mmap
+import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 from .gif_images import image_blocks
-from .truncation import Incomplete, riff_chunk
+from .matroska_blocks import block_track
+from .truncation import BLOCKS, PARENTS, TRACK_NUMBER, Incomplete, matroska_element, riff_chunk
 
 
 MARK = 0x47  # the first byte of a packet of a transport stream
 PICTURES = 0xE0  # the upper half of the number of a stream of pictures in it
 PICTURE, CODING_EXTENSION = b"\0\0\1\0", b"\0\0\1\xb5"
+SLICE = re.compile(b"\0\0\1([\1-\xaf])", re.DOTALL)  # with its row of blocks; larger numbers are no slices
 JPEG_START, JPEG_SCAN, JPEG_FRAMES = (
     b"\xff\xd8",
     b"\xff\xda",
@@ -31,15 +36,15 @@ def frame_starts(path: Path, kinds: set[str], stream_id: int, stream_index: int)
 
     Args:
         path: The file.
-        kinds (`set[str]`): What FFmpeg calls its format. Only transport streams, AVI, motion JPEG and GIF have such marks; 0 for others.
+        kinds (`set[str]`): What FFmpeg calls its format. Only transport streams, AVI, Matroska, motion JPEG and GIF have such marks; 0 for others.
         stream_id (`int`): What the container calls the stream of pictures.
         stream_index (`int`): Its number among the streams.
     """
     if "mpegts" in kinds:
         return _payload_starts(np.memmap(path, np.uint8, "r"), stream_id)
-    if "avi" in kinds:
+    if kinds & {"avi", "matroska"}:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return _pictures_of_avi(content, stream_index)
+            return _pictures_of_avi(content, stream_index) if "avi" in kinds else _blocks(content, stream_index)
     if "mjpeg" in kinds:
         return path.read_bytes().count(b"\xff\xd9\xff\xd8") + 1
     if "gif" in kinds:
@@ -60,6 +65,25 @@ def _pictures_of_avi(content, stream_index: int) -> int:
     except Incomplete:
         pass
     return found
+
+
+def _blocks(content, stream_index: int) -> int:
+    """Blocks of a track of a Matroska file, each of one frame or more; streams are in the order of the tracks' heads."""
+    position, tracks, found = 0, [], Counter()
+    try:
+        while position < len(content):
+            identity, size, head = matroska_element(content[position : position + 12])
+            if identity is None:
+                break
+            position += head
+            if identity == TRACK_NUMBER and size is not None:
+                tracks.append(int.from_bytes(content[position : position + size]))
+            if identity in BLOCKS:
+                found[block_track(content[position : position + 8])[0]] += 1
+            position += 0 if identity in PARENTS or size is None else size
+    except (Incomplete, IndexError):
+        pass
+    return found[tracks[stream_index]] if stream_index < len(tracks) else 0
 
 
 def webp_frames(content: bytes) -> int:
@@ -110,6 +134,8 @@ def is_damaged_packet(packet: bytes | memoryview, codec: str, header: bytes = b"
     if codec not in ("mpeg1video", "mpeg2video"):
         return False
     pictures = bytes(packet).split(PICTURE)[1:]
+    if any(_goes_back(picture) for picture in pictures):
+        return True
     if len(pictures) < 2:
         return False
     extensions = [picture.find(CODING_EXTENSION) for picture in pictures]
@@ -117,6 +143,12 @@ def is_damaged_packet(packet: bytes | memoryview, codec: str, header: bytes = b"
         picture[at + 6] & 3 for picture, at in zip(pictures, extensions, strict=True) if 0 <= at < len(picture) - 6
     ]
     return sorted(structures) != [1, 2]  # the upper and the lower field
+
+
+def _goes_back(picture: bytes) -> bool:
+    """Whether a picture of MPEG-1 or MPEG-2 has a slice above one before it: it is of another picture, whose head is lost."""
+    rows = [found[1][0] for found in SLICE.finditer(picture)]
+    return any(after < before for before, after in itertools.pairwise(rows))
 
 
 def _units_fit(packet: bytes | memoryview, width: int) -> bool:

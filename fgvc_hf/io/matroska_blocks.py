@@ -10,11 +10,20 @@ def block_is_whole(block: bytes | memoryview, tracks: set[int]) -> bool:
         tracks (`set[int]`): Numbers of the tracks.
     """
     try:
-        track, at = _number(block, 0)
+        track, at = block_track(block)
         lacing, at = block[at + 2] >> 1 & 3, at + 3
         return track in tracks and (not lacing or LACINGS[lacing](block, at + 1, block[at]))
     except IndexError:
         return False
+
+
+def block_track(block: bytes | memoryview) -> tuple[int, int]:
+    """The track of a block, and where its number ends.
+
+    Raises:
+        `IndexError`: the block ends before.
+    """
+    return _number(block, 0)
 
 
 def _number(block: bytes | memoryview, at: int) -> tuple[int, int]:
@@ -58,4 +67,4 @@ def _ebml(block: bytes | memoryview, at: int, others: int) -> bool:
 LACINGS = {1: _xiph, 2: _equal, 3: _ebml}
 
 
-__all__ = ["block_is_whole"]
+__all__ = ["block_is_whole", "block_track"]

@@ -119,8 +119,15 @@ EBML, SEGMENT, CLUSTER, VOID = 0x1A45DFA3, 0x18538067, 0x1F43B675, 0xEC
 TRACK_NUMBER, BLOCKS = 0xD7, (0xA3, 0xA1)
 # Elements that hold others: header, segment, information, tracks and one of them, clusters of frames and groups of blocks
 PARENTS = (EBML, SEGMENT, 0x1549A966, 0x1654AE6B, 0xAE, CLUSTER, 0xA0)
-# What a cluster holds (RFC 9559, section 5.1.3): its time, position and size, silent tracks, blocks and groups of them; and what any element may hold
-IN_CLUSTERS = {0xE7, 0xA7, 0xAB, 0x5854, 0xA3, 0xA0, 0xAF, VOID, 0xBF}
+# What a segment and a cluster hold (RFC 9559, section 5.1); in a cluster time, position and size are numbers
+NUMBERS, ANYWHERE = {0xE7, 0xA7, 0xAB}, {VOID, 0xBF}
+IN_CLUSTERS = {*NUMBERS, 0x5854, 0xA3, 0xA0, 0xAF, *ANYWHERE}
+IN_SEGMENTS = {0x114D9B74, 0x1549A966, 0x1654AE6B, CLUSTER, 0x1C53BB6B, 0x1941A469, 0x1043A770, 0x1254C367, *ANYWHERE}
+CHILDREN = {
+    SEGMENT: IN_SEGMENTS,
+    CLUSTER: IN_CLUSTERS,
+    None: {EBML, SEGMENT, *IN_SEGMENTS, *IN_CLUSTERS},
+}  # `None`: of live files
 
 
 def _matroska(data) -> bool:
@@ -134,15 +141,11 @@ def _matroska(data) -> bool:
     while position < len(data):
         around = [(end, kind) for end, kind in around if position < end]
         try:
-            identity, size, head = _matroska_element(data[position : position + 12])
+            identity, size, head = matroska_element(data[position : position + 12])
         except (Incomplete, IndexError):
             return True
         if identity is None or not (live or around or identity in (EBML, SEGMENT, VOID)):
-            if (
-                around
-                or data.find(CLUSTER.to_bytes(4), position) >= 0
-                or (live and any(data[position : position + 64]))
-            ):
+            if around or data.find(CLUSTER.to_bytes(4), position) >= 0 or (live and data[position:].strip(b"\0")):
                 raise Broken
             return False  # programs append data of their own
         position += head
@@ -153,7 +156,12 @@ def _matroska(data) -> bool:
             continue
         if position + size > len(data):
             return True
-        if around and (position + size > around[-1][0] or (around[-1][1] == CLUSTER and identity not in IN_CLUSTERS)):
+        end, parent = around[-1] if around else (len(data), None)
+        if (
+            position + size > end
+            or identity not in CHILDREN.get(parent, {identity})
+            or (identity in NUMBERS and size > 8)
+        ):
             raise Broken
         if identity == TRACK_NUMBER and size <= 8:
             tracks.add(int.from_bytes(data[position : position + size]))
@@ -166,7 +174,7 @@ def _matroska(data) -> bool:
     return False
 
 
-def _matroska_element(head: bytes) -> tuple[int | None, int | None, int]:
+def matroska_element(head: bytes) -> tuple[int | None, int | None, int]:
     """Identity, size and bytes of the head of an element; no identity if it is none, and no size if that is unknown."""
     if head[0] < 0x10:
         return None, None, 0  # no id of four bytes at most
@@ -372,4 +380,14 @@ def _yuv4mpeg(data) -> bool:
     return _walk(data, frame, start=data.find(b"\n") + 1)
 
 
-__all__ = ["BROKEN", "CUT_OFF", "Incomplete", "damage", "riff_chunk"]
+__all__ = [
+    "BLOCKS",
+    "BROKEN",
+    "CUT_OFF",
+    "PARENTS",
+    "TRACK_NUMBER",
+    "Incomplete",
+    "damage",
+    "matroska_element",
+    "riff_chunk",
+]

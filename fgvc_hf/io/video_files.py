@@ -29,6 +29,7 @@ REVERSE_CHUNK = 32  # frames decoded and held at a time when a file is read in r
 TIMED = {"mov", "matroska", "mpegts", "mpeg", "flv", "asf", "ogg", "nut", "gif", "apng", "ivf"}
 # Containers without lengths or end marks: whether the last frame is whole is seen by decoding it
 ENDLESS = {"mpegts", "mpeg"}
+FIELDS = {"mpeg2video", "h264", "hevc", "vc1"}  # codecs in which each of the two fields of a frame may be a packet
 
 
 class VideoFile:
@@ -57,7 +58,7 @@ class VideoFile:
             stream, kinds = best_video(container, path), set(container.format.name.split(","))
             rate = stream.average_rate or stream.guessed_rate
             self.fps = float(rate) if rate else None
-            self._stream, self._time_base = stream.index, stream.time_base
+            self._stream, self._time_base, self._codec = stream.index, stream.time_base, stream.codec_context.name
             self.pixel_aspect = Fraction(stream.sample_aspect_ratio or 1)
             short = self._read_index(container, stream, kinds)
         self._seconds = [float((time - self._pts[0]) * self._time_base) for time in self._pts]
@@ -149,8 +150,8 @@ class VideoFile:
             way = f"the first {count} can be read with allow_truncated=True (--allow-truncated)"
             raise OSError(f"{self.path}: is damaged, {problem} {where}; {way}.")
         expected = self._last - self._hidden
-        # Two fields of a frame may be packets of their own
-        self._packets_missing |= count < expected and not problem and not 2 * count - 2 <= expected <= 2 * count
+        in_fields = self._codec in FIELDS and 2 * count - 2 <= expected <= 2 * count
+        self._packets_missing |= count < expected and not problem and not in_fields
         if problem:
             warnings.warn(f"{self.path}: {problem} {where}; it is read up to there.", stacklevel=4)
 

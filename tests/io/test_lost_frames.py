@@ -1,17 +1,16 @@
 """Marks of frames that demuxers and decoders leave out, and tell their log alone; examples of blocks are those of RFC 9559, section 10.3."""
 
-import itertools
 import re
 import warnings
 
 import numpy as np
 import pytest
-from media_files import CONTAINERS, write_media
+from damaged_media import frames_of_wmv, transport_packet, written
 
 from fgvc_hf import open_video, render_clip
-from fgvc_hf.io import asf_packets, video_files
+from fgvc_hf.io import asf_packets
 from fgvc_hf.io.asf_packets import _follows
-from fgvc_hf.io.frame_starts import frame_starts, is_damaged_packet, loses_step, webp_frames
+from fgvc_hf.io.frame_starts import frame_starts, is_damaged_packet, webp_frames
 from fgvc_hf.io.matroska_blocks import block_is_whole
 from fgvc_hf.io.mp4_boxes import tracks_have_clocks
 
@@ -54,12 +53,6 @@ def test_frames_that_do_not_fit_into_a_block():
 )
 def test_a_block_that_ends_within_its_head_is_not_whole(content):
     assert not block_is_whole(content, {0, 1})
-
-
-def transport_packet(stream: int, flags: int, before: int, length: int) -> bytes:
-    """A packet of a transport stream: `before` bytes of a time, the mark, flags beside the number of the stream, and what it holds."""
-    head = bytes([0x47, flags | stream >> 8, stream & 0xFF, 0x10])
-    return bytes(before) + head + bytes(length - before - len(head))
 
 
 @pytest.mark.parametrize(("before", "length"), [(0, 188), (4, 192), (0, 204)])
@@ -129,17 +122,25 @@ def test_two_pictures_in_a_packet_are_the_fields_of_one_frame(structures, merged
     assert not is_damaged_packet(packet, "h264")
 
 
+@pytest.mark.parametrize(
+    ("rows", "goes_back"),
+    [((1, 2, 3), False), ((1, 1, 2), False), ((1, 2, 1), True), ((2, 175, 1), True), ((), False)],
+)
+@pytest.mark.parametrize("codec", ["mpeg1video", "mpeg2video"])
+def test_slices_of_a_picture_go_down(rows, goes_back, codec):
+    """The head of a picture was lost, so that its slices seem to be of the picture before."""
+    slices = b"".join(b"\0\0\1" + bytes([row]) + b"codes" for row in rows)
+    assert is_damaged_packet(picture(None)[:8] + slices + b"\0\0\1\xb7", codec) is goes_back
+    two = b"".join(picture(structure).replace(b"\0\0\1\1slices", slices) for structure in (1, 2))  # fields
+    assert is_damaged_packet(two, "mpeg2video") is goes_back
+
+
 def test_chunks_of_webp_are_counted_and_not_bytes_of_pictures():
     def chunk(kind, data):
         return kind + len(data).to_bytes(4, "little") + data + bytes(len(data) % 2)
 
     content = b"RIFF\0\0\0\0WEBP" + chunk(b"ANIM", b"odd") + chunk(b"ANMF", b"ANMF ANMF") + chunk(b"ANMF", b"even")
     assert webp_frames(content) == 2 and webp_frames(content[:20]) == 0
-
-
-def written(folder, name, frames):
-    write_media(folder / name, frames, *CONTAINERS[name])
-    return folder / name, (folder / name).read_bytes()
 
 
 def test_a_block_of_a_track_that_is_not_there(tmp_path, noise_clip):
@@ -278,16 +279,6 @@ def test_zeros_over_the_end_of_one_picture_of_motion_jpeg_and_the_start_of_the_n
     assert open_video(path).num_frames == 8
 
 
-def frames_of_wmv(content: bytes) -> list[int]:
-    """Where each frame of a file of one stream begins: number, offset of four bytes, length of what follows, bytes of the frame."""
-    start = content.index(bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")) + 50
-    return [
-        at
-        for at in range(start, len(content) - 8)
-        if content[at] & 0x7F == 1 and content[at + 2 : at + 7] == b"\0\0\0\0\x08"
-    ]
-
-
 def test_packets_of_wmv_count_by_the_length_of_what_holds_them(tmp_path, noise_clip):
     """A damaged frame is told whatever number of packets the file states; and a sound file is read with any number."""
     path, content = written(tmp_path, "wmv.wmv", noise_clip[:8])
@@ -363,103 +354,3 @@ def test_a_key_frame_of_vp8_without_its_start_code(tmp_path, noise_clip):
         open_video(path)
     path.write_bytes(content)
     assert open_video(path).num_frames == 9
-
-
-def test_a_clip_without_a_key_frame(tmp_path, noise_clip):
-    path, content = written(tmp_path, "wmv.wmv", noise_clip[:8])
-    first = frames_of_wmv(content)[0]
-    assert content[first] == 0x81  # a key frame of the first stream
-    path.write_bytes(content[:first] + b"\1" + content[first + 1 :])
-    with pytest.warns(UserWarning, match="packets are missing or damaged, and frames may be missing"):
-        open_video(path)
-
-
-def test_a_picture_of_a_transport_stream_that_belongs_to_no_stream(tmp_path, noise_clip):
-    """The number of the stream is damaged where a picture begins; the counter of what follows is right."""
-    path, content = written(tmp_path, "h264.ts", noise_clip[:8])
-    begins = [at for at in range(0, len(content), 188) if content[at + 1 : at + 3] == b"\x41\0"]
-    assert len(begins) == 8
-    for begin in begins[1], begins[7]:
-        path.write_bytes(content[: begin + 1] + b"\x43" + content[begin + 2 :])
-        with pytest.warns(UserWarning, match="packets are missing or damaged, and frames may be missing"):
-            open_video(path)
-
-
-@pytest.mark.parametrize(
-    ("head", "told"),
-    [
-        ("47410010 000001e0", True),
-        ("47410010 000001ef", True),
-        ("47410030 0700000000000000 000001e0", True),  # behind other fields
-        ("47410010 000001c0", False),  # sound
-        ("47410010 000001f0", False),
-        ("47410010 000002e0", False),  # data
-        ("47010010 000001e0", False),  # in the middle
-        ("47c10010 000001e0", False),  # damaged on its way
-        ("47410020 000001e0", False),  # without content
-        ("47410030 0700000000000000 00000000", False),
-        ("47410030 ff000000 000001e0", False),  # the fields take all of it
-        ("47411010 000001e0", False),  # of the stream that is known
-    ],
-)
-def test_where_a_picture_begins_in_a_transport_stream(tmp_path, head, told):
-    begin = bytes.fromhex(head)
-    known = bytes.fromhex("47411010 000001e0") + bytes(180)
-    (tmp_path / "x.ts").write_bytes(9 * known + begin + bytes(188 - len(begin)) + known)
-    assert loses_step(tmp_path / "x.ts", {"mpegts"}, {0x110}) is told
-    assert not loses_step(tmp_path / "x.ts", {"mov"}, set())
-
-
-@pytest.mark.parametrize(("behind", "told"), [(b"", False), (b"\x47\1", False), (b"\0", True), (b"\xff" * 187, True)])
-def test_what_is_behind_the_last_packet_of_a_transport_stream(tmp_path, behind, told):
-    """Less than a packet: the start of one that was cut off, or the end of one that lost its start."""
-    (tmp_path / "x.ts").write_bytes(9 * transport_packet(0x110, 0, 0, 188) + behind)
-    assert loses_step(tmp_path / "x.ts", {"mpegts"}, {0x110}) is told
-
-
-def test_a_demuxer_that_gives_up_in_the_middle(tmp_path, noise_clip, monkeypatch):
-    path, _ = written(tmp_path, "index in front.mp4", noise_clip[:8])
-    packets = video_files._packets
-
-    def some(container, stream):
-        for number, packet in enumerate(packets(container, stream)):
-            if number == 5:
-                raise video_files._CorruptFrameError
-            yield packet
-
-    monkeypatch.setattr(video_files, "_packets", some)
-    with pytest.raises(OSError, match="is damaged, it is cut off after frame"):
-        open_video(path)
-
-
-def test_pictures_of_avi_that_the_demuxer_does_not_give(tmp_path):
-    def chunk(kind, content):
-        return kind + len(content).to_bytes(4, "little") + content + bytes(len(content) % 2)
-
-    def listed(kind, *chunks):
-        return chunk(b"LIST", kind + b"".join(chunks))
-
-    frames = (
-        chunk(b"00dc", b"odd"),
-        chunk(b"01wb", b"sound"),
-        listed(b"rec ", chunk(b"00db", b"even")),
-        chunk(b"00dc", b""),
-    )
-    content = (
-        b"AVI " + listed(b"hdrl", chunk(b"00dc", b"in a header")) + listed(b"movi", *frames, chunk(b"01dc", b"other"))
-    )
-    more = chunk(b"RIFF", b"AVIX" + listed(b"movi", chunk(b"00dc", b"more"), chunk(b"ix00", b"index")))
-    path = tmp_path / "x.avi"
-    for behind, found in ((b"", 3), (b"RIFF\1\0", 3), (bytes(30), 3)):
-        path.write_bytes(chunk(b"RIFF", content) + more + behind)
-        assert frame_starts(path, {"avi"}, 0, 0) == found
-        assert frame_starts(path, {"avi"}, 0, 1) == 1
-
-
-def test_an_index_of_avi_that_leaves_out_pictures(tmp_path, noise_clip, monkeypatch):
-    path, _ = written(tmp_path, "mpeg4.avi", noise_clip[:8])
-    assert open_video(path).num_frames == 8
-    packets = video_files._packets
-    monkeypatch.setattr(video_files, "_packets", lambda *media: itertools.islice(packets(*media), 7))
-    with pytest.warns(UserWarning, match="packets are missing or damaged, and frames may be missing"):
-        open_video(path)

@@ -242,7 +242,18 @@ INSIDE = {
         f"matroska, longer than its {kind.hex()}": ("matroska", matroska(element(SEGMENT, outer + element(kind, b"\xec\x85four") + 9 * b"\xec\x80")), BROKEN)
         for kind, outer in ((b"\x15\x49\xa9\x66", b""), (b"\x16\x54\xae\x6b", b""), (CLUSTER, b""))
     },
-    "matroska, text is no parent": ("matroska", matroska(element(SEGMENT, element(b"\x42\x54", b"\xec\x85four"))), None),
+    "matroska, text is no parent": ("matroska", matroska(element(SEGMENT, element(b"\x12\x54\xc3\x67", b"\xec\x85four"))), None),
+    **{
+        f"matroska, {kind.hex()} in a segment": ("matroska", matroska(element(SEGMENT, element(kind, b"\xec\x81a"))), None if sound else BROKEN)
+        for kind, sound in (
+            (b"\x11\x4d\x9b\x74", True), (b"\x15\x49\xa9\x66", True), (b"\x16\x54\xae\x6b", True), (b"\x1c\x53\xbb\x6b", True),
+            (b"\x19\x41\xa4\x69", True), (b"\x10\x43\xa7\x70", True), (b"\x12\x54\xc3\x67", True), (b"\xbf", True), (b"\x80", False), (b"\xa3", False),
+        )
+    },
+    "matroska, no other element in a live segment": ("matroska", matroska(SEGMENT + UNKNOWN, element(b"\x80", b"12")), BROKEN),
+    "matroska, a time of eight bytes": ("matroska", matroska(element(SEGMENT, element(CLUSTER, element(b"\xe7", bytes(8))))), None),
+    "matroska, a time of nine bytes": ("matroska", matroska(element(SEGMENT, element(CLUSTER, element(b"\xe7", bytes(9))))), BROKEN),
+    "matroska, live, zeros and data": ("matroska", matroska(LIVE, element(BLOCK, b"1234"), bytes(70), b"data"), BROKEN),
     **{
         f"matroska, {kind.hex()} in a cluster": ("matroska", matroska(element(SEGMENT, element(CLUSTER, element(kind, b"\xec\x81a")))), None if sound else BROKEN)
         for kind, sound in (
