@@ -5,6 +5,7 @@ from collections.abc import Generator
 from typing import NamedTuple
 
 
+MOST_BITS = 11  # of a colour, one less than of a code
 SPARE = 16  # bytes of an image beyond those of its pixels, for codes that start anew
 DECODED = (
     1 << 20
@@ -47,7 +48,8 @@ def image_blocks(data) -> Generator[GifImage]:
 
     Raises:
         `IndexError`: the file ends before the trailer.
-        `ValueError`: something is no block, or more than an image can take, because the end of one and the start of another are lost.
+        `ValueError`: something is no block, or more than an image can take, because the end of one and the start of another are lost; or
+            colours have more bits than codes.
     """
 
     def colours(flags: int) -> int:
@@ -65,6 +67,8 @@ def image_blocks(data) -> Generator[GifImage]:
             width, height = (data[position + at] | data[position + at + 1] << 8 for at in (5, 7))
             position += 11 + colours(data[position + 9])
             bits = data[position - 1]
+            if bits > MOST_BITS:
+                raise ValueError(f"An image of a GIF has colours of {bits} bits.")
         else:
             raise ValueError(f"{kind} begins no block of a GIF.")
         blocks = []

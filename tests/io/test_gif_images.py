@@ -83,3 +83,16 @@ def test_the_largest_images_are_looked_at_first_and_not_all(monkeypatch):
     for most, told in ((len(joined.codes), True), (len(joined.codes) - 1, False)):
         monkeypatch.setattr(gif_images, "DECODED", most)
         assert has_hidden_images(b"") is told
+
+
+@pytest.mark.parametrize("bits", [11, 12, 40, 255])
+def test_colours_have_no_more_bits_than_codes(bits):
+    content = written(np.zeros((5, 5), np.uint8))
+    (image,) = image_blocks(content)
+    at = content.index(image.codes) - 2  # before the length of the only block
+    damaged = content[:at] + bytes([bits]) + content[at + 1 :]
+    if bits == 11:
+        assert [image.bits for image in image_blocks(damaged)] == [11]
+    else:
+        with pytest.raises(ValueError, match=f"colours of {bits} bits"):
+            list(image_blocks(damaged))
