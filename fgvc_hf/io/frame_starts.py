@@ -76,7 +76,7 @@ def _blocks(content, stream_index: int) -> int:
             if identity is None:
                 break
             position += head
-            if identity == TRACK_NUMBER and size is not None:
+            if identity == TRACK_NUMBER and size is not None and size <= 8:
                 tracks.append(int.from_bytes(content[position : position + size]))
             if identity in BLOCKS:
                 found[block_track(content[position : position + 8])[0]] += 1
