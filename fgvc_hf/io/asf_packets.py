@@ -65,6 +65,8 @@ def _is_whole(packet: bytes, size: int, streams: set[int], rest: Rest) -> bool:
     fields = _Fields(packet)
     if packet[0] & 0x80:  # error correction data
         fields.at = 1 + (packet[0] & 0x0F)
+        if any(packet[1 : fields.at]):
+            return False  # demuxers look for a packet elsewhere
     lengths, properties = fields.take(1), fields.take(1)
     stated = fields.take(WIDTHS[lengths >> 5 & 3])
     fields.take(WIDTHS[lengths >> 1 & 3])

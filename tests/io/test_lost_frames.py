@@ -81,6 +81,8 @@ def wmv_packet(correction: bool, number: int = 5, offset: int = 0, whole: int = 
 def test_packets_of_wmv_with_and_without_data_for_their_correction(correction):
     rest = {}
     assert asf_packets._is_whole(wmv_packet(correction), 64, {1}, rest) and rest == {1: (5, 0)}
+    damaged = b"\x82\1\0" + wmv_packet(True)[3:], b"\x82\0\1" + wmv_packet(True)[3:]
+    assert not any(asf_packets._is_whole(packet, 64, {1}, {}) for packet in damaged)
     assert not asf_packets._is_whole(wmv_packet(correction), 64, {2}, {})  # of a stream that is not there
     assert not asf_packets._is_whole(wmv_packet(correction, whole=23), 64, {1}, {})  # more than the frame holds
     assert asf_packets._is_whole(wmv_packet(correction, whole=34), 64, {1}, rest := {}) and rest == {1: (5, 10)}
