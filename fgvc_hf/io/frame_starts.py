@@ -3,13 +3,16 @@
 import itertools
 import mmap
 import re
+import struct
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from .gif_images import image_blocks
 from .matroska_blocks import block_track
+from .mp4_boxes import has_empty_frames
 from .truncation import BLOCKS, PARENTS, TRACK_NUMBER, Incomplete, matroska_element, riff_chunk
 
 
@@ -97,9 +100,16 @@ def webp_frames(content: bytes) -> int:
     return found
 
 
-def loses_step(path: Path, kinds: set[str], stream_ids: set[int]) -> bool:
-    """Whether a transport stream has bytes between its packets, packets without their mark, or pictures that begin in a packet of a stream that is
-    not known; demuxers go on at the next one without a word."""
+def loses_packets(path: Path, kinds: set[str], stream_ids: set[int]) -> bool:
+    """Whether packets are lost where a demuxer goes on without a word: pictures of MP4 that have no bytes; in a transport stream, bytes between
+    packets, packets without their mark, and pictures that begin in a packet of a stream that is not known."""
+    if "mov" in kinds:
+        with (
+            path.open("rb") as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+            suppress(struct.error),
+        ):
+            return has_empty_frames(content)
     if "mpegts" not in kinds:
         return False
     packets, rest = _transport_packets(np.memmap(path, np.uint8, "r"))
@@ -181,4 +191,4 @@ def _transport_packets(content: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return content[:0].reshape(0, 188), content
 
 
-__all__ = ["frame_starts", "loses_step", "is_damaged_packet", "webp_frames"]
+__all__ = ["frame_starts", "loses_packets", "is_damaged_packet", "webp_frames"]

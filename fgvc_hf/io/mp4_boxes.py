@@ -42,6 +42,18 @@ def frames_are_within(data) -> bool:
     )
 
 
+def has_empty_frames(data) -> bool:
+    """Whether a table says that pictures have no bytes; demuxers leave them out."""
+    for place in _inside(data, (0, len(data)), b"moov", b"trak", b"mdia"):
+        for table in _inside(data, place, b"minf", b"stbl") if _handler(data, place) == b"vide" else ():
+            for kind, (begin, end) in _boxes(data, *table):
+                if kind == b"stsz" and not _u32(data, begin + 4):
+                    sizes = np.frombuffer(data[begin + 12 : begin + 12 + (end - begin - 12) // 4 * 4], ">u4")
+                    if not sizes[: _u32(data, begin + 8)].all():
+                        return True
+    return False
+
+
 def _handler(data, media: Place) -> bytes:
     """What a track holds: `vide`, `soun`, ..."""
     begin, _ = dict(_boxes(data, *media)).get(b"hdlr", (0, 0))
@@ -139,4 +151,4 @@ def _inside(data, place: Place, kind: bytes, *kinds: bytes) -> Generator[Place]:
             yield from _inside(data, content, *kinds) if kinds else (content,)
 
 
-__all__ = ["frames_are_within", "tracks_have_clocks"]
+__all__ = ["frames_are_within", "has_empty_frames", "tracks_have_clocks"]

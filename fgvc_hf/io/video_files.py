@@ -18,7 +18,7 @@ import numpy as np
 
 from .containers import MAX_PIXELS, best_video, load_av, open_media
 from .decoded_pictures import Pictures, transposes
-from .frame_starts import frame_starts, is_damaged_packet, loses_step
+from .frame_starts import frame_starts, is_damaged_packet, loses_packets
 from .image_files import check_range
 from .truncation import BROKEN, CUT_OFF, damage
 
@@ -107,7 +107,7 @@ class VideoFile:
         self._packets_missing = (
             damaged
             or _are_missing(marked, kinds)
-            or loses_step(self.path, kinds, {other.id for other in container.streams.video})
+            or loses_packets(self.path, kinds, {other.id for other in container.streams.video})
             or self._last < frame_starts(self.path, kinds, stream.id, stream.index)
         )
         self._packets_missing |= not keys[0] and not (self._has_keys and kinds & ENDLESS)

@@ -8,7 +8,7 @@ from media_files import CONTAINERS, write_media
 
 from fgvc_hf import open_video, render_clip
 from fgvc_hf.io.frame_starts import is_damaged_packet
-from fgvc_hf.io.mp4_boxes import frames_are_within
+from fgvc_hf.io.mp4_boxes import frames_are_within, has_empty_frames
 
 
 CLIP, FRAGMENTS = "index in front.mp4", "fragments.mp4"
@@ -173,3 +173,15 @@ def test_damage_in_pictures_that_are_not_shown_is_told(contents, tmp_path):
     (tmp_path / "clip.mp4").write_bytes(damaged)
     with pytest.warns(UserWarning, match="packets are missing or damaged, and frames may be missing"):
         open_video(tmp_path / "clip.mp4")
+
+
+@pytest.mark.parametrize("frame", [2, 7])
+def test_a_picture_of_no_bytes_is_told(contents, tmp_path, frame):
+    content = contents[CLIP]
+    (tmp_path / "clip.mp4").write_bytes(changed(content, b"stsz", 12 + 4 * frame, 0))
+    with pytest.warns(UserWarning, match="packets are missing or damaged, and frames may be missing"):
+        open_video(tmp_path / "clip.mp4")
+    assert not has_empty_frames(content) and not has_empty_frames(changed(content, b"stsz", 8, frame))
+    assert has_empty_frames(changed(changed(content, b"stsz", 12 + 4 * frame, 0), b"stsz", 8, frame + 1))
+    assert not has_empty_frames(changed(changed(content, b"stsz", 12 + 4 * frame, 0), b"stsz", 8, frame))
+    assert not has_empty_frames(changed(content, b"stsz", 4, 7))  # one size of all frames

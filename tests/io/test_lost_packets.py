@@ -7,7 +7,7 @@ from damaged_media import frames_of_wmv, transport_packet, written
 
 from fgvc_hf import open_video
 from fgvc_hf.io import video_files
-from fgvc_hf.io.frame_starts import frame_starts, loses_step
+from fgvc_hf.io.frame_starts import frame_starts, loses_packets
 
 
 def test_blocks_of_matroska_that_the_demuxer_does_not_give(tmp_path, noise_clip, monkeypatch):
@@ -77,15 +77,15 @@ def test_where_a_picture_begins_in_a_transport_stream(tmp_path, head, told):
     begin = bytes.fromhex(head)
     known = bytes.fromhex("47411010 000001e0") + bytes(180)
     (tmp_path / "x.ts").write_bytes(9 * known + begin + bytes(188 - len(begin)) + known)
-    assert loses_step(tmp_path / "x.ts", {"mpegts"}, {0x110}) is told
-    assert not loses_step(tmp_path / "x.ts", {"mov"}, set())
+    assert loses_packets(tmp_path / "x.ts", {"mpegts"}, {0x110}) is told
+    assert not loses_packets(tmp_path / "x.ts", {"mkv"}, set())
 
 
 @pytest.mark.parametrize(("behind", "told"), [(b"", False), (b"\x47\1", False), (b"\0", True), (b"\xff" * 187, True)])
 def test_what_is_behind_the_last_packet_of_a_transport_stream(tmp_path, behind, told):
     """Less than a packet: the start of one that was cut off, or the end of one that lost its start."""
     (tmp_path / "x.ts").write_bytes(9 * transport_packet(0x110, 0, 0, 188) + behind)
-    assert loses_step(tmp_path / "x.ts", {"mpegts"}, {0x110}) is told
+    assert loses_packets(tmp_path / "x.ts", {"mpegts"}, {0x110}) is told
 
 
 def test_a_demuxer_that_gives_up_in_the_middle(tmp_path, noise_clip, monkeypatch):
