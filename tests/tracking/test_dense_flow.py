@@ -19,7 +19,7 @@ from fgvc_hf.matching.flow_fields import consistent, resized
 from fgvc_hf.matching.patch_flow import patch_flow
 from fgvc_hf.metrics.end_point_error import end_point_error
 from fgvc_hf.tracking import dense_flow as module
-from fgvc_hf.tracking.dense_flow import _at_pixels, _continued, _judged, dense_flow
+from fgvc_hf.tracking.dense_flow import _at_pixels, _continued, _judged, _reduced, dense_flow
 
 
 @pytest.mark.slow
@@ -200,6 +200,14 @@ def test_the_way_from_features_to_both_flows_by_its_definition():
         torch.testing.assert_close(result.flow, expected.flow, atol=1e-2, rtol=1e-2)
         torch.testing.assert_close(result.uncertainty, expected.uncertainty, atol=1e-2, rtol=1e-2)
         assert (result.occluded == expected.occluded).float().mean() > 0.99
+
+
+def test_frames_are_reduced_to_a_number_of_pixels_and_keep_their_shape(monkeypatch):
+    monkeypatch.setattr(module, "LARGEST", 1600)
+    wide, small, thin = torch.rand(2, 3, 40, 160), torch.rand(2, 3, 20, 80), torch.rand(2, 3, 1, 6400)
+    torch.testing.assert_close(_reduced(wide), wide.unflatten(3, (80, 2)).unflatten(2, (20, 2)).mean((3, 5)))
+    assert _reduced(small) is small
+    torch.testing.assert_close(_reduced(thin), thin.unflatten(3, (3200, 2)).mean(4))
 
 
 def test_frames_must_be_of_one_size(bundled_model, processor):
