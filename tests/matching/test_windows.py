@@ -233,3 +233,12 @@ def test_the_best_of_keys_that_are_equal_in_16_bits_is_found(backend, turned):
     scores, indices = window_topk(torch.ones(1, 7, 2).bfloat16(), [keys], 6, "square", 1, backend=backend)
     assert indices.flatten().tolist() == [0 if turned else 6] * 7
     assert scores.flatten().tolist() == [1 + 6 * 2.0**-11] * 7
+
+
+def test_a_whole_frame_is_searched_even_if_one_query_takes_more_memory_than_is_meant(monkeypatch):
+    query, (key,) = random_features(3, 5, 7, 1, 8)
+    expected = frame_topk(query, key, 3)
+    monkeypatch.setitem(CHUNK_BYTES, "cpu", 1)
+    found = frame_topk(query, key, 3)
+    torch.testing.assert_close(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])

@@ -127,3 +127,9 @@ def test_mean_iou_of_classes_that_occur():
     with pytest.raises(ValueError, match="one shape"):
         confusion(labels[:1], truth)
     assert np.isnan(mean_iou(np.zeros((3, 3), int))["mIoU"])
+
+
+def test_what_is_left_out_by_its_annotation_may_still_be_predicted():
+    """Of a pixel of class 1 that is taken for the class that is ignored, class 1 loses."""
+    matrix = confusion(np.array([0, 1, 2]), np.array([1, 1, 0]), num_classes=3, ignore=0)
+    assert matrix.tolist() == [[0, 0, 0], [1, 1, 0], [0, 0, 0]]
