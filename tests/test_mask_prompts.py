@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from fgvc_hf import Tracker
+from fgvc_hf.tracking.prompts import masks_of_ids
 
 
 IDS = np.zeros((40, 56), np.uint8)
@@ -105,3 +106,27 @@ def test_ids_and_frame_numbers_are_whole_numbers_of_64_bits(processor, noise_cli
         processor.add_inputs_to_inference_session(session, 0, [number], [(20, 20)])
     with pytest.raises(ValueError, match="frame_idx must be a whole number"):
         processor.add_inputs_to_inference_session(session, number, [0], [(20, 20)])
+
+
+def test_ids_reach_to_the_end_of_int32_and_are_at_most_255():
+    ids, masks = masks_of_ids(np.array([[0, 2**31 - 1], [3, 0]]))
+    assert ids == [3, 2**31 - 1] and masks.tolist() == [
+        [[False, False], [True, False]],
+        [[False, True], [False, False]],
+    ]
+    with pytest.raises(ValueError, match="ids from 0 to 2147483647, got 0 to 2147483648"):
+        masks_of_ids(np.array([[0, 2**31]]))
+    ids, masks = masks_of_ids(np.arange(256).reshape(16, 16))
+    assert ids == list(range(1, 256)) and (masks.sum(axis=(1, 2)) == 1).all()
+    with pytest.raises(ValueError, match="hold 256 objects, a session holds at most 255"):
+        masks_of_ids(np.arange(257)[None])
+
+
+def test_a_session_of_255_masks_takes_new_masks_of_these_alone(processor, noise_clip):
+    session, mask = processor.init_video_session(noise_clip), np.ones((40, 56), bool)
+    for obj_id in range(1, 256):
+        session.add_mask(obj_id, 0, mask)
+    session.add_mask(7, 3, mask)
+    with pytest.raises(ValueError, match="a session holds at most 255 masks"):
+        session.add_mask(256, 0, mask)
+    assert session.obj_ids == list(range(1, 256)) and (7, 3) in session.prompts

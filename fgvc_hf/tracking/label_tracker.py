@@ -283,7 +283,7 @@ class LabelMapTracker:
             else:
                 best = frame_topk(features, group.anchor.to(features), config.propagation_topk)
             best = repeat_topk(best, copies)
-            if kept := group.kept_beside(features, len(memory), config):
+            if kept := group.kept_beside(features, memory.held, config):
                 beside = best_keys(features, kept, *search, active, margin)
                 best = merge_topk(best, _in_slots(beside, [len(group.labels) - 1], memory.size))
             if recent:
@@ -299,7 +299,7 @@ class LabelMapTracker:
     ) -> torch.Tensor:
         """New label maps of a group where the softmax is not over the joint top-k (UVC, TimeCycle, MAST)."""
         config, ring = self.config, self.memory.ring
-        kept = group.kept_beside(features, len(ring), config)
+        kept = group.kept_beside(features, self.memory.held, config)
         keys = [group.anchor.to(features)] * copies + kept + [ring[i].to(features) for i in recent]
         slots = [0] * copies + [len(group.labels) - 1] * len(kept) + [i + 1 for i in recent]
         whole = 0 if config.first_windowed else copies

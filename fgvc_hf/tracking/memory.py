@@ -7,11 +7,11 @@ import torch
 
 @dataclass
 class FrameMemory:
-    """Features of the n previous frames: frame number c since the start is in slot c % n of the ring.
+    """Features of the n previous frames: frame number c of those that count is in slot c % n of the ring.
 
     Args:
         ring (`torch.Tensor` of shape `(n, h, w, C)`): The features.
-        count (`int`): Frames that have been remembered.
+        count (`int`): Frames that have been remembered; after [`~FrameMemory.resize`], from the first one that was kept on.
     """
 
     ring: torch.Tensor
@@ -27,6 +27,11 @@ class FrameMemory:
 
     def __len__(self) -> int:
         return len(self.ring)
+
+    @property
+    def held(self) -> int:
+        """Frames that there are: fewer than there is room for until the ring has filled."""
+        return min(self.count, len(self.ring))
 
     @property
     def size(self) -> tuple[int, int]:
@@ -57,8 +62,8 @@ class FrameMemory:
         self.count += 1
 
     def recent_slots(self, number: int, step: int = 1) -> list[int]:
-        """Slots of every `step`-th of the last `number` frames, latest first; at most as many as the ring holds."""
-        return [(self.count - back) % len(self.ring) for back in range(1, min(number, len(self.ring)) + 1, step)]
+        """Slots of every `step`-th of the last `number` frames, latest first; at most as many as there are."""
+        return [(self.count - back) % len(self.ring) for back in range(1, min(number, self.held) + 1, step)]
 
     def resize(self, frames: int) -> list[tuple[int, int]]:
         """Make room for `frames` frames, and keep the latest of those that there are.
@@ -66,8 +71,8 @@ class FrameMemory:
         Returns:
             Old and new slot of each frame that is kept.
         """
-        kept = range(max(0, self.count - min(frames, len(self.ring))), self.count)
-        moves = [(number % len(self.ring), number % frames) for number in kept]
+        kept = min(frames, self.held)
+        moves = [((self.count - kept + number) % len(self.ring), number) for number in range(kept)]
         try:
             old, self.ring = self.ring, self.ring.new_zeros((frames, *self.ring.shape[1:]))
         except RuntimeError:  # torch has no exception of its own for the CPU
@@ -77,6 +82,7 @@ class FrameMemory:
             ) from None
         for before, after in moves:
             self.ring[after] = old[before]
+        self.count = kept
         return moves
 
 

@@ -120,3 +120,13 @@ def test_refined_keys_do_not_depend_on_chunks_or_on_what_is_left_out(monkeypatch
     assert (some_scores.view(30, 41, 5)[16:] == -torch.inf).all() and not some_indices.view(30, 41, 5)[16:].any()
     monkeypatch.setitem(CHUNK_BYTES, "cpu", 1)
     assert all(map(torch.equal, refined_topk(query, keys, 8, "disc", 5), (scores, indices)))
+
+
+def test_a_wide_margin_is_within_reach():
+    """A block at the border whose area of 16 x 16 cells is moved inwards: 15 cells from its first query to the last key."""
+    query, keys, _ = moved_features(40, 44, frames=1)
+    scores, indices = refined_topk(query, keys, 4, "disc", 256, margin=6)
+    assert torch.isfinite(scores[0]).all() and set(indices[0].tolist()) == {
+        44 * y + x for y in range(16) for x in range(16)
+    }
+    assert 15 <= best_keys_reach(4, "disc", 6) <= 18

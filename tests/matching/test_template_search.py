@@ -233,3 +233,12 @@ def test_the_better_candidate_is_that_with_the_better_place_around_it():
     torch.testing.assert_close(window.scores, expected.scores)
     tops = [prior.scores(window_scores(features, at, templates, weights, 2), 0.25).flatten(1).amax(1) for at in places]
     torch.testing.assert_close(found, torch.cat([(tops[0] - tops[1]).abs()[:2].clamp_max(1), margin[2:]]))
+
+
+def test_the_lead_over_a_candidate_beside_the_frame_is_one():
+    """If all candidates are compared, the second may be a place that the frame does not reach."""
+    features, cells = unit_features(12, 14), torch.tensor([[6.0, 5.0]])
+    patch, weights, prior = sample_patches(features, cells, 3), patch_weights(3)[None], free(cells)
+    candidates = Candidates(torch.tensor([[[6.0, 5.0]], [[40.0, 40.0]]]), torch.ones(1))
+    window, margin = verify(features, candidates, patch, weights, prior, 3, 1.0, SHARE)
+    assert margin.tolist() == [1.0] and window.corner.tolist() == [[3, 2]]

@@ -222,3 +222,23 @@ def test_drawn_points_are_propagated_as_by_the_official_algorithm(frames):
     assert (ours[ours > 0] >= LABEL_CUTOFF).all()
     kept = (expected > LABEL_CUTOFF + 1e-5) | (expected < LABEL_CUTOFF - 1e-5)
     torch.testing.assert_close(ours[kept], expected.where(expected >= LABEL_CUTOFF, 0)[kept], rtol=1e-5, atol=1e-5)
+
+
+@BACKENDS
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_best_of_keys_that_are_equal_in_16_bits_is_found(backend, turned):
+    """Scores 1, 1 + 2^-11 and so on to 1 + 6 * 2^-11, all of which are 1 in bfloat16: as many as are scored again for one."""
+    keys = torch.stack([torch.ones(7), torch.arange(7) * 2.0**-11], dim=-1)[None]
+    keys = (keys.flip(1) if turned else keys).bfloat16()
+    scores, indices = window_topk(torch.ones(1, 7, 2).bfloat16(), [keys], 6, "square", 1, backend=backend)
+    assert indices.flatten().tolist() == [0 if turned else 6] * 7
+    assert scores.flatten().tolist() == [1 + 6 * 2.0**-11] * 7
+
+
+def test_a_whole_frame_is_searched_even_if_one_query_takes_more_memory_than_is_meant(monkeypatch):
+    query, (key,) = random_features(3, 5, 7, 1, 8)
+    expected = frame_topk(query, key, 3)
+    monkeypatch.setitem(CHUNK_BYTES, "cpu", 1)
+    found = frame_topk(query, key, 3)
+    torch.testing.assert_close(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])

@@ -95,6 +95,24 @@ def test_jhmdb_with_a_joint_missing():
         count_jhmdb(points[0], truth[0])
 
 
+def test_jhmdb_measures_the_box_of_the_joints_that_are_scored():
+    """Without the last joint the box is 30 by 40, whose diagonal is 50 and the unit 30; with it the unit is 90."""
+    truth = np.tile(np.array([[10.0, 10], [40, 10], [10, 50], [100, 130]]), (2, 1, 1))
+    points = truth + [6, 0]
+    points[1, 3] = -1
+    clip = count_jhmdb(points, truth)
+    assert clip.distance[0].tolist() == pytest.approx([6 / 90] * 4)
+    assert clip.distance[1, :3].tolist() == pytest.approx([6 / 30] * 3)
+    chosen = count_jhmdb(points, truth, np.array([[True] * 3 + [False]] * 2))
+    assert chosen.distance[0].tolist() == pytest.approx([6 / 30] * 4)
+
+
+def test_a_joint_at_the_left_edge_is_not_scored():
+    points, truth = jhmdb(0.0)
+    points[1, :2, 0] = 0.0, 0.01
+    assert count_jhmdb(points, truth).counted[1].tolist() == [False, True, True, True]
+
+
 def test_mean_iou_of_classes_that_occur():
     truth = np.array([[0, 0, 1, 1], [0, 0, 2, 255]])
     labels = np.array([[0, 1, 1, 1], [0, 0, 0, 3]])
@@ -109,3 +127,9 @@ def test_mean_iou_of_classes_that_occur():
     with pytest.raises(ValueError, match="one shape"):
         confusion(labels[:1], truth)
     assert np.isnan(mean_iou(np.zeros((3, 3), int))["mIoU"])
+
+
+def test_what_is_left_out_by_its_annotation_may_still_be_predicted():
+    """Of a pixel of class 1 that is taken for the class that is ignored, class 1 loses."""
+    matrix = confusion(np.array([0, 1, 2]), np.array([1, 1, 0]), num_classes=3, ignore=0)
+    assert matrix.tolist() == [[0, 0, 0], [1, 1, 0], [0, 0, 0]]

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from fgvc_hf.tracking.blending import blended, disagreement_sentence
+from fgvc_hf.tracking.blending import blended, disagreement, disagreement_sentence, gaps
 from fgvc_hf.tracking.labels import LabelPass, labels_of
 from fgvc_hf.tracking.results import LabelDisagreement, PointTracks
 
@@ -74,6 +74,18 @@ def test_the_blend_by_its_definition(seed):
             assert found.visible[0, t] == (confidence >= 0.5)
             outside = (ahead if weight > 0.5 else back).outside[0, t]
             assert found.outside[0, t] == (outside and not found.visible[0, t])
+
+
+@pytest.mark.parametrize(("there", "back", "told"), [(6, 6, True), (6, 5.99, False), (5.99, 6, False), (9, 6, True)])
+def test_labels_disagree_from_a_twentieth_of_the_mean_side_on(there, back, told):
+    """Which is 6 pixels; if either pass arrives nearer, they do not."""
+    nothing = [np.nan] * 4
+    forward = one_pass(0, [[28, 33 + there, 1, 1], nothing, nothing, nothing])
+    backward = one_pass(1, [nothing, [20 - back, 30, 1, 1], nothing, nothing])
+    found = disagreement(forward, backward, LABELS, next(gaps(LABELS)))
+    assert (found is not None) == told
+    if found is not None:
+        assert vars(found) == vars(LabelDisagreement(7, 1, 5, there, back))
 
 
 def test_what_is_said_names_five_at_most():

@@ -85,6 +85,13 @@ def test_the_fit_by_value(turns):
     torch.testing.assert_close(transform(source), torch.tensor([fit(x, y) for x, y in source.tolist()]).double())
 
 
+def test_a_box_begins_at_the_lower_median_of_equal_weights():
+    values = torch.tensor([[9.0, 1], [2, 5], [4, 3], [7, 8]]).double()
+    assert box_tracker._weighted_median(values, torch.ones(4).double()).tolist() == [4, 3]
+    weights = torch.tensor([1.0, 3, 1, 1]).double()
+    assert box_tracker._weighted_median(values, weights).tolist() == [2, 5]
+
+
 @pytest.fixture(scope="module")
 def zoom():
     """A picture that grows by 3 % a frame and turns by 2 degrees, about its middle (64, 64)."""

@@ -14,10 +14,12 @@ from fgvc_hf.cli.main import main
 from fgvc_hf.data.synthetic_pairs import render_pairs
 from fgvc_hf.io.flow_files import FLO_TAG, read_flo, save_flow
 from fgvc_hf.matching.affine_flow import affine_flow
+from fgvc_hf.matching.feature_flow import feature_flow
 from fgvc_hf.matching.flow_fields import consistent, resized
+from fgvc_hf.matching.patch_flow import patch_flow
 from fgvc_hf.metrics.end_point_error import end_point_error
 from fgvc_hf.tracking import dense_flow as module
-from fgvc_hf.tracking.dense_flow import _at_pixels, _continued, _judged, dense_flow
+from fgvc_hf.tracking.dense_flow import _at_pixels, _continued, _judged, _reduced, dense_flow
 
 
 @pytest.mark.slow
@@ -175,6 +177,37 @@ def test_what_is_occluded_by_its_definition(seed):
     torch.testing.assert_close(large.flow, resized(flow, size))
     assert torch.equal(large.occluded, occluded.repeat_interleave(2, 0).repeat_interleave(3, 1))
     torch.testing.assert_close(large.uncertainty, 3 * F.interpolate(gap[None, None], size, mode="bilinear")[0, 0])
+
+
+def test_the_way_from_features_to_both_flows_by_its_definition():
+    """Features within one cell, then twice patches of the grey frames; what agrees within half a pixel is continued each time."""
+    frames, generator = smooth(2, 3, 36, 44, seed=4), torch.Generator().manual_seed(6)
+    features = F.normalize(torch.randn(2, 18, 22, 8, generator=generator), dim=-1)
+    config, both = FgvcConfig(output_stride=2), ((0, 1), (1, 0))
+    small = frames.unflatten(3, (22, 2)).unflatten(2, (18, 2)).mean((3, 5))
+    grey = 255 * (0.299 * frames[:, 0] + 0.587 * frames[:, 1] + 0.114 * frames[:, 2])
+    found, fitted = feature_flow(*features), [torch.empty(0)] * 2
+    for i, j in both:
+        flow = affine_flow(found[i], consistent(found[i], found[j], 1.0), small[i], 16.0, 80.0, 6, 1.0)
+        fitted[i] = _at_pixels(flow, (36, 44), (36, 44), config)
+    for _ in range(2):
+        found = [patch_flow(grey[i], grey[j], fitted[i]) for i, j in both]
+        known = [consistent(found[i], found[j], 0.5) for i, j in both]
+        fitted = [affine_flow(found[i], known[i], frames[i], 16.0, 60.0, 4, 1.0) for i in range(2)]
+    results = dense_flow(frames, features, (36, 44), config)
+    for (i, j), result in zip(both, results, strict=True):
+        expected = _judged(fitted[i], (found[i], found[j]), frames[[i, j]], (36, 44))
+        torch.testing.assert_close(result.flow, expected.flow, atol=1e-2, rtol=1e-2)
+        torch.testing.assert_close(result.uncertainty, expected.uncertainty, atol=1e-2, rtol=1e-2)
+        assert (result.occluded == expected.occluded).float().mean() > 0.99
+
+
+def test_frames_are_reduced_to_a_number_of_pixels_and_keep_their_shape(monkeypatch):
+    monkeypatch.setattr(module, "LARGEST", 1600)
+    wide, small, thin = torch.rand(2, 3, 40, 160), torch.rand(2, 3, 20, 80), torch.rand(2, 3, 1, 6400)
+    torch.testing.assert_close(_reduced(wide), wide.unflatten(3, (80, 2)).unflatten(2, (20, 2)).mean((3, 5)))
+    assert _reduced(small) is small
+    torch.testing.assert_close(_reduced(thin), thin.unflatten(3, (3200, 2)).mean(4))
 
 
 def test_frames_must_be_of_one_size(bundled_model, processor):

@@ -293,6 +293,14 @@ def test_beside_the_border_as_much_is_left_out_on_the_other_side(turned):
     assert peak.tolist() == [1, 1]
 
 
+def test_a_point_that_is_drawn_smaller_than_a_cell_is_read_from_the_cells_beside_its_peak():
+    """What exceeds half of the peak: 0.5, and 0.4 of the cell to the right; not the cell on the diagonal."""
+    maps = torch.zeros(10, 12)
+    maps[5, 5], maps[5, 6], maps[6, 6] = 1.0, 0.9, 0.9
+    found, _ = read_points(maps.view(-1, 1), (10, 12), (80, 96), 8, 1.0, "aligned")
+    torch.testing.assert_close(found, torch.tensor([[0.5 + 8 * (5 + 4 / 9), 40.5]]).double())
+
+
 # ---- masks by value ---------------------------------------------------------------------------------------------------
 
 

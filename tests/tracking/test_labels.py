@@ -253,6 +253,13 @@ def test_gaps_are_between_labels_of_one_point():
     assert [(gap.row, gap.first, gap.last) for gap in gaps(labels)] == [(0, 0, 5), (0, 5, 9)]
 
 
+def test_beside_a_label_are_those_of_the_same_point_before_and_after_it():
+    one = labels_of({1: [drift(0), drift(5), drift(9)]})
+    assert [one.beside(label) for label in range(3)] == [[1], [0, 2], [1]]
+    two = labels_of({1: [drift(0), drift(5)], 2: drift(3)})
+    assert [two.beside(label) for label in range(3)] == [[1], [0], []]
+
+
 # ---- suggestions ----------------------------------------------------------------------------------------------------
 
 

@@ -297,3 +297,68 @@ def test_without_a_window_labels_reach_the_far_end_of_a_long_frame():
     mean = tracker.groups[0].labels[0].mean()
     tracker.step(frame_of(features))
     torch.testing.assert_close(tracker.groups[0].masks, mean.expand(120, 1))
+
+
+@pytest.mark.parametrize(("frames", "kept"), [(4, [3, 4]), (1, [4]), (2, [3, 4])])
+def test_with_more_room_there_are_as_many_frames_as_before(frames, kept):
+    """Of five frames there is room for two; those that come after take empty slots first, and then that of the oldest."""
+    memory = FrameMemory(torch.zeros(2, 1, 1, 1))
+    for t in range(5):
+        memory.add(torch.full((1, 1, 1), float(t)))
+    before, moves = memory.ring.flatten().tolist(), memory.resize(frames)
+    assert [before[old] for old, _ in moves] == kept
+    for t in range(5, 12):
+        known = [float(memory.ring[slot]) for slot in memory.recent_slots(t)]
+        assert known == [*range(t - 1, kept[0] - 1, -1)][:frames] and float(memory.last) == t - 1
+        memory.add(torch.full((1, 1, 1), float(t)))
+
+
+@pytest.mark.parametrize("settings", [{}, {"kept_frame": 2}, {"kept_frame": 1, "context_step": 2}])
+@pytest.mark.parametrize("family", ["joint", "per_reference", "windowed"])
+def test_room_that_is_empty_takes_nothing_from_labels(family, settings):
+    """Where memory becomes free, labels come from the frames that there are: the same as without that room."""
+    frames = [unit_features(12, 16, seed=seed) for seed in range(8)]
+    fields = {"propagation_family": family, "propagation_radius": 4, "num_context_frames": 6} | settings
+    mask, maps = torch.zeros(1, 24, 32, dtype=torch.bool), []
+    mask[:, 6:16, 8:20] = True
+    for room in (2, 6):
+        tracker = label_tracker_of(frames[0], **fields)
+        tracker.resize(2)
+        tracker.start([], torch.zeros(0, 2, dtype=torch.float64), [3], mask, (24, 32), torch.device("cpu"))
+        for features in frames[1:6]:
+            tracker.step(frame_of(features))
+        tracker.resize(room)
+        tracker.step(frame_of(frames[6]))
+        maps.append(tracker.groups[0].masks)
+    assert maps[0].sum() > 1
+    torch.testing.assert_close(maps[1], maps[0])
+
+
+def test_a_group_without_some_targets_keeps_what_belongs_to_the_others():
+    """Label columns are those of the points and then those of the masks."""
+    labels = torch.arange(1.0, 6).expand(2, 6, 5).clone()
+    labels[:, :3, 0], labels[:, 4:, 4] = 0, 0
+    places, halves = torch.tensor([[4.0, 40], [9, 90]]).double(), torch.tensor([[3.0, 30], [8, 80], [5, 50]])
+    values, support = torch.tensor([0.4, 0.9]), (labels > 0).any(dim=-1)
+    group = TargetGroup(
+        [4, 9], [3, 8, 5], torch.zeros(0), labels, support, places, values, 2 * values, labels[0, :, 2:]
+    )
+    group.age, group.halves = 7, halves
+    left = group.without({9, 3, 8, 77})
+    assert (left.point_ids, left.mask_ids, left.age) == ([4], [5], 7)
+    assert torch.equal(left.labels, labels[..., [0, 4]]) and torch.equal(left.masks, labels[0, :, 4:])
+    assert left.support.tolist() == [[True] * 6] * 2 and group.without({4, 5, 9}).halves.tolist() == [[3, 30], [8, 80]]
+    assert left.points.tolist() == [[4, 40]] and left.halves.tolist() == [[5, 50]]
+    torch.testing.assert_close((left.confidence, left.uncertainty), (torch.tensor([0.4]), torch.tensor([0.8])))
+    assert group.without({4}).without({3, 5, 8}).support.all() and group.without({3, 4, 5, 8, 9}) is None
+
+
+def test_a_point_of_which_no_label_is_left_stays_where_it_was():
+    tracker = label_tracker_of(unit_features(12, 16))
+    points = torch.tensor([[20.5, 10.5], [4.5, 6.5]], dtype=torch.float64)
+    tracker.start([3, 5], points, [], None, (24, 32), torch.device("cpu"))
+    group = tracker.groups[0]
+    group.labels[..., 0] = 0
+    tracker.step(frame_of(unit_features(12, 16)))
+    assert group.points[0].tolist() == [20.5, 10.5] and group.confidence[0] == 0 and group.uncertainty[0] == 32
+    assert group.confidence[1] > 0.5

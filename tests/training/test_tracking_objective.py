@@ -161,3 +161,14 @@ def test_the_loss_by_value_at_the_border():
     valid = torch.ones(1, 3, dtype=torch.bool)
     found = tracking_loss(source[None], target[None], places, truth, valid, centres, 1, 2, 0.3)
     assert float(found) == pytest.approx(sum(expected) / 3, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("place", "counts"),
+    [((10, 7), True), ((20, 17), True), ((10, 17), True), ((9.9, 12), False), ((20.1, 12), False), ((15, 6.9), False)],
+)
+def test_the_outermost_cells_of_a_window_belong_to_it(place, counts):
+    """The window of 11 x 11 cells around (15, 12): where all looks alike, a place in it costs the logarithm of their number."""
+    flat = torch.ones(1, H, W, C)
+    found = loss(flat, flat, cells((12, 12)), cells(place), centres=cells((15, 12)))
+    assert float(found) == pytest.approx(math.log(121) if counts else 0, rel=1e-5)

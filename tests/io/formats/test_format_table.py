@@ -233,6 +233,7 @@ def test_supervision_draws_points_where_they_are():
     frames = tracks.to_supervision()
     assert len(frames) == 4 and frames[0].visible.tolist() == [[True, False]]
     np.testing.assert_array_equal(frames[1].xy[0], tracks.tracks[:, 1])
+    assert np.isnan(tracks.tracks[1, 0]).all() and frames[0].xy[0, 1].tolist() == [0, 0]
     np.testing.assert_array_equal(frames[1].keypoint_confidence, [[0.75, 1]])
     black = np.zeros((*SIZE, 3), np.uint8)
     drawn = supervision.VertexAnnotator(radius=0).annotate(black.copy(), frames[2])

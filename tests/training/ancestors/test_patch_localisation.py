@@ -99,3 +99,22 @@ def test_values_are_carried_by_weights():
     weights = torch.zeros(1, 1, 6)
     weights[0, 0, [1, 4]] = 0.5
     assert carry(weights, values).tolist() == [[[5.0, 6.0]]]
+
+
+def test_corners_are_the_outer_edges_of_a_patch_that_is_no_square():
+    """Two rows of six cells: half a cell beyond the centres of its cells, clockwise on the image; and turned by a quarter."""
+    upright = Place(torch.tensor([[10.0, 7.0]]), torch.tensor([[1.0, 2.0]]), torch.zeros(1))
+    assert upright.corners((2, 6))[0].tolist() == [[7, 5], [13, 5], [13, 9], [7, 9]]
+    turned = Place(upright.centre, upright.scale, torch.tensor([math.pi / 2]))
+    expected = torch.tensor([[12.0, 4], [12, 10], [8, 10], [8, 4]])
+    torch.testing.assert_close(turned.corners((2, 6))[0], expected, atol=1e-5, rtol=0)
+
+
+def test_affinities_and_averages_are_in_float32_under_autocast_too():
+    """The sum of 1 and 2^-10 is 1 in bfloat16."""
+    one, other = torch.tensor([1.0, 2.0**-10]).view(1, 1, 1, 2), torch.ones(1, 1, 1, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        affinity = products(one, other, 2.0)
+        carried = carry(torch.tensor([1.0, 2.0**-10]).view(1, 1, 2), torch.ones(1, 1, 2, 1))
+    assert affinity.dtype == carried.dtype == torch.float32
+    assert affinity.flatten().tolist() == [2 + 2.0**-9] and carried.flatten().tolist() == [1 + 2.0**-10]
