@@ -304,13 +304,13 @@ class FgvcConfig(PreTrainedConfig):
         super().validate()  # ty: ignore[missing-attribute]
         if len(self.depths) != len(self.hidden_sizes):
             got = f"{self.hidden_sizes} and {self.depths}"
-            raise ValueError(f"hidden_sizes and depths must have an entry per layer each, got {got}.")
+            raise ValueError(f"hidden_sizes and depths must have an entry per layer each, got {got:.100}.")
         if self.fine_size:
             self._validate_head()
         strides = (FINE_STRIDE,) if self.fine_size else tuple(self._strides)
         if self.encoder == "resnet" and self.output_stride not in strides:
             why = ": a coarse-to-fine model (fine_size above 0) has no other" if self.fine_size else ""
-            raise ValueError(f"output_stride must be one of {strides}, got {self.output_stride!r}{why}.")
+            raise ValueError(f"output_stride must be one of {strides}, got {self.output_stride!r:.100}{why}.")
         if self.propagation_family == "joint" and (self.object_boxes or self.propagation_window == "none"):
             needing = "object_boxes" if self.object_boxes else "propagation_window 'none'"
             raise ValueError(f"{needing} needs the propagation_family 'per_reference' or 'windowed', got 'joint'.")
@@ -319,7 +319,7 @@ class FgvcConfig(PreTrainedConfig):
         for name, needed in (("encoder", ("resnet",)), ("projection_size", (0,)), ("stem_pooling", ("avg", "max"))):
             if (value := getattr(self, name)) not in needed:
                 accepted = " or ".join(map(repr, needed))
-                raise ValueError(f"a coarse-to-fine model needs {name} {accepted}, got {value!r}.")
+                raise ValueError(f"a coarse-to-fine model needs {name} {accepted}, got {value!r:.100}.")
         if len(self.hidden_sizes) != 3:
             raise ValueError(f"a coarse-to-fine model has three layers, got hidden_sizes {self.hidden_sizes}.")
         channels, heads = self._encoder_channels, self.num_attention_heads
@@ -339,7 +339,7 @@ class FgvcConfig(PreTrainedConfig):
             if config_dict.get("model_type") == cls.model_type and kwargs.get(name, saved) != saved:
                 kind = "coarse-to-fine" if config_dict.get("fine_size") else "fine"
                 checkpoint = f"this checkpoint is of a {kind} model with {saved!r}"
-                raise ValueError(f"{name} is part of the weights: {checkpoint}, got {kwargs[name]!r}.")
+                raise ValueError(f"{name} is part of the weights: {checkpoint}, got {kwargs[name]!r:.100}.")
         if (model_type := config_dict.get("model_type", cls.model_type)) != cls.model_type:
             raise ValueError(f"the configuration is of a model of type {model_type!r}, not {cls.model_type!r}.")
         returned = kwargs.get("return_unused_kwargs", False)  # the caller takes back what is no attribute of a config

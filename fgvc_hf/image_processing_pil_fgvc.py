@@ -245,24 +245,26 @@ def _resized(height: int, width: int, policy: str, size: SizeDict, divisor: int)
     """Target (height, width) of a frame, rounded to multiples of the divisor."""
     if policy == "stretch":
         if not (size.height and size.width):
-            raise ValueError(f"resize_policy 'stretch' needs size with 'height' and 'width', got {dict(size)}.")
+            raise ValueError(f"resize_policy 'stretch' needs size with 'height' and 'width', got {dict(size)!r:.100}.")
         target = (size.height, size.width)
     elif policy == "short_side":
         if not size.shortest_edge:
-            raise ValueError(f"resize_policy 'short_side' needs size with 'shortest_edge', got {dict(size)}.")
+            raise ValueError(f"resize_policy 'short_side' needs size with 'shortest_edge', got {dict(size)!r:.100}.")
         scale = size.shortest_edge / min(height, width)
         target = (height * scale, width * scale)
     elif policy == "none":
         target = (height, width)
     else:
-        raise ValueError(f"resize_policy must be one of {RESIZE_POLICIES}, got {policy!r}.")
+        raise ValueError(f"resize_policy must be one of {RESIZE_POLICIES}, got {policy!r:.100}.")
     if not 1 <= divisor <= MOST_DIVISOR or min(target) <= 0:
         raise ValueError(
-            f"size must be positive, and size_divisor from 1 to {MOST_DIVISOR}, got {dict(size)} and {divisor}."
+            f"size must be positive, and size_divisor from 1 to {MOST_DIVISOR}, got {dict(size)!r:.100} and {divisor!r:.100}."
         )
     rounded = [max(divisor, int(side / divisor + 0.5) * divisor) for side in target]
     if rounded[0] * rounded[1] > MOST_PIXELS:
-        raise ValueError(f"size must lead to {MOST_PIXELS} pixels or fewer, got {dict(size)} and {divisor}.")
+        raise ValueError(
+            f"size must lead to {MOST_PIXELS} pixels or fewer, got {dict(size)!r:.100} and {divisor!r:.100}."
+        )
     return rounded[0], rounded[1]
 
 

@@ -337,7 +337,7 @@ def load(
 def _passes(direction: str) -> tuple[bool, ...]:
     """Whether each pass over the video is in reverse."""
     if direction not in DIRECTIONS:
-        raise ValueError(f"direction must be 'forward', 'backward' or 'both', got {direction!r}.")
+        raise ValueError(f"direction must be 'forward', 'backward' or 'both', got {direction!r:.100}.")
     return DIRECTIONS[direction]
 
 

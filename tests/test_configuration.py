@@ -144,6 +144,15 @@ def test_one_sentence_names_the_field_the_value_and_what_is_accepted(settings, m
     assert message in str(error.value) and "\n" not in str(error.value) and str(error.value).endswith(".")
 
 
+@pytest.mark.parametrize("name", FIELDS)
+@pytest.mark.parametrize("value", [[0] * 10**5, "x" * 10**5, {"key": "x" * 10**5}], ids=["list", "text", "dict"])
+def test_a_message_stays_short_whatever_was_given(name, value):
+    """As a damaged file of a checkpoint may hold."""
+    with pytest.raises(ValueError) as error:
+        FgvcConfig(**{name: value})
+    assert name in str(error.value) and len(str(error.value)) < 500
+
+
 @pytest.mark.parametrize(
     ("name", "given", "kept"),
     [

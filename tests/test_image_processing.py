@@ -109,6 +109,26 @@ def test_settings_that_do_not_go_together(settings, message):
         FgvcImageProcessorPil(**settings)(np.zeros((40, 50, 3), np.uint8))
 
 
+LONG = {"list": [0] * 10**5, "text": "x" * 10**5, "dict": {"height": "x" * 10**5, "width": 5}}
+
+
+@pytest.mark.parametrize("policy", ["stretch", "short_side"])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        (name, kind)
+        for name in ("resize_policy", "size", "size_divisor")
+        for kind in LONG
+        if (name, kind) != ("size", "text")
+    ],
+)  # of a text as size, transformers itself complains
+def test_a_message_stays_short_whatever_was_given(name, policy, kind):
+    """As a damaged file of a checkpoint may hold."""
+    with pytest.raises((ValueError, TypeError)) as error:
+        FgvcImageProcessorPil(**({"resize_policy": policy} | {name: LONG[kind]}))(np.zeros((40, 50, 3), np.uint8))
+    assert len(str(error.value)) < 500
+
+
 def test_four_channels_are_refused():
     with pytest.raises(ValueError, match="must have three channels"):
         FgvcImageProcessorPil(do_convert_rgb=False)(np.zeros((40, 50, 4), np.uint8))

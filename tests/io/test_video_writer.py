@@ -93,6 +93,21 @@ def test_small_and_odd_sizes(tmp_path, height, width):
     assert np.abs(shown[2].astype(int) - 200).max() <= 3
 
 
+@pytest.mark.parametrize(("height", "width"), [(17, 24), (24, 17), (17, 17)])
+def test_an_odd_frame_gets_a_row_or_a_column_more_and_is_not_enlarged(tmp_path, height, width):
+    """Stripes of one pixel, which would be blurred; what is added is like the last row or column."""
+    frame = np.zeros((height, width, 3), np.uint8)
+    if height % 2:
+        frame[::2] = 255
+    else:
+        frame[:, ::2] = 255
+    with VideoWriter(tmp_path / "a.mp4", 25, height, width) as writer:
+        writer.write(frame)
+    shown = next(open_video(tmp_path / "a.mp4").frames()).astype(int)
+    expected = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    assert np.abs(shown - expected).max() < 40
+
+
 @pytest.mark.parametrize("fps", [0, -1, float("nan"), float("inf"), 1e-9, 1e9, 5000, None, "24", 0j, [24]])
 def test_rates_that_are_none(tmp_path, fps):
     with pytest.raises(ValueError, match="^fps must be a number of frames per second, .* got"):
