@@ -127,17 +127,24 @@ def test_fragments(contents, tmp_path):
         open_video(tmp_path / "fragments.mp4")
 
 
-def test_a_fragment_by_the_fields_of_its_header():
-    """Two runs, one behind the other; the place and the size of all frames are in the header."""
+@pytest.mark.parametrize(
+    "second", [(0x4, 2, 700), (0x200, 2, 5, 15), (0x204, 2, 700, 5, 15), (0x300, 2, 700, 5, 700, 15)]
+)
+def test_a_fragment_by_the_fields_of_its_header(second):
+    """Two runs, one behind the other, of three frames and of two; the place and the size of all frames are in the header, or the size is in the run."""
 
     def box(kind, content):
         return struct.pack(">I4s", 8 + len(content), kind) + content
 
     def fragment(place, size):
         header = box(b"tfhd", struct.pack(">IIQII", 0x000011 | 0x2, 1, place, 1, size))
-        runs = box(b"trun", struct.pack(">II", 0, 3)) + box(b"trun", struct.pack(">III", 0x4, 2, 7))
+        runs = (
+            box(b"trun", struct.pack(">II", 0, 3))
+            + box(b"free", bytes(300))
+            + box(b"trun", struct.pack(f">{len(second)}I", *second))
+        )
         moof = box(b"moof", box(b"traf", header + runs))
-        return moof + bytes(496 - len(moof))
+        return moof + bytes(996 - len(moof))
 
     def file(place, size):
         return box(b"ftyp", b"isom") + fragment(place, size)

@@ -1,5 +1,7 @@
 """Templates correlated with windows."""
 
+import math
+
 import pytest
 import torch
 from feature_fields import unit_features
@@ -66,6 +68,11 @@ def test_a_patch_on_whole_cells_is_a_cut_and_weights_sum_to_one():
     halfway = sample_patches(features, torch.tensor([[5.5, 4.0]]), 0)
     torch.testing.assert_close(halfway[0, 0], (features[4, 5] + features[4, 6]) / 2)
     assert float(patch_weights(2).sum()) == pytest.approx(1)
+    for radius in (1, 2, 3):  # a cell from the centre, and one that is `radius` away
+        middle, weights = (2 * radius + 1) ** 2 // 2, patch_weights(radius)
+        assert float(weights[middle + 1] / weights[middle]) == pytest.approx(math.exp(-1 / radius**2))
+        assert float(weights[middle - radius] / weights[middle]) == pytest.approx(math.exp(-1))
+    assert patch_weights(0).tolist() == [1.0]
 
 
 def test_the_search_window_grows_with_the_frame():

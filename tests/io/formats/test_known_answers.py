@@ -1,10 +1,13 @@
 """Formats by value: what a file says, and which label a message is about."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from labelled_clips import example_tracks, two_animals
 
 from fgvc_hf import read_points_file, save_tracks
+from fgvc_hf.io.formats import sleap
 from fgvc_hf.io.formats.coco_keypoints import _bounds, keypoint_file
 from fgvc_hf.io.formats.point_labels import BoxLabels, PointName, names_of
 from fgvc_hf.io.formats.table import TABLE
@@ -69,3 +72,25 @@ def test_a_point_without_one_coordinate_is_not_one_that_was_looked_for(axis, tmp
     with pytest.raises(ValueError) as error:
         read_points_file(tmp_path / "tracks.npz")
     assert "no position" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "size"),
+    [([(9, 48, 64, 3)], (48, 64)), ([(9, 48, 64, 3), (5, 48, 64, 1)], (48, 64)), ([(9, 48, 64, 3), (9, 64, 48, 3)], None), ([None], None)],
+)  # fmt: skip
+def test_frames_of_sleap_have_a_size_if_all_videos_have_it(tmp_path, monkeypatch, shapes, size):
+    sleap_io = pytest.importorskip("sleap_io", reason="sleap_io is not installed")
+    save_tracks(example_tracks(), tmp_path / "t.slp")
+    load = sleap_io.load_slp
+
+    def load_with_videos(*arguments, **options):
+        labels = load(*arguments, **options)
+        return SimpleNamespace(
+            labeled_frames=labels.labeled_frames,
+            tracks=labels.tracks,
+            skeletons=labels.skeletons,
+            videos=[SimpleNamespace(shape=shape) for shape in shapes],
+        )
+
+    monkeypatch.setattr(sleap_io, "load_slp", load_with_videos)
+    assert sleap.read(tmp_path / "t.slp")[2] == size
