@@ -7,8 +7,8 @@ A mutant is the package with one expression or statement changed: a comparison, 
 is left out. It is killed if a test fails, or hangs, and survives if all pass. The sample is the same for the same seed and code, and a change of the code
 leaves the rest of it as it is.
 
-The tests of a mutant are those that execute its line, and those of the test file that mirrors the module; the quick ones run first. Which
-these are is measured once and kept in the file `--map`; delete it when tests have changed. Tests marked `slow` are left out.
+The tests of a mutant are those that execute its line, and those of the test file that mirrors the module; the quick ones run first, as many as a minute
+allows, and in any case those of the folder that mirrors the module's. Which these are is measured once and kept in the file `--map`; delete it when tests have changed. Tests marked `slow` are left out.
 
 mutmut and cosmic-ray do not fit: mutmut routes every function through a trampoline, which numba cannot compile and which the exporter of the Hub would
 upload, and leaves constants of modules and defaults of dataclasses alone; cosmic-ray changes the checkout in place and starts an interpreter for every
@@ -263,19 +263,19 @@ def measure_map(file: Path) -> None:
 
 
 def tests_of(mutant: Mutant, measured: dict) -> list[str]:
-    """Tests that can tell, those that execute the line first and of these the quick ones, as far as the budget goes."""
+    """Tests that can tell, those that execute the line first and of these the quick ones, as far as the budget goes; all of the same folder."""
     executed, seconds = measured["executed"].get(mutant.path, {}), measured["processor"]
     here = {test for test in executed.get(str(mutant.line), []) if test}
+    folder = "/".join(("tests", *Path(mutant.path).parts[1:-1], ""))
+    near = {test for test in here if test.startswith(folder)}
     if not here:  # executed when the module was imported, or by a test's thread: all that execute any of the file
         here = {test for tests in executed.values() for test in tests if test}
     mirror = re.compile(rf"tests/.*test_{re.escape(Path(mutant.path).stem)}\w*\.py::")
     mirrored = {test for test in seconds if mirror.match(test)}
     chosen, total = [], 0.0
-    for test in sorted(
-        here | mirrored, key=lambda test: (test not in here, test not in mirrored, seconds.get(test, 0.0))
-    ):
+    for test in sorted(here | mirrored, key=lambda one: (one not in here, one not in mirrored, seconds.get(one, 0.0))):
         total += seconds.get(test, 0.0)
-        if total <= TEST_BUDGET and test in seconds:
+        if test in seconds and (total <= TEST_BUDGET or test in near):
             chosen.append(test)
     return chosen
 
