@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from fgvc_hf import PointTracks, read_labels, read_points_file, read_tracks, save_tracks
+from fgvc_hf.io import tracks as tracks_module
 
 
 POINTS = np.array([[0, 5, 6.5], [2, 7, 8]])
@@ -188,3 +189,14 @@ def test_files_without_ids_and_with_wrong_ones(tmp_path):
         np.savez(tmp_path / "bad.npz", **arrays, object_ids=ids)
         with pytest.raises(ValueError, match="bad.npz: object_ids must be"):
             read_tracks(tmp_path / "bad.npz")
+
+
+@pytest.mark.parametrize(("points", "accepted"), [(3, True), (4, False)])
+def test_as_many_points_as_are_followed_at_a_time(tmp_path, monkeypatch, points, accepted):
+    monkeypatch.setattr(tracks_module, "MAX_POINTS", 3)
+    (tmp_path / "p.csv").write_text("t,x,y\n" + "0,1,2\n" * points)
+    if accepted:
+        assert len(read_points_file(tmp_path / "p.csv")[1]) == 3
+    else:
+        with pytest.raises(ValueError, match="holds 4 points, at most 3 are followed at a time"):
+            read_points_file(tmp_path / "p.csv")

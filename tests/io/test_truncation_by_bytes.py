@@ -284,6 +284,7 @@ INSIDE = {
     "jpeg": ("jpeg_pipe", b"\xff\xd8abc\xff\xd9", None),
     "jpeg, cut off": ("jpeg_pipe", b"\xff\xd8abc\xff", CUT_OFF),
     "jpeg of several frames": ("jpeg_pipe", 2 * b"\xff\xd8abc\xff\xd9", BROKEN),
+    "y4m with a comment in another script": ("yuv4mpegpipe", y4m(b"W3 H3 X\xff\xe9 F25:1", 9 + 2 * 4), None),
     "y4m without a width": ("yuv4mpegpipe", y4m(b"H3 F25:1", 17), BROKEN),
     "y4m without a number": ("yuv4mpegpipe", y4m(b"Wx H3 F25:1", 17), BROKEN),
     "mp4 and other data": ("mov", box(b"ftyp") + box(b"moov") + box(b"mdat", b"1") + b"\0\0\0\1data of programs", None),

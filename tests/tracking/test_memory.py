@@ -362,3 +362,27 @@ def test_a_point_of_which_no_label_is_left_stays_where_it_was():
     tracker.step(frame_of(unit_features(12, 16)))
     assert group.points[0].tolist() == [20.5, 10.5] and group.confidence[0] == 0 and group.uncertainty[0] == 32
     assert group.confidence[1] > 0.5
+
+
+@pytest.mark.parametrize("kept_frame", [0, 3])
+def test_what_previous_frames_take_by_its_definition(kept_frame):
+    """Each has its features, and for every label map a float32 and a byte of support of each cell, which groups share."""
+    features = unit_features(5, 7)
+    tracker = label_tracker_of(features, num_context_frames=9, kept_frame=kept_frame)
+    maps = 35 * ((4 * 2 + 1) + (4 * 3 + 1))  # two groups
+    each = features.nbytes + maps
+    fixed = 1000 + (2 if kept_frame else 1) * (2 * features.nbytes + maps)
+    for room, frames in ((1, 1), (3, 3), (100, 9)):
+        assert tracker.frames_that_fit(fixed + room * each, [2, 3], 1000) == frames
+    assert tracker.frames_that_fit(fixed + 3 * each - 1, [2, 3], 1000) == 2
+    assert tracker.frames_that_fit(None, [2, 3], 1000) == 9
+    with pytest.raises(
+        ValueError, match=f"must be at least {fixed + each} for the targets of this session, got {fixed + each - 1}"
+    ):
+        tracker.frames_that_fit(fixed + each - 1, [2, 3], 1000)
+
+
+def test_more_frames_than_memory_has_room_for():
+    memory = FrameMemory.like(torch.zeros(4, 4, 8))
+    with pytest.raises(ValueError, match=r"^1099511627776 previous frames take 5.24e\+05 GiB: set max_memory_bytes"):
+        memory.resize(2**40)  # of 512 bytes each

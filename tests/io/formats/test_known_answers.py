@@ -1,5 +1,7 @@
 """Formats by value: what a file says, and which label a message is about."""
 
+import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from labelled_clips import example_tracks, two_animals
 
 from fgvc_hf import read_points_file, save_tracks
-from fgvc_hf.io.formats import sleap
+from fgvc_hf.io.formats import coco_keypoints, cvat, sleap
 from fgvc_hf.io.formats.coco_keypoints import _bounds, keypoint_file
 from fgvc_hf.io.formats.point_labels import BoxLabels, PointName, names_of
 from fgvc_hf.io.formats.table import TABLE
@@ -94,3 +96,31 @@ def test_frames_of_sleap_have_a_size_if_all_videos_have_it(tmp_path, monkeypatch
 
     monkeypatch.setattr(sleap_io, "load_slp", load_with_videos)
     assert sleap.read(tmp_path / "t.slp")[2] == size
+
+
+@pytest.mark.parametrize(
+    ("length", "first"),
+    [(1, "img0.png"), (10, "img0.png"), (11, "img00.png"), (100, "img00.png"), (101, "img000.png")],
+)
+def test_images_of_coco_have_as_many_digits_as_the_last_one(tmp_path, length, first):
+    tracks = example_tracks()
+    fields = {
+        name: np.repeat(getattr(tracks, name)[:, :1], length, axis=1)
+        for name in ("tracks", "visible", "confidence", "uncertainty", "outside")
+    }
+    coco_keypoints.write(replace(tracks, **fields), tmp_path / "t.json", [PointName("nose"), PointName("tail")])
+    names = [image["file_name"] for image in json.loads((tmp_path / "t.json").read_text())["images"]]
+    assert names[0] == first and len(set(map(len, names))) == 1 and names[-1] == f"img{length - 1}.png"
+
+
+def test_tracks_of_cvat_without_an_id_are_told_apart_by_their_label(tmp_path):
+    def file(*tracks):
+        points = '<points frame="0" outside="0" occluded="0" keyframe="1" points="3.0,4.0"/>'
+        content = "".join(f"<track {track}>{points}</track>" for track in tracks)
+        (tmp_path / "a.xml").write_text(f"<annotations>{content}</annotations>")
+        return cvat._parse(tmp_path / "a.xml")
+
+    assert len(file('label="nose"', 'label="tail"', 'label="nose" task_id="2"').findall("track")) == 3
+    for twice in (('label="nose"', 'label="nose"'), ('id="1" label="nose"', 'id="1" label="tail"')):
+        with pytest.raises(ValueError, match="two tracks have the id (nose|1); of two, one would be lost"):
+            file(*twice)
