@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from .gif_images import image_blocks
-from .matroska_blocks import block_track
+from .matroska_blocks import number_at
 from .mp4_boxes import has_empty_frames
 from .truncation import BLOCKS, PARENTS, TRACK_NUMBER, Incomplete, matroska_element, riff_chunk
 
@@ -82,7 +82,7 @@ def _blocks(content, stream_index: int) -> int:
             if identity == TRACK_NUMBER and size is not None and size <= 8:
                 tracks.append(int.from_bytes(content[position : position + size]))
             if identity in BLOCKS:
-                found[block_track(content[position : position + 8])[0]] += 1
+                found[number_at(content[position : position + 8], 0)[0]] += 1
             position += 0 if identity in PARENTS or size is None else size
     except (Incomplete, IndexError):
         pass

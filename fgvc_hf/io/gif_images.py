@@ -7,9 +7,8 @@ from typing import NamedTuple
 
 MOST_BITS = 11  # of a colour, one less than of a code
 SPARE = 16  # bytes of an image beyond those of its pixels, for codes that start anew
-DECODED = (
-    1 << 20
-)  # bytes of images whose codes are looked at, the largest images first: those that were joined are among them
+# Bytes of images whose codes are looked at, the largest images first: those that were joined are among them
+DECODED = 1 << 20
 IMAGE = re.compile(rb"\x21\xf9\x04.{4}\0\x2c", re.DOTALL)  # a graphic control extension and the start of an image
 
 

@@ -10,24 +10,15 @@ def block_is_whole(block: bytes | memoryview, tracks: set[int]) -> bool:
         tracks (`set[int]`): Numbers of the tracks.
     """
     try:
-        track, at = block_track(block)
+        track, at = number_at(block, 0)
         lacing, at = block[at + 2] >> 1 & 3, at + 3
         return track in tracks and (not lacing or LACINGS[lacing](block, at + 1, block[at]))
     except IndexError:
         return False
 
 
-def block_track(block: bytes | memoryview) -> tuple[int, int]:
-    """The track of a block, and where its number ends.
-
-    Raises:
-        `IndexError`: the block ends before.
-    """
-    return _number(block, 0)
-
-
-def _number(block: bytes | memoryview, at: int) -> tuple[int, int]:
-    """An integer whose first bits tell its length, and where it ends."""
+def number_at(block: bytes | memoryview, at: int) -> tuple[int, int]:
+    """An integer whose first bits tell its length, and where it ends; an `IndexError` if the block ends before."""
     length = 9 - block[at].bit_length()
     if length > 8 or at + length > len(block):
         raise IndexError
@@ -52,11 +43,11 @@ def _ebml(block: bytes | memoryview, at: int, others: int) -> bool:
     """The size of the first frame, and how the size of each but the last differs from the one before."""
     if not others:
         return True
-    size, at = _number(block, at)
+    size, at = number_at(block, at)
     total = size
     for _ in range(others - 1):
         start = at
-        change, at = _number(block, at)
+        change, at = number_at(block, at)
         size += change - (1 << 7 * (at - start) - 1) + 1
         total += size
         if size < 0:
@@ -67,4 +58,4 @@ def _ebml(block: bytes | memoryview, at: int, others: int) -> bool:
 LACINGS = {1: _xiph, 2: _equal, 3: _ebml}
 
 
-__all__ = ["block_is_whole", "block_track"]
+__all__ = ["block_is_whole", "number_at"]

@@ -30,11 +30,9 @@ def frames_are_within(data) -> bool:
     Raises:
         `ValueError`: a table is broken.
     """
-    for media in _inside(data, (0, len(data)), b"moov", b"trak", b"mdia"):
-        for place in _inside(data, media, b"minf", b"stbl") if _handler(data, media) == b"vide" else ():
-            tables = {kind: data[begin + 4 : end] for kind, (begin, end) in _boxes(data, *place)}
-            if _end_of_chunks(tables) > len(data) or 0 < 2 * _duration(data, media) < _shifts(tables):
-                return False
+    for media, tables in _pictures(data):
+        if _end_of_chunks(tables) > len(data) or 0 < 2 * _duration(data, media) < _shifts(tables):
+            return False
     return all(
         _end_of_runs(data, fragment[0] - 8, track) <= len(data)
         for fragment in _inside(data, (0, len(data)), b"moof")
@@ -44,14 +42,14 @@ def frames_are_within(data) -> bool:
 
 def has_empty_frames(data) -> bool:
     """Whether a table says that pictures have no bytes; demuxers leave them out."""
-    for place in _inside(data, (0, len(data)), b"moov", b"trak", b"mdia"):
-        for table in _inside(data, place, b"minf", b"stbl") if _handler(data, place) == b"vide" else ():
-            for kind, (begin, end) in _boxes(data, *table):
-                if kind == b"stsz" and not _u32(data, begin + 4):
-                    sizes = np.frombuffer(data[begin + 12 : begin + 12 + (end - begin - 12) // 4 * 4], ">u4")
-                    if not sizes[: _u32(data, begin + 8)].all():
-                        return True
-    return False
+    return any(not size and not sizes.all() for size, sizes in (_sizes(tables) for _, tables in _pictures(data)))
+
+
+def _pictures(data) -> Generator[tuple[Place, dict[bytes, bytes]]]:
+    """Yield each track of pictures and its tables by their kind, behind their versions."""
+    for media in _inside(data, (0, len(data)), b"moov", b"trak", b"mdia"):
+        for place in _inside(data, media, b"minf", b"stbl") if _handler(data, media) == b"vide" else ():
+            yield media, {kind: data[begin + 4 : end] for kind, (begin, end) in _boxes(data, *place)}
 
 
 def _handler(data, media: Place) -> bytes:
@@ -69,24 +67,28 @@ def _rows(tables: dict[bytes, bytes], kind: bytes, number: str, columns: int) ->
 
 def _end_of_chunks(tables: dict[bytes, bytes]) -> int:
     """Where the last frame of a track ends: by the chunks' offsets, the frames in each, and the frames' sizes."""
-    offsets = (
-        np.concatenate([_rows(tables, b"stco", ">u4", 1), _rows(tables, b"co64", ">u8", 1)]).ravel().astype(float)
-    )
-    runs = _rows(tables, b"stsc", ">u4", 3).astype(
-        np.int64
-    )  # first chunk, counted from 1; frames in each from there on
+    offsets = np.append(_rows(tables, b"stco", ">u4", 1), _rows(tables, b"co64", ">u8", 1)).astype(float)
+    # The first chunk of each run, counted from 1, and the frames in each chunk from there on
+    runs = _rows(tables, b"stsc", ">u4", 3).astype(np.int64)
     if not (len(offsets) and len(runs)):
         return 0
     chunks = np.diff(np.append(runs[:, 0] - 1, len(offsets)).clip(0, len(offsets))).clip(0)
     frames = np.repeat(runs[:, 1], chunks)
-    size, count = struct.unpack_from(">II", tables[b"stsz"])  # of all frames; 0 if each has its own
+    size, sizes = _sizes(tables)
     if size:
         lengths = frames * float(size)
     else:
-        before = np.append(0, np.frombuffer(tables[b"stsz"], ">u4", offset=8)[:count].cumsum(dtype=float))
+        before = np.append(0, sizes.cumsum(dtype=float))
         numbers = np.append(0, frames.cumsum()).clip(0, len(before) - 1)
         lengths = np.diff(before[numbers])
     return int((offsets[: len(lengths)] + lengths).max(initial=0))
+
+
+def _sizes(tables: dict[bytes, bytes]) -> tuple[int, np.ndarray]:
+    """Bytes of every frame of a track, or 0 and the bytes of each."""
+    content = tables.get(b"stsz", bytes(8))
+    size, count = struct.unpack_from(">II", content)
+    return size, np.frombuffer(content[8 : 8 + (len(content) - 8) // 4 * 4], ">u4")[:count]
 
 
 def _shifts(tables: dict[bytes, bytes]) -> float:
