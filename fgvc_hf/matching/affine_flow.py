@@ -14,49 +14,63 @@ from ..kernels.dispatch import flow_for
 from .flow_fields import cells_of, length
 
 
-RIDGE = 0.01  # of the squared reach, added to the spread of the known pixels: where they lie on a line, motion is constant across it
+RIDGE = 25.0  # squared pixels, added to the spread of the known pixels: where they lie on a line, motion is constant across it
+
+
+class EdgeAwareSums:
+    """
+    Sums of maps around every pixel, in which a pixel counts less the farther it is on a way that avoids edges of an image.
+
+    Args:
+        image (`torch.Tensor` of shape `(3, h, w)`): In [0, 1].
+        reach (`float`): Distance in pixels over which the weight of a pixel falls to 1 / e.
+        edges (`float`): By how many pixels a step of 1 of all three colours together lengthens a way.
+    """
+
+    def __init__(self, image: torch.Tensor, reach: float, edges: float):
+        self.kernels = flow_for(image)
+        beside, below = ((image.diff(dim=dim).abs().sum(dim=0)) for dim in (2, 1))
+        self.decay_x = exact(torch.exp(-(1 + edges * F.pad(beside, (1, 0))) / reach))
+        self.decay_y = exact(torch.exp(-(1 + edges * F.pad(below, (0, 0, 1, 0))) / reach)).T.contiguous()
+
+    def __call__(self, maps: torch.Tensor) -> torch.Tensor:
+        """Sums (K, h, w) of maps (K, h, w), in their type."""
+        along_rows = self.kernels.spread(maps.contiguous(), self.decay_x)
+        return self.kernels.spread(along_rows.transpose(1, 2).contiguous(), self.decay_y).transpose(1, 2)
 
 
 def affine_flow(
-    flow: torch.Tensor, known: torch.Tensor, image: torch.Tensor, reach: float, edges: float, rounds: int, scale: float
+    flow: torch.Tensor, known: torch.Tensor, sums: EdgeAwareSums, rounds: int, scale: float
 ) -> torch.Tensor:
     """
     The locally affine motion of all pixels.
 
     Args:
         flow (`torch.Tensor` of shape `(h, w, 2)`), known (`torch.Tensor` of shape `(h, w)`, bool): In pixels, and where it counts.
-        image (`torch.Tensor` of shape `(3, h, w)`): The frame that it starts from, in [0, 1].
-        reach (`float`): Distance in pixels over which the weight of a known pixel falls to 1 / e.
-        edges (`float`): By how many pixels a step of 1 of all three colours together lengthens a way.
+        sums ([`EdgeAwareSums`]): Of the frame that it starts from.
         rounds (`int`): Fits, of which each but the first is weighted by the residuals of the one before.
         scale (`float`): Residual in pixels at which a known pixel counts one half.
 
     Returns:
         `torch.Tensor` of shape `(h, w, 2)`, float32.
     """
-    kernels = flow_for(image)
-    beside, below = ((image.diff(dim=dim).abs().sum(dim=0)) for dim in (2, 1))
-    decay_x = exact(torch.exp(-(1 + edges * F.pad(beside, (1, 0))) / reach))
-    decay_y = exact(torch.exp(-(1 + edges * F.pad(below, (0, 0, 1, 0))) / reach)).T.contiguous()
     x, y = exact(cells_of(flow)).unbind(-1)
     u, v = (exact(part) for part in flow.unbind(-1))
-    terms = [torch.ones_like(x), x, y, x * x, x * y, y * y, u, u * x, u * y, v, v * x, v * y]
+    terms = torch.stack([torch.ones_like(x), x, y, x * x, x * y, y * y, u, u * x, u * y, v, v * x, v * y])
     weight, fitted = exact(known.float()), flow
     for number in range(rounds):
-        sums = kernels.spread(weight * torch.stack(terms), decay_x)  # (12, h, w)
-        sums = kernels.spread(sums.transpose(1, 2).contiguous(), decay_y).transpose(1, 2)
-        fitted = _fit(sums, x, y, RIDGE * reach**2).to(flow.dtype)
+        fitted = _fit(sums(weight * terms), x, y).to(flow.dtype)
         if number < rounds - 1:
             residual = length(flow - fitted)
             weight = exact(known / (1 + (residual / scale) ** 2))
     return fitted
 
 
-def _fit(sums: torch.Tensor, x: torch.Tensor, y: torch.Tensor, ridge: float) -> torch.Tensor:
+def _fit(sums: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Values (h, w, 2) at (x, y) of the weighted least-squares fits with these sums (12, h, w)."""
     count = sums[0].clamp_min(torch.finfo(sums.dtype).tiny)
     mean_x, mean_y, xx, xy, yy = sums[1:6] / count
-    xx, xy, yy = xx - mean_x**2 + ridge, xy - mean_x * mean_y, yy - mean_y**2 + ridge
+    xx, xy, yy = xx - mean_x**2 + RIDGE, xy - mean_x * mean_y, yy - mean_y**2 + RIDGE
     determinant, parts = xx * yy - xy**2, []
     for mean, with_x, with_y in (sums[6:9] / count, sums[9:12] / count):
         with_x, with_y = with_x - mean * mean_x, with_y - mean * mean_y
@@ -66,4 +80,4 @@ def _fit(sums: torch.Tensor, x: torch.Tensor, y: torch.Tensor, ridge: float) -> 
     return torch.stack(parts, dim=-1)
 
 
-__all__ = ["affine_flow"]
+__all__ = ["EdgeAwareSums", "affine_flow"]

@@ -2,7 +2,8 @@
 
 1. On a coarse pyramid level every second cell is compared, by patches of 3 x 3 cells, with all cells of the other frame, so that motion up
    to the size of the frame is found. Semi-global matching (Hirschmueller, Stereo processing by semiglobal matching and mutual information,
-   TPAMI 2008) makes neighbours agree: along each of four directions, a jump of the motion costs more where the features are alike.
+   TPAMI 2008) makes neighbours agree: along each of four directions, a jump of the motion costs more where the features are alike. Small
+   bodies that this smooths away keep the best match of each cell alone, where it passes the forward-backward check.
 2. Down the pyramid, each cell chooses among the motions of its neighbours, and then searches one cell around, by similarities that are
    averaged over a few cells. What fails the forward-backward check is filled from around, on every level.
 """
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from ..kernels.dispatch import flow_for
-from .flow_fields import consistent, filled, median, neighbours
+from .flow_fields import cells_of, consistent, filled, median, neighbours, read_at
 from .pyramid import downsample
 from .template_search import vertex
 
@@ -27,6 +28,7 @@ FORBIDDEN = 1e3  # cost of what lies outside the frame
 SPREADS = (2, 1)  # cells to the neighbours whose motion is tried, in turn
 AVERAGED = 1, 2  # cells around that similarities are averaged over, on the coarse levels and at full resolution
 ALLOWED = 1.5, 1.0  # cells by which flow and backward flow may differ, on the coarse levels and at full resolution
+ALLOWED_ALONE = 0.6  # ... of the best matches of cells alone
 
 
 def feature_flow(features_0: torch.Tensor, features_1: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -43,13 +45,12 @@ def feature_flow(features_0: torch.Tensor, features_1: torch.Tensor) -> tuple[to
     while len(levels) == 1 or levels[-1][0][..., 0].numel() > COARSE_CELLS:
         levels.append((downsample(levels[-1][0]), downsample(levels[-1][1])))
     first, second = levels[-1]
-    forward, backward = agreed(all_pairs(first, second), all_pairs(second, first), ALLOWED[0])
+    forward, backward = completed(all_pairs(first, second), all_pairs(second, first))
     for number in reversed(range(len(levels))):
         first, second = levels[number]
-        average, scale = AVERAGED[number == 0], 1 if number == len(levels) - 1 else 2
-        size = first.shape[:2]
-        forward = refined(first, second, _doubled(forward, size, scale), average)
-        backward = refined(second, first, _doubled(backward, size, scale), average)
+        size, average = first.shape[:2], AVERAGED[number == 0]
+        forward = refined(first, second, _doubled(forward, size), average)
+        backward = refined(second, first, _doubled(backward, size), average)
         if number:
             forward, backward = agreed(forward, backward, ALLOWED[0])
     return forward, backward
@@ -62,16 +63,40 @@ def agreed(forward: torch.Tensor, backward: torch.Tensor, allowed: float) -> tup
     return first, second
 
 
-def all_pairs(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-    """Flow (h/2, w/2, 2) in cells of the level, float32, of every second cell of features (h, w, C), by semi-global matching."""
+def completed(
+    forward: tuple[torch.Tensor, torch.Tensor], backward: tuple[torch.Tensor, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both flows (h, w, 2) of what [`all_pairs`] gives: a cell's own match where it is confirmed and the smooth flow fails on either side.
+
+    What fails the check then is filled from around.
+    """
+    pairs = (forward, backward), (backward, forward)
+    fails = [~consistent(smooth, back, ALLOWED[0]) for (smooth, _), (back, _) in pairs]
+    flows = []
+    for ((smooth, alone), (_, alone_back)), here, there in zip(pairs, fails, fails[::-1]):
+        fails_there = read_at(there[..., None].float(), cells_of(alone) + alone)[..., 0] > 0
+        own = consistent(alone, alone_back, ALLOWED_ALONE) & (here | fails_there)
+        flows.append(torch.where(own[..., None], alone, smooth))
+    first, second = (filled(flow, consistent(flow, back, ALLOWED[0])) for flow, back in (flows, flows[::-1]))
+    return first, second
+
+
+def all_pairs(query: torch.Tensor, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Flow of every second cell of features (h, w, C), in steps of two cells: by semi-global matching, and of each cell alone.
+
+    Returns:
+        Two tensors of shape `(h/2, w/2, 2)`, float32.
+    """
     queries, keys = _patches(query)[::2, ::2], _patches(key)
     rows, columns, channels = queries.shape
     h, w = keys.shape[:2]
     cost = 1 - queries.reshape(-1, channels) @ keys.reshape(-1, channels).T
-    total = semi_global(cost.view(rows, columns, h, w), query[::2, ::2].float())
-    best = total.flatten(2).argmin(dim=-1)  # (rows, columns)
+    cost = cost.view(rows, columns, h, w)
+    total = semi_global(cost, query[::2, ::2].float())
     y, x = (2 * torch.arange(side, device=query.device) for side in (rows, columns))
-    return torch.stack([best % w - x, best // w - y[:, None]], dim=-1).float()
+    best = (costs.flatten(2).argmin(dim=-1) for costs in (total, cost))  # (rows, columns)
+    smooth, alone = (torch.stack([cell % w - x, cell // w - y[:, None]], dim=-1) / 2 for cell in best)
+    return smooth, alone
 
 
 def semi_global(cost: torch.Tensor, guide: torch.Tensor) -> torch.Tensor:
@@ -129,10 +154,10 @@ def _scores(query: torch.Tensor, key: torch.Tensor, flow: torch.Tensor, average:
     return F.avg_pool2d(scores[:, None], side, 1, average, count_include_pad=False)[:, 0]
 
 
-def _doubled(flow: torch.Tensor, size: tuple[int, ...], scale: int) -> torch.Tensor:
-    """Flow on a level of this size, int64, of flow at every second cell; `scale` is 2 where that was in larger cells."""
+def _doubled(flow: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
+    """Flow on a level of this size, int64, of flow at every second of its cells, in steps of two cells."""
     fine = flow.repeat_interleave(2, dim=0).repeat_interleave(2, dim=1)[: size[0], : size[1]]
-    return (scale * fine).round().long()
+    return (2 * fine).round().long()
 
 
 def _patches(features: torch.Tensor) -> torch.Tensor:

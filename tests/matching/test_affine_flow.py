@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from fgvc_hf.matching.affine_flow import affine_flow
+from fgvc_hf.matching.affine_flow import EdgeAwareSums, affine_flow
 
 
 def way(image, start, end, reach, edges):
@@ -19,7 +19,7 @@ def way(image, start, end, reach, edges):
 
 
 def fitted(flow, weights, image, reach, edges):
-    """The fits (h, w, 2) with these weights (h, w) of the known pixels: means and slopes, which a hundredth of the squared reach keeps small."""
+    """The fits (h, w, 2) with these weights (h, w) of the known pixels: means and slopes, which 25 squared pixels keep small."""
     h, w = weights.shape
     result = torch.empty(h, w, 2, dtype=torch.float64)
     places = torch.tensor([(x, y) for y in range(h) for x in range(w)], dtype=torch.float64)
@@ -30,7 +30,7 @@ def fitted(flow, weights, image, reach, edges):
         share = share / share.sum()
         mean, centre = share @ values, share @ places
         off = places - centre
-        matrix = (share[:, None] * off).T @ off + 0.01 * reach**2 * torch.eye(2)
+        matrix = (share[:, None] * off).T @ off + 25 * torch.eye(2)
         slopes = torch.linalg.solve(matrix, (share[:, None] * off).T @ (values - mean))
         result[v, u] = mean + (torch.tensor([u, v]).double() - centre) @ slopes
     return result
@@ -42,7 +42,7 @@ def test_fits_by_their_definition(rounds):
     generator = torch.Generator().manual_seed(rounds)
     flow, image = 3 * torch.randn(5, 6, 2, generator=generator), torch.rand(3, 5, 6, generator=generator)
     known = torch.rand(5, 6, generator=generator) < 0.6
-    found = affine_flow(flow, known, image, reach=4.0, edges=2.0, rounds=rounds, scale=1.5)
+    found = affine_flow(flow, known, EdgeAwareSums(image, reach=4.0, edges=2.0), rounds=rounds, scale=1.5)
     weights = known.double()
     for _ in range(rounds):
         expected = fitted(flow, weights, image, 4.0, 2.0)
@@ -50,3 +50,15 @@ def test_fits_by_their_definition(rounds):
         weights = known / (1 + (residual / 1.5) ** 2)
     torch.testing.assert_close(found.double(), expected, atol=1e-4, rtol=1e-4)
     assert found.dtype == torch.float32
+
+
+def test_sums_are_over_all_ways_along_a_row_and_then_a_column():
+    """Of several maps at once, in their type."""
+    generator = torch.Generator().manual_seed(4)
+    maps, image = torch.rand(2, 4, 5, generator=generator).double(), torch.rand(3, 4, 5, generator=generator)
+    found = EdgeAwareSums(image, reach=3.0, edges=1.5)(maps)
+    cells = list(itertools.product(range(4), range(5)))
+    expected = torch.zeros_like(maps)
+    for to, start in itertools.product(cells, cells):
+        expected[:, to[0], to[1]] += way(image, start, to, 3.0, 1.5) * maps[:, start[0], start[1]]
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)

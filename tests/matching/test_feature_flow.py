@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from feature_fields import unit_features
 
 from fgvc_hf.matching import feature_flow as module
-from fgvc_hf.matching.feature_flow import agreed, all_pairs, feature_flow, refined, semi_global
+from fgvc_hf.matching.feature_flow import agreed, all_pairs, completed, feature_flow, refined, semi_global
 from fgvc_hf.matching.flow_fields import consistent, filled, median
 from fgvc_hf.matching.pyramid import downsample
 
@@ -63,11 +63,11 @@ def test_every_second_cell_is_compared_with_all_by_patches_of_3_x_3(size):
         products = [float(a @ b) for a, b in zip(around(query, y, x), around(key, v, u))]
         cost[y // 2, x // 2, v, u] = 1 - sum(products) / 9
     total = semi_global(cost, query[::2, ::2])
-    found = all_pairs(query, key)
-    assert found.shape == (*cost.shape[:2], 2) and found.dtype == torch.float32
-    for y, x in itertools.product(range(cost.shape[0]), range(cost.shape[1])):
-        u, v = (found[y, x] + torch.tensor([2 * x, 2 * y])).long().tolist()
-        assert (v, u) == divmod(int(total[y, x].argmin()), w)
+    for found, costs in zip(all_pairs(query, key), (total, cost), strict=True):
+        assert found.shape == (*cost.shape[:2], 2) and found.dtype == torch.float32
+        for y, x in itertools.product(range(cost.shape[0]), range(cost.shape[1])):
+            u, v = (2 * (found[y, x] + torch.tensor([x, y]))).long().tolist()  # in steps of two cells
+            assert (v, u) == divmod(int(costs[y, x].argmin()), w)
 
 
 def similarity(query, key, flow, average):
@@ -136,6 +136,45 @@ def test_what_agrees_stays_and_the_rest_is_filled():
         assert torch.equal(result, median(filled(flow, kept), 1))
 
 
+def test_cells_alone_count_where_they_agree_and_their_neighbours_do_not():
+    """Of a body of 2 x 2 cells that is smoothed away in one direction or both, each cell alone is right."""
+    still, moved = torch.zeros(9, 9, 2), torch.tensor([4.0, -3.0])
+    alone, back_alone = still.clone(), still.clone()
+    alone[5:7, 1:3], back_alone[2:4, 5:7] = moved, -moved
+    forward, backward = completed((still, alone), (still, back_alone))
+    assert torch.equal(forward, still) and torch.equal(backward, still)  # the smooth flow agrees everywhere
+
+    smooth = still.clone()
+    smooth[5:7, 1:3] = 2.0  # confirmed by nothing
+    alone[0, 8] = -5.0  # where smooth flow agrees, the best of a cell alone does not count
+    right, back_right = still.clone(), still.clone()
+    right[5:7, 1:3], back_right[2:4, 5:7] = moved, -moved
+    for pairs in (((smooth, alone), (still, back_alone)), ((still, back_alone), (smooth, alone))):
+        first, second = completed(*pairs)
+        expected = (right, back_right) if pairs[0][0] is smooth else (back_right, right)
+        assert torch.equal(first, expected[0]) and torch.equal(second, expected[1])
+
+    back_alone[2, 5] = 3.0  # then one cell is not confirmed
+    forward, _ = completed((smooth, alone), (still, back_alone))
+    others = torch.ones(9, 9, dtype=torch.bool)
+    others[5, 1] = False
+    assert torch.equal(forward, filled(torch.where(others[..., None], right, smooth), others))
+
+
+def test_a_body_that_moves_far_is_found():
+    """A body of 24 x 24 cells moves by 40 and 20 cells over a background that stands still."""
+    texture, body = unit_features(96, 96, 16), unit_features(24, 24, 16, seed=1)
+    first, second = texture.clone(), texture.clone()
+    first[10:34, 8:32], second[30:54, 48:72] = body, body
+    first, second = (
+        F.normalize(F.avg_pool2d(of.movedim(-1, 0), 3, 1, 1).movedim(0, -1), dim=-1) for of in (first, second)
+    )
+    forward, backward = feature_flow(first, second)
+    assert ((forward[12:32, 10:30] - torch.tensor([40.0, 20.0])).norm(dim=-1) < 1).float().mean() > 0.95
+    assert ((backward[32:52, 50:70] + torch.tensor([40.0, 20.0])).norm(dim=-1) < 1).float().mean() > 0.95
+    assert (forward[60:].norm(dim=-1) < 1).float().mean() > 0.95
+
+
 @pytest.mark.parametrize(("cells", "levels"), [(4500, 2), (99, 3), (98, 3), (100, 2), (25, 3), (24, 4)])
 def test_the_way_from_the_coarsest_level_to_the_finest(monkeypatch, cells, levels):
     """All cells are compared on the first level that is small enough, which is never the finest; only that averages over 5 x 5."""
@@ -145,16 +184,15 @@ def test_the_way_from_the_coarsest_level_to_the_finest(monkeypatch, cells, level
     for _ in range(levels - 1):
         pyramid.append(tuple(downsample(features) for features in pyramid[-1]))
     first, second = pyramid.pop()
-    flows = agreed(all_pairs(first, second), all_pairs(second, first), 1.5)
-    scale = 1  # all pairs are in cells of their level already, if only at every second
+    flows = completed(all_pairs(first, second), all_pairs(second, first))
     for first, second in [(first, second), *pyramid[::-1]]:
         h, w = first.shape[:2]
         rows, columns = torch.arange(h) // 2, torch.arange(w) // 2
-        starts = [(scale * flow[rows[:, None], columns]).round().long() for flow in flows]
+        starts = [(2 * flow[rows[:, None], columns]).round().long() for flow in flows]
         finest = h == 19
         flows = tuple(
             refined(*of, start, 2 if finest else 1) for of, start in zip(((first, second), (second, first)), starts)
         )
-        flows, scale = flows if finest else agreed(*flows, 1.5), 2
+        flows = flows if finest else agreed(*flows, 1.5)
     for found, expected in zip(feature_flow(*pair), flows, strict=True):
         assert torch.equal(found, expected)

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fgvc_hf.matching.affine_flow import affine_flow
+from fgvc_hf.matching.affine_flow import EdgeAwareSums, affine_flow
 from fgvc_hf.matching.feature_flow import feature_flow, refined
 from fgvc_hf.matching.flow_fields import cells_of, consistent, filled, median, neighbours, resized
 from fgvc_hf.matching.patch_flow import patch_flow, pyramid
@@ -71,12 +71,12 @@ def test_the_better_hypothesis_is_taken_where_motion_is_too_large_for_the_images
 
 
 def test_affine_motion_is_continued_from_a_part_of_it():
-    x, y = cells_of(torch.zeros(40, 50, 2)).unbind(-1)
+    x, y = cells_of(torch.zeros(160, 200, 2)).unbind(-1)
     truth = torch.stack([0.1 * x - 0.05 * y + 3, 0.02 * x + 0.08 * y - 1], dim=-1)
-    known = (x < 20) & (y > 5)
+    known = (x < 150) & (y > 30)
     wrong = torch.where(known[..., None], truth, 100.0)
-    wrong[30, 4] = -50.0  # an outlier
-    found = affine_flow(wrong, known, torch.zeros(3, 40, 50), reach=10, edges=50, rounds=6, scale=1)
+    wrong[50, 4] = -50.0  # an outlier
+    found = affine_flow(wrong, known, EdgeAwareSums(torch.zeros(3, 160, 200), reach=100, edges=50), rounds=6, scale=1)
     assert (found - truth).norm(dim=-1).max() < 0.5
 
 
@@ -86,12 +86,14 @@ def test_motion_is_not_continued_across_an_edge():
     image[:, left] = 1
     truth = torch.where(left[..., None], torch.tensor([4.0, 0.0]), torch.tensor([-2.0, 1.0]))
     known = (x < 10) | (x > 36)  # a band beside the edge is unknown, and nearer to the other side
-    found = affine_flow(truth * known[..., None], known, image, reach=10, edges=50, rounds=3, scale=1)
+    found = affine_flow(truth * known[..., None], known, EdgeAwareSums(image, reach=10, edges=50), rounds=3, scale=1)
     assert (found - truth).norm(dim=-1).max() < 0.1
 
 
 def test_nothing_known_is_no_motion_and_no_nan():
-    found = affine_flow(torch.ones(6, 7, 2), torch.zeros(6, 7, dtype=torch.bool), torch.zeros(3, 6, 7), 10, 50, 3, 1)
+    found = affine_flow(
+        torch.ones(6, 7, 2), torch.zeros(6, 7, dtype=torch.bool), EdgeAwareSums(torch.zeros(3, 6, 7), 10, 50), 3, 1
+    )
     assert torch.isfinite(found).all()
     assert torch.equal(filled(torch.ones(6, 7, 2), torch.zeros(6, 7, dtype=torch.bool)), torch.ones(6, 7, 2))
 

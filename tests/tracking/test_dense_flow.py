@@ -13,13 +13,14 @@ from fgvc_hf import FgvcConfig, Tracker, chain_flow, render_clip
 from fgvc_hf.cli.main import main
 from fgvc_hf.data.synthetic_pairs import render_pairs
 from fgvc_hf.io.flow_files import FLO_TAG, read_flo, save_flow
-from fgvc_hf.matching.affine_flow import affine_flow
+from fgvc_hf.matching.affine_flow import EdgeAwareSums, affine_flow
 from fgvc_hf.matching.feature_flow import feature_flow
-from fgvc_hf.matching.flow_fields import consistent, resized
+from fgvc_hf.matching.flow_fields import cells_of, consistent, outside, resized
+from fgvc_hf.matching.motion_layers import motion_layers
 from fgvc_hf.matching.patch_flow import patch_flow
 from fgvc_hf.metrics.end_point_error import end_point_error
 from fgvc_hf.tracking import dense_flow as module
-from fgvc_hf.tracking.dense_flow import _at_pixels, _continued, _judged, _reduced, dense_flow
+from fgvc_hf.tracking.dense_flow import _at_pixels, _completed, _Found, _found, _judged, _reduced, dense_flow
 
 
 @pytest.mark.slow
@@ -105,9 +106,7 @@ def smooth(*shape, seed=0):
 
 def test_both_directions_are_those_of_the_frames_in_the_other_order(monkeypatch):
     asked = []
-    monkeypatch.setattr(
-        module, "_judged", lambda flow, found, images, size: asked.append(images) or _judged(flow, found, images, size)
-    )
+    monkeypatch.setattr(module, "_judged", lambda *given: asked.append(given[3]) or _judged(*given))
     frames, features = smooth(2, 3, 24, 40), F.normalize(smooth(2, 12, 20, 8, seed=1) - 0.5, dim=-1)
     forward, backward = dense_flow(frames, features, (24, 40), FgvcConfig())
     turned = dense_flow(frames.flip(0), features.flip(0), (24, 40), FgvcConfig())
@@ -127,15 +126,62 @@ def test_flow_in_cells_becomes_one_in_pixels_along_each_axis():
     torch.testing.assert_close(found, torch.tensor([3.0, 1.0]).expand(20, 60, 2))
 
 
-def test_motion_is_continued_from_what_the_flow_back_confirms():
-    flow, image = torch.tensor([2.0, -1.0]).repeat(12, 15, 1), smooth(3, 12, 15)
+def test_what_is_known_agrees_with_the_flow_back_stays_in_the_frame_and_looks_alike():
+    first = smooth(3, 12, 15, seed=2)
+    second = torch.roll(first, (-1, 2), (1, 2))  # motion by (2, -1)
+    second[:, 8:, 8:] = 1 - second[:, 8:, 8:]  # something else is seen there
+    flow = torch.tensor([2.0, -1.0]).repeat(12, 15, 1)
     back = -flow
-    flow[3:6, 4:8] = 9.0
-    known = consistent(flow, back, 0.5)
-    assert not known[3:6, 4:8].any() and known.float().mean() > 0.8
-    for on_frames, edges, fits in ((0, 80.0, 6), (1, 60.0, 4)):
-        expected = affine_flow(flow, known, image, 16.0, edges, fits, 1.0)
-        assert torch.equal(_continued(flow, back, image, 0.5, on_frames), expected)
+    back[1:4, 5:9] = 9.0  # contradicts
+    found = _found(flow, back, torch.stack([first, second]))
+    assert torch.equal(found.flow, flow) and found.other_colour == 0.02
+    x, y = cells_of(flow).unbind(-1)
+    other = (y >= 7) & (x >= 4)  # up to two pixels around what leads there
+    assert found.known[5:7, :11].all() and not found.known[y - 1 < 0].any() and not found.known[x + 2 > 14].any()
+    assert not found.known[(y > 10) & (x > 7) & (x < 12)].any()
+    assert torch.equal(found.known[~other], (consistent(flow, back, 0.5) & ~outside(cells_of(flow) + flow))[~other])
+    assert not found.known[2:4, 4:6].any()
+
+
+def test_another_exposure_does_not_make_things_unknown():
+    """Colours are others from three times the usual difference on, where that is more than 0.02."""
+    first = 0.2 + 0.5 * smooth(3, 20, 24, seed=3)
+    second = 0.8 * first
+    second[:, 12:, 14:] = 1 - second[:, 12:, 14:]
+    still = torch.zeros(20, 24, 2)
+    found = _found(still, still, torch.stack([first, second]))
+    usual = F.avg_pool2d((second - first).abs().mean(dim=0)[None], 5, 1, 2, count_include_pad=False).median()
+    assert found.other_colour == pytest.approx(3 * float(usual), rel=1e-5) and found.other_colour > 0.2
+    assert found.known[:10].all() and not found.known[15:, 17:].any()
+    nothing = _found(still + 99, still, torch.stack([first, second]))
+    assert not nothing.known.any() and nothing.other_colour == 0.02
+
+
+def test_hidden_pixels_move_as_the_surface_that_nothing_speaks_against():
+    """
+    A body moves right over a background that stands still, and most of it leaves the frame. Its hidden part lies nearer to the
+    background below; but of the background, other colours would be seen, where it does not move behind the body.
+    """
+    h, w, shift = 48, 64, 36
+    still, moving = torch.zeros(h, w, 2), torch.zeros(h, w, 2)
+    moving[..., 0] = shift
+    x, y = cells_of(still).unbind(-1)
+    body = (x >= 24) & (y >= 8) & (y < 20)
+    background, texture = 0.4 + 0.1 * smooth(3, h, w, seed=5), 0.5 + 0.1 * smooth(3, h, w, seed=6)
+    first = torch.where(body, texture, background)
+    second = torch.where((x >= 24 + shift) & (y >= 8) & (y < 20), torch.roll(texture, shift, 2), background)
+    flow = torch.where(body[..., None], moving, still)
+    known = torch.where(body, x + shift < w, ~((x >= 24 + shift) & (y >= 8) & (y < 20)))
+    seen = (x >= 24 + shift) & (y >= 8) & (y < 20)
+    back = _Found(
+        torch.where(seen[..., None], -moving, still), ~((x >= 24) & (x < 24 + shift) & (y >= 8) & (y < 20)), 0.02
+    )
+    fitted = flow + 0.25
+    found = _completed(fitted, _Found(flow, known, 0.02), back, torch.stack([first, second]))
+    assert len(motion_layers(flow, known).motions) == 2
+    assert torch.equal(found[known], fitted[known])
+    hidden = body & ~known & (x < 24 + shift - 2)
+    assert ((found - moving).norm(dim=-1)[hidden] < 0.5).float().mean() > 0.9
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -166,21 +212,22 @@ def test_what_is_occluded_by_its_definition(seed):
         around = [differs[v, u] for v, u in cells if max(abs(v - y), abs(u - x)) <= 2]
         u, v = place[y, x].tolist()
         left = not (-0.5 <= u <= w - 0.5 and -0.5 <= v <= h - 0.5)
-        other = sum(around) / len(around) > 4 / 255
+        other = sum(around) / len(around) > 0.025
         alike += not (agrees or other or left)
         occluded[y, x] = left or (not agrees and other)
     assert alike > 5
-    judged = _judged(flow, (found, back), images, (h, w))
+    both = _Found(found, torch.ones(h, w), 0.025), _Found(back, torch.ones(h, w), 0.5)
+    judged = _judged(flow, *both, images, (h, w))
     assert torch.equal(judged.flow, flow) and torch.equal(judged.occluded, occluded) and occluded.float().mean() > 0.1
     torch.testing.assert_close(judged.uncertainty, gap)
-    large = _judged(flow, (found, back), images, size)
+    large = _judged(flow, *both, images, size)
     torch.testing.assert_close(large.flow, resized(flow, size))
     assert torch.equal(large.occluded, occluded.repeat_interleave(2, 0).repeat_interleave(3, 1))
     torch.testing.assert_close(large.uncertainty, 3 * F.interpolate(gap[None, None], size, mode="bilinear")[0, 0])
 
 
 def test_the_way_from_features_to_both_flows_by_its_definition():
-    """Features within one cell, then twice patches of the grey frames; what agrees within half a pixel is continued each time."""
+    """Features within one cell, then twice patches of the grey frames; what is known is continued each time, then completed."""
     frames, generator = smooth(2, 3, 36, 44, seed=4), torch.Generator().manual_seed(6)
     features = F.normalize(torch.randn(2, 18, 22, 8, generator=generator), dim=-1)
     config, both = FgvcConfig(output_stride=2), ((0, 1), (1, 0))
@@ -188,15 +235,17 @@ def test_the_way_from_features_to_both_flows_by_its_definition():
     grey = 255 * (0.299 * frames[:, 0] + 0.587 * frames[:, 1] + 0.114 * frames[:, 2])
     found, fitted = feature_flow(*features), [torch.empty(0)] * 2
     for i, j in both:
-        flow = affine_flow(found[i], consistent(found[i], found[j], 1.0), small[i], 16.0, 80.0, 6, 1.0)
+        flow = affine_flow(found[i], consistent(found[i], found[j], 1.0), EdgeAwareSums(small[i], 16.0, 80.0), 6, 1.0)
         fitted[i] = _at_pixels(flow, (36, 44), (36, 44), config)
     for _ in range(2):
-        found = [patch_flow(grey[i], grey[j], fitted[i]) for i, j in both]
-        known = [consistent(found[i], found[j], 0.5) for i, j in both]
-        fitted = [affine_flow(found[i], known[i], frames[i], 16.0, 60.0, 4, 1.0) for i in range(2)]
+        flows = [patch_flow(grey[i], grey[j], fitted[i]) for i, j in both]
+        found = [_found(flows[i], flows[j], frames[[i, j]]) for i, j in both]
+        sums = [EdgeAwareSums(frame, 8.0, 120.0) for frame in frames]
+        fitted = [affine_flow(of.flow, of.known, ways, 4, 1.0) for of, ways in zip(found, sums, strict=True)]
     results = dense_flow(frames, features, (36, 44), config)
     for (i, j), result in zip(both, results, strict=True):
-        expected = _judged(fitted[i], (found[i], found[j]), frames[[i, j]], (36, 44))
+        pair = found[i], found[j], frames[[i, j]]
+        expected = _judged(_completed(fitted[i], *pair), *pair, (36, 44))
         torch.testing.assert_close(result.flow, expected.flow, atol=1e-2, rtol=1e-2)
         torch.testing.assert_close(result.uncertainty, expected.uncertainty, atol=1e-2, rtol=1e-2)
         assert (result.occluded == expected.occluded).float().mean() > 0.99
