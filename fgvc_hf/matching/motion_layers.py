@@ -5,6 +5,7 @@ and Adelson, Representing moving images with layers, IEEE Transactions on Image 
 the layer that lies nearest on ways that avoid edges of the image; a layer whose motion the other frame speaks against counts as farther.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -110,16 +111,18 @@ def flow_of_nearest_layer(
         against (callable): From flow (h, w, 2) to how much the other frame speaks against it at each pixel (h, w), 0 to 1.
     """
     layers = motion_layers(flow, known)
-    if not len(layers.motions):
-        return fitted
-    weight = sums(exact(torch.cat([layers.members, layers.rest[None]]).float()))  # (K + 1, h, w)
-    # What is left of the flow of a layer's members is continued from the nearest of them
-    left = exact((flow - layers.motions) * layers.members[..., None]).movedim(-1, 1)  # (K, 2, h, w)
-    left = sums(left.flatten(0, 1)).view_as(left) / weight[:-1, None].clamp_min(torch.finfo(weight.dtype).tiny)
-    motions = torch.cat([layers.motions + left.movedim(1, -1).to(flow.dtype), fitted[None]])  # (K + 1, h, w, 2)
-    doubt = torch.stack([against(motion) for motion in motions])
-    nearest = (weight.log() - AGAINST * doubt).argmax(dim=0)
-    motion = motions.gather(0, nearest[None, ..., None].expand(1, -1, -1, 2))[0]
+    pairs = [*zip(layers.motions, layers.members), (fitted, layers.rest)]
+    nearest, motion = torch.full_like(flow[..., 0], -math.inf), fitted
+    for number, (plane, members) in enumerate(pairs):
+        weight = sums(exact(members[None].float()))  # (1, h, w)
+        if number < len(
+            layers.motions
+        ):  # what is left of the flow of its members is continued from the nearest of them
+            left = sums((exact(flow - plane) * members[..., None]).movedim(-1, 0))  # (2, h, w)
+            plane = plane + (left / weight.clamp_min(torch.finfo(weight.dtype).tiny)).movedim(0, -1).to(flow.dtype)
+        near = weight[0].log() - AGAINST * against(plane)
+        motion = torch.where((near > nearest)[..., None], plane, motion)
+        nearest = torch.maximum(nearest, near.to(nearest.dtype))
     return torch.where(known[..., None], fitted, motion)
 
 
