@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from ..configuration_fgvc import FgvcConfig
+from ..encoder.loading import float32_weights
 from ..image_processing_pil_fgvc import FgvcImageProcessorPil
 from ..modeling_fgvc import FgvcModel
 from ..processing_fgvc import FgvcProcessor
@@ -230,7 +231,8 @@ def convert(method: str, checkpoint: str | Path) -> tuple[FgvcModel, FgvcProcess
         raise ValueError(f"method must be one of {', '.join(SOURCES)}, got {method!r}.")
     source = SOURCES[method]
     weights = encoder_weights(read_checkpoint(checkpoint, source.container), source)
-    model = FgvcModel(FgvcConfig(**source.config))
+    with float32_weights():
+        model = FgvcModel(FgvcConfig(**source.config))
     expected = {name: tensor for name, tensor in model.encoder.state_dict().items() if "num_batches" not in name}
     if "projection.bias" in expected and "projection.bias" not in weights:
         weights["projection.bias"] = torch.zeros_like(

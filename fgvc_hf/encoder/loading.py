@@ -2,7 +2,8 @@
 
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -35,6 +36,18 @@ def one_at_a_time(function: Callable) -> Callable:
             return function(*args, **kwargs)
 
     return locked
+
+
+@contextmanager
+def float32_weights() -> Generator[None]:
+    """A context, of one thread at a time, in which new models have weights in float32, whatever torch's default type is: training starts with these."""
+    with MAKING:
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
 
 
 def check_size(config: Any) -> None:
@@ -118,4 +131,4 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + more
 
 
-__all__ = ["check_finite", "check_size", "load_complete", "one_at_a_time"]
+__all__ = ["check_finite", "check_size", "float32_weights", "load_complete", "one_at_a_time"]

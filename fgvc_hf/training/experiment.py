@@ -16,6 +16,7 @@ from ..data.flying_things import FlyingThings3D, LabelledCrops
 from ..data.shards import ShardedClips, ShardedPairs, StreamedClips, load_shards, shard_names, shard_textures
 from ..data.tracked_videos import TrackedVideos
 from ..data.video_folder import VideoFolder
+from ..encoder.loading import float32_weights
 from ..evaluation.tapvid import load_tapvid_npz, track_queries
 from ..image_processing_pil_fgvc import FgvcImageProcessorPil
 from ..io.checkpoints import PRESETS, bundled_checkpoints
@@ -119,9 +120,11 @@ def make_module(
                 "a colour auto-encoder starts from random weights and follows no points: leave out --start-from, --evaluate and "
                 "--picture-every."
             )
-        return ColourTraining(ColourAutoEncoder(ColourAutoEncoderConfig(widths=recipe.widths)), recipe)
+        with float32_weights():
+            return ColourTraining(ColourAutoEncoder(ColourAutoEncoderConfig(widths=recipe.widths)), recipe)
     fields = {} if isinstance(recipe, Recipe) else recipe.config
-    model = load_model(start_from) if start_from else FgvcModel(FgvcConfig(**fields))
+    with float32_weights():
+        model = load_model(start_from) if start_from else FgvcModel(FgvcConfig(**fields))
     if isinstance(recipe, UvcRecipe):
         return UvcTraining(model, recipe, load_colours(colours) if colours else None)
     if isinstance(recipe, TimeCycleRecipe):
@@ -152,7 +155,8 @@ def with_head(model: FgvcModel, changes: Mapping[str, str]) -> FgvcModel:
             raise ValueError("--student is for a new head, but the checkpoint to start from has one.")
         return model
     fields = {name: value if name == "upsampling" else int(value) for name, value in changes.items()}
-    student = FgvcModel(FgvcConfig.from_dict(model.config.to_dict() | {"fine_size": FINE_SIZE} | fields))
+    with float32_weights():
+        student = FgvcModel(FgvcConfig.from_dict(model.config.to_dict() | {"fine_size": FINE_SIZE} | fields))
     # Shortcuts may be missing: between layers of one width only a stride needs them
     missing, unexpected = student.encoder.load_state_dict(model.encoder.state_dict(), strict=False)
     assert not unexpected and all("downsample" in name for name in missing)

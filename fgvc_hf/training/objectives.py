@@ -216,11 +216,11 @@ class MapDiscriminator(nn.Module):
         size = (2 * radius + 1) ** 2
         widths = (size, size // 2, size // 4)  # 2401, 1200 and 600 at r = 24, as in the released code
         self.layers = nn.Sequential(
-            nn.Linear(widths[0], widths[1]),
+            nn.Linear(widths[0], widths[1], dtype=torch.float32),
             nn.ReLU(),
-            nn.Linear(widths[1], widths[2]),
+            nn.Linear(widths[1], widths[2], dtype=torch.float32),
             nn.ReLU(),
-            nn.Linear(widths[2], 1),
+            nn.Linear(widths[2], 1, dtype=torch.float32),
         )
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:

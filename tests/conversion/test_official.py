@@ -214,6 +214,19 @@ def test_statistics_stay_in_float32_beside_features_in_bfloat16(tmp_path):
         assert half(torch.randn(1, 3, 48, 64)).features.dtype == torch.bfloat16
 
 
+def test_converted_weights_are_in_float32_whatever_the_default_type_is(tmp_path):
+    for half in ("encoder", "decoder"):
+        torch.save(colour_state(half), tmp_path / f"{half}.pth")
+    path, before = Published("uvc").save(tmp_path / "file.pth"), torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        models = convert("uvc", path)[0], convert_colours(tmp_path / "encoder.pth", tmp_path / "decoder.pth")
+    finally:
+        torch.set_default_dtype(before)
+    assert {model.dtype for model in models} == {torch.float32}
+    assert {p.dtype for model in models for p in model.parameters()} == {torch.float32}
+
+
 def test_every_method_is_tested():
     assert set(ARCHITECTURES) == set(SOURCES)
 

@@ -227,6 +227,7 @@ def test_the_only_picture_of_motion_jpeg_is_damaged(tmp_path, noise_clip):
             warnings.simplefilter("always")
             assert open_video(path).num_frames == 1
         assert [" packets are missing or damaged" in str(one.message) for one in said] == [True] * told
+        assert {one.filename for one in said} <= {__file__}  # the line that opened it
 
 
 def test_a_page_without_pictures_is_told(tmp_path, noise_clip):
@@ -234,8 +235,9 @@ def test_a_page_without_pictures_is_told(tmp_path, noise_clip):
     third = [at for at in range(len(content)) if content[at : at + 4] == b"ANMF"][2]
     kind = content.index(b"VP8", third)
     path.write_bytes(content[:third] + bytes(28) + content[third + 28 :])  # zeros over the head of a page
-    with pytest.warns(UserWarning, match="pages are missing or damaged"):
+    with pytest.warns(UserWarning, match="pages are missing or damaged") as said:
         open_video(path)
+    assert [one.filename for one in said] == [__file__]  # Python shows the line that opened it
     last = content.rindex(b"ANMF")
     for at in (kind, last):  # a picture that is none, and a frame that is not called so
         path.write_bytes(content[:at] + b"none" + content[at + 4 :])

@@ -98,6 +98,20 @@ def test_chunks_of_several_frames():
     assert not frames_are_within(track((960, 960, 981), (20, 5)))
 
 
+@pytest.mark.parametrize("place", [992, 993])
+def test_the_content_of_a_box_with_a_long_length_begins_behind_that(place):
+    """A frame of eight bytes, in a file of 1000."""
+
+    def box(kind, content):
+        return struct.pack(">I4sQ", 1, kind, 16 + len(content)) + content
+
+    tables = box(b"stsc", struct.pack(">5I", 0, 1, 1, 1, 1)) + box(b"stco", struct.pack(">3I", 0, 1, place))
+    tables += box(b"stsz", struct.pack(">4I", 0, 0, 1, 8))
+    media = box(b"mdhd", bytes(24)) + box(b"hdlr", bytes(8) + b"vide") + box(b"minf", box(b"stbl", tables))
+    movie = box(b"moov", box(b"trak", box(b"mdia", media)))
+    assert frames_are_within(movie + bytes(1000 - len(movie))) is (place == 992)
+
+
 @pytest.mark.parametrize("version", [0, 1])
 @pytest.mark.parametrize(("shift", "within"), [(0, True), (2000, True), (2001, False), (-2000, True), (-2001, False)])
 def test_frames_are_shown_within_the_time_of_the_track(version, shift, within):

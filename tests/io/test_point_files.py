@@ -171,6 +171,7 @@ def test_own_points_are_labels_by_id_and_time_once_on_a_frame_of_one_clip(tmp_pa
     labels = read_labels(path)
     assert labels.ids.tolist() == [2, 5, 5] and list(labels.names) == [2, 5]
     assert labels.points.tolist() == [[0, 3, 3], [1, 6, 7], [4, 1, 2]]
+    assert labels.visible.tolist() == 3 * [True] and labels.confidence.tolist() == 3 * [1.0]  # people put them there
     with pytest.raises(ValueError, match="p.csv: clip is of labels of another tool"):
         read_labels(path, clip="dog")
     path.write_text("id,t,x,y\n5,4,1,2\n2,0,3,3\n5,4,6,7\n")

@@ -2,7 +2,8 @@
 
 import pytest
 
-from fgvc_hf.io.text_files import one_line, printable
+from fgvc_hf.io.json_files import reason_of
+from fgvc_hf.io.text_files import cut, one_line, printable
 
 
 @pytest.mark.parametrize(
@@ -22,3 +23,9 @@ def test_what_would_change_the_line_is_escaped(one):
 
 def test_lines_become_one():
     assert one_line("a:\n\n   b  c \r\n d\x1b") == "a: b  c d\\x1b"
+
+
+@pytest.mark.parametrize(("shorten", "longest"), [(cut, 60), (lambda text: reason_of(ValueError(text)), 200)])
+def test_text_that_is_too_long_ends_in_dots_and_other_text_is_whole(shorten, longest):
+    text = "".join(chr(ord("a") + i % 26) for i in range(longest + 1))
+    assert shorten(text[:-1]) == text[:-1] and shorten(text) == f"{text[: longest - 3]}..."

@@ -136,6 +136,12 @@ def test_a_transport_stream_ends_with_a_packet(length, kept, cut_off):
     assert not cut_off("mpegts", 900 * b"a")  # no packets
 
 
+def test_the_mark_of_a_packet_within_packets_is_none(cut_off):
+    """A stream that begins 9 bytes before a packet; the content of its packets has the mark 188 bytes from the beginning of the stream."""
+    stream = bytes(9) + 2 * (b"\x47" + 178 * b"\x01" + b"\x47" + 8 * b"\x01")
+    assert stream[188] == 0x47 and not cut_off("mpegts", stream) and cut_off("mpegts", stream[: 2 * 188])
+
+
 @pytest.mark.parametrize(
     ("header", "size"),
     [

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from ...conversion.official import compare_shapes, read_checkpoint
+from ...encoder.loading import float32_weights
 from .colour_autoencoder import ColourAutoEncoder, ColourAutoEncoderConfig
 
 
@@ -28,7 +29,8 @@ def convert_colours(encoder: str | Path, decoder: str | Path) -> ColourAutoEncod
         `OSError`: A file is missing, or is no PyTorch checkpoint of tensors.
         `ValueError`: Weights are missing, unknown or of another shape; the message names them.
     """
-    model = ColourAutoEncoder(ColourAutoEncoderConfig())
+    with float32_weights():
+        model = ColourAutoEncoder(ColourAutoEncoderConfig())
     for half, path in (("encoder", encoder), ("decoder", decoder)):
         state, network = read_checkpoint(path, None), getattr(model, half)
         convolutions = [layer for layer in network if isinstance(layer, torch.nn.Conv2d)]

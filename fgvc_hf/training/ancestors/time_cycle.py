@@ -95,13 +95,13 @@ class Localiser(nn.Module):
             raise ValueError(
                 f"patch must have at least {2 * KERNEL - 1} cells along a side for the localiser, got {patch}."
             )
-        place = nn.Linear(64 * left**2, 3)
+        place = nn.Linear(64 * left**2, 3, dtype=torch.float32)
         nn.init.normal_(place.weight, std=0.01)
         nn.init.zeros_(place.bias)
         self.layers = nn.Sequential(
-            nn.Conv2d(frame**2, 128, KERNEL, bias=False),
+            nn.Conv2d(frame**2, 128, KERNEL, bias=False, dtype=torch.float32),
             nn.LeakyReLU(0.1),
-            nn.Conv2d(128, 64, KERNEL, bias=False),
+            nn.Conv2d(128, 64, KERNEL, bias=False, dtype=torch.float32),
             nn.LeakyReLU(0.1),
             nn.Flatten(),
             place,

@@ -298,3 +298,9 @@ def test_the_size_of_one_task_of_a_project_of_cvat_is_not_that_of_another(tmp_pa
         path = write(tmp_path / "p.xml", PROJECT.replace(size, change))
         for clip in ("left.mp4", "right.mp4"):
             assert read_labels(path, clip=clip).size == found
+
+
+@pytest.mark.parametrize("width", ["", "wide", "-64", "64.5", "0", "640000000"])
+def test_a_size_in_cvat_that_is_none_is_not_taken(tmp_path, width):
+    labels = read_labels(write(tmp_path / "a.xml", CVAT.replace("<width>64", f"<width>{width}")))
+    assert labels.size is None and positions_of(labels, "mouse/ear") == {3: (5, 6)}
