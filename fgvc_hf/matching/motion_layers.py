@@ -5,7 +5,6 @@ and Adelson, Representing moving images with layers, IEEE Transactions on Image 
 the layer that lies nearest on ways that avoid edges of the image; a layer whose motion the other frame speaks against counts as farther.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -111,18 +110,17 @@ def flow_of_nearest_layer(
         against (callable): From flow (h, w, 2) to how much the other frame speaks against it at each pixel (h, w), 0 to 1.
     """
     layers = motion_layers(flow, known)
-    pairs = [*zip(layers.motions, layers.members), (fitted, layers.rest)]
-    nearest, motion = torch.full_like(flow[..., 0], -math.inf), fitted
-    for number, (plane, members) in enumerate(pairs):
-        weight = sums(exact(members[None].float()))  # (1, h, w)
-        if number < len(
-            layers.motions
-        ):  # what is left of the flow of its members is continued from the nearest of them
-            left = sums((exact(flow - plane) * members[..., None]).movedim(-1, 0))  # (2, h, w)
-            plane = plane + (left / weight.clamp_min(torch.finfo(weight.dtype).tiny)).movedim(0, -1).to(flow.dtype)
-        near = weight[0].log() - AGAINST * against(plane)
-        motion = torch.where((near > nearest)[..., None], plane, motion)
-        nearest = torch.maximum(nearest, near.to(nearest.dtype))
+    weight = sums(exact(layers.rest[None].float()))[0]  # (h, w)
+    nearest, motion = weight.log() - AGAINST * against(fitted), fitted
+    for plane, members in zip(layers.motions, layers.members):
+        weight = sums(exact(members[None].float()))[0]
+        # What is left of the flow of its members is continued from the nearest of them
+        left = sums((exact(flow - plane) * members[..., None]).movedim(-1, 0))  # (2, h, w)
+        mean = left / weight.clamp_min(torch.finfo(weight.dtype).tiny)
+        moved = plane + mean.movedim(0, -1).to(flow.dtype)
+        near = weight.log() - AGAINST * against(moved)
+        motion = torch.where((near > nearest)[..., None], moved, motion)
+        nearest = torch.maximum(nearest, near)
     return torch.where(known[..., None], fitted, motion)
 
 

@@ -36,10 +36,8 @@ FITS = 6, 4  # on features and on frames
 HALF_WEIGHT = 1.0  # cells or pixels, a residual at which a known pixel counts one half
 # Pixels by which flow and backward flow may differ where it is continued from, and where nothing is occluded
 KNOWN, VISIBLE = 0.5, 1.0
-OTHER_COLOUR, TIMES_USUAL = (
-    0.02,
-    3.0,
-)  # least difference of colours that tells things apart, and how many times the usual one it is
+# Least difference of colours that tells things apart, and how many times the usual difference it is at least
+OTHER_COLOUR, TIMES_USUAL = 0.02, 3.0
 RETURNS = 2.0  # pixels by which a motion and the backward flow where it leads cancel out
 AROUND = 2  # pixels around each that differences of colours are averaged over
 
