@@ -95,7 +95,7 @@ def all_pairs(query: torch.Tensor, key: torch.Tensor) -> tuple[torch.Tensor, tor
     total = semi_global(cost, query[::2, ::2].float())
     y, x = (2 * torch.arange(side, device=query.device) for side in (rows, columns))
     best = (costs.flatten(2).argmin(dim=-1) for costs in (total, cost))  # (rows, columns)
-    smooth, alone = (torch.stack([cell % w - x, cell // w - y[:, None]], dim=-1) / 2 for cell in best)
+    smooth, alone = (torch.stack([cell % w - x, cell // w - y[:, None]], dim=-1).float() / 2 for cell in best)
     return smooth, alone
 
 
