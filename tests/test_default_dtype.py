@@ -5,6 +5,7 @@ import contextlib
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModel
 
 from fgvc_hf import FgvcConfig, FgvcModel, Tracker
 
@@ -65,3 +66,20 @@ def test_results_are_the_same_to_the_last_bit(tiny_model, processor, noise_clip,
         for name, value in expected.items():
             assert found[name].dtype == value.dtype, name
             np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+@pytest.mark.parametrize("blocks", [{}, {"bottleneck": True, "depths": (1, 1, 1)}], ids=["basic", "bottleneck"])
+@pytest.mark.parametrize(("dtype", "norms"), [(torch.float64, torch.float64), (torch.bfloat16, torch.float32)])
+def test_a_model_made_under_another_default_type_has_it(dtype, norms, blocks):
+    """As models of transformers do; statistics and weights of batch norms are float32 at least."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        model = AutoModel.from_config(FgvcConfig(**blocks))  # of the package as far as `FGVC_TEST_DTYPE` is concerned
+    finally:
+        torch.set_default_dtype(before)
+    layers = {type(layer): set() for layer in model.modules()}
+    for layer in model.modules():
+        layers[type(layer)] |= {of.dtype for of in (*layer.parameters(recurse=False), *layer.buffers(recurse=False))}
+    assert layers[torch.nn.Conv2d] == {dtype} and layers[torch.nn.BatchNorm2d] == {norms, torch.int64}
+    assert model(torch.rand(1, 3, 32, 32, dtype=dtype))[0].dtype == dtype

@@ -19,6 +19,12 @@ def _convolution(config: FgvcConfig, inputs: int, outputs: int, size: int, strid
     return nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=False, padding_mode=mode)
 
 
+def _norm(config: FgvcConfig, width: int) -> nn.BatchNorm2d:
+    """Statistics are in float32 in a model of half precision, and in float64 in one of that type."""
+    kind = torch.promote_types(torch.empty(0).dtype, torch.float32)
+    return nn.BatchNorm2d(width, eps=config.batch_norm_eps, dtype=kind)
+
+
 class FgvcBasicBlock(GradientCheckpointingLayer):
     """Residual block of ResNet-18: Conv-BN-ReLU-Conv-BN, plus the (projected) input, then ReLU."""
 
@@ -27,9 +33,9 @@ class FgvcBasicBlock(GradientCheckpointingLayer):
     def __init__(self, config: FgvcConfig, inputs: int, width: int, stride: int):
         super().__init__()
         self.conv1 = _convolution(config, inputs, width, 3, stride)
-        self.bn1 = nn.BatchNorm2d(width, eps=config.batch_norm_eps, dtype=torch.float32)
+        self.bn1 = _norm(config, width)
         self.conv2 = _convolution(config, width, width, 3, 1)
-        self.bn2 = nn.BatchNorm2d(width, eps=config.batch_norm_eps, dtype=torch.float32)
+        self.bn2 = _norm(config, width)
         cast(Any, self.bn2).starts_at_zero = True
         self.downsample = _shortcut(config, inputs, width, stride)
 
@@ -49,11 +55,11 @@ class FgvcBottleneckBlock(GradientCheckpointingLayer):
         super().__init__()
         outputs = width * self.expansion
         self.conv1 = _convolution(config, inputs, width, 1, 1)
-        self.bn1 = nn.BatchNorm2d(width, eps=config.batch_norm_eps, dtype=torch.float32)
+        self.bn1 = _norm(config, width)
         self.conv2 = _convolution(config, width, width, 3, stride)
-        self.bn2 = nn.BatchNorm2d(width, eps=config.batch_norm_eps, dtype=torch.float32)
+        self.bn2 = _norm(config, width)
         self.conv3 = _convolution(config, width, outputs, 1, 1)
-        self.bn3 = nn.BatchNorm2d(outputs, eps=config.batch_norm_eps)
+        self.bn3 = _norm(config, outputs)
         cast(Any, self.bn3).starts_at_zero = True
         self.downsample = _shortcut(config, inputs, outputs, stride)
 
@@ -70,7 +76,7 @@ def _shortcut(config: FgvcConfig, inputs: int, outputs: int, stride: int) -> nn.
     if stride == 1 and inputs == outputs:
         return None
     projection = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-    return nn.Sequential(projection, nn.BatchNorm2d(outputs, eps=config.batch_norm_eps, dtype=torch.float32))
+    return nn.Sequential(projection, _norm(config, outputs))
 
 
 def _stage(config: FgvcConfig, inputs: int, width: int, depth: int, stride: int) -> nn.Sequential:
@@ -90,7 +96,7 @@ class FgvcEncoder(nn.Module):
         stem_stride, *stage_strides = config.stage_strides
         widths, expansion = config.hidden_sizes, BOTTLENECK_EXPANSION if config.bottleneck else 1
         self.conv1 = _convolution(config, config.num_channels, widths[0], 7, stem_stride)
-        self.bn1 = nn.BatchNorm2d(widths[0], eps=config.batch_norm_eps, dtype=torch.float32)
+        self.bn1 = _norm(config, widths[0])
         pools = {"max": nn.MaxPool2d(3, 2, 1), "avg": nn.AvgPool2d(3, 2, 1)}
         self.pool = pools[config.stem_pooling] if config.stem_pooling else nn.Identity()
         stages, inputs = [], widths[0]
