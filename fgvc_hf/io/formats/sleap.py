@@ -133,8 +133,13 @@ def write(tracks: PointTracks, path: Path, names: list[PointName], video: str | 
                 instances.append(make(xy, skeleton, point_scores=scores, score=mean, track=owner))
         if instances:
             frames.append(sleap_io.LabeledFrame(video=clip, frame_idx=t, instances=instances))
+    analysis = path.suffix.lower() == ".h5"
+    if analysis and not frames:  # an analysis file has at least one frame: nothing was found on it
+        nowhere = np.full((len(parts), 2), np.nan)
+        none = [sleap_io.PredictedInstance.from_numpy(nowhere, skeleton, track=owner) for owner in owners]
+        frames.append(sleap_io.LabeledFrame(video=clip, frame_idx=0, instances=none))
     labels = sleap_io.Labels(frames, videos=[clip], skeletons=[skeleton], tracks=owners)
-    if path.suffix.lower() == ".h5":
+    if analysis:
         sleap_io.save_analysis_h5(labels, str(path), video=clip)
     else:
         labels.save(str(path), format="slp", verbose=False)

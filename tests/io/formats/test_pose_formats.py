@@ -43,6 +43,21 @@ def test_sleap_io_opens_what_is_written(tmp_path, suffix, several):
         assert positions_of(labels, name) == tracked(tracks, row)
 
 
+@pytest.mark.parametrize("suffix", [".h5", ".slp"])
+@pytest.mark.parametrize("several", [False, True])
+def test_tracks_of_points_that_were_found_nowhere_are_written(tmp_path, suffix, several):
+    """As of a point that was looked for by a picture and is not in the clip."""
+    tracks, names = two_animals() if several else (example_tracks(), NAMES)
+    tracks.tracks[:], tracks.visible[:] = np.nan, False
+    path = tmp_path / f"nowhere{suffix}"
+    save_tracks(tracks, path, "sleap", names=names, video="clip.mp4")
+    opened = (
+        sleap_io.load_analysis_h5(str(path)) if suffix == ".h5" else sleap_io.load_slp(str(path), open_videos=False)
+    )
+    assert opened.skeletons[0].node_names == (["nose", "tail"] if several else ["nose", "tail tip"])
+    assert all(np.isnan(instance.numpy()).all() for frame in opened.labeled_frames for instance in frame.instances)
+
+
 def test_the_documented_layout_of_analysis_files(tmp_path):
     """Arrays as SLEAP's own export has them: tracks (tracks, 2, nodes, frames)."""
     h5py = pytest.importorskip("h5py", reason="h5py is not installed")
