@@ -211,8 +211,8 @@ class FgvcConfig(PreTrainedConfig):
         motion_prior (`float` of 0 or more, defaults to 20.0):
             Weight of the motion prior: the similarity subtracted for a shift of one mean side per frame, quadratic in the shift.
         recall_similarity (`float` of -1 or more, defaults to 0.84):
-            Re-detection: a point whose similarity to its first patch is lower is searched for in the whole frame, and taken
-            from there if it is at least this. Above 1 turns it off.
+            Re-detection: the least similarity to its first patch of a place where a point is found again that was searched for in
+            the whole frame. Above 1 turns re-detection off.
         visibility_weights (`list[float]`, 10 entries):
             Logistic regression of visibility. Its inputs are the similarity to the first patch, the similarity to the mean
             template and the margin over the second best place; short-term means (EMA) of the three; long-term means; and

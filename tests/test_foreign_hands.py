@@ -127,12 +127,15 @@ def test_offloaded_weights(offload, fields, frames, tmp_path):
     accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed")
     model = small_model(**fields)
     tracker = tracker_of(model)
-    expected, flow = tracker.track(frames, QUERIES).tracks, tracker.flow(frames[0], frames[1]).flow
+    by_modules = copy.deepcopy(model)
+    by_modules.encoder.register_forward_hook(lambda *_: None)  # which keeps the fused encoder from running
+    flow = tracker_of(by_modules).flow(frames[0], frames[1]).flow
+    expected = tracker.track(frames, QUERIES).tracks
     place = {"execution_device": torch.device("cpu")}
     getattr(accelerate, offload)(model, *([tmp_path] if offload == "disk_offload" else []), **place)
     assert next(model.parameters()).is_meta and model.device.type == "cpu"
     np.testing.assert_allclose(tracker.track(frames, QUERIES).tracks, expected, atol=0.02)
-    np.testing.assert_allclose(tracker.flow(frames[0], frames[1]).flow, flow, atol=0.1)
+    np.testing.assert_array_equal(tracker.flow(frames[0], frames[1]).flow, flow)
     with pytest.raises(ValueError, match="weights in memory to save or load a session"):
         live = tracker.stream()
         live.step(frames[0])

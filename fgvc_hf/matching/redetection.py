@@ -19,54 +19,50 @@ def redetect(
     mean: torch.Tensor,
     weights: torch.Tensor,
     match: Match,
-    carried: torch.Tensor,
     recall_similarity: float,
+    recall_below: float,
+    recall_share: float,
     recall_radius: int,
-    recall_gain: float,
-    carried_gain: float,
     anchor_radius: int,
     rival_distance: int,
     least_share: float,
 ) -> tuple[Match, torch.Tensor]:
     """Look for the points whose match resembles their first patch too little in the whole frame.
 
-    The block of cells most similar to the first patch is searched at full resolution. A place found there is taken if it resembles the
-    first patch by `recall_gain` more than the local match does, and the mean template no less: the legs of an animal all look like the
-    first patch of one of them, but the mean template knows its present pose.
-
-    Points that the images carried on are where they were expected, and most of them only changed their looks. But a thing that covers a
-    point may carry it off, and the mean template learns its looks then. So these have to gain `carried_gain`, and the mean template is
-    not asked.
+    The block of cells most similar to the first patch is searched at full resolution. A place found there is taken if its distance from
+    the first patch, 1 - similarity, is at most `recall_share` of the local match's. The share, not the difference, tells a point that was
+    lost from one whose looks have changed: what covers a point may carry it off and resemble it by 0.85, where its true place has 0.95;
+    the legs of an animal all resemble the first patch of one of them about as well. The mean template is not asked, for it has
+    learnt the looks of what carries the point off.
 
     Args:
         pyramid ([`FeaturePyramid`]): The frame.
         anchor, mean (`torch.Tensor` of shape `(N, P, C)`): First patches and mean templates.
         weights (`torch.Tensor` of shape `(N, P)`): How much each of their cells counts.
         match ([`Match`]): What the local search found.
-        carried (`torch.Tensor` of shape `(N,)`, bool): Points that the images carried on from the last frame.
-        recall_similarity (`float`): Score of the first patch below which a point is looked for, and that a new place must reach.
+        recall_similarity (`float`): Score of the first patch that a new place must reach.
+        recall_below (`float`): Score of the first patch below which a point is looked for.
+        recall_share (`float`): As above.
         recall_radius (`int`): Cells around the best block that are searched.
-        recall_gain, carried_gain (`float`): Similarity.
         anchor_radius, rival_distance, least_share: As of [`refine`].
 
     Returns:
         The match with the points that were found again, and which these are (N,), bool.
     """
     recalled = torch.zeros_like(match.anchor, dtype=torch.bool)
-    rows = (match.anchor < recall_similarity).nonzero()[:, 0]  # (n,) points to look for
+    rows = (match.anchor < recall_below).nonzero()[:, 0]  # (n,) points to look for
     if recall_similarity > 1 or not len(rows) or pyramid.blocks is None:
         return match, recalled
     features, radius = pyramid.features, (round(anchor.shape[1] ** 0.5) - 1) // 2
     places = best_blocks(pyramid.blocks, anchor[rows], radius)  # (n, 2)
     scores = window_scores(features, places, anchor[rows], weights[rows], recall_radius).scores  # (n, D, D)
-    least = torch.where(carried, match.anchor + carried_gain, match.anchor + recall_gain)[rows]
-    least = least.clamp_min(recall_similarity)  # (n,)
+    least = (1 - recall_share * (1 - match.anchor[rows])).clamp_min(recall_similarity)  # (n,)
     possible = scores.flatten(1).amax(dim=1) >= least  # mean templates are compared for these alone
     rows, places, scores, least = (of[possible] for of in (rows, places, scores, least))
     window = window_scores(features, places, mean[rows], weights[rows], recall_radius)
     anywhere = MotionPrior(places, torch.zeros_like(least))
     far = refine(window, scores, anywhere, torch.ones_like(least), anchor_radius, rival_distance, least_share)
-    better = (far.anchor >= least) & (carried[rows] | (far.mean >= match.mean[rows]))
+    better = far.anchor >= least
     recalled[rows] = better
     return match.replaced(rows[better], far.rows(better)), recalled
 

@@ -45,11 +45,12 @@ class TemplateConstants:
             Cells around the best match of the mean template within which the first patch counts one half. This removes drift.
         recall_radius (`int`, cells):
             Radius of the window around the best block of the frame that is searched at full resolution in re-detection.
-        recall_gain (`float`, similarity):
-            By how much a place found by re-detection must resemble the first patch more than the local match does.
-        carried_gain (`float`, similarity):
-            The same of a point that the images carried on from the last frame. Lower brings more covered points back, and confuses
-            more look-alikes.
+        recall_below (`float`, similarity):
+            A point is looked for in the whole frame where its match resembles its first patch by less than this. Higher finds more points
+            again that something covered and carried off, and takes longer.
+        recall_share (`float`, share of a distance):
+            A place found by re-detection is at most this share as far from the first patch (1 - similarity) as the local match. Higher
+            finds more points again, and confuses more look-alikes.
         found_similarity (`float`, similarity):
             From which the best place in a whole frame is that of a point that is looked for by what it looks like.
         found_margin (`float`, similarity):
@@ -83,8 +84,8 @@ class TemplateConstants:
     least_share: float = 0.25
     anchor_radius: int = 2
     recall_radius: int = 5
-    recall_gain: float = 0.05
-    carried_gain: float = 0.15
+    recall_below: float = 0.9
+    recall_share: float = 0.5
     found_similarity: float = 0.75
     found_margin: float = 0.05
     image_frames_back: tuple[int, ...] = (1, 2, 8)

@@ -171,8 +171,8 @@ class TemplateTracker:
         weights = memory.cell_weights(rows, config.template_radius, constants.cell_temperature)
         # 2. Mean template (n, P, C)
         mean = memory.mean(rows, constants.frames_back, constants.anchor_share)
-        # 3. Prediction (n, 2) in cells, and which points the images carried on (n,)
-        expected, carried = self._predict(before, frame)
+        # 3. Prediction (n, 2) in cells
+        expected = self._predict(before, frame)
         # 4. Coarse search: two candidates for each point
         search, prior = self._search_window(expected, before.lost, features)
         coarse_rival = constants.coarse_rival_distance
@@ -183,7 +183,7 @@ class TemplateTracker:
         scores = window_scores(features, window.corner + fine, anchor, weights, fine).scores  # (n, D, D)
         match = refine(window, scores, prior, margin, constants.anchor_radius, rival, share)
         # 7. Re-detection in the whole frame
-        match, recalled = redetect(pyramid, anchor, mean, weights, match, carried, **self._redetection_numbers)
+        match, recalled = redetect(pyramid, anchor, mean, weights, match, **self._redetection_numbers)
         # 8. Alignment: positions (n, 2) in pixels by the image
         points = self._align(rows, frame.image, match)
         # 9. Evidence: visibility and expected error
@@ -206,19 +206,18 @@ class TemplateTracker:
         )
         self.state.write(rows, after)
 
-    def _predict(self, before: PointState, frame: EncodedFrame) -> tuple[torch.Tensor, torch.Tensor]:
-        """Where n points are expected, cells (n, 2), and which of them (n,), bool, the images carried there from the last frame."""
+    def _predict(self, before: PointState, frame: EncodedFrame) -> torch.Tensor:
+        """Where n points are expected, cells (n, 2): where the images carry them from the last frame, else where they were."""
         config, constants = self.config, self.constants
         if frame.previous_levels is None:
-            return before.cells, torch.zeros_like(before.lost, dtype=torch.bool)
+            return before.cells
         followed = (before.lost == 0) & (before.confidence >= config.hidden_threshold)  # (n,)
         rows = followed.nonzero()[:, 0]
         numbers = constants.image_radius, constants.image_similarity, constants.image_return
         places, good = carry_points(frame.previous_levels, frame.levels, before.points[rows], *numbers)
         rows, places = rows[good], places[good]
         cells = point_to_cell(places, config.output_stride, config.cell_origin).to(before.cells.dtype)
-        carried = torch.zeros_like(followed).index_fill(0, rows, True)
-        return before.cells.index_copy(0, rows, cells), carried
+        return before.cells.index_copy(0, rows, cells)
 
     def _search_window(
         self, expected: torch.Tensor, lost: torch.Tensor, features: torch.Tensor
@@ -234,7 +233,7 @@ class TemplateTracker:
     @property
     def _redetection_numbers(self) -> dict[str, Any]:
         """The numbers that [`redetect`] takes."""
-        shared = "recall_radius", "recall_gain", "carried_gain", "anchor_radius", "rival_distance", "least_share"
+        shared = "recall_below", "recall_share", "recall_radius", "anchor_radius", "rival_distance", "least_share"
         numbers = {name: getattr(self.constants, name) for name in shared}
         return numbers | {"recall_similarity": self.config.recall_similarity}
 

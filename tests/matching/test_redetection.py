@@ -3,47 +3,69 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from feature_fields import shifted, smooth_field, unit_features
+from feature_fields import unit_features
 
 from fgvc_hf.matching.patches import patch_weights, sample_patches
 from fgvc_hf.matching.pyramid import FeaturePyramid
 from fgvc_hf.matching.redetection import best_blocks, redetect
 from fgvc_hf.matching.template_search import Match
-from fgvc_hf.tracking.template_constants import TemplateConstants
 
 
-CONSTANTS = TemplateConstants()
+NUMBERS = {"recall_similarity": 0.5, "recall_below": 0.9, "recall_share": 0.5}
+WINDOWS = {"recall_radius": 5, "anchor_radius": 2, "rival_distance": 3, "least_share": 0.25}
 
 
-@pytest.mark.parametrize(
-    ("anchor", "mean", "carried", "taken"),
-    [
-        (0.3, 0.9, False, True),
-        (0.3, 0.99999, False, False),  # the mean template knows the place better
-        (0.3, 0.99999, True, True),  # the images carried it off with what covers it, which the mean template knows
-        (0.83, 0.5, False, True),
-        (0.9, 0.5, True, False),  # the images carried it on: not better by enough
-        (0.9, 0.5, False, True),
-        (0.96, 0.5, False, False),  # not better by enough
-    ],
-)
-def test_a_point_is_taken_from_afar_if_its_templates_agree(anchor, mean, carried, taken):
-    """The first patch is found at its place 30 cells away, at which the mean template has a similarity of 0.97 or so."""
-    world, other = shifted(smooth_field(90, 120), 0, 0, 60, 80), shifted(smooth_field(90, 120, seed=4), 0, 0, 60, 80)
-    place = torch.tensor([[56.0, 40.0]])
-    first = sample_patches(world, place, 3)
-    known = torch.nn.functional.normalize(first + 0.2 * sample_patches(other, place, 3), dim=-1)
-    match = Match(torch.tensor([[12.0, 10.0]]), torch.tensor([[anchor, mean, 0.1]]))
-    names = "recall_radius", "recall_gain", "carried_gain", "anchor_radius", "rival_distance", "least_share"
-    numbers = {name: getattr(CONSTANTS, name) for name in names}
-    recall = 0.95 if anchor < 0.95 else 0.97
-    weights = patch_weights(3)[None]
-    found, recalled = redetect(
-        FeaturePyramid(world), first, known, weights, match, torch.tensor([carried]), recall, **numbers
+def recalled_from(anchor, seen, mean=0.5, **numbers):
+    """The match, at cell (9, 9), of a point that is 41 cells away with a first patch changed by so much; and whether it is found there."""
+    features = unit_features(40, 60)
+    patch = sample_patches(features, torch.tensor([[50.0, 30.0]]), 3)
+    patch = F.normalize(patch + seen * unit_features(1, 49, seed=2), dim=-1)
+    match = Match(torch.tensor([[9.0, 9.0]]), torch.tensor([[anchor, mean, 0.1]]))
+    found, taken = redetect(
+        FeaturePyramid(features), patch, patch, patch_weights(3)[None], match, **NUMBERS | WINDOWS | numbers
     )
-    assert recalled.tolist() == [taken]
-    expected = place if taken else match.cells
-    torch.testing.assert_close(found.cells, expected, atol=0.2, rtol=0)
+    expected = torch.tensor([[50.0, 30.0]]) if taken else match.cells
+    torch.testing.assert_close(found.cells, expected, atol=0.1, rtol=0)
+    return found, bool(taken)
+
+
+@pytest.mark.parametrize("seen", [0.02, 0.25])
+def test_a_point_is_taken_from_afar_at_exactly_the_score_that_it_must_reach(seen):
+    found, taken = recalled_from(0.1, seen)
+    score = float(found.anchor[0])
+    assert taken and (0.99 < score < 1 if seen < 0.1 else 0.9 < score < 0.98)
+    above = float(torch.nextafter(found.anchor[0], torch.tensor(2.0)))
+    assert recalled_from(0.1, seen, recall_similarity=score)[1]
+    assert not recalled_from(0.1, seen, recall_similarity=above)[1]
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 1.0])
+@pytest.mark.parametrize("mean", [0.1, 0.999])  # which knows what carried the point off
+def test_a_place_afar_is_taken_if_its_distance_is_the_share_of_the_nearby_one(share, mean):
+    distance = 1 - float(recalled_from(0.1, 0.25)[0].anchor[0])
+    for further, taken in ((1.01, True), (0.99, False)):
+        anchor = 1 - further * distance / share
+        assert recalled_from(anchor, 0.25, mean, recall_share=share, recall_below=1.0)[1] is taken
+
+
+def test_a_point_is_looked_for_below_a_score():
+    above = float(torch.nextafter(torch.tensor(0.5), torch.tensor(1.0)))
+    assert not recalled_from(0.5, 0.02, recall_below=0.5)[1] and recalled_from(0.5, 0.02, recall_below=above)[1]
+    assert not recalled_from(0.1, 0.02, recall_similarity=1.01)[1]
+
+
+def test_points_are_found_each_by_itself():
+    """One that is found, one that is near enough where it is, one that is nowhere."""
+    features = unit_features(40, 60)
+    cells = torch.tensor([[50.0, 30.0], [20.0, 25.0], [30.0, 12.0]])
+    patches = sample_patches(features, cells, 3)
+    patches[2] = unit_features(1, 49, seed=3)[0]
+    match = Match(torch.full((3, 2), 9.0), torch.tensor([[0.6, 0.5, 0.1], [0.95, 0.5, 0.1], [0.2, 0.5, 0.1]]))
+    weights = patch_weights(3).expand(3, -1)
+    found, recalled = redetect(FeaturePyramid(features), patches, patches, weights, match, **NUMBERS | WINDOWS)
+    assert recalled.tolist() == [True, False, False]
+    torch.testing.assert_close(found.cells, torch.tensor([[50.0, 30.0], [9.0, 9.0], [9.0, 9.0]]), atol=0.1, rtol=0)
+    torch.testing.assert_close(found.evidence[1:], match.evidence[1:])
 
 
 def test_the_best_block_is_named_by_its_centre():
@@ -70,38 +92,11 @@ def test_the_best_block_by_its_definition():
         assert tuple(place) == max(means, key=lambda at: float(means[at] @ query))
 
 
-@pytest.mark.parametrize("changed", [0.02, 0.25])
-def test_a_point_is_taken_from_afar_at_exactly_the_score_that_it_must_reach(changed):
-    features = unit_features(40, 60)
-    patch = sample_patches(features, torch.tensor([[50.0, 30.0]]), 3)
-    patch = F.normalize(patch + changed * unit_features(1, 49, seed=2), dim=-1)
-    weights = patch_weights(3)[None]
-
-    def recalled(anchor, recall_similarity, gain, mean=-1.0):
-        match = Match(torch.tensor([[9.0, 9.0]]), torch.tensor([[anchor, mean, 0.1]]))
-        found, taken = redetect(
-            FeaturePyramid(features), patch, patch, weights, match, torch.tensor([False]), recall_similarity,
-            recall_radius=5, recall_gain=gain, carried_gain=1.0, anchor_radius=2, rival_distance=3, least_share=0.25
-        )  # fmt: skip
-        expected = torch.tensor([[50.0, 30.0]]) if taken else match.cells
-        torch.testing.assert_close(found.cells, expected, atol=0.1, rtol=0)
-        return found, bool(taken)
-
-    found, taken = recalled(0.1, 0.5, 0.0)
-    score, mean = float(found.anchor[0]), float(found.mean[0])
-    assert taken and (0.99 < score < 1 if changed < 0.1 else 0.5 < score < 0.98)  # above 1, nothing is looked for
-    above = float(torch.nextafter(found.anchor[0], torch.tensor(2.0)))
-    assert recalled(0.1, score, 0.0)[1] and not recalled(0.1, above, 0.0)[1]
-    assert recalled(0.1, 0.5, 0.0, mean)[1] and not recalled(0.1, 0.5, 0.0, above)[1]
-    assert not recalled(0.5, 0.5, 0.0)[1]  # it is not looked for from that similarity on
-    assert not recalled(0.1, 1.01, 0.0)[1] and not recalled(0.1, 0.5, 0.95)[1]
-
-
 def test_in_a_frame_without_a_whole_block_nothing_is_looked_for():
     features = unit_features(3, 20)
     match = Match(torch.tensor([[9.0, 1.0]]), torch.tensor([[0.1, 0.1, 0.1]]))
     patch = sample_patches(features, torch.tensor([[15.0, 1.0]]), 3)
     found, recalled = redetect(
-        FeaturePyramid(features), patch, patch, patch_weights(3)[None], match, torch.tensor([False]), 0.5, 5, 0.0, 0.0, 2, 3, 0.25
-    )  # fmt: skip
+        FeaturePyramid(features), patch, patch, patch_weights(3)[None], match, **NUMBERS | WINDOWS
+    )
     assert found is match and recalled.tolist() == [False]
