@@ -34,7 +34,7 @@ FRAMES, POINTS, BODIES = 20, 32, 4  # of a rendered clip
 SCORES = ("delta_avg", "AJ", "OA")
 DEFAULT = TemplateConstants()
 CHANGES: dict[str, dict[str, object]] = {  # "off": the value without the idea behind a constant, where there is one
-    "frames_back": {"off": (1,), "half": (1, 2, 4, 8), "double": (1, 2, 4, 8, 16, 32)},
+    "slots": {"off": 1, "fewer": 4, "more": 6},
     "anchor_share": {"off": 1e-3, "half": 0.75, "double": 3.0},
     "cell_temperature": {"off": 1e9, "half": 0.05, "double": 0.2},
     "cell_rate": {"off": 0.0, "half": 0.3, "double": 1.0},

@@ -31,7 +31,7 @@ from ..tracking.session import FgvcInferenceSession
 from ..tracking.template_tracker import TemplateTracker
 
 
-FORMAT = "fgvc-session-9"
+FORMAT = "fgvc-session-10"
 LOOKS = "templates", "images"  # of a point
 LAST_IMAGE = "last_image"  # of the session: new targets start on it
 TRACKERS = {"labels": LabelMapTracker, "templates": TemplateTracker, "boxes": BoxTracker}

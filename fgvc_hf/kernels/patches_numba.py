@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .numba_runtime import array_of, bits_of, in_parallel, jit, narrow, widen
+from .numba_runtime import BITS, array_of, bits_of, in_parallel, jit, narrow, widen
 
 
 AT_ONCE = 7  # neighbouring cells of a window whose scores are accumulated together; a window of full resolution has 7 columns
@@ -91,18 +91,18 @@ def _correlate(features, shift, corner, templates, template_shift, weights, side
 
 @jit
 def _average(anchor, shift, share, recent, trusted, first, last, mean):
-    """Means (N, P, C) of the patches `first` to `last`, and of those (N, P, C) of earlier frames that are trusted (frames, N)."""
+    """Means (N, P, C) of the patches `first` to `last`, and of those (N, slots, P, C) of earlier frames that are trusted (N, slots)."""
     _, cells, channels = anchor.shape
     one, total = np.empty(channels, np.float32), np.empty(channels, np.float32)
     for n in range(first, last):
         count = np.float32(share)
-        for frame in range(len(trusted)):
-            count += np.float32(trusted[frame, n])
+        for slot in range(trusted.shape[1]):
+            count += np.float32(trusted[n, slot])
         for p in range(cells):
             widen(anchor[n, p], shift, np.float32(share), total)
-            for frame in range(len(trusted)):
-                if trusted[frame, n]:
-                    widen(recent[frame][n, p], shift, np.float32(1), one)
+            for slot in range(trusted.shape[1]):
+                if trusted[n, slot]:
+                    widen(recent[n, slot, p], shift, np.float32(1), one)
                     for c in range(channels):
                         total[c] += one[c]
             for c in range(channels):
@@ -111,8 +111,10 @@ def _average(anchor, shift, share, recent, trusted, first, last, mean):
 
 
 @jit
-def _take(features, shift, cells, side, mean, mean_shift, trusted, first, last, patches, patch_shift, similarity):
-    """Patches (N, P, C) around the cells `first` to `last` (N, 2), 0 if not trusted, and their cosine similarity (N, P) with others."""
+def _take(
+    features, shift, cells, side, mean, mean_shift, trusted, slots, first, last, recent, recent_shift, similarity
+):
+    """Patches around the cells `first` to `last` (N, 2), 0 if not trusted, into slots (N, slots, P, C), and their cosine similarity (N, P) with others."""
     h, w, channels = features.shape
     corners = np.empty((4, channels), np.float32)
     found, other = np.empty(channels, np.float32), np.empty(channels, np.float32)
@@ -136,9 +138,9 @@ def _take(features, shift, cells, side, mean, mean_shift, trusted, first, last, 
                 theirs += other[c] * other[c]
             similarity[n, p] = product / max(np.sqrt(own * theirs), np.float32(1e-8))
             if trusted[n]:
-                narrow(found, patch_shift, patches[n, p])
+                narrow(found, recent_shift, recent[n, slots[n], p])
             else:
-                patches[n, p] = 0
+                recent[n, slots[n], p] = 0
 
 
 class NumbaPatches:
@@ -155,23 +157,21 @@ class NumbaPatches:
         return scores[:, :, :d], share
 
     @staticmethod
-    def mean(anchor, share: float, recent) -> torch.Tensor:
+    def mean(anchor, share: float, recent, trusted) -> torch.Tensor:
         mean = torch.empty(anchor.shape, dtype=anchor.dtype, device="cpu")
-        patches = tuple(bits_of(of)[0] for of, _ in recent)
-        trusted = np.stack([of.numpy() for _, of in recent])
-        inputs, output = (*bits_of(anchor), share, patches, trusted), bits_of(mean)[0]
+        inputs, output = (*bits_of(anchor), share, bits_of(recent)[0], array_of(trusted)), bits_of(mean)[0]
         in_parallel(lambda first, last: _average(*inputs, first, last, output), len(mean))
         return mean
 
     @staticmethod
-    def take(features, cells, mean, trusted, patches) -> torch.Tensor:
+    def take(features, cells, mean, trusted, recent, slots) -> torch.Tensor:
         similarity = torch.empty(mean.shape[:2], dtype=torch.float32, device="cpu")
-        found = patches if patches.is_contiguous() else torch.empty(patches.shape, dtype=patches.dtype, device="cpu")
-        inputs = *bits_of(features), array_of(cells), math.isqrt(mean.shape[1]), *bits_of(mean), array_of(trusted)
-        outputs = *bits_of(found), similarity.numpy()
-        in_parallel(lambda first, last: _take(*inputs, first, last, *outputs), len(cells))
-        if found is not patches:
-            patches.copy_(found)
+        written = recent.contiguous() if recent.dtype in BITS else recent.float()
+        inputs = *bits_of(features), array_of(cells), math.isqrt(mean.shape[1]), *bits_of(mean)
+        chosen, outputs = (array_of(trusted), array_of(slots)), (*bits_of(written), similarity.numpy())
+        in_parallel(lambda first, last: _take(*inputs, *chosen, first, last, *outputs), len(cells))
+        if written is not recent:
+            recent.copy_(written)
         return similarity
 
 

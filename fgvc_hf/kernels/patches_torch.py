@@ -5,7 +5,6 @@ long, and one with 500 points 1.25 to 1.5 times (`scripts/benchmark_kernels.py`)
 """
 
 import math
-from collections.abc import Sequence
 
 import torch
 
@@ -88,22 +87,27 @@ class TorchPatches:
         return scores.view(n, d, b)[:, :, :d], share
 
     @staticmethod
-    def mean(anchor: torch.Tensor, share: float, recent: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+    def mean(anchor: torch.Tensor, share: float, recent: torch.Tensor, trusted: torch.Tensor) -> torch.Tensor:
         """Weighted mean (N, P, C) of first patches and of those of earlier frames.
 
         Args:
             anchor (`torch.Tensor` of shape `(N, P, C)`), share (`float`): The first patches, and their weight.
-            recent (sequence of pairs): Patches (N, P, C), and which of them count, with weight 1, (N,), bool; the others are 0.
+            recent (`torch.Tensor` of shape `(N, slots, P, C)`): Patches of earlier frames, 0 where they do not count.
+            trusted (`torch.Tensor` of shape `(N, slots)`, bool): Which of them count, with weight 1.
         """
         total = share * anchor.float()
-        count = total.new_full((len(anchor),), share)
-        for patches, trusted in recent:
-            total, count = total.add_(patches), count + trusted.float()
-        return total.div_(count[:, None, None]).to(anchor.dtype)
+        for slot in range(recent.shape[1]):
+            total.add_(recent[:, slot])
+        return total.div_((share + trusted.float().sum(dim=1))[:, None, None]).to(anchor.dtype)
 
     @staticmethod
     def take(
-        features: torch.Tensor, cells: torch.Tensor, mean: torch.Tensor, trusted: torch.Tensor, patches: torch.Tensor
+        features: torch.Tensor,
+        cells: torch.Tensor,
+        mean: torch.Tensor,
+        trusted: torch.Tensor,
+        recent: torch.Tensor,
+        slots: torch.Tensor,
     ) -> torch.Tensor:
         """Write the patches around fractional cells into the template memory.
 
@@ -111,14 +115,15 @@ class TorchPatches:
             features (`torch.Tensor` of shape `(h, w, C)`), cells (`torch.Tensor` of shape `(N, 2)`): The frame, and where patches are.
             mean (`torch.Tensor` of shape `(N, P, C)`): What their cells are compared with.
             trusted (`torch.Tensor` of shape `(N,)`, bool): Which patches are stored; zeros are instead of the others.
-            patches (`torch.Tensor` of shape `(N, P, C)`): Written to.
+            recent (`torch.Tensor` of shape `(N, slots, P, C)`), slots (`torch.Tensor` of shape `(N,)`, int64): Where they are written to.
 
         Returns:
             Cosine similarity (N, P), float32, of each cell of the new patches with that of `mean`.
         """
         found = sample_patches(features, cells, (math.isqrt(mean.shape[1]) - 1) // 2)
         similarity = _cosine(found.float(), mean.float())
-        patches.copy_(found.masked_fill_(~trusted[:, None, None], 0))
+        point = torch.arange(len(slots), device=slots.device)
+        recent[point, slots] = found.masked_fill_(~trusted[:, None, None], 0).to(recent.dtype)
         return similarity
 
 

@@ -50,7 +50,7 @@ class PointSearch:
         first = [torch.stack([getattr(look, name)[0] for look in looks]) for name in ("templates", "images")]
         others = [PointLooks(look.templates[1:], look.images[1:]) for look in looks]
         anchor, image = first[0].to(like.anchor), first[1].to(like.anchor_image)
-        return cls(config, list(ids), TemplateMemory.of(anchor, image, len(like.recent), others))
+        return cls(config, list(ids), TemplateMemory.of(anchor, image, like.slots, others))
 
     def join(self, other: "PointSearch") -> None:
         """Look for the points of another search as well."""

@@ -17,9 +17,10 @@ class TemplateConstants:
     A cell is a feature cell of the full resolution, `config.output_stride` pixels; similarities are cosines in [-1, 1].
 
     Args:
-        frames_back (`tuple[int, ...]`, frames):
-            Ages of the patches that the mean template is made of. Near ones know the pose, far ones have drifted less. The largest is
-            the length of the template memory.
+        slots (`int`, patches):
+            Patches that are remembered beside the first one; the mean template is made of them. Near ones know the pose, far ones have drifted
+            less. Frame t goes into slot k where 2^k is the largest power of two that divides t, so five slots hold patches of 1 to 16 frames back,
+            and cost a third of a ring of all 16.
         anchor_share (`float`, relative to 1 for each other patch):
             Weight of the first patch in the mean template; it is the only one without drift.
         cell_temperature (`float`, similarity):
@@ -56,7 +57,7 @@ class TemplateConstants:
         found_margin (`float`, similarity):
             By how much that place leads over the next best one, at least.
         image_frames_back (`tuple[int, ...]`, frames):
-            Ages of the patches of the image that are aligned beside the first one; at most the largest of `frames_back`.
+            Of the remembered patches of the image, those nearest to these ages are aligned beside the first one.
         image_radius (`int`, pixels of the model's input):
             Radius of the patches of the image that are aligned. Larger ones hold on to more texture, and to more of what moves otherwise.
         image_similarity (`float`, normalised cross-correlation):
@@ -72,7 +73,7 @@ class TemplateConstants:
             already. In the order of [`EVIDENCE`].
     """
 
-    frames_back: tuple[int, ...] = (1, 2, 4, 8, 16)
+    slots: int = 5
     anchor_share: float = 1.5
     cell_temperature: float = 0.1
     cell_rate: float = 0.6

@@ -1,4 +1,9 @@
-"""The memory of the template tracker: the first patch of each point, a ring of the patches since, and other looks of it."""
+"""The memory of the template tracker: the first patch of each point, patches of frames since, and other looks of it.
+
+Old patches have drifted less and new ones know the pose, so patches of about 1, 2, 4, 8, ... frames back are kept. The patch of frame t of a
+point, counted from 1, goes into the slot whose number is how often 2 divides t: slot 0 changes on every second frame, slot 1 on every fourth,
+and so on; the last one takes the rest. So five slots hold patches of up to 16 frames back.
+"""
 
 import math
 from collections.abc import Sequence
@@ -13,15 +18,9 @@ from .prompts import PointLooks
 
 # Along which axis of each tensor the points lie
 LOOKS_ALONG = {"reference": 1, "look_images": 1, "known": 1}  # tensors that are empty while no point has other looks
-POINTS_ALONG = {
-    "anchor": 0,
-    "recent": 1,
-    "anchor_image": 0,
-    "recent_image": 1,
-    "trusted": 1,
-    "similarity": 0,
-}
-POINTS_ALONG |= LOOKS_ALONG
+POINTS_ALONG = LOOKS_ALONG | dict.fromkeys(
+    ("anchor", "recent", "anchor_image", "recent_image", "trusted", "similarity", "count"), 0
+)
 
 
 @dataclass
@@ -31,17 +30,18 @@ class TemplateMemory:
 
     Args:
         anchor (`torch.Tensor` of shape `(N, P, C)`): The first patch of each point.
-        recent (`torch.Tensor` of shape `(slots, N, P, C)`): Patch of frame t in slot t % slots; zeros where it was not trusted.
-        anchor_image (`torch.Tensor` of shape `(N, S, S)`, float32), recent_image (`torch.Tensor` of shape `(slots, N, S, S)`, float32):
+        recent (`torch.Tensor` of shape `(N, slots, P, C)`): Patches of frames since, see above; zeros where they were not trusted.
+        anchor_image (`torch.Tensor` of shape `(N, S, S)`, float32), recent_image (`torch.Tensor` of shape `(N, slots, S, S)`, float32):
             The same of the images.
-        trusted (`torch.Tensor` of shape `(slots, N)`, bool): Whether it was similar enough to the mean template to become one.
+        trusted (`torch.Tensor` of shape `(N, slots)`, bool): Whether it was similar enough to the mean template to become one.
         similarity (`torch.Tensor` of shape `(N, P)`, float32): EMA of the cosine similarity of each cell of the patch with that of the mean
             template, over frames on which the point was visible.
         reference (`torch.Tensor` of shape `(R, N, P, C)`): Mean of the first patch and of those of other labelled frames or of other images.
             R is 1 if a point has other looks, else 0, for the first patch serves.
         look_images (`torch.Tensor` of shape `(K, N, S, S)`, float32), known (`torch.Tensor` of shape `(K, N)`, bool):
             The patches of the other images, and which there are; zeros elsewhere.
-        count (`int`): Frames since the first point was added.
+        count (`torch.Tensor` of shape `(N,)`, int64): Frames since the point was added. Each has its own, so that a track does not depend on
+            when other points were added.
     """
 
     anchor: torch.Tensor
@@ -53,7 +53,7 @@ class TemplateMemory:
     reference: torch.Tensor
     look_images: torch.Tensor
     known: torch.Tensor
-    count: int = 0
+    count: torch.Tensor
 
     @classmethod
     def of(
@@ -64,18 +64,19 @@ class TemplateMemory:
         looks: Sequence[PointLooks | None] | None = None,
     ) -> "TemplateMemory":
         """The memory, of as many slots, of points with first patches (N, P, C) and (N, S, S), and with other looks of each if there are."""
-        recent, recent_image = (patches.new_zeros((slots, *patches.shape)) for patches in (anchor, anchor_image))
-        trusted = anchor.new_zeros((slots, len(anchor)), dtype=torch.bool)
+        n = len(anchor)
+        recent, recent_image = (of.new_zeros((n, slots, *of.shape[1:])) for of in (anchor, anchor_image))
+        trusted, count = anchor.new_zeros((n, slots), dtype=torch.bool), anchor.new_zeros(n, dtype=torch.int64)
         similarity = anchor.new_ones(anchor.shape[:2], dtype=torch.float32)
         others = [(row, look) for row, look in enumerate(looks or ()) if look is not None]
         most = max((len(look.images) for _, look in others), default=0)
         reference = anchor[None].repeat(min(most, 1), 1, 1, 1)
-        images, known = anchor_image.new_zeros((most, *anchor_image.shape)), trusted.new_zeros((most, len(anchor)))
+        images, known = anchor_image.new_zeros((most, *anchor_image.shape)), trusted.new_zeros((most, n))
         for row, look in others:
             patches = torch.cat([anchor[row : row + 1].float(), look.templates.to(anchor.device).float()])
             reference[:, row], known[: len(look.images), row] = patches.mean(dim=0).to(anchor.dtype), True
             images[: len(look.images), row] = look.images.to(anchor_image)
-        return cls(anchor, recent, anchor_image, recent_image, trusted, similarity, reference, images, known)
+        return cls(anchor, recent, anchor_image, recent_image, trusted, similarity, reference, images, known, count)
 
     @property
     def nbytes(self) -> int:
@@ -87,7 +88,7 @@ class TemplateMemory:
         """Bytes of the patches of a number of points more, that have at most so many other looks each."""
         patch, image = (math.prod(of.shape[1:]) * of.element_size() for of in (self.anchor, self.anchor_image))
         before, after = len(self.known), max(len(self.known), looks)  # room is made for as many looks of every point
-        own = number * (1 + len(self.recent)) * (patch + image)
+        own = number * (1 + self.slots) * (patch + image)
         total = len(self.anchor) + number
         grown = total * (min(after, 1) * patch + after * image) - len(self.anchor) * (
             min(before, 1) * patch + before * image
@@ -137,19 +138,43 @@ class TemplateMemory:
         similarity = self.similarity[rows]
         return torch.softmax(patch_weights(radius, similarity.device).log() + similarity / temperature, dim=1)
 
-    def mean(self, rows: slice, frames_back: Sequence[int], anchor_share: float) -> torch.Tensor:
-        """Mean template (n, P, C): the reference, weighted `anchor_share`, and the trusted patches of some frames back, weighted 1."""
-        slots = [(self.count - back) % len(self.recent) for back in frames_back]
-        recent = [(self.recent[slot, rows], self.trusted[slot, rows]) for slot in slots]
-        return patches_for(self.anchor).mean(self.references[rows], anchor_share, recent)
+    @property
+    def slots(self) -> int:
+        """Number of patches of each point since its first one."""
+        return self.recent.shape[1]
+
+    def next_slot(self, rows: slice) -> torch.Tensor:
+        """The slot (n,) of the patches on the next frame, number `count + 1`: how often 2 divides that number."""
+        powers = 2 ** torch.arange(1, self.slots, device=self.count.device)
+        return ((self.count[rows, None] + 1) % powers == 0).sum(dim=1)
+
+    def ages(self, rows: slice) -> torch.Tensor:
+        """How many frames before the next one the patches (n, slots) were found; more than `count` where there are none yet."""
+        slot = torch.arange(self.slots, device=self.count.device)
+        last = slot == self.slots - 1
+        first, period = (
+            torch.where(last, 0, 2**slot),
+            2 ** torch.where(last, slot, slot + 1),
+        )  # of the frames in a slot
+        return (self.count[rows, None] - first) % period + 1
+
+    def mean(self, rows: slice, anchor_share: float) -> torch.Tensor:
+        """Mean template (n, P, C): the reference, weighted `anchor_share`, and the trusted patches since, weighted 1."""
+        return patches_for(self.anchor).mean(
+            self.references[rows], anchor_share, self.recent[rows], self.trusted[rows]
+        )
 
     def images(self, rows: slice, frames_back: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Patches (K, n, S, S) of the first image, of those some frames back and of other looks, and which (K, n), bool, may be used."""
-        slots = [(self.count - back) % len(self.recent) for back in frames_back]
-        recent = (self.recent_image[slot, rows] for slot in slots)
-        patches = torch.stack([self.anchor_image[rows], *recent, *self.look_images[:, rows]])
-        first = torch.ones_like(self.trusted[0, rows])
-        return patches, torch.stack([first, *(self.trusted[slot, rows] for slot in slots), *self.known[:, rows]])
+        """Patches (K, n, S, S) of the first image, of those about so many frames back and of other looks, and which (K, n), bool, may be used."""
+        ages = self.ages(rows)[None]  # (1, n, slots)
+        back = torch.tensor(frames_back, dtype=ages.dtype, device=ages.device)[:, None, None]
+        order = torch.arange(self.slots, device=ages.device)  # the first of two that are as near
+        nearest = ((ages - back).abs() * self.slots + order).argmin(dim=2)  # (K, n)
+        point = torch.arange(ages.shape[1], device=ages.device)
+        recent, trusted = (of[rows][point, nearest] for of in (self.recent_image, self.trusted))
+        patches = torch.cat([self.anchor_image[None, rows], recent, self.look_images[:, rows]])
+        first = torch.ones_like(trusted[:1]) if len(trusted) else torch.ones_like(self.trusted[None, rows, 0])
+        return patches, torch.cat([first, trusted, self.known[:, rows]])
 
     def update(
         self,
@@ -162,7 +187,7 @@ class TemplateMemory:
         visible: torch.Tensor,
         rate: float,
     ) -> None:
-        """Store the patches found on a frame in place of the oldest.
+        """Store the patches found on a frame in their slots.
 
         Args:
             rows (`slice`): The n points.
@@ -172,10 +197,11 @@ class TemplateMemory:
             trusted (`torch.Tensor` of shape `(n,)`, bool): Whose patches become templates.
             visible (`torch.Tensor` of shape `(n,)`, bool): Whose EMA of the cells' similarities is updated, at `rate`.
         """
-        slot = self.count % len(self.recent)
-        found = patches_for(features).take(features, cells, mean, trusted, self.recent[slot, rows])  # (n, P)
-        self.trusted[slot, rows], self.recent_image[slot, rows] = trusted, images
+        slots, point = self.next_slot(rows), torch.arange(len(cells), device=cells.device)
+        found = patches_for(features).take(features, cells, mean, trusted, self.recent[rows], slots)  # (n, P)
+        self.trusted[rows][point, slots], self.recent_image[rows][point, slots] = trusted, images
         self.similarity[rows] = torch.lerp(self.similarity[rows], found, rate * visible[:, None].to(found.dtype))
+        self.count[rows] += 1
 
 
 __all__ = ["TemplateMemory"]

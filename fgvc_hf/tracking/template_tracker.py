@@ -5,7 +5,7 @@ features around it, and its search window moves with it. One step, for every poi
 
 1. Cell weights. The cells of a patch that stayed similar while the point was visible (an EMA) count more: around a thin object most
    cells of a patch show the background, which moves in another way.
-2. Mean template. The mean of the first patch and of the trusted patches 1, 2, 4, 8 and 16 frames back, which finds the point through
+2. Mean template. The mean of the first patch and of the trusted ones of five frames up to 16 back, which finds the point through
    changes of its appearance.
 3. Prediction. The patch of the last image around a point that was followed there is aligned with the new image (pyramidal
    Lucas–Kanade with a forward–backward check). Where that fails, the point is expected where it was.
@@ -15,7 +15,7 @@ features around it, and its search window moves with it. One step, for every poi
 6. Refinement. Within two cells, the first patch counts one half, because recent patches are a little off and those errors add up;
    a parabola gives the fraction of a cell.
 7. Re-detection. A point that resembles its first patch too little is looked for in the whole frame, by pooled blocks of cells.
-8. Alignment. Patches of the image around the point on its first frame and on the trusted ones 1, 2 and 8 frames back are
+8. Alignment. Patches of the image around the point on its first frame and on the trusted ones about 1, 2 and 8 frames back are
    aligned with the image (Lucas–Kanade), and place the point to a fraction of a pixel. What follows goes by the match of the
    features, which does not drift.
 9. Evidence. The scores and the margin over the next best place, with their fast and slow EMAs, give the probability that the point is
@@ -82,7 +82,7 @@ class TemplateTracker:
         """A tracker without points. Patches are kept with the channels, the dtype and the device of these features (h, w, C)."""
         patch = features.new_zeros((0, (2 * config.template_radius + 1) ** 2, features.shape[-1]))
         image = features.new_zeros((0, patch_side(), patch_side()), dtype=torch.float32)
-        memory = TemplateMemory.of(patch, image, max(cls.constants.frames_back))
+        memory = TemplateMemory.of(patch, image, cls.constants.slots)
         points = features.new_zeros((0, 2), dtype=exact_dtype(features.device))
         search = PointSearch(config, [], replace(memory))
         return cls(config, [], memory, PointState.first(points, points.float()), search)
@@ -104,7 +104,7 @@ class TemplateTracker:
         """
         cells = point_to_cell(points, self.config.output_stride, self.config.cell_origin).float()
         here = looks_of(points, frame, self.config)
-        memory = TemplateMemory.of(here.templates, here.images, len(self.memory.recent), looks)
+        memory = TemplateMemory.of(here.templates, here.images, self.memory.slots, looks)
         self._follow(ids, memory, PointState.first(points, cells))
 
     def seek(self, ids: list[int], looks: Sequence[PointLooks], frame: EncodedFrame) -> None:
@@ -131,7 +131,6 @@ class TemplateTracker:
         pyramid, at_once = FeaturePyramid(frame.features), limit_for(frame.features, POINTS_AT_ONCE)
         for start in range(0, len(self.ids), at_once):
             self._step_rows(slice(start, start + at_once), pyramid, frame)
-        self.memory.count += bool(self.ids)
         if self.search.ids:
             self._follow(*self.search.step(pyramid, frame))
 
@@ -170,7 +169,7 @@ class TemplateTracker:
         # 1. Cell weights (n, P)
         weights = memory.cell_weights(rows, config.template_radius, constants.cell_temperature)
         # 2. Mean template (n, P, C)
-        mean = memory.mean(rows, constants.frames_back, constants.anchor_share)
+        mean = memory.mean(rows, constants.anchor_share)
         # 3. Prediction (n, 2) in cells
         expected = self._predict(before, frame)
         # 4. Coarse search: two candidates for each point

@@ -30,27 +30,36 @@ def test_scores_and_shares_agree(search, number, dtype):
         torch.testing.assert_close(by_numba, by_torch, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kept", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_means_and_taken_patches_agree(dtype):
+def test_means_and_taken_patches_agree(dtype, kept):
+    """The patches in memory may be of another type than the features."""
     features = unit_features(21, 15, dtype=dtype)
     generator = torch.Generator().manual_seed(3)
     cells = torch.rand(9, 2, generator=generator) * torch.tensor([18.0, 24]) - 2  # some outside
-    trusted = torch.rand(3, 9, generator=generator) > 0.4
-    assert 0 < trusted[0].sum() < 9
+    trusted = torch.rand(9, 3, generator=generator) > 0.4
+    assert 0 < trusted[:, 0].sum() < 9
     anchor = sample_patches(features, cells, 2)
-    recent = [
-        (sample_patches(features, cells + 0.1 * i, 2) * own[:, None, None], own) for i, own in enumerate(trusted)
-    ]
-    mean, numba_mean = (of.mean(anchor, 1.5, recent) for of in (TorchPatches, NumbaPatches))
+    recent = torch.stack([sample_patches(features, cells + 0.1 * i, 2) for i in range(3)], dim=1)
+    recent *= trusted[:, :, None, None]
+    mean, numba_mean = (of.mean(anchor, 1.5, recent, trusted) for of in (TorchPatches, NumbaPatches))
     torch.testing.assert_close(numba_mean, mean, atol=1e-6, rtol=2**-8 if dtype == torch.bfloat16 else 1e-6)
-    ring = anchor.new_full((9, 25, 32), torch.nan)
-    taken = ring[:, :, :16], ring[:, :, 16:]  # not contiguous, as a ring need not be
+    both = anchor.new_full((9, 3, 25, 32), torch.nan, dtype=kept)
+    taken = both[..., :16], both[..., 16:]  # not contiguous, as a memory need not be
+    slots = torch.tensor([0, 1, 2] * 3)
     similarity, numba_similarity = (
-        of.take(features, cells + 0.3, mean, trusted[0], out)
+        of.take(features, cells + 0.3, mean, trusted[:, 0], out, slots)
         for of, out in zip((TorchPatches, NumbaPatches), taken, strict=True)
     )
-    torch.testing.assert_close(taken[1], taken[0], atol=1e-6, rtol=2**-7 if dtype == torch.bfloat16 else 1e-6)
-    assert not taken[1][~trusted[0]].any() and taken[1][trusted[0]].any(dim=-1).all()
+    close = {
+        "atol": 1e-6 if kept == torch.float32 else 1e-3,
+        "rtol": 1e-6 if dtype == kept == torch.float32 else 2**-7,
+    }
+    torch.testing.assert_close(taken[1], taken[0], **close, equal_nan=True)
+    by_slot = taken[1][torch.arange(9), slots]
+    assert not by_slot[~trusted[:, 0]].any() and by_slot[trusted[:, 0]].any(dim=-1).all()
+    others = torch.arange(3) != slots[:, None]
+    assert taken[1][others].isnan().all() and not by_slot.isnan().any()  # nothing else is written to
     torch.testing.assert_close(numba_similarity, similarity, atol=1e-5 if dtype == torch.float32 else 4e-3, rtol=0)
 
 
@@ -63,7 +72,7 @@ def test_the_memory_layout_does_not_change_a_bit():
     assert not any(of.is_contiguous() for of in strided)
     expected = NumbaPatches.correlate(*(of.contiguous() for of in strided), 3)
     assert all(map(torch.equal, NumbaPatches.correlate(*strided, 3), expected))
-    trusted, ring = torch.tensor([True, False]).repeat_interleave(2), torch.empty(4, 49, 32)
-    outputs = ring[:, :, :16], torch.empty(4, 49, 16)
-    similarity = [NumbaPatches.take(strided[0], cells, templates, trusted, of) for of in outputs]
+    trusted, both = torch.tensor([True, False]).repeat_interleave(2), torch.zeros(4, 2, 49, 32)
+    outputs, slots = (both[..., :16], torch.zeros(4, 2, 49, 16)), torch.tensor([0, 1, 1, 0])
+    similarity = [NumbaPatches.take(strided[0], cells, templates, trusted, of, slots) for of in outputs]
     assert torch.equal(*similarity) and torch.equal(*outputs)

@@ -197,7 +197,7 @@ def test_other_boxes_change_nothing(matching):
         if t == 2:
             among.start([1], CORNERS[:1], [False], frame_of(features))
     assert among.read().ids == [8, 1] and among.turns == [True, False]
-    assert among.nbytes == among.bytes_of(2) == 2 * alone.nbytes == 2 * 64 * (17 * 49 * 16 + 17 * 13 * 13) * 4
+    assert among.nbytes == among.bytes_of(2) == 2 * alone.nbytes == 2 * 64 * (6 * 49 * 16 + 6 * 13 * 13) * 4
     assert (alone.read().corners - CORNERS[1:]).abs().max() > 0.01  # it did move
 
 

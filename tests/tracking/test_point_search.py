@@ -128,7 +128,7 @@ def test_the_first_look_is_the_first_patch_and_all_together_are_the_reference():
     like = TemplateMemory.of(torch.zeros(0, 1, 1, dtype=torch.bfloat16), torch.zeros(0, 3, 3), 4)
     memory = PointSearch.of(CONFIG, [8, 3], looks, like).memory
     assert memory.anchor.flatten().tolist() == [2, 7] and memory.anchor.dtype == torch.bfloat16
-    assert memory.references.flatten().tolist() == [5, 7] and memory.recent.shape == (4, 2, 1, 1)
+    assert memory.references.flatten().tolist() == [5, 7] and memory.recent.shape == (2, 4, 1, 1)
     patches, known = memory.images(slice(None), ())
     assert patches[:, :, 1, 1].tolist() == [[2, 7], [4, 0], [9, 0]]
     assert known.tolist() == [[True, True], [True, False], [True, False]]

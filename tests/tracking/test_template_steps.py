@@ -40,8 +40,7 @@ def test_a_point_is_carried_from_where_the_image_placed_it():
     previous, image = (moving_image(h, w, velocity, t) for t in (0, 1))
     tracker = started(EncodedFrame(unit_features(h, w), previous), [(40.5, 36.5)])
     tracker.state.points += torch.tensor([off], dtype=torch.float64)
-    cells, carried = tracker._predict(tracker.state, EncodedFrame(unit_features(h, w), image, previous))
-    assert carried.tolist() == [True]
+    cells = tracker._predict(tracker.state, EncodedFrame(unit_features(h, w), image, previous))
     expected = torch.tensor([[20 + (1.5 + 0.9) / 2, 18 - (0.75 + 0.6) / 2]])
     torch.testing.assert_close(cells, expected, atol=0.05, rtol=0)
 
@@ -55,7 +54,7 @@ def test_the_patch_of_the_image_that_is_kept_is_that_around_the_point():
     tracker.step(EncodedFrame(features, second, first))
     points = tracker.read().points
     assert (points - torch.tensor([[40.5, 36.5], [52.5, 42.5]])).norm(dim=1).min() > 0.5
-    assert torch.equal(tracker.memory.recent_image[0], image_patches(second, points, 5))
+    assert torch.equal(tracker.memory.recent_image[:, 0], image_patches(second, points, 5))
 
 
 def test_refinement_and_the_search_of_the_whole_frame_go_by_the_first_patch(monkeypatch):
@@ -64,13 +63,13 @@ def test_refinement_and_the_search_of_the_whole_frame_go_by_the_first_patch(monk
     tracker = started(frame_of(world), [(40.5, 40.5), (30.5, 44.5)], template_trust=0.0)
     tracker.step(frame_of(F.normalize(world + 0.5 * noise, dim=-1)))
     first, constants, asked = tracker.memory.anchor.clone(), tracker.constants, []
-    mean = tracker.memory.mean(slice(0, 2), constants.frames_back, constants.anchor_share)
+    mean = tracker.memory.mean(slice(0, 2), constants.anchor_share)
     assert (first - mean).abs().max() > 0.05
     search, score = template_tracker.redetect, template_tracker.window_scores
 
-    def redetect(pyramid, anchor, template, weights, match, carried, **numbers):
+    def redetect(pyramid, anchor, template, weights, match, **numbers):
         asked.append((anchor, template))
-        return search(pyramid, anchor, template, weights, match, carried, **numbers)
+        return search(pyramid, anchor, template, weights, match, **numbers)
 
     def window_scores(features, centres, templates, weights, radius):
         asked.append((templates,))

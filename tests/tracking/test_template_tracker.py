@@ -79,10 +79,10 @@ def test_what_covers_a_point_is_not_learnt_and_lowers_the_confidence(kernels):
         features = world.clone()
         if 3 <= t < 7:
             features[8:33, 8:33] = cover[8:33, 8:33]
-        slot = tracker.memory.count % 16
+        slot = tracker.memory.next_slot(slice(0, 1))
         tracker.step(frame_of(features))
         confidence.append(float(tracker.read().confidence[0]))
-        assert bool(tracker.memory.trusted[slot, 0]) == (not 3 <= t < 7)
+        assert bool(tracker.memory.trusted[0, slot]) == (not 3 <= t < 7)
     assert min(confidence[:2] + confidence[6:]) > max(confidence[2:6]) + 0.3
     np.testing.assert_allclose(tracker.read().points[0], (40.5, 40.5), atol=0.2)
 
@@ -229,7 +229,7 @@ def test_memory_does_not_grow_and_is_known_before(dtype):
         ]
         return sum(of.untyped_storage().nbytes() for of in tensors)
 
-    assert tracker.nbytes == tracker.bytes_of(3) == 3 * (17 * 49 * 16 * dtype.itemsize + 17 * 13 * 13 * 4)
+    assert tracker.nbytes == tracker.bytes_of(3) == 3 * (6 * 49 * 16 * dtype.itemsize + 6 * 13 * 13 * 4)
     before = held()
     assert 0 < before - tracker.nbytes < 3 * 2**10  # trust, similarities and positions
     for seed in range(20):
