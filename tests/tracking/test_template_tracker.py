@@ -237,6 +237,20 @@ def test_memory_does_not_grow_and_is_known_before(dtype):
         assert held() == before and tracker.nbytes == tracker.bytes_of(3)
 
 
+@pytest.mark.parametrize("kept", [torch.bfloat16, torch.float16, torch.float64])
+def test_patches_are_kept_in_another_type_than_features(kept):
+    h, w = 30, 40
+    features = shifted(smooth_field(60, 80), 0, 0, h, w)
+    frames = frame_of(features), frame_of(shifted(smooth_field(60, 80), 0.4, -0.3, h, w))
+    trackers = [started(frame_of(features.to(of)), [(40.5, 30.5), (22.0, 40.0)]) for of in (torch.float32, kept)]
+    for tracker in trackers:
+        for frame in frames:
+            tracker.step(frame)
+    one, other = (tracker.memory.recent[:, :2].float() for tracker in trackers)
+    assert trackers[1].memory.recent.dtype == kept and one.flatten(1).any(dim=1).all()
+    torch.testing.assert_close(other, one, atol=2e-3, rtol=2**-7)
+
+
 def moving_image(h, w, velocity, t):
     """A smooth image (2h, 2w) whose content has moved by t times a velocity in pixels."""
     x, y = (torch.arange(n, dtype=torch.float64) - v * t for n, v in zip((2 * w, 2 * h), velocity, strict=True))
