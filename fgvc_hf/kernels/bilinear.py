@@ -3,6 +3,8 @@
 import torch
 import torch.nn.functional as F
 
+from .constants import constant_like
+
 
 def read_bilinear(maps: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """Values of maps at fractional cells, constant beyond the border.
@@ -16,7 +18,7 @@ def read_bilinear(maps: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     Returns:
         `torch.Tensor` of shape `(C, ...)`.
     """
-    last = places.new_tensor([maps.shape[2] - 1, maps.shape[1] - 1])
+    last = constant_like((maps.shape[2] - 1, maps.shape[1] - 1), places)
     places = places.clamp_min(0).minimum(last)
     grid = (2 * places / last.clamp_min(1) - 1).reshape(1, 1, -1, 2)
     values = F.grid_sample(maps[None], grid, align_corners=True)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 
 from ..kernels.dispatch import alignment_for
-from .patches import patch_weights
+from .patches import patch_weights, rows_to_compute
 
 
 ITERATIONS = 6  # of the alignment at most; more bring nothing
@@ -45,10 +45,10 @@ def carry_points(
     """
     start = points.to(previous[0].dtype)
     there, found = _descend(previous, current, start, radius, least_similarity)
-    rows = found.nonzero()[:, 0]
+    rows = rows_to_compute(found)
     back, returns = _descend(current, previous, there[rows], radius, least_similarity)
     returns &= (back - start[rows]).norm(dim=1) <= tolerance
-    return there.to(points.dtype), found.index_copy(0, rows, returns)
+    return there.to(points.dtype), found.index_copy(0, rows, found[rows] & returns)
 
 
 def _descend(

@@ -17,6 +17,23 @@ from ..kernels.patches_torch import sample_patches
 Rows = slice | list[int] | torch.Tensor  # some of the points: also indices or a mask
 
 
+def rows_to_compute(wanted: torch.Tensor) -> torch.Tensor:
+    """Indices (n,) of the points for which something is computed that is `wanted` (N,), bool, of some of them alone.
+
+    Those of some on a CPU. Those of all on an accelerator, where the host would have to wait for their number, and a step of one video frame
+    could not be a CUDA graph.
+    """
+    if wanted.device.type == "cpu":
+        return wanted.nonzero()[:, 0]
+    return torch.arange(len(wanted), device=wanted.device)
+
+
+def replace_rows(values: torch.Tensor, rows: torch.Tensor, chosen: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """Values (N, ...) in a new tensor: of those at the indices `rows` (n,), the ones that are `chosen` (n,), bool, are those of `others` (n, ...)."""
+    chosen = chosen.view(-1, *[1] * (values.dim() - 1))
+    return values.index_copy(0, rows, torch.where(chosen, others, values[rows]))
+
+
 class PointRows:
     """Base of dataclasses whose fields are tensors with a row for each point."""
 
@@ -24,9 +41,10 @@ class PointRows:
         """Some of the points; views of their tensors if `rows` is a slice."""
         return type(self)(*(tensor[rows] for tensor in self._tensors()))
 
-    def replaced(self, rows: torch.Tensor, other: Self) -> Self:
-        """All points in new tensors, those at the indices `rows` as in `other`."""
-        return type(self)(*(a.index_copy(0, rows, b) for a, b in zip(self._tensors(), other._tensors(), strict=True)))
+    def replaced(self, rows: torch.Tensor, chosen: torch.Tensor, other: Self) -> Self:
+        """All points in new tensors: of those at the indices `rows` (n,), the ones that are `chosen` (n,), bool, as in the n of `other`."""
+        pairs = zip(self._tensors(), other._tensors(), strict=True)
+        return type(self)(*(replace_rows(mine, rows, chosen, theirs) for mine, theirs in pairs))
 
     def joined(self, other: Self) -> Self:
         """These points, and then those of `other`."""

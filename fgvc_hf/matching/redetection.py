@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from .patches import patch_weights, window_scores
+from .patches import patch_weights, rows_to_compute, window_scores
 from .pyramid import BLOCK_SIDE, BLOCK_STRIDE, FeaturePyramid
 from .template_search import Match, MotionPrior, refine
 
@@ -49,22 +49,22 @@ def redetect(
     Returns:
         The match with the points that were found again, and which these are (N,), bool.
     """
-    recalled = torch.zeros_like(match.anchor, dtype=torch.bool)
-    rows = (match.anchor < recall_below).nonzero()[:, 0]  # (n,) points to look for
+    lost = match.anchor < recall_below  # (N,)
+    rows = rows_to_compute(lost)  # (n,)
     if recall_similarity > 1 or not len(rows) or pyramid.blocks is None:
-        return match, recalled
+        return match, torch.zeros_like(lost)
     features, radius = pyramid.features, (round(anchor.shape[1] ** 0.5) - 1) // 2
     places = best_blocks(pyramid.blocks, anchor[rows], radius)  # (n, 2)
     scores = window_scores(features, places, anchor[rows], weights[rows], recall_radius).scores  # (n, D, D)
     least = (1 - recall_share * (1 - match.anchor[rows])).clamp_min(recall_similarity)  # (n,)
-    possible = scores.flatten(1).amax(dim=1) >= least  # mean templates are compared for these alone
-    rows, places, scores, least = (of[possible] for of in (rows, places, scores, least))
+    possible = lost[rows] & (scores.flatten(1).amax(dim=1) >= least)  # mean templates are compared for these alone
+    few = rows_to_compute(possible)
+    rows, places, scores, least, possible = (of[few] for of in (rows, places, scores, least, possible))
     window = window_scores(features, places, mean[rows], weights[rows], recall_radius)
     anywhere = MotionPrior(places, torch.zeros_like(least))
     far = refine(window, scores, anywhere, torch.ones_like(least), anchor_radius, rival_distance, least_share)
-    better = far.anchor >= least
-    recalled[rows] = better
-    return match.replaced(rows[better], far.rows(better)), recalled
+    better = possible & (far.anchor >= least)
+    return match.replaced(rows, better, far), torch.zeros_like(lost).index_copy(0, rows, better)
 
 
 def best_blocks(blocks: torch.Tensor, patches: torch.Tensor, radius: int) -> torch.Tensor:

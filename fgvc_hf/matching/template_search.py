@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from .patches import PointRows, SearchWindow, window_scores
+from .patches import PointRows, SearchWindow, replace_rows, rows_to_compute, window_scores
 from .pyramid import downsample_patches
 
 
@@ -133,14 +133,14 @@ def verify(
         The window around the better candidate, and by how much (N,) it leads over the other, at most 1.
     """
     window = window_scores(features, candidates.cells[0], templates, weights, radius)
-    rows = (candidates.margin <= close_margin).nonzero()[:, 0]  # (n,) points whose candidates are close
+    close = candidates.margin <= close_margin  # (N,)
+    rows = rows_to_compute(close)  # (n,)
     other = window_scores(features, candidates.cells[1, rows], templates[rows], weights[rows], radius)
     first, second = (
         prior.rows(rows).scores(of, least_share).flatten(1).amax(dim=1) for of in (window.rows(rows), other)
     )
-    won = second > first  # (n,)
-    margin = candidates.margin.index_copy(0, rows, (first - second).abs().clamp_max(1))
-    return window.replaced(rows[won], other.rows(won)), margin
+    margin = replace_rows(candidates.margin, rows, close[rows], (first - second).abs().clamp_max(1))
+    return window.replaced(rows, close[rows] & (second > first), other), margin
 
 
 def refine(

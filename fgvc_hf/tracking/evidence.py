@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from ..configuration_fgvc import FgvcConfig
+from ..kernels.constants import constant_like
 from .template_constants import TemplateConstants
 
 
@@ -44,10 +45,10 @@ def judge(shown: torch.Tensor, averages: torch.Tensor, config: FgvcConfig, const
 
     EMAs are infinite before the first frame. They start from its evidence, but from no less than `constants.least_evidence`.
     """
-    first = shown.maximum(shown.new_tensor(constants.least_evidence))  # (N, 3)
+    first = shown.maximum(constant_like(constants.least_evidence, shown))  # (N, 3)
     averages = torch.where(averages.isinf(), first[:, None], averages)
     evidence = torch.cat([shown, averages.flatten(1)], dim=1)  # (N, 9)
-    rates = averages.new_tensor(constants.evidence_rates)[:, None]  # (2, 1)
+    rates = constant_like(constants.evidence_rates, averages)[:, None]  # (2, 1)
     return Judgement(
         visibility(evidence, config.visibility_weights),
         expected_error(evidence, config.error_weights),
@@ -63,7 +64,7 @@ def visibility(evidence: torch.Tensor, weights: Sequence[float]) -> torch.Tensor
         evidence (`torch.Tensor` of shape `(N, E)`): The frame's and its averages.
         weights (sequence of E + 1 `float`): `config.visibility_weights`, with the constant last.
     """
-    parameters = torch.tensor(weights, dtype=evidence.dtype, device=evidence.device)
+    parameters = constant_like(weights, evidence)
     return torch.sigmoid((evidence * parameters[:-1]).sum(dim=1) + parameters[-1])
 
 
@@ -74,7 +75,7 @@ def expected_error(evidence: torch.Tensor, weights: Sequence[float]) -> torch.Te
         evidence (`torch.Tensor` of shape `(N, E)`): The frame's and its averages.
         weights (sequence of E + 1 `float`): `config.error_weights`, with the constant last.
     """
-    parameters = torch.tensor(weights, dtype=evidence.dtype, device=evidence.device)
+    parameters = constant_like(weights, evidence)
     return torch.exp((evidence * parameters[:-1]).sum(dim=1) + parameters[-1])
 
 

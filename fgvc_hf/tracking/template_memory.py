@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ..kernels.constants import constant_like
 from ..kernels.dispatch import patches_for
 from ..matching.patches import patch_weights
 from .prompts import PointLooks
@@ -167,7 +168,7 @@ class TemplateMemory:
     def images(self, rows: slice, frames_back: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Patches (K, n, S, S) of the first image, of those about so many frames back and of other looks, and which (K, n), bool, may be used."""
         ages = self.ages(rows)[None]  # (1, n, slots)
-        back = torch.tensor(frames_back, dtype=ages.dtype, device=ages.device)[:, None, None]
+        back = constant_like(frames_back, ages)[:, None, None]
         order = torch.arange(self.slots, device=ages.device)  # the first of two that are as near
         nearest = ((ages - back).abs() * self.slots + order).argmin(dim=2)  # (K, n)
         point = torch.arange(ages.shape[1], device=ages.device)

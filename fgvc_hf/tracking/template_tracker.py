@@ -35,9 +35,10 @@ import torch
 from ..configuration_fgvc import FgvcConfig
 from ..coordinates import cell_to_point, exact, exact_dtype, point_to_cell
 from ..kernels.chunks import limit_for
+from ..kernels.constants import constant_like
 from ..kernels.patches_torch import POINTS_AT_ONCE
 from ..matching.alignment import align_points, carry_points, image_patches
-from ..matching.patches import sample_patches, search_cells, window_scores
+from ..matching.patches import replace_rows, rows_to_compute, sample_patches, search_cells, window_scores
 from ..matching.pyramid import FeaturePyramid
 from ..matching.redetection import redetect
 from ..matching.template_search import Match, MotionPrior, refine, search_coarse, verify
@@ -196,7 +197,7 @@ class TemplateTracker:
         after = PointState(
             cells=torch.where(hidden[:, None], before.cells, match.cells),
             lost=torch.where(trusted, 0, before.lost + 1),
-            points=points.clamp_min(0).minimum(points.new_tensor(frame.size[::-1])),
+            points=points.clamp_min(0).minimum(constant_like(frame.size[::-1], points)),
             expected=torch.where(visible[:, None], self._ahead(before.cells, match.cells), before.expected),
             confidence=judged.confidence,
             uncertainty=judged.uncertainty,
@@ -211,12 +212,11 @@ class TemplateTracker:
         if frame.previous_levels is None:
             return before.cells
         followed = (before.lost == 0) & (before.confidence >= config.hidden_threshold)  # (n,)
-        rows = followed.nonzero()[:, 0]
+        rows = rows_to_compute(followed)
         numbers = constants.image_radius, constants.image_similarity, constants.image_return
         places, good = carry_points(frame.previous_levels, frame.levels, before.points[rows], *numbers)
-        rows, places = rows[good], places[good]
         cells = point_to_cell(places, config.output_stride, config.cell_origin).to(before.cells.dtype)
-        return before.cells.index_copy(0, rows, cells)
+        return replace_rows(before.cells, rows, followed[rows] & good, cells)
 
     def _search_window(
         self, expected: torch.Tensor, lost: torch.Tensor, features: torch.Tensor

@@ -84,9 +84,12 @@ def test_rows_of_a_window_are_replaced_in_a_copy():
     features, cells = unit_features(12, 14), torch.tensor([[2.0, 6.0], [9.0, 3.0]])
     window = window_scores(features, cells, sample_patches(features, cells, 1), patch_weights(1), 1)
     before = window.scores.clone()
-    swapped = window.replaced(torch.tensor([0]), window.rows(torch.tensor([1])))
+    swapped = window.replaced(torch.tensor([0]), torch.tensor([True]), window.rows(torch.tensor([1])))
     assert torch.equal(swapped.scores[0], before[1]) and torch.equal(swapped.corner[0], window.corner[1])
     assert torch.equal(swapped.share[1], window.share[1]) and torch.equal(window.scores, before)
+    both = window.rows(torch.tensor([1, 0]))
+    some = window.replaced(torch.tensor([0, 1]), torch.tensor([False, True]), both)  # chosen is the second alone
+    assert torch.equal(some.scores, before[[0, 0]]) and torch.equal(some.corner, window.corner[[0, 0]])
 
 
 @pytest.mark.parametrize(
