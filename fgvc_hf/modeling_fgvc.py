@@ -7,6 +7,7 @@
 """
 
 import math
+import threading
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,10 @@ from .tracking.encoded_frame import EncodedFrame
 from .tracking.prompts import whole_number
 from .tracking.results import FgvcVideoOutput
 from .tracking.session import FgvcInferenceSession
+
+
+CHANGING_MODES = threading.Lock()
+EVALUATED: dict[int, int] = {}  # ids of modules in training mode, and how many contexts keep them in evaluation mode
 
 
 @dataclass
@@ -308,15 +313,24 @@ class FgvcModel(FgvcPreTrainedModel):
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Generator[None, None, None]:
-    """A context in which no module is in training mode, so that inference changes no running statistics; modes are as before after it."""
-    training = [module for module in modules_of(model) if module.training]
-    for module in training:
-        module.training = False
+    """A context in which no module is in training mode, so that inference changes no running statistics.
+
+    Modes are as before after it; where threads share a model, after the last of them.
+    """
+    with CHANGING_MODES:
+        training = [module for module in modules_of(model) if module.training or id(module) in EVALUATED]
+        for module in training:
+            module.training = False
+            EVALUATED[id(module)] = EVALUATED.get(id(module), 0) + 1
     try:
         yield
     finally:
-        for module in training:
-            module.training = True
+        with CHANGING_MODES:
+            for module in training:
+                EVALUATED[id(module)] -= 1
+                if not EVALUATED[id(module)]:
+                    del EVALUATED[id(module)]
+                    module.training = True
 
 
 def _returns_to_itself(best: torch.Tensor, best_back: torch.Tensor, radius: int) -> torch.Tensor:

@@ -64,7 +64,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 @contextmanager
 def warnings_on_a_line() -> Generator[None, None, None]:
-    """Within the block, warnings that Python prints are a sentence each, without the place in the code."""
+    """Within the block, warnings that Python prints are a sentence each, without the place in the code; Pillow's of large pictures are left
+    to the error that follows."""
 
     def on_a_line(
         message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
@@ -74,7 +75,9 @@ def warnings_on_a_line() -> Generator[None, None, None]:
     before = warnings.formatwarning
     warnings.formatwarning = on_a_line  # ty: ignore[invalid-assignment]
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
+            yield
     finally:
         warnings.formatwarning = before
 

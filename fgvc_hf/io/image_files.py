@@ -38,11 +38,9 @@ def open_picture(path: str | os.PathLike) -> Generator[Image.Image]:
         problem = "it is a folder" if path.is_dir() else "No such file"
         raise FileNotFoundError(f"{path}: cannot be read as an image ({problem}).")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.filterwarnings("ignore", message="Palette images with Transparency")
-            with Image.open(path) as image:
-                yield image
+        with Image.open(path) as image:
+            _check_pixels(image)
+            yield image
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise OSError(
             f"{path}: cannot be read as an image, it has more than {Image.MAX_IMAGE_PIXELS} pixels, the limit."
@@ -68,10 +66,17 @@ def load_picture(path: str | os.PathLike, page: int | None = None) -> Image.Imag
         pages = page_count(image)
         if page is not None:
             image.seek(page)
+            _check_pixels(image)
         image.load()
     if page is None and pages > 1:
         raise OSError(f"{path}: holds {pages} pages, a picture has one; a file of several can be read as a video.")
     return image
+
+
+def _check_pixels(image: Image.Image) -> None:
+    """Refuse what Pillow warns of. Filters that make errors of warnings hold for all threads, and are not ours to set."""
+    if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+        raise Image.DecompressionBombError
 
 
 def page_count(image: Image.Image) -> int:

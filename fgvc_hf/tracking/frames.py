@@ -85,6 +85,8 @@ def rgb_of(image: Image.Image, name: str) -> np.ndarray:
     try:
         if image.mode in ("RGBa", "La"):  # premultiplied
             image = image.convert("RGBA" if image.mode == "RGBa" else "LA")
+        elif image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
+            image = image.convert("RGBA")  # Pillow warns of the direct way to RGB
         return np.asarray(image.convert("RGB"))
     except (ValueError, OSError) as error:
         raise ValueError(f"{name} is an image of mode {image.mode}, which cannot become RGB ({error}).") from None

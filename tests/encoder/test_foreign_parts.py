@@ -8,6 +8,7 @@ from test_fused_encoder import SMALL, equals_its_modules, model_with_statistics
 
 from fgvc_hf import FgvcImageProcessorPil, FgvcProcessor, Tracker
 from fgvc_hf.encoder.backbone import FgvcBasicBlock
+from fgvc_hf.modeling_fgvc import evaluation_mode
 
 
 class Doubled(torch.nn.Conv2d):
@@ -161,6 +162,20 @@ def test_tracking_changes_no_state_of_a_model_in_training_mode():
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert {name: module.training for name, module in model.named_modules()} == modes
     assert (found.tracks == expected.tracks).all()
+
+
+def test_a_model_in_training_mode_is_shared_by_threads():
+    """The one that is through first leaves the mode to the other, and the last restores it."""
+    model = model_with_statistics(**SMALL).train()
+    model.encoder.bn1.eval()
+    modes = {name: module.training for name, module in model.named_modules()}
+    first, second = evaluation_mode(model), evaluation_mode(model.encoder)
+    first.__enter__(), second.__enter__()
+    assert not any(module.training for module in model.modules())
+    first.__exit__(None, None, None)
+    assert model.training and not any(module.training for module in model.encoder.modules())
+    second.__exit__(None, None, None)
+    assert {name: module.training for name, module in model.named_modules()} == modes
 
 
 def another_epsilon(model):

@@ -4,6 +4,7 @@ import copy
 import pickle
 import threading
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -235,4 +236,7 @@ def test_two_threads_share_a_model():
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(found) == 2 and all((tracks == expected).all() for each in found.values() for tracks in each)
+    assert len(found) == 2
+    for each in found.values():
+        for tracks in each:
+            np.testing.assert_array_equal(tracks, expected)

@@ -1,12 +1,14 @@
 """Pictures of every kind: 8 bits by a stated rule or one sentence."""
 
+import warnings
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from fgvc_hf import open_video
 from fgvc_hf.cli.main import main
-from fgvc_hf.io.image_files import read_image
+from fgvc_hf.io.image_files import open_picture, read_image
 from fgvc_hf.io.masks import read_mask
 
 
@@ -127,6 +129,35 @@ def test_bombs_are_one_sentence(tmp_path, monkeypatch, capsys, pixels):
         assert main(command) == 2
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and "the limit" in error
+
+
+def test_later_pages_have_the_same_limit(tmp_path, monkeypatch):
+    small, large = Image.new("L", (20, 20)), Image.new("L", (40, 40))
+    small.save(tmp_path / "a.tif", save_all=True, append_images=[large])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    assert read_image(tmp_path / "a.tif", 0).shape == (20, 20, 3)
+    with pytest.raises(OSError, match="it has more than 1000 pixels, the limit"):
+        read_image(tmp_path / "a.tif", 1)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # as programs do that trust their files
+    assert read_image(tmp_path / "a.tif", 1).shape == (40, 40, 3)
+
+
+def test_filters_of_warnings_are_the_programs_own(tmp_path):
+    """They hold for all threads: one that reads a picture must not change what another is warned of."""
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    before = list(warnings.filters)
+    with open_picture(tmp_path / "a.png"):
+        assert warnings.filters == before
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_palette_with_a_transparency_for_each_colour(tmp_path):
+    picture = Image.fromarray(RGB).quantize(4)
+    expected = np.asarray(picture.convert("RGB"))
+    picture.save(tmp_path / "a.png", transparency=bytes([0, 99, 200, 255]))
+    with Image.open(tmp_path / "a.png") as image:
+        assert isinstance(image.info["transparency"], bytes)
+    assert (read_image(tmp_path / "a.png") == expected).all()
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"\x89PNG\r\n\x1a\n cut off", b"II*\0\x08\0\0\0\xff\xff"])
