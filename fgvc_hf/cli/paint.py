@@ -68,7 +68,6 @@ def read_texture(path: str) -> "np.ndarray":
         `OSError`: it cannot be read, or has values that cannot become 8 bits.
     """
     import numpy as np
-    from PIL import ImageOps
 
     from ..io.image_files import load_picture, read_image
 
@@ -76,7 +75,7 @@ def read_texture(path: str) -> "np.ndarray":
     if not picture.has_transparency_data:
         colours = read_image(path)
         return np.concatenate([colours, np.full_like(colours[..., :1], 255)], axis=-1)
-    return np.asarray(ImageOps.exif_transpose(picture).convert("RGBA"))
+    return np.asarray(picture.convert("RGBA"))
 
 
 __all__ = ["add_paint"]

@@ -53,7 +53,7 @@ def open_picture(path: str | os.PathLike) -> Generator[Image.Image]:
 
 def load_picture(path: str | os.PathLike, page: int | None = None) -> Image.Image:
     """
-    The image in a file, decoded.
+    The image in a file, decoded, and turned upright by its EXIF orientation.
 
     Args:
         path: A file of any format of Pillow.
@@ -68,6 +68,8 @@ def load_picture(path: str | os.PathLike, page: int | None = None) -> Image.Imag
             image.seek(page)
             _check_pixels(image)
         image.load()
+        kind, image = image.format, ImageOps.exif_transpose(image)
+        image.format = kind  # a copy forgets it
     if page is None and pages > 1:
         raise OSError(f"{path}: holds {pages} pages, a picture has one; a file of several can be read as a video.")
     return image
@@ -98,11 +100,8 @@ def read_image(path: str | os.PathLike, page: int | None = None) -> np.ndarray:
         `OSError`: it cannot be read, or has values that cannot become 8 bits by the rule of [`as_frame`].
     """
     image = load_picture(path, page)
-    kind = image.format
-    upright = ImageOps.exif_transpose(image)
-    upright.format = kind  # a copy forgets it
     try:
-        return as_frame(upright, str(path))
+        return as_frame(image, str(path))
     except ValueError as error:
         raise OSError(str(error)) from None
 

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from .drawing import point_colours
 from .files import atomic_write
@@ -53,7 +53,7 @@ def read_mask(path: str | os.PathLike) -> np.ndarray:
             f"{path}: has 16 bits in each of several channels, which Pillow cuts to 8; save it as grey PNG."
         )
     try:
-        return _ids(ImageOps.exif_transpose(image), SPREAD.get(raw, 1))
+        return _ids(image, SPREAD.get(raw, 1))
     except ValueError as error:
         raise ValueError(f"{path}: must be a palette or grey image whose values are object ids, {error}.") from None
 

@@ -8,6 +8,7 @@ from PIL import Image
 
 from fgvc_hf import open_video
 from fgvc_hf.cli.main import main
+from fgvc_hf.cli.paint import read_texture
 from fgvc_hf.io.image_files import open_picture, read_image
 from fgvc_hf.io.masks import read_mask
 
@@ -54,6 +55,13 @@ def test_orientation_is_applied_and_profiles_are_ignored(tmp_path):
     exif[0x0112] = 6
     Image.fromarray(RGB).save(tmp_path / "a.png", exif=exif, icc_profile=b"no profile")
     np.testing.assert_array_equal(read_image(tmp_path / "a.png"), np.rot90(RGB, -1))
+
+
+@pytest.mark.parametrize("read", [read_image, read_mask, read_texture])
+def test_exif_that_is_damaged_is_damage_of_the_picture(tmp_path, read):
+    Image.fromarray(np.dstack([RGB, GREY])).save(tmp_path / "a.png", exif=b"no TIFF header")
+    with pytest.raises(OSError, match=r"a\.png: cannot be read as an image \(not a TIFF file"):
+        read(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize(
