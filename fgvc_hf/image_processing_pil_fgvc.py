@@ -9,7 +9,7 @@ from transformers.image_utils import ImageInput, PILImageResampling, SizeDict
 from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import TensorType
 
-from .tracking.frames import host_array, rgb_of
+from .tracking.frames import decoded, host_array, rgb_of
 
 
 CHANNELS = (1, 3, 4)  # what transformers takes for an axis of channels
@@ -133,7 +133,7 @@ class FgvcImageProcessorPil(PilBackend):
     def process_image(self, image, do_convert_rgb=None, input_data_format=None, **kwargs) -> np.ndarray:
         """One image as (3, H, W), after a check that neither its layout nor its range has to be guessed."""
         if isinstance(image, Image.Image):
-            if image.mode.startswith(("I", "F")):
+            if decoded(image, "images").mode.startswith(("I", "F")):
                 image, input_data_format = rgb_of(image, "images"), "channels_last"
         else:
             array = host_array(image)

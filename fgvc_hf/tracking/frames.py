@@ -61,6 +61,20 @@ def host_array(values: Any) -> np.ndarray | None:
         return None
 
 
+def decoded(values: Any, name: str) -> Any:
+    """What is given; of a PIL image, once its file has been read.
+
+    Raises:
+        `ValueError`: the file is damaged.
+    """
+    if isinstance(values, Image.Image):
+        try:
+            values.load()
+        except Exception as error:  # decoders raise anything on damaged files
+            raise ValueError(f"{name} is an image that cannot be decoded ({' '.join(str(error).split())}).") from None
+    return values
+
+
 def rgb_of(image: Image.Image, name: str) -> np.ndarray:
     """A PIL image as `(H, W, 3)`, uint8, by the rule above.
 
@@ -69,6 +83,7 @@ def rgb_of(image: Image.Image, name: str) -> np.ndarray:
     """
     if 0 in image.size:
         raise ValueError(f"{name} must have pixels, got an empty image.")
+    decoded(image, name)
     if image.mode in WIDE_MODES or (image.mode == "I" and image.format == "PPM"):  # Pillow scales PPM to 16 bits
         return _grey((np.asarray(image).astype(np.float64) / 257).round())
     if image.mode == "F":

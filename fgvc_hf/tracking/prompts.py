@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .frames import host_array
+from .frames import decoded, host_array
 
 
 MAX_MASKS = 255  # objects with a mask in one session: they fit into 8-bit images
@@ -102,7 +102,7 @@ def masks_of_ids(masks: Any) -> tuple[list[int], np.ndarray]:
     Raises:
         `ValueError`: it has another shape or type, a negative id, an id beyond int32, or no object.
     """
-    ids = host_array(masks)
+    ids = host_array(decoded(masks, "masks"))
     if ids is None or ids.ndim != 2 or ids.dtype.kind not in "iub":
         problem = "rows or masks of unequal size" if ids is None else f"{ids.dtype} of {ids.shape}"
         raise ValueError(f"masks must hold integer object ids (H, W), got {problem}{_to_ids(ids)}.")
@@ -141,10 +141,10 @@ def binary_masks(masks: Any, number: int) -> np.ndarray:
     """
     wanted = f"input_masks must hold a mask (H, W) of 0 and 1 for each of {number} obj_ids"
     if isinstance(masks, list | tuple):
-        masks = [np.asarray(host_array(mask)) for mask in masks]
+        masks = [np.asarray(host_array(decoded(mask, "input_masks"))) for mask in masks]
         if len({mask.shape for mask in masks}) > 1:
             raise ValueError(f"{wanted}, got masks of unequal size.")
-    array = host_array(masks)
+    array = host_array(decoded(masks, "input_masks"))
     if array is None or array.dtype.kind not in "biuf":
         raise ValueError(f"{wanted}, got {type(masks).__name__}.")
     array = array[None] if array.ndim == 2 else array

@@ -1,5 +1,7 @@
 """One rule for a frame at every public entry: what is accepted is the same picture everywhere, everything else is one sentence."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from PIL import Image
 
 from fgvc_hf import FgvcImageProcessorPil, FgvcProcessor, Tracker, chain_flow, draw_masks, draw_tracks, paint
 from fgvc_hf.tracking.frames import as_frame
+from fgvc_hf.tracking.prompts import binary_masks, masks_of_ids
 
 
 FRAME = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
@@ -96,6 +99,22 @@ def test_refused_frames_are_one_sentence_at_every_entry(tracker, name):
         with pytest.raises(ValueError, match=message) as caught:
             entry(tracker, given)
         assert str(caught.value).count("\n") == 0
+
+
+@pytest.mark.parametrize("levels", [FRAME, GREY, GREY.astype(np.uint16) * 257], ids=["RGB", "grey", "16 bits"])
+def test_a_damaged_image_of_pillow_is_one_sentence_everywhere(levels):
+    def damaged():
+        """It is found when it is decoded, after it was opened."""
+        file = io.BytesIO()
+        Image.fromarray(levels).save(file, "PNG")
+        return Image.open(io.BytesIO(file.getvalue()[:-300]))
+
+    def add(masks):
+        return binary_masks(masks, 1)
+
+    for use in (as_frame, FgvcImageProcessorPil(), masks_of_ids, add, lambda image: add([image])):
+        with pytest.raises(ValueError, match=r"^\w+ is an image that cannot be decoded \(image file is truncated"):
+            use(damaged())
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
