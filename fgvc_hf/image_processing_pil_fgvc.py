@@ -199,7 +199,10 @@ class FgvcImageProcessorPil(PilBackend):
                 target = _resized(*image.shape[-2:], resize_policy, size, size_divisor)
                 if target != image.shape[-2:]:
                     image = self.resize(image, SizeDict(height=target[0], width=target[1]), resample=resample)
-            values = torch.from_numpy(np.array(image, order="C")).to(device).float()
+            held = (
+                np.uint8 if image.dtype == np.uint8 else np.float32
+            )  # torch knows no other order of bytes, and no long doubles
+            values = torch.from_numpy(np.array(image, held, order="C")).to(device).float()
             if do_rescale:
                 values = values * rescale_factor
             values = convert_colours(values, do_convert_lab, lightness_only, do_normalize, image_mean, image_std)

@@ -217,6 +217,13 @@ def test_sizes_that_are_none_are_plain_errors(settings, message):
         FgvcImageProcessorPil(**settings).output_size(40, 50)
 
 
+@pytest.mark.parametrize("kind", [">u2", ">i4", ">f4", ">f8", "longdouble", "float16", "uint64"])
+def test_numbers_of_every_width_and_order_of_bytes_are_the_same_picture(kind):
+    frame = np.random.default_rng(0).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+    process = FgvcImageProcessorPil(do_resize=False, return_tensors="pt")
+    assert torch.equal(process(frame.astype(kind)).pixel_values, process(frame).pixel_values)
+
+
 def test_settings_of_one_call_leave_those_of_the_processor(tmp_path):
     image_processor = FgvcImageProcessorPil()
     short = image_processor(FRAME, resize_policy="short_side", size={"shortest_edge": 32}, return_tensors="pt")
