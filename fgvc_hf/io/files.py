@@ -117,9 +117,17 @@ def atomic_write(path: str | os.PathLike) -> Generator[Path]:
             yield temporary
             os.replace(temporary, path)
         except OSError as error:
-            if error.errno is None:  # not from the system: a sentence about another file that was read meanwhile
+            if _is_of_another(error, path):
                 raise
             raise OSError(f"{path}: cannot be written ({error.strerror}).") from None
+
+
+def _is_of_another(error: OSError, path: Path) -> bool:
+    """Whether an error is of another file than what is written to `path`, one that was read meanwhile: a sentence, or the system names it."""
+    named = (
+        os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+    )  # or the number of an open file
+    return error.errno is None or (named not in ("", str(path)) and TEMPORARY not in named)
 
 
 @contextmanager
@@ -280,6 +288,6 @@ def atomic_folder(path: str | os.PathLike) -> Generator[Path]:
             yield temporary
             os.replace(temporary, path)
         except OSError as error:
-            if error.errno is None:
+            if _is_of_another(error, path):
                 raise
             raise OSError(f"{path}: cannot be written ({error.strerror}).") from None

@@ -9,7 +9,7 @@ demand; files and folders are never held in memory.
 import itertools
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from fractions import Fraction
 from numbers import Integral, Rational, Real
 from pathlib import Path
@@ -243,7 +243,10 @@ class VideoWriter:
     def __exit__(self, *error) -> bool | None:
         if error[0] is None:
             self._stack.callback(self._finish)  # runs before the file is closed
-        return self._stack.__exit__(*error)
+            return self._stack.__exit__(*error)
+        with suppress(Exception):  # what was raised goes on as it is: it may be of what the frames are read from
+            self._stack.__exit__(*error)
+        return None
 
     def _finish(self) -> None:
         if not self._written:

@@ -100,6 +100,22 @@ def test_a_file_takes_its_place_at_the_end_and_not_at_all_on_an_error(tmp_path):
     assert path.read_text() == "after" and names(tmp_path) == ["a.csv"]
 
 
+@pytest.mark.parametrize("write", [atomic_write, atomic_folder])
+def test_an_error_of_another_file_stays_as_it_is(tmp_path, write):
+    with (
+        pytest.raises(FileNotFoundError, match=r"No such file or directory: .*frame\.png") as caught,
+        write(tmp_path / "out"),
+    ):
+        (tmp_path / "frame.png").read_bytes()
+    assert caught.value.filename == str(tmp_path / "frame.png")
+    with (
+        pytest.raises(OSError, match=r"out: cannot be written \(No such file or directory\)"),
+        write(tmp_path / "out") as temporary,
+    ):
+        (temporary / "a" / "b").write_bytes(b"") if temporary.is_dir() else (temporary.unlink(), temporary.stat())
+    assert os.listdir(tmp_path) == []
+
+
 def test_names_of_temporary_files_are_the_same_each_time_and_another_for_a_second_writer(tmp_path):
     used = []
     for name in ("a.csv", "a.csv", "b.csv"):

@@ -154,6 +154,14 @@ def test_a_size_that_the_encoder_refuses(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_an_error_of_the_source_is_not_one_of_the_file(tmp_path):
+    lost = ConnectionResetError(104, "the camera is gone")
+    with pytest.raises(ConnectionResetError) as caught, VideoWriter(tmp_path / "a.mp4", 25, 16, 16) as writer:
+        writer.write(np.zeros((16, 16, 3), np.uint8))
+        raise lost
+    assert caught.value is lost and list(tmp_path.iterdir()) == []
+
+
 def test_frames_of_every_kind(tmp_path):
     grey = np.full((48, 64), 90, np.uint8)
     kinds = [grey, grey[..., None], Image.fromarray(grey), np.repeat(grey[..., None], 3, 2)[::-1, ::-1]]

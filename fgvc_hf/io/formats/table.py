@@ -24,7 +24,7 @@ import numpy as np
 from ...tracking.box_results import BoxTracks
 from ...tracking.prompts import positive_number, whole_number
 from ...tracking.results import PointTracks
-from ..files import local_path
+from ..files import TEMPORARY, local_path
 from ..text_files import cut
 from .point_labels import BoxLabels, PointLabels, PointName, gather_boxes, gather_points, names_of
 
@@ -248,7 +248,7 @@ def write_foreign(
     if temporary.suffix.lower() not in HDF5:
         form.function("write")(arguments[0], temporary, arguments[1], **given)
         return
-    with tempfile.TemporaryDirectory(dir=temporary.parent) as folder:  # HDF5 locks its files itself
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=temporary.parent) as folder:  # HDF5 locks its files itself
         unlocked = Path(folder, temporary.name)
         form.function("write")(arguments[0], unlocked, arguments[1], **given)
         os.replace(unlocked, temporary)
