@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from ..configuration_fgvc import FgvcConfig
 from ..image_processing_pil_fgvc import FgvcImageProcessorPil
 from ..io.files import atomic_write
 from ..io.json_files import understanding
+from ..io.tensor_files import write_tensors
 from ..io.video import open_video
 from ..modeling_fgvc import FgvcModel
 from ..tracker import LiveTracker, Tracker
@@ -83,7 +83,7 @@ def save_session(session: FgvcInferenceSession | LiveTracker, model: FgvcModel |
     tensors = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
     with atomic_write(path) as temporary:
         text = json.dumps(metadata)
-        save_file(tensors, temporary, metadata={"session": text, "checksum": _checksum(text, tensors)})
+        write_tensors(temporary, tensors, {"session": text, "checksum": _checksum(text, tensors)})
 
 
 def load_session(path: str | Path, model: FgvcModel | Tracker, video: Any = None) -> FgvcInferenceSession:

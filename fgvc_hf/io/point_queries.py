@@ -14,11 +14,11 @@ from typing import Any, Self
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from ..image_processing_pil_fgvc import RESIZE_POLICIES
 from ..tracking.prompts import MOST_WHOLE, PointLooks, masks_of_ids, whole_number
 from .files import atomic_write, local_path
+from .tensor_files import write_tensors
 
 
 FORMAT = "fgvc-queries-1"
@@ -142,7 +142,7 @@ class PointQueries:
         metadata |= {"checkpoint": self.checkpoint, "resizing": self.resizing}
         tensors = {name: getattr(self, name).contiguous().cpu() for name in ("templates", "images")}
         with atomic_write(path) as temporary:
-            save_file(tensors, temporary, metadata={"queries": json.dumps(metadata)})
+            write_tensors(temporary, tensors, {"queries": json.dumps(metadata)})
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

@@ -11,8 +11,10 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
+
+from ..io.tensor_files import write_tensors
 
 
 PART_BYTES = 15 * 2**20  # of the tensors in one file: uploads are often limited to 16 MiB
@@ -48,7 +50,7 @@ def save_parts(tensors: dict[str, torch.Tensor], folder: Path, name: str) -> Non
         size += value.nbytes
     for number, part in enumerate(parts, 1):
         suffix = f"-{number:05d}-of-{len(parts):05d}" if len(parts) > 1 else ""
-        save_file(part, folder / f"{name}{suffix}.safetensors")
+        write_tensors(folder / f"{name}{suffix}.safetensors", part)
 
 
 def load_parts(folder: Path, name: str) -> dict[str, torch.Tensor]:
