@@ -1,6 +1,7 @@
 """Prompts: which are taken, and that a refused one changes nothing."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -161,3 +162,24 @@ def test_numbers_at_the_ends_of_their_ranges():
     for wrong in (-1e-9, 1 + 1e-9, True, "0.5", math.nan):
         with pytest.raises(ValueError, match="a must be a probability from 0 to 1"):
             prompts.check_probability("a", wrong)
+
+
+def test_numbers_of_thousands_of_digits_are_one_sentence():
+    huge = 10**5000
+    with pytest.raises(ValueError, match="^a must be a whole number of at most 2\\^53, got one of 5001 digits"):
+        prompts.whole_number("a", huge)
+    with pytest.raises(ValueError, match="^a must be a whole number, got one of thousands of digits"):
+        prompts.whole_number("a", Fraction(huge, 3))
+    for wrong in (huge, 10**400):
+        with pytest.raises(ValueError, match="^a must be a positive number of frames"):
+            prompts.positive_number("a", wrong, "frames")
+        with pytest.raises(ValueError, match="^a must be a probability"):
+            prompts.check_probability("a", wrong)
+
+
+def test_numbers_in_arrays_and_tensors_are_those_in_them():
+    assert [prompts.whole_number("a", of) for of in (np.array(3), torch.tensor(3.0))] == [3, 3]
+    for wrong in (np.array(True), torch.tensor(True), torch.empty((), device="meta"), np.eye(2)):
+        with pytest.raises(ValueError, match="^a must be a whole number, got .*$") as caught:
+            prompts.whole_number("a", wrong)
+        assert "\n" not in str(caught.value)

@@ -1,7 +1,9 @@
 """What is followed through a video: prompts."""
 
 import math
+import sys
 from dataclasses import dataclass
+from decimal import Decimal
 from numbers import Real
 from typing import Any
 
@@ -64,20 +66,21 @@ class BoxTarget:
 def whole_number(name: str, number: Any) -> int:
     """A frame number or an id as an `int`, exactly; a `ValueError` if it is none, or beyond those that float64 holds exactly."""
     try:
-        if isinstance(number, str | bytes | bool | np.bool_) or number != int(number):
+        plain = number.item() if getattr(number, "ndim", None) == 0 else number  # of an array or a tensor
+        if isinstance(plain, str | bytes | bool) or plain != int(plain):
             raise ValueError
-    except (ValueError, TypeError, OverflowError):
-        raise ValueError(f"{name} must be a whole number, got {number!r}.") from None
-    if abs(int(number)) > MOST_WHOLE:
-        digits = len(str(abs(int(number))))
+    except (ValueError, TypeError, OverflowError, RuntimeError):
+        raise ValueError(f"{name} must be a whole number, got {_shown(number)}.") from None
+    if abs(whole := int(plain)) > MOST_WHOLE:
+        digits = Decimal(whole).adjusted() + 1  # Python refuses to write those of thousands
         raise ValueError(f"{name} must be a whole number of at most 2^53, got one of {digits} digits.")
-    return int(number)
+    return whole
 
 
 def positive_number(name: str, number: Any, unit: str) -> float:
     """A finite number above 0 as a `float`; a `ValueError` if it is none."""
-    if isinstance(number, bool | np.bool_) or not isinstance(number, Real) or not 0 < number < math.inf:
-        raise ValueError(f"{name} must be a positive number of {unit}, got {number!r}.")
+    if isinstance(number, bool | np.bool_) or not isinstance(number, Real) or not 0 < number <= sys.float_info.max:
+        raise ValueError(f"{name} must be a positive number of {unit}, got {_shown(number)}.")
     return float(number)
 
 
@@ -86,7 +89,15 @@ def check_probability(name: str, number: Any) -> None:
     if number is None:
         return
     if isinstance(number, bool | np.bool_) or not isinstance(number, Real) or not 0 <= number <= 1:
-        raise ValueError(f"{name} must be a probability from 0 to 1, got {number!r}.")
+        raise ValueError(f"{name} must be a probability from 0 to 1, got {_shown(number)}.")
+
+
+def _shown(value: Any) -> str:
+    """A value on a line."""
+    try:
+        return " ".join(repr(value).split())
+    except ValueError:  # Python refuses to write thousands of digits
+        return "one of thousands of digits"
 
 
 def masks_of_ids(masks: Any) -> tuple[list[int], np.ndarray]:
