@@ -10,7 +10,7 @@ from transformers.image_utils import ImageInput
 from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, ProcessorMixin, Unpack
 from transformers.utils import ModelOutput
 
-from .tracking.prompts import binary_masks, check_probability, whole_number
+from .tracking.prompts import binary_masks, check_probability, numbers_of, whole_number
 from .tracking.results import FgvcVideoOutput, PointTracks, TrackTable
 from .tracking.session import FgvcInferenceSession
 
@@ -183,10 +183,9 @@ class FgvcProcessor(ProcessorMixin):
 
 def _as_points(input_points, number: int) -> np.ndarray:
     """(N, 2) of points given in any nesting."""
-    try:
-        points = np.asarray(input_points, dtype=np.float64)
-    except (ValueError, TypeError):
-        raise ValueError(f"input_points must hold an (x, y) for each of {number} obj_ids.") from None
+    points = numbers_of(input_points)
+    if points is None:
+        raise ValueError(f"input_points must hold an (x, y) for each of {number} obj_ids.")
     if points.size != 2 * number or (points.ndim and points.shape[-1] != 2):
         raise ValueError(f"input_points must hold an (x, y) for each of {number} obj_ids, got {points.shape}.")
     return points.reshape(-1, 2)
@@ -194,10 +193,9 @@ def _as_points(input_points, number: int) -> np.ndarray:
 
 def _as_boxes(input_boxes, number: int) -> np.ndarray:
     """(N, 4) or (N, 4, 2) of boxes given in any nesting."""
-    try:
-        boxes = np.asarray(input_boxes, dtype=np.float64)
-    except (ValueError, TypeError):
-        raise ValueError(f"input_boxes must hold a box for each of {number} obj_ids.") from None
+    boxes = numbers_of(input_boxes)
+    if boxes is None:
+        raise ValueError(f"input_boxes must hold a box for each of {number} obj_ids.")
     shape = (number, 4) if boxes.ndim and boxes.shape[-1] == 4 else (number, 4, 2)
     if boxes.size != np.prod(shape) or boxes.shape[-1] not in (2, 4):
         raise ValueError(

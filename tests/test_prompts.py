@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from fgvc_hf import Tracker
+from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, Tracker
 from fgvc_hf.tracking import prompts
+from fgvc_hf.tracking.frames import host_array
 
 
 QUERY = (0, 12.3, 20.1)
@@ -183,3 +184,69 @@ def test_numbers_in_arrays_and_tensors_are_those_in_them():
         with pytest.raises(ValueError, match="^a must be a whole number, got .*$") as caught:
             prompts.whole_number("a", wrong)
         assert "\n" not in str(caught.value)
+
+
+PLACE = [20.25, 30.1]
+PLACES = {
+    "tensor with gradient": torch.tensor(PLACE, dtype=torch.float64, requires_grad=True),
+    "other order of bytes": np.array(PLACE, ">f8"),
+    "objects": np.array([Fraction(81, 4), 30.1], dtype=object),
+    "nothing masked": np.ma.array(PLACE, mask=[False, False]),
+}
+NO_PLACES = {
+    "text": ["20", "30"],
+    "bytes": [b"20", b"30"],
+    "truths": [True, False],
+    "complex": np.array([20 + 1j, 30]),
+    "dates": np.array(["1970-01-21", "1970-01-31"], "M8[D]"),
+    "masked": np.ma.array(PLACE, mask=[True, False]),
+    "beyond float64": [20, 10**400],
+    "nothing": [20, None],
+}
+
+
+@pytest.fixture(scope="module")
+def templates(tiny_model):
+    """A tracker that follows points by their templates."""
+    model = FgvcModel(FgvcConfig.from_dict(tiny_model.config.to_dict() | {"point_matching": "templates"})).eval()
+    return Tracker(model, FgvcProcessor(FgvcImageProcessorPil(resize_policy="none")))
+
+
+@pytest.mark.parametrize("kind", PLACES)
+def test_positions_of_every_kind_are_exact_and_in_memory_of_their_own(kind):
+    found = prompts.numbers_of(PLACES[kind])
+    assert found is not None and found.dtype == np.float64 and found.tolist() == PLACE
+    assert not np.shares_memory(found, host_array(PLACES[kind]))
+
+
+@pytest.mark.parametrize("kind", NO_PLACES)
+def test_what_is_no_position(kind):
+    assert prompts.numbers_of(NO_PLACES[kind]) is None
+
+
+def test_positions_are_read_by_one_rule_at_every_entry(templates):
+    frame = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    session = templates.processor.init_video_session([frame])
+
+    def add(**given):
+        templates.processor.add_inputs_to_inference_session(session, 0, [len(session.prompts)], **given)
+        return session.prompts[len(session.prompts) - 1, 0]
+
+    for entry, numbers in (
+        (lambda given: templates.track([frame], given).labels[:, 1:].tolist(), [[0.0, *PLACE]]),
+        (lambda given: templates.describe(frame, given).points.tolist(), [PLACE]),
+        (lambda given: templates.match(frame, frame, given) is not None and PLACE, PLACE),
+        (lambda given: [add(input_points=given).point], [tuple(PLACE)]),
+        (lambda given: [[*(corners := add(input_boxes=given).corners)[0], *corners[2]]], [[1.0, 2.0, *PLACE]]),
+    ):
+        assert entry(torch.tensor(numbers, dtype=torch.float64, requires_grad=True)) == numbers
+        for wrong in (np.array(numbers).astype(str), np.array(numbers) + 1j, np.ma.masked_greater(numbers, 25)):
+            with pytest.raises(ValueError, match=r"^\w+ must .*"):
+                entry(wrong)
+
+
+def test_described_points_stay_where_they_were_described(templates):
+    points = np.array([PLACE])
+    queries = templates.describe(np.zeros((48, 64, 3), np.uint8), points)
+    points[:] = 0
+    np.testing.assert_array_equal(queries.points, [PLACE])

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ..image_processing_pil_fgvc import RESIZE_POLICIES
-from ..tracking.prompts import MOST_WHOLE, PointLooks, masks_of_ids, whole_number
+from ..tracking.prompts import MOST_WHOLE, PointLooks, masks_of_ids, numbers_of, whole_number
 from .files import atomic_write, local_path
 from .tensor_files import write_tensors
 
@@ -303,10 +303,9 @@ def point_list(points: Any) -> tuple[list[Any], np.ndarray]:
     """
     ids: Sequence = list(points) if isinstance(points, Mapping) else []
     wanted = "points must be an array (N, 2) of (x, y), or a dict from id to (x, y)"
-    try:
-        where = np.asarray(list(points.values()) if isinstance(points, Mapping) else points, dtype=np.float64)
-    except (ValueError, TypeError):
-        raise ValueError(f"{wanted}.") from None
+    where = numbers_of(list(points.values()) if isinstance(points, Mapping) else points)
+    if where is None:
+        raise ValueError(f"{wanted}.")
     if where.ndim != 2 or where.shape[1] != 2 or not len(where):
         raise ValueError(f"{wanted}, got shape {where.shape}.")
     return list(ids) or list(range(len(where))), where

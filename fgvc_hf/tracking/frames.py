@@ -18,6 +18,7 @@ from PIL import Image
 
 
 LUMA = (0.299, 0.587, 0.114)  # weights of R, G and B in the grey level (ITU-R BT.601)
+FLOATS = ("torch.float16", "torch.float32", "torch.float64")  # that NumPy has too
 WIDE_MODES = ("I;16", "I;16L", "I;16B", "I;16N")  # grey, 16 bits without a sign
 
 
@@ -51,10 +52,13 @@ def as_frame(frame: Any, name: str = "frame") -> np.ndarray:
 
 
 def host_array(values: Any) -> np.ndarray | None:
-    """An array of an array, a tensor on any device or nested sequences; `None` if it is none of these."""
+    """An array of an array, a tensor on any device or nested sequences; `None` if it is none of these, or masked in part."""
+    if np.ma.is_masked(values):
+        return None
     if hasattr(values, "detach"):
         values = values.detach().cpu()
-        values = values.float() if values.dtype.is_floating_point else values  # NumPy has no bfloat16
+        known = not values.dtype.is_floating_point or str(values.dtype) in FLOATS
+        values = values if known else values.float()
     try:
         return np.asarray(values)
     except (ValueError, TypeError, RuntimeError):  # rows of unequal length, an object that refuses

@@ -8,6 +8,7 @@ from ..configuration_fgvc import FgvcConfig
 from ..coordinates import point_to_cell, rescale_points
 from ..matching.patches import patch_weights, sample_patches, similarity_inside
 from .label_maps import read_masks
+from .prompts import numbers_of
 from .template_constants import TemplateConstants
 
 
@@ -54,11 +55,8 @@ def patch_similarity(features: torch.Tensor, patch: torch.Tensor, radius: int) -
 
 def _as_point(point, size: tuple[int, int]) -> np.ndarray:
     """A point as an array (1, 2), float64, if it lies inside a frame of a size (height, width)."""
-    try:
-        array = np.asarray(point, dtype=np.float64)
-    except (ValueError, TypeError):
-        array = np.empty(0)
-    if array.shape != (2,) or not (np.isfinite(array) & (array >= 0) & (array <= size[::-1])).all():
+    array = numbers_of(point)
+    if array is None or array.shape != (2,) or not (np.isfinite(array) & (array >= 0) & (array <= size[::-1])).all():
         raise ValueError(f"point must be (x, y) inside frame 0, x in 0..{size[1]} and y in 0..{size[0]}, got {point}.")
     return array[None]
 

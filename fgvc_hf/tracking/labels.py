@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .prompts import whole_number
+from .prompts import numbers_of, whole_number
 from .results import PointTracks
 
 
@@ -114,22 +114,21 @@ def labels_of(points: Any, ids: Any = None) -> Labels:
 
 def _positions(points: Any, one: bool = False) -> np.ndarray:
     """Positions (N, 3), float64; of `one` point, also (3,)."""
-    try:
-        positions = np.asarray(points, dtype=np.float64)
-    except (ValueError, TypeError):
-        raise ValueError("points must be an array (N, 3) of (t, x, y), or a dict from id to (t, x, y).") from None
+    positions = numbers_of(points)
+    if positions is None:
+        raise ValueError("points must be an array (N, 3) of (t, x, y), or a dict from id to (t, x, y).")
     if one and positions.ndim == 1:
         positions = positions[None]
     if positions.ndim != 2 or positions.shape[1] != 3 or len(positions) == 0:
-        raise ValueError(f"points must be an array (N, 3) of (t, x, y), got shape {np.shape(points)}.")
+        raise ValueError(f"points must be an array (N, 3) of (t, x, y), got shape {positions.shape}.")
     return positions
 
 
 def _names(ids: Any, number: int) -> list[int]:
     """An id for each of a number of rows."""
-    given = ids.tolist() if isinstance(ids, np.ndarray) else ids
+    given = ids.tolist() if hasattr(ids, "tolist") else ids  # of an array or a tensor
     if not isinstance(given, Sequence) or isinstance(given, str) or len(given) != number:
-        raise ValueError(f"ids must hold a whole number for each of {number} points, got {ids!r:.60}.")
+        raise ValueError(f"ids must hold a whole number for each of {number} points, got {given!r:.60}.")
     return [whole_number("ids", one) for one in given]
 
 

@@ -100,6 +100,23 @@ def _shown(value: Any) -> str:
         return "one of thousands of digits"
 
 
+def numbers_of(values: Any) -> np.ndarray | None:
+    """
+    Positions that a user gives, as float64 in memory of their own.
+
+    Args:
+        values: An array, a tensor on any device or nested sequences of real numbers.
+
+    Returns:
+        `numpy.ndarray`; `None` of anything else, such as text, truths, dates, complex numbers, or what is masked in part.
+    """
+    array = host_array(values)
+    if array is not None and array.dtype.kind == "O":
+        known = all(isinstance(one, Real) and not isinstance(one, bool | np.bool_) for one in array.flat)
+        array = array.astype(np.float64) if known and np.all(np.abs(array) <= sys.float_info.max) else None
+    return None if array is None or array.dtype.kind not in "iuf" else np.array(array, dtype=np.float64)
+
+
 def masks_of_ids(masks: Any) -> tuple[list[int], np.ndarray]:
     """
     Objects of a map of ids.
@@ -115,7 +132,8 @@ def masks_of_ids(masks: Any) -> tuple[list[int], np.ndarray]:
     """
     ids = host_array(decoded(masks, "masks"))
     if ids is None or ids.ndim != 2 or ids.dtype.kind not in "iub":
-        problem = "rows or masks of unequal size" if ids is None else f"{ids.dtype} of {ids.shape}"
+        unequal = "values that are masked" if np.ma.is_masked(masks) else "rows or masks of unequal size"
+        problem = unequal if ids is None else f"{ids.dtype} of {ids.shape}"
         raise ValueError(f"masks must hold integer object ids (H, W), got {problem}{_to_ids(ids)}.")
     present = [int(i) for i in np.unique(ids)]
     if present and not (present[0] >= 0 and present[-1] < 2**31):
