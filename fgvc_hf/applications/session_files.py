@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..configuration_fgvc import FgvcConfig
 from ..image_processing_pil_fgvc import FgvcImageProcessorPil
-from ..io.files import atomic_write
+from ..io.files import atomic_write, local_path
 from ..io.json_files import understanding
 from ..io.tensor_files import write_tensors
 from ..io.video import open_video
@@ -97,20 +97,18 @@ def load_session(path: str | Path, model: FgvcModel | Tracker, video: Any = None
         `OSError`: there is no such file.
         `ValueError`: it is no session, is damaged or was edited, has another format, or is of another model or of a video of another size.
     """
-    model = _model_of(model)
-    with understanding(path, f"a saved session of the format {FORMAT!r}"):
-        return _load(path, model, video)
-
-
-def _load(path: str | Path, model: FgvcModel, video: Any) -> FgvcInferenceSession:
-    metadata, tensors = _read(path, str(model.device))
-    if metadata["model"] != fingerprint(model, model.config):
-        raise ValueError(f"{path}: is a session of another checkpoint; load the one that it was saved with.")
-    source = None if video is None else open_video(video)
-    size = size_of(metadata["original_size"]) if metadata["original_size"] else None
+    path, model = local_path(path), _model_of(model)
+    own, contents = fingerprint(model, model.config), f"a saved session of the format {FORMAT!r}"
+    with understanding(path, contents):
+        metadata, tensors = _read(path, str(model.device))
+        if metadata["model"] != own:
+            raise ValueError(f"{path}: is a session of another checkpoint; load the one that it was saved with.")
+        size = size_of(metadata["original_size"]) if metadata["original_size"] else None
+    source = None if video is None else open_video(video)  # whose errors are not of the file
     if source is not None and size and size != (source.height, source.width):
         raise ValueError(f"video is of size {(source.height, source.width)}, but the session of {size}.")
-    return _restore(metadata, tensors, model, source, size)
+    with understanding(path, contents):
+        return _restore(metadata, tensors, model, source, size)
 
 
 def _restore(
@@ -187,9 +185,9 @@ def _model_of(model: FgvcModel | Tracker) -> FgvcModel:
     return model.model if isinstance(model, Tracker) else model
 
 
-def _read(path: str | Path, device: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def _read(path: Path, device: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Metadata and tensors of a session's file, once its checksum has been compared."""
-    if not Path(path).is_file():
+    if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file.")
     try:
         with safe_open(path, "pt") as file:

@@ -96,9 +96,28 @@ def test_the_video_must_be_of_the_same_size(model, processor, noise_clip, tmp_pa
     session = processor.init_video_session()
     model.step(session, noise_clip[0])
     save_session(session, model, tmp_path / "s.safetensors")
-    with pytest.raises(ValueError, match=r"video is of size \(20, 56\), but the session of \(40, 56\)"):
+    with pytest.raises(ValueError, match=r"^video is of size \(20, 56\), but the session of \(40, 56\)"):
         load_session(tmp_path / "s.safetensors", model, noise_clip[:, :20])
     assert load_session(tmp_path / "s.safetensors", model, noise_clip).video.num_frames == 10
+
+
+def test_errors_of_the_video_and_of_the_model_are_not_of_the_file(model, processor, noise_clip, tmp_path):
+    save_session(processor.init_video_session(), model, tmp_path / "s.safetensors")
+
+    def frames(error):
+        raise error
+        yield
+
+    for error in (RuntimeError("the camera is gone"), KeyError("a"), ValueError("no frame")):
+        with pytest.raises(type(error)) as caught:
+            load_session(tmp_path / "s.safetensors", model, frames(error))
+        assert caught.value is error
+    with pytest.raises(ValueError, match="^frame 0 of the video must be uint8"):
+        load_session(tmp_path / "s.safetensors", model, noise_clip / 255)
+    with torch.device("meta"), pytest.raises(ValueError, match="^model must have its weights in memory"):
+        load_session(tmp_path / "s.safetensors", FgvcModel(model.config))
+    with pytest.raises(ValueError, match="is a URL"):
+        load_session("https://example.org/s.safetensors", model)
 
 
 @pytest.fixture
