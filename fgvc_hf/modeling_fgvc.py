@@ -268,10 +268,13 @@ class FgvcModel(FgvcPreTrainedModel):
             [`FgvcVideoOutput`] in pixels of the original video. A target prompted on this very frame is where the prompt says.
 
         Raises:
-            `ValueError`: the frame is of another size than those before, or another model has stepped the session.
+            `ValueError`: the frame is of another size than those before, its number is no whole number of 0 or more, or another model has
+            stepped the session.
         """
         session = inference_session
-        frame_idx = session.next_frame_idx if frame_idx is None else frame_idx
+        frame_idx = session.next_frame_idx if frame_idx is None else whole_number("frame_idx", frame_idx)
+        if frame_idx < 0:
+            raise ValueError(f"frame_idx must be 0 or more, got {frame_idx}.")
         pixel_values = session.preprocess(frame, self.device)  # (1, 3, H, W)
         session.bind(self)
         with evaluation_mode(self):

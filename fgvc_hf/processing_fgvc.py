@@ -10,6 +10,7 @@ from transformers.image_utils import ImageInput
 from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, ProcessorMixin, Unpack
 from transformers.utils import ModelOutput
 
+from .io.checkpoints import check_device
 from .tracking.prompts import binary_masks, check_probability, numbers_of, whole_number
 from .tracking.results import FgvcVideoOutput, PointTracks, TrackTable
 from .tracking.session import FgvcInferenceSession
@@ -71,8 +72,12 @@ class FgvcProcessor(ProcessorMixin):
         """
         if memory_dtype not in (None, torch.float32, torch.float16, torch.bfloat16):
             raise ValueError(f"memory_dtype must be torch.float32, float16 or bfloat16, got {memory_dtype}.")
-        if max_memory_bytes is not None and max_memory_bytes <= 0:
-            raise ValueError(f"max_memory_bytes must be positive, got {max_memory_bytes}.")
+        if max_memory_bytes is not None:
+            max_memory_bytes = whole_number("max_memory_bytes", max_memory_bytes)
+            if max_memory_bytes <= 0:
+                raise ValueError(f"max_memory_bytes must be positive, got {max_memory_bytes}.")
+        if memory_device is not None:
+            memory_device = check_device(memory_device)
         if video is not None:
             from .io.video import (
                 open_video,  # imported late, so that frames that are in memory already need no decoder

@@ -1,5 +1,7 @@
 """Processor and session, and what tracking with them keeps exact; the basics of the latter are in test_tracking.py."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -230,6 +232,27 @@ def test_frames_that_are_not_there(tiny_model, processor, noise_clip, name, valu
     with pytest.raises(ValueError, match=name):
         list(tiny_model.propagate_in_video_iterator(session, reverse=reverse, **{name: value}))
     assert len(list(tiny_model.propagate_in_video_iterator(session))) == 10
+
+
+def test_frame_numbers_and_limits_are_whole_numbers_of_any_kind(tiny_model, processor, noise_clip):
+    def numbers(**given):
+        session = processor.init_video_session(noise_clip, max_memory_bytes=np.int64(2**40))
+        processor.add_inputs_to_inference_session(session, 0, [1], input_points=[(10, 12)])
+        return [output.frame_idx for output in tiny_model.propagate_in_video_iterator(session, **given)]
+
+    assert numbers(start_frame_idx=np.float32(2), max_frame_num_to_track=torch.tensor(1.0)) == [2, 3]
+    session = processor.init_video_session()
+    assert type(tiny_model.step(session, noise_clip[0], np.int64(3)).frame_idx) is int and session.next_frame_idx == 4
+    for name in ("start_frame_idx", "max_frame_num_to_track"):
+        for wrong in ("1", 1.5, True):
+            with pytest.raises(ValueError, match=f"^{name} must be a whole number"):
+                numbers(**{name: wrong})
+    for wrong in ("a", 1.5, -1):
+        with pytest.raises(ValueError, match="^frame_idx must be"):
+            tiny_model.step(session, noise_clip[0], wrong)
+    for name, wrong in (("max_memory_bytes", "5"), ("max_memory_bytes", math.nan), ("memory_device", "nowhere")):
+        with pytest.raises(ValueError, match=f"^{name} must be|^device nowhere is not available"):
+            processor.init_video_session(**{name: wrong})
 
 
 def test_a_session_can_be_propagated_again_and_reset(tiny_model, processor, noise_clip):

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from ..tracker import Tracker
-from ..tracking.frames import as_frame
+from ..tracking.frames import as_frame, decoded, host_array
+from ..tracking.prompts import whole_number
 
 
 POINTS = 256  # approximate number of points on the painted region
@@ -27,7 +28,7 @@ NODES_AT_ONCE = 4096  # bounds the memory of the distances between nodes and poi
 
 
 def paint(
-    tracker: Tracker, video, texture: np.ndarray, frame_idx: int = 0, progress: bool = False
+    tracker: Tracker, video, texture, frame_idx: int = 0, progress: bool = False
 ) -> Iterator[tuple[int, np.ndarray]]:
     """
     Paint an image on a frame of a video, and carry it through the following frames.
@@ -35,7 +36,7 @@ def paint(
     Args:
         tracker ([`Tracker`]): Tracks the points; template tracking (`config.point_matching="templates"`) is the most accurate.
         video: As of [`Tracker.track`], if it can be read more than once.
-        texture (`numpy.ndarray` of shape `(H, W, 4)`, uint8): RGBA at the size of the video; transparent pixels are not painted.
+        texture (`numpy.ndarray` of shape `(H, W, 4)`, uint8, or `PIL.Image.Image` of mode RGBA): RGBA at the size of the video; transparent pixels are not painted.
         frame_idx (`int`, defaults to 0): The frame that it is painted on.
         progress (`bool`, defaults to `False`): Show a progress bar on standard error if it is a terminal.
 
@@ -45,7 +46,8 @@ def paint(
     Raises:
         `ValueError`, `OSError`: the video cannot be read, or `texture` has another size or type, or is wholly transparent.
     """
-    session = tracker.processor.init_video_session(video)
+    session, frame_idx = tracker.processor.init_video_session(video), whole_number("frame_idx", frame_idx)
+    texture = np.asarray(host_array(decoded(texture, "texture")))
     if texture.dtype != np.uint8 or texture.ndim != 3 or texture.shape[2] != 4:
         raise ValueError(f"texture must be an RGBA image (H, W, 4), uint8, got {texture.dtype} of {texture.shape}.")
     if session.original_size is not None and texture.shape[:2] != session.original_size:

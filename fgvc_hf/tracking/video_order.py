@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from .prompts import whole_number
+
 
 @dataclass
 class OrderedFrames:
@@ -53,7 +55,9 @@ def ordered_frames(
         if not prompted:
             raise ValueError("inference_session has no targets; add them, or give start_frame_idx.")
         start_frame_idx = max(prompted) if reverse else min(prompted)
-    num_frames, limit = video.num_frames, max_frame_num_to_track
+    start_frame_idx, num_frames, limit = whole_number("start_frame_idx", start_frame_idx), video.num_frames, None
+    if max_frame_num_to_track is not None:
+        limit = whole_number("max_frame_num_to_track", max_frame_num_to_track)
     if start_frame_idx < 0 or (num_frames is not None and start_frame_idx >= num_frames):
         raise ValueError(
             f"start_frame_idx must be a frame of the video, which has {num_frames}, got {start_frame_idx}."

@@ -119,11 +119,23 @@ def test_nothing_moves_and_nothing_changes():
         (np.zeros((96, 128, 4), np.float32), "RGBA image"),
         (np.zeros((90, 128, 4), np.uint8), "must be 96x128 like the video"),
         (np.zeros((96, 128, 4), np.uint8), "transparent everywhere"),
+        (None, "RGBA image"),
+        (Image.new("RGB", (128, 96)), "RGBA image"),
     ],
 )
 def test_bad_textures(fast, texture, message):
     with pytest.raises(ValueError, match=message):
         next(paint(fast, moving_clip(2), texture))
+
+
+def test_textures_and_frame_numbers_of_every_kind_agree(fast):
+    texture, video = np.zeros((96, 128, 4), np.uint8), moving_clip(2)
+    texture[40:56, 50:70] = 200
+    expected = next(paint(fast, video, texture, 1))
+    for given in (Image.fromarray(texture), torch.from_numpy(texture)):
+        t, frame = next(paint(fast, video, given, np.float64(1)))
+        assert t == expected[0] == 1
+        np.testing.assert_array_equal(frame, expected[1])
 
 
 def test_a_thin_shape_has_points_too():
