@@ -150,11 +150,12 @@ class ImageSequence:
 
 
 class ImageFolder(ImageSequence):
-    """A folder of images as a video, in natural order of the names. Hidden files, sub-folders and other files are ignored."""
+    """A folder of images as a video, in natural order of the names. Hidden files, sub-folders and other files are ignored; a link that leads nowhere
+    is a picture that cannot be read, for without it the frames after it would be others."""
 
     def __init__(self, path: Path):
         names = [file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
-        files = [file for file in names if not file.name.startswith(".") and file.is_file()]
+        files = [file for file in names if not file.name.startswith(".") and not file.is_dir()]
         if not files:
             raise FileNotFoundError(
                 f"{path}: holds no images ({', '.join(IMAGE_SUFFIXES)}); hidden files and sub-folders are not looked at."

@@ -57,6 +57,17 @@ def test_orientation_is_applied_and_profiles_are_ignored(tmp_path):
     np.testing.assert_array_equal(read_image(tmp_path / "a.png"), np.rot90(RGB, -1))
 
 
+def test_a_link_that_leads_nowhere_is_a_picture_that_is_missing(tmp_path):
+    for name in "abd":
+        Image.fromarray(RGB).save(tmp_path / f"{name}.png")
+    (tmp_path / "c.png").symlink_to(tmp_path / "gone.png")
+    (tmp_path / "e.png").mkdir()
+    video = open_video(tmp_path)
+    assert video.num_frames == 4
+    with pytest.raises(FileNotFoundError, match=r"c\.png: cannot be read as an image \(No such file\)"):
+        list(video.frames())
+
+
 @pytest.mark.parametrize("read", [read_image, read_mask, read_texture])
 def test_exif_that_is_damaged_is_damage_of_the_picture(tmp_path, read):
     Image.fromarray(np.dstack([RGB, GREY])).save(tmp_path / "a.png", exif=b"no TIFF header")
