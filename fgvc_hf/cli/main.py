@@ -17,6 +17,7 @@ from .describe import add_describe
 from .evaluate import add_evaluate
 from .image_pair import add_flow, add_match
 from .info import add_info
+from .outputs import every_name_printed
 from .paint import add_paint
 from .propagate import add_propagate
 from .serve import add_demo
@@ -93,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
     rest_soon()
     give_home()
     try:
-        with clean_end(), warnings_on_a_line():
+        with clean_end(), warnings_on_a_line(), every_name_printed():
             arguments.run(arguments)
     except (ValueError, OSError, ImportError) as error:
         print(f"fgvc-hf: error: {one_line(error)}", file=sys.stderr)

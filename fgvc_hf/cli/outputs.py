@@ -2,7 +2,8 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 
 
 def add_drawing_options(command: argparse.ArgumentParser, drawn: str) -> None:
@@ -50,12 +51,27 @@ def check_drawings(arguments: argparse.Namespace) -> None:
         check_writable(check_video_name(arguments.overlay))
 
 
+@contextmanager
+def every_name_printed() -> Generator[None]:
+    """Within the block, characters that standard output cannot show are escaped, as on standard error: a name of a file, which may be any bytes, must
+    not end a command whose work is done."""
+    stream = sys.stdout
+    before = getattr(stream, "errors", None)
+    reconfigure = getattr(stream, "reconfigure", lambda errors: None)  # streams in memory hold everything
+    reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        reconfigure(errors=before)
+
+
 def print_result(action: Callable[[], str]) -> int:
     """Print what an action of a script returns; a user error is one line on standard error, and the exit status 2."""
     from ..io.text_files import one_line
 
     try:
-        print(action())
+        with every_name_printed():
+            print(action())
     except (ValueError, OSError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
@@ -78,4 +94,11 @@ def write_drawings(video, draw, arguments: argparse.Namespace) -> list[str]:
     return written
 
 
-__all__ = ["add_drawing_options", "check_drawings", "check_files", "print_result", "write_drawings"]
+__all__ = [
+    "add_drawing_options",
+    "check_drawings",
+    "check_files",
+    "every_name_printed",
+    "print_result",
+    "write_drawings",
+]

@@ -1,5 +1,6 @@
 """What commands write: never over what they read, complete or not at all, and what is finished stays."""
 
+import io
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from PIL import Image
 
 from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, VideoWriter, read_mask
 from fgvc_hf.cli.main import main
+from fgvc_hf.cli.outputs import print_result
 from fgvc_hf.io.files import check_outputs
 from fgvc_hf.io.masks import write_mask
 from fgvc_hf.kernels import process
@@ -238,3 +240,14 @@ def test_without_a_home_there_is_no_folder_of_that_name(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", "")  # so that the patch restores it
     monkeypatch.delenv("HOME")
     assert process.give_home() and os.path.isabs(os.path.expanduser("~/.cache")) and not process.give_home()
+
+
+@pytest.mark.parametrize("name", ["ü.flo", os.fsdecode(b"\xff.flo")])
+def test_a_name_that_cannot_be_printed_does_not_end_a_command(folder, monkeypatch, name):
+    written = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", written)
+    assert main(["flow", "frame0.png", "frame1.png", "--output", name, *MODEL]) == 0
+    written.flush()
+    assert written.buffer.getvalue() == name.encode("ascii", "backslashreplace") + b"\n" and os.path.isfile(name)
+    assert written.errors == "strict"
+    assert print_result(lambda: name) == 0
