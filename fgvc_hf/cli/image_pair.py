@@ -93,14 +93,16 @@ def run_match(arguments: argparse.Namespace) -> None:
     from ..io.files import atomic_write, check_writable
     from ..io.image_files import read_image
     from ..io.overlays import check_picture_name, write_picture
+    from ..io.text_files import cut
+    from ..io.text_numbers import number_in
 
     check_files(arguments, ["output"], ["images"])
     numbers = Path(arguments.output).suffix.lower() == ".npz"
     check_writable(arguments.output) if numbers else check_picture_name(arguments.output)
     try:
-        x, y = (float(value) for value in arguments.point.split(","))
+        x, y = (number_in(value) for value in arguments.point.split(","))
     except ValueError:
-        raise ValueError(f'--point must be "x,y", got "{arguments.point}".') from None
+        raise ValueError(f'--point must be "x,y", got "{cut(arguments.point)}".') from None
     first, second = (read_image(path) for path in arguments.images)
     probability = load_tracker(arguments).match(first, second, point=(x, y))
     if numbers:

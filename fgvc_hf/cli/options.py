@@ -70,8 +70,10 @@ def parse_points(text: str, form: str) -> "np.ndarray":
     """
     import numpy as np
 
+    from ..io.text_numbers import number_in
+
     try:
-        points = [[float(value) for value in point.split(",")] for point in text.strip("; ").split(";")]
+        points = [[number_in(value) for value in point.split(",")] for point in text.strip("; ").split(";")]
     except ValueError:
         points = [[]]
     if any(len(point) != len(form.split(",")) for point in points):
@@ -93,7 +95,7 @@ def parse_setting(assignment: str) -> tuple[str, Any]:
         raise ValueError(f"--set must be FIELD=VALUE, got {assignment!r}.")
     try:
         parsed = json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return name, value
     return name, float(parsed) if type(parsed) is int and FgvcConfig.__annotations__.get(name) is float else parsed
 

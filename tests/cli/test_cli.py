@@ -207,6 +207,7 @@ def test_match_shows_or_writes_the_probability(tiny_checkpoint, noise_clip, tmp_
     ("arguments", "message"),
     [
         (["match", "a.png", "a.png", "--point", "5", "--output", "o.png"], '--point must be "x,y", got "5"'),
+        (["match", "a.png", "a.png", "--point", "1_0,5", "--output", "o.png"], '--point must be "x,y", got "1_0,5"'),
         (
             ["match", "a.png", "a.png", "--point", "5,99", "--output", "o.png"],
             "point must be (x, y) inside frame 0, x in 0..56",
@@ -258,6 +259,8 @@ def broken_checkpoint(tmp_path):
         ({"points": "0,5,500"}, "input_points must lie inside the frame"),
         ({"points": "4,5,5"}, "frame_idx must be a frame of the video, 0 to 3, got 4"),
         ({"points": "0,5"}, '--points must be "t,x,y;t,x,y;..."'),
+        ({"points": "0,1_0,5"}, '--points must be "t,x,y;t,x,y;..."'),
+        ({"points": "0,１,5"}, '--points must be "t,x,y;t,x,y;..."'),
         ({"points": "0.5,5,5"}, "whole frame numbers"),
         (
             {"points_file": lambda p: bad(p, "p.csv", "t,x,y\n0,5,5\n0,five,5\n")},
