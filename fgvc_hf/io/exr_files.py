@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .files import atomic_write, local_path
+from .flow_colours import as_flow
 from .json_files import reason_of
 from .optional_libraries import load_library
 
@@ -154,7 +155,7 @@ def save_stmap(flow: np.ndarray, path: str | os.PathLike) -> None:
         `ImportError`: OpenEXR is not installed (`pip install "fgvc-hf[exr]"`).
     """
     path = check_exr_name(path)
-    stmap = stmap_of(flow)
+    stmap = stmap_of(as_flow(flow))
     with atomic_write(path) as temporary:
         write_exr(temporary, {"R": stmap[..., 0], "G": stmap[..., 1], "B": np.zeros_like(stmap[..., 0])})
 

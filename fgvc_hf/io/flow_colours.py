@@ -1,9 +1,11 @@
 """Flow in pictures: as colours, as arrows, and the colour wheel that tells directions and pixels."""
 
+from typing import Any
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..tracking.frames import as_frame
+from ..tracking.frames import as_frame, host_array
 from .panels import STRIP, panel_scale, scaled, side_by_side
 from .strokes import SUPERSAMPLING, draw_dot, draw_ring, layer_over, line_width, new_layer
 
@@ -12,6 +14,20 @@ UNKNOWN = 1e9  # a component of this size or more says that the flow is not know
 HATCH = 0.25  # share of an occluded area that is covered by stripes
 STRIPE = 6  # pixels from one stripe to the next in pictures up to 480 pixels wide
 DIMMED = 0.6  # brightness of occluded pixels between the stripes
+
+
+def as_flow(flow: Any, name: str = "flow") -> np.ndarray:
+    """
+    A flow field that a user gives, an array or a tensor, as floats of 32 or 64 bits.
+
+    Raises:
+        `ValueError`: it is anything else than numbers (H, W, 2), with pixels.
+    """
+    array = host_array(flow)
+    if array is None or array.dtype.kind not in "iuf" or array.ndim != 3 or array.shape[2] != 2 or not array.size:
+        got = type(flow).__name__ if array is None else f"{array.dtype} of {array.shape}"
+        raise ValueError(f"{name} must be displacements (H, W, 2), got {got}.")
+    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
 
 
 def draw_flow(
@@ -29,6 +45,7 @@ def draw_flow(
     Returns:
         `numpy.ndarray` of shape `(H, W, 3)`, uint8 RGB; wider with a legend, and higher if that needs it.
     """
+    flow = as_flow(flow)
     largest = scale_end(largest, max(largest_flow(flow, occluded), 1e-6))
     known = known_flow(flow)
     flow = np.where(known[..., None], flow, 0)
@@ -143,8 +160,10 @@ def draw_arrows(
     Returns:
         `numpy.ndarray` of shape `(H', W', 3)`, uint8.
     """
-    frame = as_frame(frame)
+    frame, flow = as_frame(frame), as_flow(flow)
     height, width = frame.shape[:2]
+    if flow.shape[:2] != (height, width):
+        raise ValueError(f"flow must be of the frame's size {frame.shape[:2]}, got {flow.shape[:2]}.")
     spacing = max(8, min(height, width) // 16) if spacing is None else spacing
     if spacing < 1:
         raise ValueError(f"spacing must be 1 pixel or more, got {spacing}.")
@@ -196,6 +215,7 @@ def draw_flow_panels(frame: np.ndarray, flow: np.ndarray, occluded: np.ndarray |
     Returns:
         `numpy.ndarray` of shape `(H', W', 3)`, uint8. Panels have the size that [`panel_scale`] gives.
     """
+    frame, flow = as_frame(frame), as_flow(flow)
     scale = panel_scale(*frame.shape[:2])
     arrows = draw_arrows(frame, flow, occluded, scale=scale)
     colours = scaled(draw_flow(flow, occluded=occluded), scale)
@@ -205,6 +225,7 @@ def draw_flow_panels(frame: np.ndarray, flow: np.ndarray, occluded: np.ndarray |
 
 
 __all__ = [
+    "as_flow",
     "draw_arrows",
     "draw_flow",
     "draw_flow_panels",

@@ -12,8 +12,8 @@ from .array_files import write_npz
 from .containers import load_av
 from .drawing import draw_flow
 from .exr_files import check_exr_name, flow_channels, write_exr
-from .files import atomic_write
-from .flow_colours import largest_flow
+from .files import atomic_write, local_path
+from .flow_colours import as_flow, largest_flow
 from .image_files import load_picture
 
 
@@ -43,11 +43,12 @@ def save_flow(flow: np.ndarray, occluded: np.ndarray, path: str | Path, backward
             `backward.u` and `backward.v` of `.exr`; other formats have no place for it.
 
     Raises:
-        `ValueError`: the name has another suffix.
+        `ValueError`: the name has another suffix, or flow has another shape.
         `OSError`: the file cannot be written; none is left behind.
         `ImportError`: `.exr` is wanted and OpenEXR is not installed (`pip install "fgvc-hf[exr]"`).
     """
-    suffix = check_flow_format(path).suffix.lower()
+    suffix, flow = check_flow_format(path).suffix.lower(), as_flow(flow)
+    backward = None if backward is None else as_flow(backward, "backward")
     with atomic_write(path) as temporary:
         if suffix == ".npz":
             write_npz(temporary, flow=flow, occluded=occluded)
@@ -69,13 +70,17 @@ def read_flo(path: str | Path) -> np.ndarray:
         `numpy.ndarray` of shape `(H, W, 2)`, float32: (x, y) displacements in pixels.
 
     Raises:
+        `OSError`: there is no such file.
         `ValueError`: the file has another format or is damaged.
     """
-    content = Path(path).read_bytes()
+    path = local_path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such file.")
+    content = path.read_bytes()
     width, height = np.frombuffer(content[4:12], "<i4") if len(content) >= 12 else (0, 0)
     if content[:4] != FLO_TAG or width < 1 or height < 1 or len(content) != 12 + 8 * int(width) * int(height):
         raise ValueError(f"{path}: is no flow file, or a damaged one.")
-    return np.frombuffer(content[12:], "<f4").reshape(height, width, 2)
+    return np.frombuffer(content[12:], "<f4").reshape(height, width, 2).astype(np.float32)
 
 
 def read_kitti_flow(path: str | Path) -> tuple[np.ndarray, np.ndarray]:

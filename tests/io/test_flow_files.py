@@ -4,6 +4,7 @@ import struct
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from fgvc_hf.io.flow_colours import draw_flow
@@ -34,6 +35,26 @@ def test_what_is_no_middlebury_file(tmp_path, content):
     (tmp_path / "a.flo").write_bytes(content)
     with pytest.raises(ValueError, match="a.flo: is no flow file, or a damaged one"):
         read_flo(tmp_path / "a.flo")
+
+
+@pytest.mark.parametrize("name", ["a.flo", "a.npz", "a.png", "a.exr"])
+@pytest.mark.parametrize("shape", [(2, 4, 6), (4, 6, 3), (4, 6), (0, 6, 2)])
+def test_what_is_no_flow_is_not_written(tmp_path, name, shape):
+    with pytest.raises(ValueError, match=r"^flow must be displacements \(H, W, 2\), got float32 of \("):
+        save_flow(np.zeros(shape, np.float32), np.zeros((4, 6), bool), tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError, match=r"^flow must be displacements"):
+        draw_flow(np.zeros(shape, np.float32))
+
+
+def test_flow_of_every_kind_is_the_same_file(tmp_path):
+    flow = np.random.default_rng(0).integers(-5, 5, (4, 6, 2))
+    for kind in (torch.from_numpy(flow), flow.astype(">f8"), flow.astype(np.float16), np.asfortranarray(flow)):
+        save_flow(kind, np.zeros((4, 6), bool), tmp_path / "a.flo")
+        np.testing.assert_array_equal(read_flo(tmp_path / "a.flo"), flow)
+    assert read_flo(tmp_path / "a.flo").flags.writeable
+    with pytest.raises(FileNotFoundError, match=r"b\.flo: there is no such file\.$"):
+        read_flo(tmp_path / "b.flo")
 
 
 def test_other_formats_hold_the_flow_and_what_they_say(tmp_path):
