@@ -1,6 +1,6 @@
 """Key points and detections of supervision, as labels to follow."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -8,12 +8,12 @@ import numpy as np
 from .point_labels import BoxLabel, BoxLabels, Label, PointLabels, PointName, gather_boxes, gather_points
 
 
-def points_from_supervision(frames: Sequence[Any], size: tuple[int, int] | None = None) -> PointLabels:
+def points_from_supervision(frames: Iterable[Any], size: tuple[int, int] | None = None) -> PointLabels:
     """
     Labels of key points that a pose model found.
 
     Args:
-        frames (sequence of `supervision.KeyPoints`): One for each frame, from the first of the clip on; the instances of a frame must be the
+        frames (iterable of `supervision.KeyPoints`): One for each frame, from the first of the clip on; the instances of a frame must be the
             same in number and order on all frames that have any.
         size (`tuple[int, int]`, *optional*): (height, width) of the video.
 
@@ -24,6 +24,7 @@ def points_from_supervision(frames: Sequence[Any], size: tuple[int, int] | None 
     Raises:
         `ValueError`: there is no key point, or frames differ in the number of instances.
     """
+    frames = list(frames)
     counts = {len(frame.xy) for frame in frames} - {0}
     if len(counts) > 1:
         raise ValueError(f"key points must be of the same instances on every frame, got {sorted(counts)} instances.")
@@ -45,12 +46,12 @@ def _name(instance: int, point: int, counts: set[int]) -> PointName:
     return PointName(str(point), f"instance{instance}" if counts != {1} else "")
 
 
-def boxes_from_supervision(frames: Sequence[Any]) -> BoxLabels:
+def boxes_from_supervision(frames: Iterable[Any]) -> BoxLabels:
     """
     Labels of boxes that a detector found and a tracker numbered.
 
     Args:
-        frames (sequence of `supervision.Detections`): One for each frame, from the first of the clip on, with `tracker_id`. Boxes whose `tracker_id` is below 0 are of no
+        frames (iterable of `supervision.Detections`): One for each frame, from the first of the clip on, with `tracker_id`. Boxes whose `tracker_id` is below 0 are of no
             track yet and are left out.
 
     Raises:

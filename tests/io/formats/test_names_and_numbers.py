@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -210,6 +211,15 @@ def test_rounding_past_0_and_1_is_of_every_format_and_more_of_none(tmp_path, for
                 read()
         else:
             assert set(read().confidence.tolist()) == {expected}
+
+
+def test_frames_of_a_pose_model_may_come_one_by_one():
+    frames = [
+        SimpleNamespace(xy=np.full((1, 2, 2), t + 1.0), visible=None, keypoint_confidence=None) for t in range(3)
+    ]
+    expected, found = points_from_supervision(frames), points_from_supervision(iter(frames))
+    assert len(found) == 6
+    np.testing.assert_array_equal(found.points, expected.points)
 
 
 def test_scores_of_sleap_may_pass_one(tmp_path):
