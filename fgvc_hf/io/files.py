@@ -1,5 +1,6 @@
 """Writing: where may be written, and files and folders that appear complete, or not at all."""
 
+import errno
 import hashlib
 import os
 import re
@@ -23,14 +24,21 @@ def local_path(path: str | os.PathLike) -> Path:
     """A path on this machine.
 
     Raises:
-        `ValueError`: it is a URL, is empty, or has a null character.
+        `ValueError`: it is no path, is a URL, is empty, or has a null character.
+        `OSError`: it is longer than the file system allows.
     """
-    text = os.fspath(path)
+    text = os.fspath(path) if isinstance(path, str | bytes | os.PathLike) else ""
     if isinstance(path, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
         raise ValueError(f"{text}: is a URL; only files on this machine are read and written, so download it first.")
     if not text or "\0" in os.fsdecode(text):
-        raise ValueError(f"a path must be the name of a file or folder, got {text!r}.")
-    return Path(os.fsdecode(text))
+        raise ValueError(f"a path must be the name of a file or folder, got {path!r:.200}.")
+    found = Path(os.fsdecode(text))
+    try:
+        found.lstat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise OSError(f"{str(found)[:60]}...: is too long for the name of a file.") from None
+    return found
 
 
 def check_writable(path: str | os.PathLike) -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from fgvc_hf import open_video, read_labels, read_mask, read_points_file
 from fgvc_hf.io import files
 from fgvc_hf.io.files import (
     atomic_folder,
@@ -33,9 +34,17 @@ def test_paths_are_of_this_machine():
     for url in ("http://a/b.mp4", "HTTPS://a", "s3://a", "a+b.c-d://x"):
         with pytest.raises(ValueError, match=re.escape(f"{url}: is a URL; only files on this machine")):
             local_path(url)
-    for wrong in ("", "a\0b", b"a\0b"):
+    for wrong in ("", "a\0b", b"a\0b", 5, None, ["a.mp4"]):
         with pytest.raises(ValueError, match="a path must be the name of a file or folder"):
             local_path(wrong)
+
+
+@pytest.mark.parametrize(
+    "use", [open_video, read_mask, read_points_file, read_labels, check_writable, check_new_folder]
+)
+def test_a_name_that_is_too_long_is_one_sentence(use):
+    with pytest.raises(OSError, match=r"^a+\.\.\.: is too long for the name of a file\.$"):
+        use("a" * 300 + ".csv")
 
 
 def test_where_a_file_cannot_be_written(tmp_path, monkeypatch):
