@@ -38,6 +38,7 @@ from .text_numbers import number_in, whole_in
 LARGEST = 1e9  # frame number and position, beyond any video
 HEADERS = (["t", "x", "y"], ["id", "t", "x", "y"])  # of CSV files
 OF_TRACKS = ["point", "t", "x", "y", "visible", "confidence", "uncertainty", "outside"]
+FLAGS = ("visible", "outside")  # of tracks
 ARRAYS = ("queries", "tracks", "visible", "confidence", "uncertainty", "outside")
 
 
@@ -324,8 +325,15 @@ def read_tracks(path: str | os.PathLike) -> PointTracks:
         raise ValueError(f"{path}: object_ids must be integers, each once.")
     if labels is not None and (labels.ndim != 2 or labels.shape[1:] != (4,) or labels.dtype.kind != "f"):
         raise ValueError(f"{path}: labels must be numbers (L, 4), got {labels.dtype} of {labels.shape}.")
-    height, width = arrays.pop("size").tolist()
-    fields: dict[str, Any] = arrays
+    for name in FLAGS:
+        if not ((arrays[name] == 0) | (arrays[name] == 1)).all():
+            raise ValueError(f"{path}: {name} must be 0 or 1.")
+    try:
+        height, width = (whole_number("size", side) for side in arrays.pop("size").tolist())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    kinds = {name: bool if name in FLAGS else np.result_type(array, np.float16) for name, array in arrays.items()}
+    fields: dict[str, Any] = {name: array.astype(kinds[name]) for name, array in arrays.items()}
     return PointTracks(object_ids=ids.tolist(), size=(height, width), labels=labels, **fields)
 
 

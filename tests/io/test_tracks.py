@@ -252,6 +252,29 @@ def test_check_format_takes_the_three(name):
     assert tracks_module.check_format(name) == Path(name)
 
 
+def test_flags_of_another_writer_are_truths_and_sizes_whole_numbers(tmp_path):
+    flags, numbers = np.array([[1, 0, 1]]), np.zeros((1, 3), np.float32)
+    arrays = {
+        "queries": np.array([[0, 1, 2]]),
+        "tracks": np.zeros((1, 3, 2), ">f4"),
+        "visible": flags,
+        "outside": 1 - flags,
+    }
+    arrays |= {"confidence": flags, "uncertainty": numbers, "size": np.array([40.0, 56.0])}
+    np.savez(tmp_path / "a.npz", **arrays)
+    found = read_tracks(tmp_path / "a.npz")
+    assert (~found.visible).tolist() == [[False, True, False]] and found.size == (40, 56)
+    assert found.outside.dtype == bool and found.queries.dtype.kind == found.confidence.dtype.kind == "f"
+    for wrong, message in (
+        ({"visible": 2 * flags}, "visible must be 0 or 1"),
+        ({"outside": np.full((1, 3), np.nan)}, "outside must be 0 or 1"),
+        ({"size": np.array([40, np.nan])}, "size must be a whole number, got nan"),
+    ):
+        np.savez(tmp_path / "b.npz", **(arrays | wrong))
+        with pytest.raises(ValueError, match=rf"b\.npz: {message}"):
+            read_tracks(tmp_path / "b.npz")
+
+
 def test_a_grid_is_spread_evenly_over_the_first_frame():
     np.testing.assert_array_equal(grid_points(2, 100, 200), [[0, 50, 25], [0, 150, 25], [0, 50, 75], [0, 150, 75]])
     np.testing.assert_array_equal(grid_points((1, 3), 10, 30), [[0, 5, 5], [0, 15, 5], [0, 25, 5]])
