@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from fgvc_hf import FgvcConfig, FgvcModel, Tracker
+from fgvc_hf import FgvcConfig, FgvcModel, Tracker, chain_flow, paint
 
 
 MATCHING = {
@@ -45,6 +45,10 @@ def everything(model, processor, clip) -> dict[str, np.ndarray]:
     }
     flow = tracker.flow(clip[0], clip[1])
     found |= {name: flow[name] for name in flow}
+    texture = np.zeros((*clip.shape[1:3], 4), np.uint8)
+    texture[8:20, 12:30] = 200
+    found |= {f"painted {t}": frame for t, frame in paint(tracker, clip[:2], texture)}
+    found |= {f"chained {t}": output.flow for t, output in chain_flow(tracker, clip[:2])}
     images = torch.from_numpy(clip[:2].copy()).movedim(-1, 1).to(torch.float32) / 255
     with torch.no_grad():
         maps = model.match(images[:1], images[1:])

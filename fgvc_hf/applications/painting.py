@@ -107,7 +107,7 @@ def warp(
     height, width = colours.shape[1:]
     agreeing = agreement(source, target, confidence, distance)
     weights = confidence.clamp_min(1e-3) * agreeing
-    y, x = (torch.arange(0, side + NODE, NODE, dtype=torch.float64) for side in (height, width))
+    y, x = (torch.arange(0, side + NODE, NODE, dtype=torch.float64, device="cpu") for side in (height, width))
     nodes = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)  # (rows, columns, 2)
     where, seen = nodes.new_full(nodes.shape, -1e4).flatten(0, 1), nodes.new_zeros(nodes.shape[:2]).flatten()
     flat = nodes.flatten(0, 1)
@@ -135,7 +135,7 @@ def moving_least_squares(
     from_centre, to_centre = (share * source).sum(dim=1), (share * target).sum(dim=1)  # (n, 2)
     a, b = source - from_centre[:, None], target - to_centre[:, None]
     # A ridge towards the identity, because few points or collinear ones do not determine an affine map
-    ridge = (distance / 2) ** 2 * torch.eye(2, dtype=source.dtype)
+    ridge = (distance / 2) ** 2 * torch.eye(2, dtype=source.dtype, device=source.device)
     matrix = torch.linalg.solve(a.mT @ (share * a) + ridge, a.mT @ (share * b) + ridge)  # (n, 2, 2)
     return ((places - from_centre)[:, None] @ matrix)[:, 0] + to_centre
 
@@ -143,7 +143,7 @@ def moving_least_squares(
 def agreement(source: torch.Tensor, target: torch.Tensor, confidence: torch.Tensor, distance: float) -> torch.Tensor:
     """Weights (N,) in [0, 1] of points, low where a point moves differently from its neighbours."""
     near = 1 / (torch.cdist(source, source).square() + distance**2)
-    near = near * ~torch.eye(len(source), dtype=torch.bool) * confidence.clamp_min(1e-3)
+    near = near * ~torch.eye(len(source), dtype=torch.bool, device=source.device) * confidence.clamp_min(1e-3)
     if len(source) < 3:
         return torch.ones_like(confidence)
     expected = moving_least_squares(source, source, target, near**2, distance)
