@@ -11,7 +11,6 @@ from ..tracking.frames import as_frame
 from ..tracking.results import FgvcFlowOutput
 
 
-@torch.inference_mode()
 def chain_flow(tracker: Tracker, video, frame_idx: int = 0) -> Iterator[tuple[int, FgvcFlowOutput]]:
     """
     Dense flow from a frame of a video to each following frame.
@@ -34,22 +33,24 @@ def chain_flow(tracker: Tracker, video, frame_idx: int = 0) -> Iterator[tuple[in
     before: tuple[torch.Tensor, torch.Tensor] | None = None
     start = places = occluded = uncertainty = torch.empty(0, dtype=torch.float32, device=model.device)
     for t, frame in session.ordered_frames(frame_idx, None, reverse=False):
-        frame = as_frame(frame)
-        features = tracker.features(session.preprocess(frame, model.device))  # (h, w, C)
-        image = image_of(frame, model.device)  # (3, H, W)
-        if before is None:
-            start = places = cells_of(image.movedim(0, -1))  # (H, W, 2)
-            occluded, uncertainty = torch.zeros_like(start[..., 0]), torch.zeros_like(start[..., 0])
-        else:
-            pairs = (torch.stack(pair) for pair in zip(before, (image, features)))
-            found, _ = dense_flow(*pairs, session.sizes[1], model.config)
-            maps = torch.cat([found.flow, found.occluded[..., None].float(), found.uncertainty[..., None]], dim=-1)
-            step = read_at(maps, places)
-            places = places + step[..., :2]
-            occluded = torch.maximum(torch.maximum(occluded, step[..., 2]), outside(places).float())
-            uncertainty = uncertainty + step[..., 3]
-        before = image, features
-        yield t, FgvcFlowOutput.of(DenseFlow(places - start, occluded >= 0.5, uncertainty))
+        with torch.inference_mode():  # not while the next frame is read: that runs code of others
+            frame = as_frame(frame)
+            features = tracker.features(session.preprocess(frame, model.device))  # (h, w, C)
+            image = image_of(frame, model.device)  # (3, H, W)
+            if before is None:
+                start = places = cells_of(image.movedim(0, -1))  # (H, W, 2)
+                occluded, uncertainty = torch.zeros_like(start[..., 0]), torch.zeros_like(start[..., 0])
+            else:
+                pairs = (torch.stack(pair) for pair in zip(before, (image, features)))
+                found, _ = dense_flow(*pairs, session.sizes[1], model.config)
+                maps = torch.cat([found.flow, found.occluded[..., None].float(), found.uncertainty[..., None]], dim=-1)
+                step = read_at(maps, places)
+                places = places + step[..., :2]
+                occluded = torch.maximum(torch.maximum(occluded, step[..., 2]), outside(places).float())
+                uncertainty = uncertainty + step[..., 3]
+            before = image, features
+            output = FgvcFlowOutput.of(DenseFlow(places - start, occluded >= 0.5, uncertainty))
+        yield t, output
 
 
 __all__ = ["chain_flow"]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from fgvc_hf import FgvcImageProcessorPil, FgvcProcessor, Tracker
 from fgvc_hf.applications import flow_chaining
 from fgvc_hf.applications.flow_chaining import chain_flow
 from fgvc_hf.tracking.dense_flow import DenseFlow
@@ -68,3 +69,15 @@ def test_steps_add_up_along_the_way_of_each_pixel(tracker):
 
 def test_it_begins_at_the_frame_that_is_asked_for(tracker):
     assert [t for t, _ in chain_flow(tracker, "video", 1)] == [1, 2] and tracker.asked == [(1, 2)]
+
+
+def test_the_mode_of_inference_is_not_that_of_who_gives_the_frames(tiny_model, noise_clip):
+    modes = []
+
+    def frames():
+        for frame in noise_clip[:3]:
+            modes.append((torch.is_inference_mode_enabled(), torch.is_grad_enabled()))
+            yield frame
+
+    whole = Tracker(tiny_model, FgvcProcessor(FgvcImageProcessorPil(resize_policy="none")))
+    assert len(list(chain_flow(whole, frames()))) == 3 and set(modes) == {(False, True)}
