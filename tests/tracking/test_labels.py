@@ -60,6 +60,7 @@ def test_labels_know_those_of_the_same_point_before_and_after():
     [
         ([(0, 1, 2), (0, 3, 4)], [3, 3], "points: id 3 has two positions on frame 0"),
         ({3: [(0, 1, 2), (0, 1, 2)]}, None, "points: id 3 has two positions on frame 0"),
+        ({3: [(0, 1, 2), (9, 1, 2)], 8: [(7, 1, 2), (7, 3, 4)]}, None, "points: id 8 has two positions on frame 7"),
         ([(0, 1, 2)], [1, 2], "ids must hold a whole number for each of 1 points"),
         ([(0, 1, 2)], [1.5], "ids must be a whole number, got 1.5"),
         ([(0, 1, 2)], "1", "ids must hold a whole number for each of 1 points"),
@@ -70,6 +71,7 @@ def test_labels_know_those_of_the_same_point_before_and_after():
         ((0, 1, 2), None, r"points must be an array \(N, 3\) of \(t, x, y\), got shape \(3,\)"),
         ([(0.5, 1, 2)], None, "whole frame numbers"),
         ([(np.nan, 1, 2)], None, "whole frame numbers"),
+        ([(np.inf, 1, 2)], None, "whole frame numbers"),
     ],
 )
 def test_what_are_no_labels(points, ids, message):

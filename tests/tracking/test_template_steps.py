@@ -1,5 +1,8 @@
 """What the steps of the template tracker are given and what they keep, by value."""
 
+import inspect
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +12,7 @@ from fgvc_hf import FgvcConfig
 from fgvc_hf.matching.alignment import image_patches
 from fgvc_hf.tracking import template_tracker
 from fgvc_hf.tracking.encoded_frame import EncodedFrame
+from fgvc_hf.tracking.template_memory import TemplateMemory
 from fgvc_hf.tracking.template_tracker import TemplateTracker
 
 
@@ -43,6 +47,75 @@ def test_a_point_is_carried_from_where_the_image_placed_it():
     cells = tracker._predict(tracker.state, EncodedFrame(unit_features(h, w), image, previous))
     expected = torch.tensor([[20 + (1.5 + 0.9) / 2, 18 - (0.75 + 0.6) / 2]])
     torch.testing.assert_close(cells, expected, atol=0.05, rtol=0)
+
+
+def test_a_point_that_the_image_does_not_show_again_is_expected_where_it_was():
+    h, w = 40, 50
+    tracker = started(EncodedFrame(unit_features(h, w), moving_image(h, w, (0, 0), 0)), [(40.5, 36.5)])
+    other = torch.randn(2 * h, 2 * w, generator=torch.Generator().manual_seed(0))
+    frame = EncodedFrame(unit_features(h, w), other, moving_image(h, w, (0, 0), 0))
+    assert torch.equal(tracker._predict(tracker.state, frame), tracker.state.cells)
+
+
+def test_cells_are_learnt_while_the_point_is_visible_and_patches_while_they_are_trusted():
+    """Which are two things; and frames without trust are counted."""
+    frames = [frame_of(unit_features(20, 24, seed=seed)) for seed in range(3)]
+    for visible, trusted in ((True, False), (False, True)):
+        fields = {"visibility_threshold": 0.0 if visible else 1.0, "template_trust": -1.0 if trusted else 1.0}
+        tracker = started(frames[0], [(20.5, 18.5)], recall_similarity=2.0, **fields)
+        for frame in frames[1:]:
+            tracker.step(frame)
+        assert tracker.memory.trusted.any() == trusted and (tracker.memory.similarity < 1).any() == visible
+        assert tracker.state.lost.tolist() == [0 if trusted else 2]
+
+
+def test_a_point_that_gets_hidden_is_expected_where_it_was_going():
+    field = smooth_field(100, 100)
+    frames = [frame_of(shifted(field, 2.0 * t, -1.0 * t, 40, 40)) for t in range(3)]
+    tracker = started(frames[0], [(40.5, 38.5)])
+    tracker.step(frames[1])
+    ahead = tracker.read().expected
+    torch.testing.assert_close(ahead, torch.tensor([[48.5, 34.5]]).double(), atol=0.5, rtol=0)
+    tracker.config.visibility_threshold = 1.0
+    tracker.step(frames[2])
+    assert torch.equal(tracker.read().expected, ahead)
+
+
+NUMBERS = {
+    (TemplateMemory, "cell_weights"): {"radius": 3, "temperature": 0.13},
+    (TemplateMemory, "mean"): {"anchor_share": 1.5},
+    (template_tracker, "carry_points"): {"radius": 5, "least_similarity": 0.8, "tolerance": 2.0},
+    (template_tracker, "search_coarse"): {"rival_distance": 1, "least_share": 0.25},
+    (template_tracker, "verify"): {"radius": 4, "close_margin": 0.12, "least_share": 0.25},
+    (template_tracker, "refine"): {"anchor_radius": 2, "rival_distance": 6, "least_share": 0.25},
+    (template_tracker, "redetect"): {"recall_similarity": 0.7, "recall_below": 0.9, "recall_share": 0.5}
+    | {"recall_radius": 7, "anchor_radius": 2, "rival_distance": 6, "least_share": 0.25},
+    (template_tracker, "align_points"): {"least_similarity": 0.8, "reach": 3.0},
+    (TemplateMemory, "images"): {"frames_back": (1, 2, 9)},
+    (TemplateMemory, "update"): {"rate": 0.6},
+}
+
+
+def test_every_step_is_given_its_own_numbers(monkeypatch):
+    """All of which differ here."""
+    distances = {"coarse_rival_distance": 1, "fine_radius": 4, "rival_distance": 6, "recall_radius": 7}
+    others = {"cell_temperature": 0.13, "close_margin": 0.12, "image_frames_back": (1, 2, 9)}
+    monkeypatch.setattr(TemplateTracker, "constants", replace(TemplateTracker.constants, **distances, **others))
+    given, image = {}, moving_image(30, 40, (0, 0), 0)
+
+    def recorded(key, function):
+        def call(*args, **kwargs):
+            given[key] = inspect.signature(function).bind(*args, **kwargs).arguments
+            return function(*args, **kwargs)
+
+        return call
+
+    for owner, name in NUMBERS:
+        monkeypatch.setattr(owner, name, recorded((owner, name), getattr(owner, name)))
+    frame = EncodedFrame(unit_features(30, 40), image, image)
+    tracker = started(frame, [(40.5, 30.5)], recall_similarity=0.7, template_radius=3)
+    tracker.step(frame)
+    assert {key: {name: given[key][name] for name in numbers} for key, numbers in NUMBERS.items()} == NUMBERS
 
 
 def test_the_patch_of_the_image_that_is_kept_is_that_around_the_point():
