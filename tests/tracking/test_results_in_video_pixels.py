@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor
+from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, Tracker
 from fgvc_hf.tracking.prompts import BoxTarget, MaskTarget, PointTarget
 from fgvc_hf.tracking.results import BoxReadout, FgvcVideoOutput, MaskReadout, TrackTable
 from fgvc_hf.tracking.session_results import _at_border, read_boxes, read_masks
@@ -108,3 +108,24 @@ def test_a_point_is_visible_from_the_threshold_on_and_outside_if_it_was_at_the_b
     assert found.tracks[1, 3].tolist() == [3, 2] and found.uncertainty[0, 3] == np.float32(1.2)
     assert table.tracks({}, None, (10, 10), 0.0).visible.tolist() == [[True, True, False, True]] * 2
     assert table.tracks({}, 2, (10, 10), 1.0).visible.tolist() == [[True, False], [True, False]]
+
+
+def test_points_are_visible_from_the_threshold_that_is_given(tiny_model, noise_clip):
+    """However they are followed; from that of the configuration if none is given."""
+    fields = {"point_matching": "templates", "visibility_threshold": 0.998}
+    config = FgvcConfig.from_dict(tiny_model.config.to_dict() | fields)
+    model = FgvcModel(config).eval()
+    model.load_state_dict(tiny_model.state_dict())
+    tracker = Tracker(model, FgvcProcessor(FgvcImageProcessorPil(resize_policy="none")))
+    other = np.random.default_rng(1).integers(0, 255, (1, *noise_clip.shape[1:]), np.uint8)
+    clip, first, second = np.concatenate([noise_clip[:3], other]), (0, 40.0, 25.0), (2, 38.0, 23.0)
+    ways = [{"points": {5: first}}, {"points": {5: [first, second]}}]
+    ways.append({"points": {5: [first, second]}, "direction": "both"})
+    ways.append({"queries": tracker.describe(noise_clip[0], {5: first[1:]})})
+    for way in ways:
+        confidence = tracker.track(clip, **way).confidence
+        assert (confidence < 0.998).any()
+        for given, threshold in ((None, 0.998), (0.0, 0.0), (np.median(confidence), np.median(confidence))):
+            found = tracker.track(clip, **way, threshold=given)
+            known = ~np.isnan(found.tracks[..., 0])
+            np.testing.assert_array_equal(found.visible, known & (confidence >= threshold))
