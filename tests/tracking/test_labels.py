@@ -176,9 +176,9 @@ def one_pass(offsets, arrival, uncertainty=1.0, confidence=0.9, of=FRAMES):
 
 def passes(ahead, back):
     (first, there), (second, here) = ahead, back
-    nothing = [np.nan] * 4
-    forward = LabelPass(first, np.array([[120, 100 + there, first.confidence[0, 11], 1], nothing]))
-    backward = LabelPass(second, np.array([nothing, [100, 100 + here, second.confidence[0, 3], 1]]))
+    nothing = [np.nan] * 2
+    forward = LabelPass(first, np.array([[120, 100 + there], nothing]))
+    backward = LabelPass(second, np.array([nothing, [100, 100 + here]]))
     return blended(forward, backward, LABELS, 0.5)
 
 

@@ -8,18 +8,20 @@ import torch
 import torch.nn.functional as F
 from feature_fields import frame_of, shifted, smooth_field, unit_features
 
-from fgvc_hf import FgvcConfig
+from fgvc_hf import FgvcConfig, FgvcModel
 from fgvc_hf.matching.alignment import image_patches
-from fgvc_hf.tracking import template_tracker
+from fgvc_hf.tracking import point_search, template_tracker
 from fgvc_hf.tracking.encoded_frame import EncodedFrame
+from fgvc_hf.tracking.point_search import PointSearch
+from fgvc_hf.tracking.prompts import PointLooks
 from fgvc_hf.tracking.template_memory import TemplateMemory
-from fgvc_hf.tracking.template_tracker import TemplateTracker
+from fgvc_hf.tracking.template_tracker import TemplateTracker, looks_of
 
 
 def started(frame, points, **fields):
     """A tracker of points (x, y) that are given on a frame."""
     tracker = TemplateTracker.empty(frame.features, FgvcConfig(point_matching="templates", **fields))
-    tracker.start(list(range(len(points))), torch.tensor(points, dtype=torch.float64), frame)
+    tracker.start(list(range(len(points))), torch.tensor(points, dtype=torch.float64).view(-1, 2), frame)
     return tracker
 
 
@@ -49,12 +51,25 @@ def test_a_point_is_carried_from_where_the_image_placed_it():
     torch.testing.assert_close(cells, expected, atol=0.05, rtol=0)
 
 
-def test_a_point_that_the_image_does_not_show_again_is_expected_where_it_was():
-    h, w = 40, 50
-    tracker = started(EncodedFrame(unit_features(h, w), moving_image(h, w, (0, 0), 0)), [(40.5, 36.5)])
-    other = torch.randn(2 * h, 2 * w, generator=torch.Generator().manual_seed(0))
-    frame = EncodedFrame(unit_features(h, w), other, moving_image(h, w, (0, 0), 0))
-    assert torch.equal(tracker._predict(tracker.state, frame), tracker.state.cells)
+def test_a_point_that_the_image_does_not_show_again_is_expected_where_it_was(monkeypatch):
+    """Wherever its patch was found: the second of two does not come back from there."""
+    image, features = moving_image(40, 50, (0, 0), 0), unit_features(40, 50)
+    tracker = started(EncodedFrame(features, image), [(40.5, 36.5), (52.5, 42.5)])
+    there = lambda previous, current, points, *numbers: (points + 8, torch.tensor([True, False]))  # noqa: E731
+    monkeypatch.setattr(template_tracker, "carry_points", there)
+    cells = tracker._predict(tracker.state, EncodedFrame(features, image, image))
+    assert cells.tolist() == [[24, 22], [26, 21]]
+
+
+def test_a_point_of_a_session_starts_with_what_it_looks_like_elsewhere(tiny_model, processor, noise_clip):
+    config = FgvcConfig.from_dict(tiny_model.config.to_dict() | {"point_matching": "templates"})
+    model, session = FgvcModel(config).eval(), processor.init_video_session()
+    session.add_point(3, 0, (20.0, 15.0))
+    session.add_point(8, 0, (30.0, 12.0), PointLooks(torch.full((1, 49, 32), 0.5), torch.full((1, 13, 13), 7.0)))
+    model.step(session, noise_clip[0])
+    memory = session.templates.memory
+    torch.testing.assert_close(memory.references, torch.stack([memory.anchor[0], memory.anchor[1] / 2 + 0.25]))
+    assert memory.known.tolist() == [[False, True]] and (memory.look_images[0, 1] == 7).all()
 
 
 def test_cells_are_learnt_while_the_point_is_visible_and_patches_while_they_are_trusted():
@@ -96,12 +111,24 @@ NUMBERS = {
 }
 
 
-def test_every_step_is_given_its_own_numbers(monkeypatch):
+SEARCH_NUMBERS = {
+    (TemplateMemory, "cell_weights"): {"radius": 3, "temperature": 0.13},
+    (point_search, "search_coarse"): {"search": 21, "rival_distance": 1, "least_share": 0.25},
+    (point_search, "verify"): {"radius": 4, "close_margin": 0.12, "least_share": 0.25},
+    (point_search, "refine"): {"anchor_radius": 2, "rival_distance": 6, "least_share": 0.25},
+    (TemplateMemory, "images"): {"frames_back": ()},
+    (point_search, "align_points"): {"least_similarity": 0.8, "reach": 3.0},
+}
+
+
+@pytest.mark.parametrize("numbers", [NUMBERS, SEARCH_NUMBERS], ids=["tracker", "search"])
+def test_every_step_is_given_its_own_numbers(numbers, monkeypatch):
     """All of which differ here."""
     distances = {"coarse_rival_distance": 1, "fine_radius": 4, "rival_distance": 6, "recall_radius": 7}
     others = {"cell_temperature": 0.13, "close_margin": 0.12, "image_frames_back": (1, 2, 9)}
-    monkeypatch.setattr(TemplateTracker, "constants", replace(TemplateTracker.constants, **distances, **others))
-    given, image = {}, moving_image(30, 40, (0, 0), 0)
+    for owner in (TemplateTracker, PointSearch):
+        monkeypatch.setattr(owner, "constants", replace(owner.constants, **distances, **others))
+    given, image, points = {}, moving_image(30, 40, (0, 0), 0), [(40.5, 30.5)]
 
     def recorded(key, function):
         def call(*args, **kwargs):
@@ -110,12 +137,15 @@ def test_every_step_is_given_its_own_numbers(monkeypatch):
 
         return call
 
-    for owner, name in NUMBERS:
+    for owner, name in numbers:
         monkeypatch.setattr(owner, name, recorded((owner, name), getattr(owner, name)))
     frame = EncodedFrame(unit_features(30, 40), image, image)
-    tracker = started(frame, [(40.5, 30.5)], recall_similarity=0.7, template_radius=3)
-    tracker.step(frame)
-    assert {key: {name: given[key][name] for name in numbers} for key, numbers in NUMBERS.items()} == NUMBERS
+    tracker = started(frame, points if numbers is NUMBERS else [], recall_similarity=0.7, template_radius=3)
+    if numbers is SEARCH_NUMBERS:
+        tracker.seek([5], [looks_of(torch.tensor(points).double(), frame, tracker.config)], frame)
+    else:
+        tracker.step(frame)
+    assert {key: {name: given[key][name] for name in of} for key, of in numbers.items()} == numbers
 
 
 def test_the_patch_of_the_image_that_is_kept_is_that_around_the_point():
