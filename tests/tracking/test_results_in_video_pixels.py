@@ -28,6 +28,18 @@ def test_a_session_gives_positions_and_errors_in_pixels_of_the_video(matching):
     assert (read.uncertainty > 0).all() and not np.array_equal(output.points, first.points)
 
 
+def test_points_and_boxes_are_followed_in_pixels_of_the_models_input():
+    """Of 32 rows and 48 columns, which 96 x 96 pixels of the video become."""
+    processor = FgvcProcessor(FgvcImageProcessorPil(size={"height": 32, "width": 48}))
+    model = FgvcModel(FgvcConfig(hidden_sizes=[8, 8, 16], depths=[1, 1, 1], point_matching="templates")).eval()
+    session = processor.init_video_session()
+    processor.add_inputs_to_inference_session(session, 0, [1, 2], [(30.0, 60.0), (70.0, 21.0)])
+    processor.add_inputs_to_inference_session(session, 0, [3], input_boxes=[(10.0, 24.0, 40.0, 72.0)])
+    model.step(session, np.zeros((96, 96, 3), np.uint8))
+    assert session.templates.read().points.tolist() == [[15, 20], [35, 7]]
+    assert session.boxes.read().corners.tolist() == [[[5, 8], [20, 8], [20, 24], [5, 24]]]
+
+
 def test_positions_are_kept_in_float64(tiny_model, processor, noise_clip):
     config = FgvcConfig.from_dict(tiny_model.config.to_dict() | {"point_matching": "templates"})
     model, session = FgvcModel(config).eval(), processor.init_video_session()
