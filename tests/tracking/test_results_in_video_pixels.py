@@ -8,8 +8,8 @@ import torch
 
 from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, Tracker
 from fgvc_hf.tracking.prompts import BoxTarget, MaskTarget, PointTarget
-from fgvc_hf.tracking.results import BoxReadout, FgvcVideoOutput, MaskReadout, TrackTable
-from fgvc_hf.tracking.session_results import _at_border, read_boxes, read_masks
+from fgvc_hf.tracking.results import BoxReadout, FgvcVideoOutput, MaskReadout, PointReadout, TrackTable
+from fgvc_hf.tracking.session_results import _at_border, read_boxes, read_masks, read_points
 
 
 @pytest.mark.parametrize("matching", ["labels", "templates"])
@@ -57,6 +57,27 @@ def test_the_border_is_two_per_cent_of_the_mean_side_on_a_frame_that_is_not_squa
     )
     found = _at_border(expected, (50, 200))
     assert found.tolist() == [False, True, False, True, False, True, False, True, False]
+
+
+def test_points_come_in_the_order_of_all_ids_and_exactly_as_they_were_given():
+    """Of two trackers. One point has a prompt here, one is next to the right border, and one has not been found yet."""
+    places = torch.tensor([[3.0, 5.0], [29.9, 2.0], [math.nan, math.nan]], dtype=torch.float64)
+    confidence, uncertainty = torch.tensor([0.5, 0.49, 0.0]), torch.tensor([1.0, 2.0, math.nan])
+    readouts = [
+        PointReadout(ids, places[rows], confidence[rows], uncertainty[rows], places[rows])
+        for ids, rows in (([7, 4], slice(2)), ([9], slice(2, 3)))
+    ]
+    points = {4: PointTarget(2, (1.0, 1.0)), 7: PointTarget(0, (9.0, 8.0)), 5: PointTarget(8, (1.0, 1.0))}
+    points[9] = PointTarget(3)
+    here = {7: PointTarget(5, (8.0, 9.5)), 9: points[9], 4: BoxTarget(5, np.zeros((4, 2)), False)}
+    found = read_points(readouts, points, here, ((20, 90), (10, 30)), FgvcConfig(visibility_threshold=0.5))
+    assert found["ids"] == [4, 7, 9]
+    np.testing.assert_allclose(found["points"], [(89.7, 4), (8, 9.5), (np.nan, np.nan)])
+    np.testing.assert_array_equal(found["queries"], [(2, 1, 1), (0, 9, 8), (3, np.nan, np.nan)])
+    np.testing.assert_allclose(found["uncertainty"], [2 * math.sqrt(6), math.sqrt(6), np.nan], rtol=1e-6)
+    np.testing.assert_array_equal(found["confidence"], confidence[[1, 0, 2]])
+    assert found["visible"].tolist() == [False, True, False]
+    assert found["at_border"].tolist() == found["outside"].tolist() == [True, False, False]
 
 
 def test_an_object_is_exactly_its_mask_on_the_frame_of_that_and_takes_no_other_pixels():

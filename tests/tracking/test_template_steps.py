@@ -14,6 +14,7 @@ from fgvc_hf.tracking import point_search, template_tracker
 from fgvc_hf.tracking.encoded_frame import EncodedFrame
 from fgvc_hf.tracking.point_search import PointSearch
 from fgvc_hf.tracking.prompts import PointLooks
+from fgvc_hf.tracking.session import FgvcInferenceSession
 from fgvc_hf.tracking.template_memory import TemplateMemory
 from fgvc_hf.tracking.template_tracker import TemplateTracker, looks_of
 
@@ -70,6 +71,21 @@ def test_a_point_of_a_session_starts_with_what_it_looks_like_elsewhere(tiny_mode
     memory = session.templates.memory
     torch.testing.assert_close(memory.references, torch.stack([memory.anchor[0], memory.anchor[1] / 2 + 0.25]))
     assert memory.known.tolist() == [[False, True]] and (memory.look_images[0, 1] == 7).all()
+
+
+def test_a_frame_is_matched_by_its_grey_levels_and_by_those_of_the_frame_before(
+    tiny_model, processor, noise_clip, monkeypatch
+):
+    """The means of the channels of the model's input."""
+    session, seen = processor.init_video_session(), []
+    propagate = FgvcInferenceSession.propagate
+    monkeypatch.setattr(session, "propagate", lambda frame, t: seen.append(frame) or propagate(session, frame, t))
+    for frame in noise_clip[:2]:
+        tiny_model.step(session, frame)
+    first, second = (session.preprocess(frame)[0] for frame in noise_clip[:2])
+    for image, channels in zip((seen[0].image, seen[1].previous, seen[1].image), (first, first, second), strict=True):
+        torch.testing.assert_close(image, (channels[0] + channels[1] + channels[2]) / 3)
+    assert seen[0].previous is None
 
 
 def test_cells_are_learnt_while_the_point_is_visible_and_patches_while_they_are_trusted():
