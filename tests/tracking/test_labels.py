@@ -124,18 +124,18 @@ def test_each_label_starts_with_the_looks_of_those_beside_it(tiny_model, noise_c
         started.append((obj_id, frame_idx, looks))
         add(session, obj_id, frame_idx, point, looks)
 
-    given = {5: [drift(6), drift(2), drift(9)], 3: [drift(1)]}
-    own = {t: tracker.describe(noise_clip[t], {0: drift(t)[1:]}).looks()[0] for t in (2, 6, 9)}
+    given = {5: [drift(6), drift(2), drift(9)], 3: [drift(1)], 8: [drift(2, 30, 12), drift(6, 30, 12)]}
+    labels = [drift(2), drift(6), drift(9), drift(1), *given[8]]
+    own = [tracker.describe(noise_clip[t], {0: point}).looks()[0] for t, *point in labels]
     monkeypatch.setattr(FgvcInferenceSession, "add_point", spy)
     tracker.track(noise_clip, given, direction="both")
-    started = [one for one in started if one[2] is not None or one[1] == 1][-8:]
-    assert [t for _, t, _ in started if t != 1] == [2, 6, 9] * 2
-    for _, t, looks in started:
-        beside = {2: [6], 6: [2, 9], 9: [6], 1: []}[t]
-        assert (looks is None) == (t == 1)
-        if looks is not None:
-            expected = torch.cat([own[s].templates for s in beside]).float()
-            torch.testing.assert_close(looks.templates.float(), expected, atol=1e-3, rtol=0)
+    assert [label for label, _, _ in started[-12:]] == 2 * list(range(6))
+    for label, t, looks in started[-12:]:
+        beside = [[1], [0, 2], [1], [], [5], [4]][label]
+        assert t == labels[label][0] and (looks is None) == (not beside)
+        for name, atol in (("templates", 1e-3), ("images", 2e-3)) if beside else ():
+            expected = torch.cat([getattr(own[other], name) for other in beside]).float()
+            torch.testing.assert_close(getattr(looks, name).float(), expected, atol=atol, rtol=0)
 
 
 def test_labels_on_neighbouring_frames(tracker, noise_clip):
