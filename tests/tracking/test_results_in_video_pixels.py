@@ -78,6 +78,8 @@ def test_points_come_in_the_order_of_all_ids_and_exactly_as_they_were_given():
     np.testing.assert_array_equal(found["confidence"], confidence[[1, 0, 2]])
     assert found["visible"].tolist() == [False, True, False]
     assert found["at_border"].tolist() == found["outside"].tolist() == [True, False, False]
+    always = read_points(readouts, points, here, ((20, 90), (10, 30)), FgvcConfig(visibility_threshold=0.0))
+    assert always["visible"].tolist() == [True, True, False] and not always["outside"].any()
 
 
 def test_an_object_is_exactly_its_mask_on_the_frame_of_that_and_takes_no_other_pixels():
