@@ -118,6 +118,7 @@ def window_scores(
     if (
         channels != features.shape[2]
         or math.isqrt(cells) ** 2 != cells
+        or cells % 2 == 0
         or weights.shape[-1] != cells
         or len(centres) != n
     ):

@@ -110,7 +110,7 @@ def _variances(one: LabelPass, gap: Gap) -> np.ndarray:
 
 def arrival_errors(forward: LabelPass, backward: LabelPass, labels: Labels, gap: Gap) -> tuple[float, float]:
     """Pixels from where each pass arrived to the other label."""
-    arrived = forward.arrivals[gap.earlier, :2], backward.arrivals[gap.later, :2]
+    arrived = forward.arrivals[gap.earlier], backward.arrivals[gap.later]
     other = labels.positions[gap.later, 1:], labels.positions[gap.earlier, 1:]
     return math.dist(arrived[0], other[0]), math.dist(arrived[1], other[1])
 

@@ -129,12 +129,11 @@ class Following:
             known = joined_looks([looks[other] for other in beside]) if looks and beside else None
             session.add_point(label, int(t), (x, y), known)
         table, ends = TrackTable(), labels.ends(reverse)
-        arrivals = np.full((len(labels.rows), 4), np.nan)
+        arrivals = np.full((len(labels.rows), 2), np.nan)
         for output in self._outputs(session, reverse):
             numbers = np.array(output.ids, dtype=int)
             arrived = ends[numbers] == output.frame_idx
-            values = np.column_stack([output.points, output.confidence, output.uncertainty])
-            arrivals[numbers[arrived]] = values[arrived]
+            arrivals[numbers[arrived]] = output.points[arrived]
             for label in numbers[arrived].tolist():
                 session.remove(label)
             table.add(some_points(output, ~arrived, [labels.ids[label] for label in output.ids]))

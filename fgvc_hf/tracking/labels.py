@@ -68,8 +68,8 @@ class LabelPass:
 
     Args:
         tracks ([`PointTracks`]): From every label up to the next one of its point, in the direction of the pass.
-        arrivals (`numpy.ndarray` of shape `(L, 4)`): Where the point of each label arrived on the frame of the next label, of which it
-            knows no position: (x, y) in pixels of the video, confidence and uncertainty; NaN of the last label.
+        arrivals (`numpy.ndarray` of shape `(L, 2)`): Where the point of each label arrived on the frame of the next label, of which it
+            knows no position: (x, y) in pixels of the video; NaN of the last label.
     """
 
     tracks: PointTracks

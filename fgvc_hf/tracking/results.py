@@ -293,7 +293,7 @@ class TrackTable:
         x, y, confidence, uncertainty = (values[rows, :length] for values in self._values)
         visible = (confidence >= threshold) & ~np.isnan(x)
         outside = self._at_border[rows, :length] & ~visible
-        prompts = np.array(list(queries.values()), dtype=np.float32).reshape(-1, 3)
+        prompts = np.array(list(queries.values()), dtype=np.float64).reshape(-1, 3)
         tracks = np.stack([x, y], axis=-1)
         return PointTracks(list(queries), prompts, tracks, visible, confidence, uncertainty, outside, size)
 

@@ -114,7 +114,7 @@ class TemplateMemory:
         for name in ("look_images", "known"):
             tensor = getattr(self, name)
             setattr(self, name, torch.cat([tensor, tensor.new_zeros((looks - len(tensor), *tensor.shape[1:]))]))
-        self.reference = self.references[None].clone()
+        self.reference = self.references[None]
 
     def keep(self, rows: list[int]) -> None:
         """Forget all other points."""

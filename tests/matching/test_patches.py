@@ -6,7 +6,14 @@ import pytest
 import torch
 from feature_fields import unit_features
 
-from fgvc_hf.matching.patches import patch_offsets, patch_weights, sample_patches, search_cells, window_scores
+from fgvc_hf.matching.patches import (
+    patch_offsets,
+    patch_weights,
+    rows_to_compute,
+    sample_patches,
+    search_cells,
+    window_scores,
+)
 
 
 @pytest.fixture(params=["torch", "numba"])
@@ -19,12 +26,13 @@ def kernels(request, monkeypatch):
 def test_scores_equal_the_definition(radius, dtype, kernels):
     h, w, search = 17, 23, 4
     features = unit_features(h, w, dtype=dtype)
-    centres = torch.tensor([[0.0, 0.0], [11.4, 8.2], [22.0, 16.0]])
+    centres = torch.tensor([[0.0, 0.0], [11.6, 8.2], [22.0, 16.0]])
     templates = sample_patches(features, centres + 0.3, radius)
     offsets = patch_offsets(radius)
     weights = torch.rand(3, len(offsets), generator=torch.Generator().manual_seed(1)).softmax(dim=1)
     window = window_scores(features, centres, templates, weights, search)
     assert window.scores.shape == window.share.shape == (3, 2 * search + 1, 2 * search + 1)
+    assert window.corner.tolist() == [[-4, -4], [8, 4], [18, 12]]  # of the nearest cells
     for n in range(3):
         for row in range(2 * search + 1):
             for column in range(2 * search + 1):
@@ -80,6 +88,11 @@ def test_the_search_window_grows_with_the_frame():
     assert search_cells(16, 100, 0.1) == search_cells(100, 16, 0.1) == 4  # by the side of a square as large
 
 
+def test_rows_that_are_computed_are_those_that_need_it_or_all_on_an_accelerator():
+    wanted = torch.tensor([False, True, False, True])
+    assert rows_to_compute(wanted).tolist() == [1, 3] and rows_to_compute(wanted.to("meta")).shape == (4,)
+
+
 def test_rows_of_a_window_are_replaced_in_a_copy():
     features, cells = unit_features(12, 14), torch.tensor([[2.0, 6.0], [9.0, 3.0]])
     window = window_scores(features, cells, sample_patches(features, cells, 1), patch_weights(1), 1)
@@ -94,7 +107,7 @@ def test_rows_of_a_window_are_replaced_in_a_copy():
 
 @pytest.mark.parametrize(
     ("templates", "weights", "centres"),
-    [((1, 9, 8), (9,), 1), ((1, 9, 16), (4,), 1), ((1, 8, 16), (8,), 1), ((1, 9, 16), (9,), 2)],
+    [((1, 9, 8), (9,), 1), ((1, 9, 16), (4,), 1), ((1, 8, 16), (8,), 1), ((1, 4, 16), (4,), 1), ((1, 9, 16), (9,), 2)],
 )
 def test_what_does_not_belong_together_is_refused(templates, weights, centres):
     with pytest.raises(ValueError, match="templates must be"):

@@ -36,6 +36,18 @@ def test_patches_of_the_next_level_share_out_all_cells(radius, side):
     torch.testing.assert_close(coarse[:, side**2 // 2], patches[:, len(one[0]) // 2])
 
 
+def test_a_cell_between_two_of_the_next_level_is_shared_by_both():
+    """One a row above the middle and two columns to the right; and the corner of a patch that is wider than the next one."""
+    patches, weights = unit_features(1, 25), torch.zeros(1, 25)
+    weights[0, 5 + 4] = 1
+    coarse, shares = downsample_patches(patches, weights)
+    assert shares.view(3, 3).tolist() == [[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]]
+    torch.testing.assert_close(coarse[0, [2, 5]], patches[0, [9, 9]])
+    corner = torch.zeros(1, 49)
+    corner[0, 0] = 1
+    assert downsample_patches(unit_features(1, 49), corner)[1].tolist() == [[1] + 8 * [0]]
+
+
 def test_blocks_are_unit_means_and_leave_the_features_as_they_are():
     features = unit_features(13, 10)
     before = features.clone()

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from feature_fields import unit_features
 
+from fgvc_hf.matching import redetection
 from fgvc_hf.matching.patches import patch_weights, sample_patches
 from fgvc_hf.matching.pyramid import FeaturePyramid
 from fgvc_hf.matching.redetection import best_blocks, redetect
@@ -48,10 +49,39 @@ def test_a_place_afar_is_taken_if_its_distance_is_the_share_of_the_nearby_one(sh
         assert recalled_from(anchor, 0.25, mean, recall_share=share, recall_below=1.0)[1] is taken
 
 
-def test_a_point_is_looked_for_below_a_score():
+@pytest.mark.parametrize("computed", ["those that need it", "all"])
+def test_a_point_is_looked_for_below_a_score(computed, monkeypatch):
+    """Whether or not the others are computed along, as they are on an accelerator."""
+    if computed == "all":
+        monkeypatch.setattr(redetection, "rows_to_compute", lambda wanted: torch.arange(len(wanted)))
     above = float(torch.nextafter(torch.tensor(0.5), torch.tensor(1.0)))
     assert not recalled_from(0.5, 0.02, recall_below=0.5)[1] and recalled_from(0.5, 0.02, recall_below=above)[1]
     assert not recalled_from(0.1, 0.02, recall_similarity=1.01)[1]
+
+
+def looked_for(anchor, mean):
+    """The match of a point far away from cell (50, 30), and whether it is found there."""
+    match = Match(torch.tensor([[9.0, 9.0]]), torch.tensor([[0.1, 0.9, 0.1]]))
+    numbers = NUMBERS | WINDOWS | {"recall_similarity": 0.9}
+    return redetect(FeaturePyramid(unit_features(40, 60)), anchor, mean, patch_weights(3)[None], match, **numbers)
+
+
+def test_the_first_patch_says_which_place_is_taken_and_the_mean_template_is_evidence_of_it():
+    """The mean template knows the first patch, and still better what is elsewhere."""
+    there, elsewhere = sample_patches(unit_features(40, 60), torch.tensor([[50.0, 30.0], [12.0, 28.0]]), 3).split(1)
+    mean = F.normalize(0.8 * there + elsewhere, dim=-1)
+    found, recalled = looked_for(there, mean)
+    assert recalled.tolist() == [True]
+    torch.testing.assert_close(found.cells, torch.tensor([[50.0, 30.0]]), atol=0.2, rtol=0)
+    similarity = float((patch_weights(3) * (there * mean).sum(dim=-1)[0]).sum())
+    assert found.evidence[0, :2].tolist() == pytest.approx([1, similarity], abs=1e-4) and similarity < 0.8
+    assert 0.2 < float(found.evidence[0, 2]) < similarity
+
+
+def test_a_place_that_the_first_patch_resembles_too_little_is_not_taken_whatever_is_beside_it():
+    """The mean template leads three cells away from where the first patch is."""
+    there, beside = sample_patches(unit_features(40, 60), torch.tensor([[50.0, 30.0], [53.0, 30.0]]), 3).split(1)
+    assert looked_for(there, beside)[1].tolist() == [False] and looked_for(there, there)[1].tolist() == [True]
 
 
 def test_points_are_found_each_by_itself():

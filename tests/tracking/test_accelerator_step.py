@@ -106,6 +106,8 @@ def test_numbers_of_the_code_are_made_once_for_a_device():
     one, other = (torch.empty(2, device="meta") for _ in range(2))
     assert constants.constant_like((1, 2.5), one) is constants.constant_like([1, 2.5], other)
     assert constants.constant_like((1, 2.5), one.double()).dtype == torch.float64
+    other = torch.nn.Parameter(one)  # stands for any subclass
+    assert constants.constant_like((1, 2.5), other) is not constants.constant_like((1, 2.5), other)
     with torch.inference_mode():
         assert not constants.constant_like((4, 5), one).is_inference()
     here = constants.constant_like((1, 2.5), torch.empty(0, dtype=torch.float64))

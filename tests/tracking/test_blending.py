@@ -29,10 +29,10 @@ def one_pass(seed, arrivals):
 @pytest.mark.parametrize("seed", range(4))
 def test_the_blend_by_its_definition(seed):
     """Each pass by the variance of the other since its label, which the error on arrival scales; nothing is averaged where no pass arrives."""
-    nothing = [np.nan] * 4
+    nothing = [np.nan] * 2
     # from frame 1 to 5 both arrive within 6 pixels, one of them less than one; from 5 to 9 neither does
-    forward = one_pass(seed, [[28, 37, 1, 1], [45, 41, 1, 1], nothing, nothing])
-    backward = one_pass(seed + 9, [nothing, [20.5, 30, 1, 1], [28, 39.5, 1, 1], nothing])
+    forward = one_pass(seed, [[28, 37], [45, 41], nothing, nothing])
+    backward = one_pass(seed + 9, [nothing, [20.5, 30], [28, 39.5], nothing])
     forward.tracks.tracks[0, :1], forward.tracks.tracks[1, :3] = np.nan, np.nan
     found = blended(forward, backward, LABELS, 0.5)
     ahead, back = forward.tracks, backward.tracks
@@ -79,9 +79,9 @@ def test_the_blend_by_its_definition(seed):
 @pytest.mark.parametrize(("there", "back", "told"), [(6, 6, True), (6, 5.99, False), (5.99, 6, False), (9, 6, True)])
 def test_labels_disagree_from_a_twentieth_of_the_mean_side_on(there, back, told):
     """Which is 6 pixels; if either pass arrives nearer, they do not."""
-    nothing = [np.nan] * 4
-    forward = one_pass(0, [[28, 33 + there, 1, 1], nothing, nothing, nothing])
-    backward = one_pass(1, [nothing, [20 - back, 30, 1, 1], nothing, nothing])
+    nothing = [np.nan] * 2
+    forward = one_pass(0, [[28, 33 + there], nothing, nothing, nothing])
+    backward = one_pass(1, [nothing, [20 - back, 30], nothing, nothing])
     found = disagreement(forward, backward, LABELS, next(gaps(LABELS)))
     assert (found is not None) == told
     if found is not None:

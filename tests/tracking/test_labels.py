@@ -60,6 +60,7 @@ def test_labels_know_those_of_the_same_point_before_and_after():
     [
         ([(0, 1, 2), (0, 3, 4)], [3, 3], "points: id 3 has two positions on frame 0"),
         ({3: [(0, 1, 2), (0, 1, 2)]}, None, "points: id 3 has two positions on frame 0"),
+        ({3: [(0, 1, 2), (9, 1, 2)], 8: [(7, 1, 2), (7, 3, 4)]}, None, "points: id 8 has two positions on frame 7"),
         ([(0, 1, 2)], [1, 2], "ids must hold a whole number for each of 1 points"),
         ([(0, 1, 2)], [1.5], "ids must be a whole number, got 1.5"),
         ([(0, 1, 2)], "1", "ids must hold a whole number for each of 1 points"),
@@ -70,6 +71,7 @@ def test_labels_know_those_of_the_same_point_before_and_after():
         ((0, 1, 2), None, r"points must be an array \(N, 3\) of \(t, x, y\), got shape \(3,\)"),
         ([(0.5, 1, 2)], None, "whole frame numbers"),
         ([(np.nan, 1, 2)], None, "whole frame numbers"),
+        ([(np.inf, 1, 2)], None, "whole frame numbers"),
     ],
 )
 def test_what_are_no_labels(points, ids, message):
@@ -122,18 +124,18 @@ def test_each_label_starts_with_the_looks_of_those_beside_it(tiny_model, noise_c
         started.append((obj_id, frame_idx, looks))
         add(session, obj_id, frame_idx, point, looks)
 
-    given = {5: [drift(6), drift(2), drift(9)], 3: [drift(1)]}
-    own = {t: tracker.describe(noise_clip[t], {0: drift(t)[1:]}).looks()[0] for t in (2, 6, 9)}
+    given = {5: [drift(6), drift(2), drift(9)], 3: [drift(1)], 8: [drift(2, 30, 12), drift(6, 30, 12)]}
+    labels = [drift(2), drift(6), drift(9), drift(1), *given[8]]
+    own = [tracker.describe(noise_clip[t], {0: point}).looks()[0] for t, *point in labels]
     monkeypatch.setattr(FgvcInferenceSession, "add_point", spy)
     tracker.track(noise_clip, given, direction="both")
-    started = [one for one in started if one[2] is not None or one[1] == 1][-8:]
-    assert [t for _, t, _ in started if t != 1] == [2, 6, 9] * 2
-    for _, t, looks in started:
-        beside = {2: [6], 6: [2, 9], 9: [6], 1: []}[t]
-        assert (looks is None) == (t == 1)
-        if looks is not None:
-            expected = torch.cat([own[s].templates for s in beside]).float()
-            torch.testing.assert_close(looks.templates.float(), expected, atol=1e-3, rtol=0)
+    assert [label for label, _, _ in started[-12:]] == 2 * list(range(6))
+    for label, t, looks in started[-12:]:
+        beside = [[1], [0, 2], [1], [], [5], [4]][label]
+        assert t == labels[label][0] and (looks is None) == (not beside)
+        for name, atol in (("templates", 1e-3), ("images", 2e-3)) if beside else ():
+            expected = torch.cat([getattr(own[other], name) for other in beside]).float()
+            torch.testing.assert_close(getattr(looks, name).float(), expected, atol=atol, rtol=0)
 
 
 def test_labels_on_neighbouring_frames(tracker, noise_clip):
@@ -174,9 +176,9 @@ def one_pass(offsets, arrival, uncertainty=1.0, confidence=0.9, of=FRAMES):
 
 def passes(ahead, back):
     (first, there), (second, here) = ahead, back
-    nothing = [np.nan] * 4
-    forward = LabelPass(first, np.array([[120, 100 + there, first.confidence[0, 11], 1], nothing]))
-    backward = LabelPass(second, np.array([nothing, [100, 100 + here, second.confidence[0, 3], 1]]))
+    nothing = [np.nan] * 2
+    forward = LabelPass(first, np.array([[120, 100 + there], nothing]))
+    backward = LabelPass(second, np.array([nothing, [100, 100 + here]]))
     return blended(forward, backward, LABELS, 0.5)
 
 

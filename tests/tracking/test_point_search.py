@@ -218,6 +218,12 @@ def test_a_point_that_is_found_on_the_first_frame_has_its_position_there(tracker
     assert tracks.visible[:, 0].all()
 
 
+@pytest.mark.parametrize("direction", ["backward", "both"])
+def test_points_that_are_found_nowhere_have_no_position(tracker, noise_clip, late_clip, direction):
+    tracks = tracker.track(late_clip[:3], queries=tracker.describe(noise_clip[0], POINTS), direction=direction)
+    assert tracks.object_ids == [4, 9] and np.isnan(tracks.tracks).all() and not tracks.visible.any()
+
+
 def test_several_looks_of_one_point(tracker, noise_clip):
     first, second = (tracker.describe(noise_clip[t], {5: (35 - t, 22 - t)}) for t in (0, 6))
     queries = first.joined(second)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor
+from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, Tracker
 from fgvc_hf.tracking.prompts import BoxTarget, MaskTarget, PointTarget
-from fgvc_hf.tracking.results import BoxReadout, FgvcVideoOutput, MaskReadout, TrackTable
-from fgvc_hf.tracking.session_results import _at_border, read_boxes, read_masks
+from fgvc_hf.tracking.results import BoxReadout, FgvcVideoOutput, MaskReadout, PointReadout, TrackTable
+from fgvc_hf.tracking.session_results import _at_border, read_boxes, read_masks, read_points
 
 
 @pytest.mark.parametrize("matching", ["labels", "templates"])
@@ -26,6 +26,18 @@ def test_a_session_gives_positions_and_errors_in_pixels_of_the_video(matching):
     np.testing.assert_allclose(output.points, read.points.numpy() * (2, 3), rtol=1e-6)  # 96 / 48 and 96 / 32
     np.testing.assert_allclose(output.uncertainty, read.uncertainty.numpy() * math.sqrt(6), rtol=1e-5)
     assert (read.uncertainty > 0).all() and not np.array_equal(output.points, first.points)
+
+
+def test_points_and_boxes_are_followed_in_pixels_of_the_models_input():
+    """Of 32 rows and 48 columns, which 96 x 96 pixels of the video become."""
+    processor = FgvcProcessor(FgvcImageProcessorPil(size={"height": 32, "width": 48}))
+    model = FgvcModel(FgvcConfig(hidden_sizes=[8, 8, 16], depths=[1, 1, 1], point_matching="templates")).eval()
+    session = processor.init_video_session()
+    processor.add_inputs_to_inference_session(session, 0, [1, 2], [(30.0, 60.0), (70.0, 21.0)])
+    processor.add_inputs_to_inference_session(session, 0, [3], input_boxes=[(10.0, 24.0, 40.0, 72.0)])
+    model.step(session, np.zeros((96, 96, 3), np.uint8))
+    assert session.templates.read().points.tolist() == [[15, 20], [35, 7]]
+    assert session.boxes.read().corners.tolist() == [[[5, 8], [20, 8], [20, 24], [5, 24]]]
 
 
 def test_positions_are_kept_in_float64(tiny_model, processor, noise_clip):
@@ -45,6 +57,29 @@ def test_the_border_is_two_per_cent_of_the_mean_side_on_a_frame_that_is_not_squa
     )
     found = _at_border(expected, (50, 200))
     assert found.tolist() == [False, True, False, True, False, True, False, True, False]
+
+
+def test_points_come_in_the_order_of_all_ids_and_exactly_as_they_were_given():
+    """Of two trackers. One point has a prompt here, one is next to the right border, and one has not been found yet."""
+    places = torch.tensor([[3.0, 5.0], [29.9, 2.0], [math.nan, math.nan]], dtype=torch.float64)
+    confidence, uncertainty = torch.tensor([0.5, 0.49, 0.0]), torch.tensor([1.0, 2.0, math.nan])
+    readouts = [
+        PointReadout(ids, places[rows], confidence[rows], uncertainty[rows], places[rows])
+        for ids, rows in (([7, 4], slice(2)), ([9], slice(2, 3)))
+    ]
+    points = {4: PointTarget(2, (1.0, 1.0)), 7: PointTarget(0, (9.0, 8.0)), 5: PointTarget(8, (1.0, 1.0))}
+    points[9] = PointTarget(3)
+    here = {7: PointTarget(5, (8.0, 9.5)), 9: points[9], 4: BoxTarget(5, np.zeros((4, 2)), False)}
+    found = read_points(readouts, points, here, ((20, 90), (10, 30)), FgvcConfig(visibility_threshold=0.5))
+    assert found["ids"] == [4, 7, 9]
+    np.testing.assert_allclose(found["points"], [(89.7, 4), (8, 9.5), (np.nan, np.nan)])
+    np.testing.assert_array_equal(found["queries"], [(2, 1, 1), (0, 9, 8), (3, np.nan, np.nan)])
+    np.testing.assert_allclose(found["uncertainty"], [2 * math.sqrt(6), math.sqrt(6), np.nan], rtol=1e-6)
+    np.testing.assert_array_equal(found["confidence"], confidence[[1, 0, 2]])
+    assert found["visible"].tolist() == [False, True, False]
+    assert found["at_border"].tolist() == found["outside"].tolist() == [True, False, False]
+    always = read_points(readouts, points, here, ((20, 90), (10, 30)), FgvcConfig(visibility_threshold=0.0))
+    assert always["visible"].tolist() == [True, True, False] and not always["outside"].any()
 
 
 def test_an_object_is_exactly_its_mask_on_the_frame_of_that_and_takes_no_other_pixels():
@@ -108,3 +143,25 @@ def test_a_point_is_visible_from_the_threshold_on_and_outside_if_it_was_at_the_b
     assert found.tracks[1, 3].tolist() == [3, 2] and found.uncertainty[0, 3] == np.float32(1.2)
     assert table.tracks({}, None, (10, 10), 0.0).visible.tolist() == [[True, True, False, True]] * 2
     assert table.tracks({}, 2, (10, 10), 1.0).visible.tolist() == [[True, False], [True, False]]
+
+
+def test_points_are_visible_from_the_threshold_that_is_given(tiny_model, noise_clip):
+    """However they are followed; from that of the configuration if none is given."""
+    fields = {"point_matching": "templates", "visibility_threshold": 0.998}
+    config = FgvcConfig.from_dict(tiny_model.config.to_dict() | fields)
+    model = FgvcModel(config).eval()
+    model.load_state_dict(tiny_model.state_dict())
+    tracker = Tracker(model, FgvcProcessor(FgvcImageProcessorPil(resize_policy="none")))
+    other = np.random.default_rng(1).integers(0, 255, (1, *noise_clip.shape[1:]), np.uint8)
+    clip, first, second = np.concatenate([noise_clip[:2], other]), (0, 40.0, 25.0), (1, 39.0, 24.0)
+    ways = [{"points": {5: first}}, {"points": {5: [first, second]}}]
+    ways.append({"points": {5: [first, second]}, "direction": "both"})
+    ways.append({"queries": tracker.describe(noise_clip[0], {5: first[1:]})})
+    for way in ways:
+        default = tracker.track(clip, **way)
+        assert (default.confidence < 0.998).any()
+        found = {threshold: tracker.track(clip, **way, threshold=threshold) for threshold in (0.0, 0.9999)}
+        for threshold, tracks in {0.998: default, **found}.items():
+            known = ~np.isnan(tracks.tracks[..., 0])
+            np.testing.assert_array_equal(tracks.visible, known & (tracks.confidence >= threshold))
+        assert (found[0.0].visible & ~found[0.9999].visible).any()

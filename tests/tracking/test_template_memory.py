@@ -81,6 +81,13 @@ def test_images_are_the_first_and_those_nearest_to_ages_and_untrusted_ones_are_n
     assert known.tolist() == [[True, True], *(trusted[slot] for slot in slots)]
 
 
+def test_of_two_images_as_near_to_an_age_that_in_the_first_slot_is_taken():
+    """Slots hold those of 1, 4 and 2 frames back, which are frames 5, 2 and 4."""
+    memory = remembered([(True, True)] * 5)
+    assert memory.ages(slice(0, 1)).tolist() == [[1, 4, 2]]
+    assert memory.images(slice(0, 1), (3,))[0][:, 0, 1, 1].tolist() == [-1, 1]
+
+
 def test_the_similarity_of_a_cell_is_an_average_over_frames_on_which_the_point_was_visible():
     memory = TemplateMemory.of(torch.zeros(0, 1, 2), torch.zeros(0, 3, 3), SLOTS)
     memory.join(TemplateMemory.of(torch.tensor([[[1.0, 0.0]]]), torch.zeros(1, 3, 3), SLOTS))
@@ -129,6 +136,7 @@ def test_other_looks_cost_only_where_there_are_and_count_for_their_points():
     memory.join(with_looks(1, 4, 7))
     assert memory.references.flatten().tolist() == [100, 200, 4]
     torch.testing.assert_close(memory.mean(slice(0, 2), SHARE), recent)
+    torch.testing.assert_close(memory.mean(slice(2, 3), SHARE).flatten(), torch.tensor([4.0]))
     assert memory.nbytes == alone + bound == 4 * 3 * (1 + 1 + 3 + (1 + 3 + 2) * 9)
     bound = memory.bytes_of(1)
     memory.join(with_looks(9))

@@ -31,9 +31,10 @@ def test_any_order_and_ids_that_come_and_go(order, num_frames):
     present = {t: [i for i in (5, -3, 9, 2**60) if (t + i) % 3] for t in range(70)}
     for t in order:
         table.add(output(t, present[t]))
-    tracks = table.tracks({9: (0.0, 9.0, 9.0), 77: (1.0, 2.0, 3.0)}, num_frames, (10, 20), 0.5)
+    tracks = table.tracks({9: (0.0, 9.1, 9.2), 77: (1.0, 2.0, 3.0)}, num_frames, (10, 20), 0.5)
     assert tracks.object_ids[:2] == [9, 77] and set(tracks.object_ids) == {9, 77, 5, -3, 2**60}
     assert tracks.tracks.shape == (5, num_frames or 70, 2) and tracks.tracks.dtype == np.float32
+    assert tracks.queries[:3].tolist() == [[0, 9.1, 9.2], [1, 2, 3], [0, 5, 5]] and tracks.queries.dtype == np.float64
     for row, obj_id in enumerate(tracks.object_ids):
         for t in range(num_frames or 70):
             if t < 70 and obj_id in present[t]:

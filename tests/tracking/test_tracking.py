@@ -54,7 +54,7 @@ def test_the_query_is_returned_on_its_frame(tiny_model, noise_clip, settings, di
     for n, (t, x, y) in enumerate(QUERIES.astype(np.float32)):
         assert result.tracks[n, int(t)].tolist() == [x, y]
         assert result.visible[n, int(t)] and result.confidence[n, int(t)] == 1
-    np.testing.assert_array_equal(result.queries, QUERIES.astype(np.float32))
+    np.testing.assert_array_equal(result.queries, QUERIES)
 
 
 def test_streaming_equals_offline(tiny_model, processor, noise_clip):
