@@ -32,7 +32,8 @@ def video_sources(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: there is no such folder of videos.")
-    files = [path for path in folder.rglob("*") if path.suffix.lower() in READ_SUFFIXES and path.is_file()]
+    # A link that leads nowhere is among them, to be told like others that cannot be read
+    files = [path for path in folder.rglob("*") if path.suffix.lower() in READ_SUFFIXES and not path.is_dir()]
     images = {path.parent for suffix in ("*.jpg", "*.jpeg", "*.png", "*.webp") for path in folder.rglob(suffix)}
     found = sorted([*files, *images])
     if not found:

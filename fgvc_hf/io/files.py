@@ -5,11 +5,12 @@ import hashlib
 import os
 import re
 import shutil
-import unicodedata
 import uuid
 from collections.abc import Generator, Iterable
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+from .names import folded
 
 
 try:
@@ -95,16 +96,12 @@ def same_place(a: Path, b: Path) -> bool:
     """Whether two paths lead to one file or folder, or would on a file system that ignores case."""
     if a.exists() and b.exists() and os.path.samefile(a, b):
         return True
-    return _folded(a) == _folded(b)
+    return folded(os.path.realpath(a)) == folded(os.path.realpath(b))
 
 
 def lies_in(path: Path, folder: Path) -> bool:
     """Whether a path is below a folder, at any depth."""
     return any(same_place(parent, folder) for parent in Path(os.path.realpath(path)).parents)
-
-
-def _folded(path: Path) -> str:
-    return unicodedata.normalize("NFC", os.path.realpath(path)).casefold()
 
 
 @contextmanager

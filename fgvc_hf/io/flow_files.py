@@ -23,9 +23,10 @@ FLO_TAG = b"PIEH"  # first bytes of a Middlebury flow file: 202021.25 as a littl
 
 def check_flow_format(path: str | Path) -> Path:
     """The path, checked to end in .flo, .npz, .png or .exr (else a `ValueError`), and that OpenEXR is there if it is needed."""
-    if Path(path).suffix.lower() not in FORMATS:
+    path = local_path(path)
+    if path.suffix.lower() not in FORMATS:
         raise ValueError(f"{path}: the name must end in .flo, .npz, .png or .exr.")
-    return check_exr_name(path) if Path(path).suffix.lower() == ".exr" else Path(path)
+    return check_exr_name(path) if path.suffix.lower() == ".exr" else path
 
 
 def save_flow(flow: np.ndarray, occluded: np.ndarray, path: str | Path, backward: np.ndarray | None = None) -> None:
@@ -93,10 +94,11 @@ def read_kitti_flow(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         `ValueError`: the file has another format or is damaged.
         `OSError`: it is missing or no whole picture.
     """
+    path = local_path(path)
     load_picture(path)  # finds any damage; but Pillow gives 8 of the 16 bits
     av = load_av()
     try:
-        with av.open(io.BytesIO(Path(path).read_bytes()), format="png_pipe") as container:
+        with av.open(io.BytesIO(path.read_bytes()), format="png_pipe") as container:
             picture = next(container.decode(video=0))
     except (av.FFmpegError, StopIteration):
         raise ValueError(f"{path}: is no flow file of KITTI, or a damaged one.") from None

@@ -12,13 +12,12 @@ Formats that may lose values, such as JPEG and WebP, are refused by their conten
 
 import os
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from .drawing import point_colours
-from .files import atomic_write
+from .files import atomic_write, local_path
 from .image_files import load_picture, open_picture
 
 
@@ -127,7 +126,8 @@ def write_mask(path: str | os.PathLike, ids: np.ndarray) -> None:
         `ValueError`: an id is outside that range, or the name does not end in .png.
         `OSError`: the file cannot be written; none is left behind.
     """
-    if Path(path).suffix.lower() != ".png":
+    path = local_path(path)
+    if path.suffix.lower() != ".png":
         raise ValueError(f"{path}: the name of a mask must end in .png.")
     image = mask_image(ids, path)
     with atomic_write(path) as temporary:

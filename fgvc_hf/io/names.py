@@ -1,5 +1,6 @@
 """Names that come from files, such as those of a data set's sequences: names of files and folders, and never paths."""
 
+import unicodedata
 from collections.abc import Iterable
 
 
@@ -28,17 +29,22 @@ def check_name(name: object, source: object) -> str:
 
 
 def check_names(names: Iterable[object], source: object) -> list[str]:
-    """The names, checked one by one and to differ in more than case, so that none takes the place of another.
+    """The names, checked one by one and to differ in more than case and the encoding of accents, so that none takes the place of another.
 
     Raises:
         `OSError`: as of [`check_name`], or a name is there twice.
     """
     checked, seen = [check_name(name, source) for name in names], set()
     for name in checked:
-        if name.casefold() in seen:
+        if folded(name) in seen:
             raise OSError(f"{source}: the name {name!r} is there twice.")
-        seen.add(name.casefold())
+        seen.add(folded(name))
     return checked
 
 
-__all__ = ["check_name", "check_names"]
+def folded(name: str) -> str:
+    """What two names have in common that are one file on systems which ignore case, or how an accent is encoded."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+__all__ = ["check_name", "check_names", "folded"]

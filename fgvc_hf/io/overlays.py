@@ -12,7 +12,7 @@ from tqdm import tqdm
 from ..tracking.box_results import BoxTracks
 from ..tracking.results import PointTracks
 from .drawing import draw_boxes, draw_tracks
-from .files import atomic_write, check_writable
+from .files import atomic_write, check_writable, local_path
 from .panels import contact_sheet, panel_scale, side_by_side
 from .video import VideoWriter, writing_rate
 
@@ -30,7 +30,8 @@ class Draw(Protocol):
 
 def check_picture_name(path: str | Path) -> Path:
     """The path, checked to end in .png (else a `ValueError`) and to be writable (else an `OSError`)."""
-    if Path(path).suffix.lower() != ".png":
+    path = local_path(path)
+    if path.suffix.lower() != ".png":
         raise ValueError(f"{path}: the name must end in .png.")
     return check_writable(path)
 

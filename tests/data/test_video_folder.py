@@ -56,6 +56,12 @@ def test_pairs_are_frames_of_one_clip_within_the_gap(folder):
     assert kinds == {0, 1, 2}
 
 
+def test_a_link_that_leads_nowhere_is_told(folder, caplog):
+    (folder / "c.mp4").symlink_to(folder / "gone.mp4")
+    assert len(VideoFolder(folder, size=32).clips) == 3
+    assert "left out 1 videos, the first is c.mp4" in caplog.text
+
+
 def test_a_seed_gives_its_pairs(folder):
     one, same, other = (VideoFolder(folder, size=32, length=12, seed=seed) for seed in (3, 3, 4))
     pairs = torch.stack([one[number] for number in range(12)])

@@ -5,9 +5,18 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from fgvc_hf import open_video, read_labels, read_mask, read_points_file
+from fgvc_hf import (
+    PointTracks,
+    VideoWriter,
+    open_video,
+    read_labels,
+    read_mask,
+    read_points_file,
+    save_tracks,
+)
 from fgvc_hf.io import files
 from fgvc_hf.io.files import (
     atomic_folder,
@@ -22,6 +31,37 @@ from fgvc_hf.io.files import (
     same_place,
     updated_folder,
 )
+from fgvc_hf.io.flow_files import save_flow
+from fgvc_hf.io.masks import write_mask
+from fgvc_hf.io.overlays import check_picture_name, write_picture
+
+
+TRACKS = PointTracks(
+    [0],
+    np.zeros((1, 3)),
+    np.zeros((1, 2, 2)),
+    np.ones((1, 2), bool),
+    *np.ones((2, 1, 2)),
+    np.zeros((1, 2), bool),
+    (8, 8),
+)
+
+
+def write_clip(path):
+    with VideoWriter(path, 12, 16, 16) as writer:
+        writer.write(np.zeros((16, 16, 3), np.uint8))
+
+
+WRITERS = [
+    (".png", lambda path: write_mask(path, np.zeros((4, 4), np.uint8))),
+    (".png", lambda path: write_picture(np.zeros((4, 4, 3), np.uint8), check_picture_name(path))),
+    *(
+        (suffix, lambda path: save_flow(np.zeros((4, 4, 2)), np.zeros((4, 4), bool), path))
+        for suffix in (".flo", ".npz", ".png")
+    ),
+    *((suffix, lambda path: save_tracks(TRACKS, path)) for suffix in (".npz", ".csv", ".json")),
+    (".mp4", write_clip),
+]
 
 
 def names(folder: Path) -> list[str]:
@@ -45,6 +85,14 @@ def test_paths_are_of_this_machine():
 def test_a_name_that_is_too_long_is_one_sentence(use):
     with pytest.raises(OSError, match=r"^a+\.\.\.: is too long for the name of a file\.$"):
         use("a" * 300 + ".csv")
+
+
+@pytest.mark.parametrize("suffix, write", WRITERS)
+def test_names_may_be_bytes_and_no_urls(tmp_path, suffix, write):
+    write(os.fsencode(tmp_path / f"a{suffix}"))
+    assert names(tmp_path) == [f"a{suffix}"]
+    with pytest.raises(ValueError, match="is a URL; only files on this machine are read and written"):
+        write(f"https://example.org/a{suffix}")
 
 
 def test_where_a_file_cannot_be_written(tmp_path, monkeypatch):

@@ -45,7 +45,7 @@ def test_names_of_data_sets_are_accepted(name):
     assert check_name(name, "data.pkl") == name
 
 
-@pytest.mark.parametrize("names", [["a", "a"], ["Goat", "b", "goat"]])
+@pytest.mark.parametrize("names", [["a", "a"], ["Goat", "b", "goat"], ["caf\u00e9", "cafe\u0301"]])
 def test_no_name_is_there_twice(names):
     with pytest.raises(OSError, match="is there twice"):
         check_names(names, "data.pkl")
