@@ -3,6 +3,7 @@
 import contextlib
 
 import numpy as np
+import other_defaults
 import pytest
 import torch
 from transformers import AutoModel
@@ -87,3 +88,12 @@ def test_a_model_made_under_another_default_type_has_it(dtype, norms, blocks):
         layers[type(layer)] |= {of.dtype for of in (*layer.parameters(recurse=False), *layer.buffers(recurse=False))}
     assert layers[torch.nn.Conv2d] == {dtype} and layers[torch.nn.BatchNorm2d] == {norms, torch.int64}
     assert model(torch.rand(1, 3, 32, 32, dtype=dtype))[0].dtype == dtype
+
+
+def test_each_test_begins_with_the_threads_of_the_first():
+    """A library may have changed them for the thread that tests run in."""
+    torch.set_num_threads(other_defaults.THREADS + 1)
+    run = other_defaults.pytest_runtest_protocol()
+    next(run)
+    assert torch.get_num_threads() == other_defaults.THREADS
+    run.close()

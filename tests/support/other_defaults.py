@@ -19,6 +19,7 @@ BETWEEN = (
 )  # who is between a call of a test and the tensor that it makes
 FLOAT32 = torch.float32
 DTYPE = getattr(torch, os.environ.get("FGVC_TEST_DTYPE", "float32"))
+THREADS = torch.get_num_threads()
 
 
 class Float32InTests(TorchFunctionMode):
@@ -56,7 +57,12 @@ def _caller(frame: FrameType | None) -> FrameType | None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol():
-    """Each test begins with this default type, whatever the one before has left."""
+    """Each test begins with this default type and these threads, whatever the one before has left.
+
+    Sums of torch depend on the number of threads, and numba's parallel functions, which napari calls, set that of the thread that calls them.
+    """
+    if torch.get_num_threads() != THREADS:
+        torch.set_num_threads(THREADS)
     if DTYPE == FLOAT32:
         return (yield)
     before = torch.get_default_dtype()
