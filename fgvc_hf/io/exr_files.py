@@ -34,7 +34,7 @@ def load_openexr() -> Any:
 
 def check_exr_name(path: str | os.PathLike) -> Path:
     """The path, checked to end in .exr (else a `ValueError`), and that there is something to write it with (else an `ImportError`)."""
-    path = local_path(path)
+    path = local_path(path, "written")
     if path.suffix.lower() != ".exr":
         raise ValueError(f"{path}: the name must end in .exr.")
     load_openexr()

@@ -21,8 +21,12 @@ except ImportError:  # Windows
 TEMPORARY = ".fgvc-hf-"  # begins the names of temporary files and folders, so that nobody else's are taken for them
 
 
-def local_path(path: str | os.PathLike) -> Path:
+def local_path(path: str | os.PathLike, use: str = "read") -> Path:
     """A path on this machine.
+
+    Args:
+        path: Of a file or folder.
+        use (`str`, defaults to `"read"`): `"read"` or `"written"`, what the message of an error says that it cannot be.
 
     Raises:
         `ValueError`: it is no path, is a URL, is empty, or has a null character.
@@ -38,7 +42,7 @@ def local_path(path: str | os.PathLike) -> Path:
         found.lstat()
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
-            raise OSError(f"{str(found)[:60]}...: is too long for the name of a file.") from None
+            raise OSError(f"{found}: cannot be {use} ({error.strerror}).") from None
     return found
 
 
@@ -49,7 +53,7 @@ def check_writable(path: str | os.PathLike) -> Path:
         `OSError`: its folder does not exist or is not writable, or the path is a folder or a device.
         `ValueError`: it is a URL.
     """
-    path = local_path(path)
+    path = local_path(path, "written")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: cannot be written, the folder {path.parent} does not exist.")
     if path.is_dir():
@@ -75,7 +79,7 @@ def check_outputs(outputs: Iterable[str | os.PathLike | None], inputs: Iterable[
     Raises:
         `ValueError`: an output is an input or another output, or lies in a folder that is one.
     """
-    written = [local_path(path) for path in outputs if path is not None]
+    written = [local_path(path, "written") for path in outputs if path is not None]
     read = [Path(path) for path in inputs if path is not None and os.path.exists(path)]
     for number, output in enumerate(written):
         for other in written[:number]:
@@ -218,7 +222,7 @@ def check_new_folder(path: str | os.PathLike) -> Path:
     Raises:
         `OSError`: it exists and is not an empty folder, or as of [`check_place_of_folder`].
     """
-    path = local_path(path)
+    path = local_path(path, "written")
     check_place_of_folder(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise FileExistsError(f"{path}: exists already; give a new or an empty folder.")
@@ -256,7 +260,7 @@ def updated_folder(path: str | os.PathLike) -> Generator[Path]:
     Yields:
         The temporary folder to write to, of files alone.
     """
-    path = local_path(path)
+    path = local_path(path, "written")
     temporary = path.with_name(f".{path.name}")
     shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
     try:

@@ -23,7 +23,7 @@ FLO_TAG = b"PIEH"  # first bytes of a Middlebury flow file: 202021.25 as a littl
 
 def check_flow_format(path: str | Path) -> Path:
     """The path, checked to end in .flo, .npz, .png or .exr (else a `ValueError`), and that OpenEXR is there if it is needed."""
-    path = local_path(path)
+    path = local_path(path, "written")
     if path.suffix.lower() not in FORMATS:
         raise ValueError(f"{path}: the name must end in .flo, .npz, .png or .exr.")
     return check_exr_name(path) if path.suffix.lower() == ".exr" else path

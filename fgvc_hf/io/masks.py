@@ -126,7 +126,7 @@ def write_mask(path: str | os.PathLike, ids: np.ndarray) -> None:
         `ValueError`: an id is outside that range, or the name does not end in .png.
         `OSError`: the file cannot be written; none is left behind.
     """
-    path = local_path(path)
+    path = local_path(path, "written")
     if path.suffix.lower() != ".png":
         raise ValueError(f"{path}: the name of a mask must end in .png.")
     image = mask_image(ids, path)

@@ -30,7 +30,7 @@ class Draw(Protocol):
 
 def check_picture_name(path: str | Path) -> Path:
     """The path, checked to end in .png (else a `ValueError`) and to be writable (else an `OSError`)."""
-    path = local_path(path)
+    path = local_path(path, "written")
     if path.suffix.lower() != ".png":
         raise ValueError(f"{path}: the name must end in .png.")
     return check_writable(path)

@@ -216,7 +216,7 @@ def check_query_name(path: str | Path) -> Path:
     Raises:
         `ValueError`: it has another suffix.
     """
-    path = local_path(path)
+    path = local_path(path, "written")
     if path.suffix.lower() != ".safetensors":
         raise ValueError(f"{path}: the name must end in .safetensors.")
     return path

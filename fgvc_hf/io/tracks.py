@@ -48,7 +48,7 @@ def check_format(path: str | Path, format: str | None = None) -> Path:
     Raises:
         `ValueError`: it has another suffix, or there is no such format.
     """
-    path = local_path(path)
+    path = local_path(path, "written")
     find_format(path, format, "write")
     return path
 
@@ -247,7 +247,7 @@ def save_tracks(
         `OSError`: the file cannot be written.
         `ImportError`: a library that writes the format is not installed.
     """
-    path = local_path(path)
+    path = local_path(path, "written")
     name = find_format(path, format, "write")
     options = {"fps": fps, "first_frame": first_frame, "images": images, "video": video}
     options = check_options(name, options)
@@ -274,7 +274,7 @@ def save_boxes(
         `ValueError`: it has another suffix, or there is no such format.
         `OSError`: the file cannot be written.
     """
-    path = local_path(path)
+    path = local_path(path, "written")
     name = find_format(path, format, "write_boxes")
     with atomic_write(path) as temporary:
         write_foreign_boxes(tracks, temporary, str(name), names or {})

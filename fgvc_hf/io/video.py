@@ -148,7 +148,7 @@ class FrameIterator:
 
 def check_video_name(path: str | Path) -> Path:
     """The path, checked to be local and to have a suffix of [`VideoWriter`]; a `ValueError` otherwise."""
-    path = local_path(path)
+    path = local_path(path, "written")
     if path.suffix.lower() not in VIDEO_SUFFIXES:
         raise ValueError(f"{path}: the name must end in {', '.join(VIDEO_SUFFIXES)}.")
     return path

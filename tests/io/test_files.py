@@ -83,7 +83,7 @@ def test_paths_are_of_this_machine():
     "use", [open_video, read_mask, read_points_file, read_labels, check_writable, check_new_folder]
 )
 def test_a_name_that_is_too_long_is_one_sentence(use):
-    with pytest.raises(OSError, match=r"^a+\.\.\.: is too long for the name of a file\.$"):
+    with pytest.raises(OSError, match=r"^a{300}\.csv: cannot be (read|written) \(File name too long\)\.$"):
         use("a" * 300 + ".csv")
 
 

@@ -47,7 +47,7 @@ def check_destination(path: str | os.PathLike, source: str) -> Path:
         `ValueError`: it is the source, or in it, or its name is not in UTF-8.
         `OSError`: it holds something else, or cannot be written.
     """
-    path = local_path(path).absolute()
+    path = local_path(path, "written").absolute()
     try:
         str(path).encode()  # PyArrow has paths in UTF-8
     except UnicodeEncodeError:
