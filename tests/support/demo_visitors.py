@@ -23,9 +23,16 @@ class Visitor:
                 dependency["api_name"]: dependency["id"] for dependency in config["dependencies"]
             }
 
+    def send(self, content: bytes, name: str = "clip.mp4") -> httpx.Response:
+        return self.http.post("/upload", files={"files": (name, content)})
+
     def upload(self, content: bytes, name: str = "clip.mp4") -> dict:
-        sent = self.http.post("/upload", files={"files": (name, content)})
+        sent = self.send(content, name)
         assert sent.status_code == 200, sent.text
+        return self.uploaded(sent, name)
+
+    def uploaded(self, sent: httpx.Response, name: str) -> dict:
+        """What the page sends on for a file that the server has taken."""
         (path,) = sent.json()
         return {"path": path, "orig_name": name, "meta": {"_type": "gradio.FileData"}}
 
@@ -62,7 +69,11 @@ class Visitor:
         return self.news()[0]
 
     def take(self, content: bytes, name: str = "clip.mp4") -> dict:
-        return self.call("upload", [self.upload(content, name)])
+        """Upload a clip and open it. Or the refusal of the upload."""
+        sent = self.send(content, name)
+        if sent.status_code != 200:
+            return {"success": False, "output": {"error": sent.text}}
+        return self.call("upload", [self.uploaded(sent, name)])
 
     def click(self, index) -> dict:
         return self.call("add_point", [0, ""], {"index": index, "value": None})
