@@ -130,3 +130,17 @@ def test_a_session_of_255_masks_takes_new_masks_of_these_alone(processor, noise_
     with pytest.raises(ValueError, match="a session holds at most 255 masks"):
         session.add_mask(256, 0, mask)
     assert session.obj_ids == list(range(1, 256)) and (7, 3) in session.prompts
+
+
+@pytest.mark.parametrize(
+    ("mask", "problem"),
+    [
+        (np.zeros((40, 56), bool), "is empty"),
+        (np.ones(56, bool), r"is bool of \(56,\)"),
+        (np.ones((40, 56), np.uint8), r"is uint8 of \(40, 56\)"),
+    ],
+)
+def test_what_is_no_mask_is_told(processor, noise_clip, mask, problem):
+    session = processor.init_video_session(noise_clip)
+    with pytest.raises(ValueError, match=rf"bool \(H, W\) with a pixel set, but that of target 1 {problem}\.$"):
+        session.add_mask(1, 0, mask)

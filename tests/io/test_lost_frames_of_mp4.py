@@ -167,6 +167,18 @@ def test_a_fragment_by_the_fields_of_its_header(second):
     assert frames_are_within(file(length - 50, 10)) and not frames_are_within(file(length - 49, 10))
 
 
+def test_places_in_a_fragment_are_counted_from_its_start():
+    """Where the header of a fragment names no place, a run is so many bytes from the first byte of the `moof` box."""
+    header = struct.pack(">I4sIII", 20, b"tfhd", 0x020010, 1, 10)  # frames of ten bytes
+    run = struct.pack(">I4sIIi", 20, b"trun", 0x1, 3, 64)  # three frames, 64 bytes behind the start
+    traf = struct.pack(">I4s", 8 + len(header + run), b"traf") + header + run
+    moof = struct.pack(">I4s", 8 + len(traf), b"moof") + traf
+    content = bytes(100) + moof + struct.pack(">I4s", 38, b"mdat") + bytes(30)
+    content = struct.pack(">I4s", 100, b"free") + content[8:]
+    assert len(moof) == 56 and len(content) == 100 + 64 + 30
+    assert frames_are_within(content) and not frames_are_within(content[:-1])
+
+
 def test_units_of_h264_that_do_not_fit_into_their_packet():
     avc = b"\1\x42\0\x0a\xff" + bytes(3)  # lengths of four bytes
     units = b"\0\0\0\3abc" + b"\0\0\0\2de"

@@ -4,6 +4,7 @@ import resource
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from fgvc_hf.io.files import atomic_write
 from fgvc_hf.io.tensor_files import write_tensors
@@ -19,3 +20,12 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_file(tmp_path):
             finally:
                 resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_safetensors_says_without_a_number_of_an_error_is_told(tmp_path, monkeypatch):
+    def save_file(*arguments, **keywords):
+        raise SafetensorError("Error while serializing: broken header")
+
+    monkeypatch.setattr("fgvc_hf.io.tensor_files.save_file", save_file)
+    with pytest.raises(OSError, match=r"a: cannot be written \(Error while serializing: broken header\)\.$"):
+        write_tensors(tmp_path / "a", {"a": torch.zeros(1)})

@@ -82,6 +82,7 @@ MALFORMED = [
     ("p.csv", "t,x,y\n0,5,5\n0,five,5\n", "p.csv, line 3: expected three numbers t,x,y, found 0,five,5"),
     ("p.csv", "t,x,y\n\n0,5,5\n\n0,5\n", "p.csv, line 5: expected three numbers"),
     ("p.csv", "t,x,y\n0,5,5,5\n", "p.csv, line 2: expected three numbers"),
+    ("p.csv", "id,t,x,y\n1,0,5,5\n1,2,5\n", "p.csv, line 3: expected four numbers id,t,x,y, found 1,2,5"),
     ("p.csv", "t,x,y\n0,,5\n", "p.csv, line 2: expected three numbers"),
     ("p.csv", "x,y,t\n0,5,5\n", "p.csv, line 1: the header must be t,x,y or id,t,x,y, found x,y,t"),
     ("p.csv", "0,5,5\n", "p.csv, line 1: the header must be t,x,y"),

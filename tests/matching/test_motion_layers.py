@@ -46,7 +46,8 @@ def test_a_layer_has_a_hundredth_of_the_frame(pixels, layers):
     known = torch.zeros(H, W, dtype=torch.bool)
     known.view(-1)[100 : 100 + pixels] = True
     found = motion_layers(TURNING, known)
-    assert len(found.motions) == len(found.members) == layers
+    assert found.motions.shape == (layers, H, W, 2) and found.members.shape == (layers, H, W)
+    assert found.members.dtype == torch.bool
     assert torch.equal(found.rest, torch.zeros_like(known) if layers else known)
 
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from fgvc_hf.tracking.blending import blended, disagreement, disagreement_sentence, gaps
+from fgvc_hf.tracking.blending import blended, disagreement, disagreement_sentence, forward_weights, gaps
 from fgvc_hf.tracking.labels import LabelPass, labels_of
 from fgvc_hf.tracking.results import LabelDisagreement, PointTracks
 
@@ -98,3 +98,15 @@ def test_what_is_said_names_five_at_most():
         several[:5]
     )
     assert disagreement_sentence(several[2:3], {2: "nose"}).endswith("other: nose on frames 2 and 12")
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 8])  # on frame 2 the forward pass weighs 0.66, 0.58, 0.61 and 0.75
+def test_whether_a_hidden_point_is_outside_is_said_by_the_pass_that_weighs_more(seed):
+    nothing = [np.nan] * 2
+    forward = one_pass(seed, [[28, 37], [45, 41], nothing, nothing])
+    backward = one_pass(seed + 9, [nothing, [20.5, 30], [28, 39.5], nothing])
+    forward.tracks.outside[:], backward.tracks.outside[:] = True, False
+    weights = forward_weights(forward, backward, LABELS, next(iter(gaps(LABELS))))
+    assert 0.5 < weights[0] < 0.76 and (weights[1:] < 0.5).all()
+    found = blended(forward, backward, LABELS, threshold=1.1)  # nothing is visible
+    assert found.outside[0, 2:5].tolist() == [True, False, False]

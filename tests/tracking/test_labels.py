@@ -95,6 +95,15 @@ def test_tracks_go_through_every_label_exactly(tracker, noise_clip, direction):
     assert processed.tolist() == [direction != "forward", *[True] * 8, direction != "backward"]
 
 
+@pytest.mark.parametrize("direction", ["forward", "both"])
+def test_tracks_are_in_pixels_of_the_video_and_not_of_the_input(tracker, noise_clip, direction):
+    smaller = FgvcImageProcessorPil(resize_policy="stretch", size={"height": 32, "width": 32})
+    tracks = Tracker(tracker.model, FgvcProcessor(smaller)).track(
+        noise_clip, {4: [drift(1), drift(5)]}, direction=direction
+    )
+    assert tracks.size == noise_clip.shape[1:3]
+
+
 def test_a_point_with_one_label_is_not_changed_by_one_with_several(tracker, noise_clip):
     alone = tracker.track(noise_clip, {9: drift(3, 50, 20)}, direction="both")
     among = tracker.track(noise_clip, {4: [drift(1), drift(5)], 9: drift(3, 50, 20)}, direction="both")

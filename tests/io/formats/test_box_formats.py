@@ -146,7 +146,9 @@ MALFORMED = {
     CVAT.replace('outside="0"', 'outside="maybe"', 1): "outside of a points must be 0 or 1, found 'maybe'",
     CVAT.replace('points frame="3"', "points"): "frame of a points must be a whole number, found 'nothing'",
     CVAT.replace("10.50,21.00", "10.50"): "points must be x,y;x,y;..., found '10.50'",
-    CVAT.replace("10.50,21.00", "1e300,21"): "nose must be labelled .* at a finite position",
+    CVAT.replace(
+        "10.50,21.00", "1e300,21"
+    ): r"nose must be labelled .* at a finite position, got frame 3, \(1e\+300, 21\)",
     CVAT.replace('points frame="5"', 'points frame="3"'): "nose is labelled twice on frame 3",
     CVAT.replace('points frame="3"', 'points frame="-3"'): "nose must be labelled on a frame number of 0 or more",
     CVAT.replace("nose", "no\0se"): "is not a XML text file in UTF-8",
