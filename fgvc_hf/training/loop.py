@@ -29,7 +29,7 @@ from ..processing_fgvc import FgvcProcessor
 from .joint import make_clips, make_synthetic
 from .module import TrainingModule
 from .pace import Pace
-from .state import check_room, checkpoints, load_checkpoint, save_checkpoint
+from .state import check_room, checkpoints, load_checkpoint, remove_leftovers, save_checkpoint
 
 
 PICTURED = (0, 1)  # numbers of the pairs that pictures show
@@ -291,7 +291,10 @@ class Training:
 
     def _resume(self) -> None:
         """Load the newest checkpoint, if there is one, after a comparison of its recipe with this one."""
-        found = checkpoints(self.output / "checkpoints")
+        folder = self.output / "checkpoints"
+        if self.accelerator.is_main_process:
+            remove_leftovers(folder)
+        found = checkpoints(folder)
         if not found:
             return
         state = json.loads((found[-1] / "state.json").read_text())

@@ -93,8 +93,7 @@ def save_checkpoint(
     adam = moments(module, optimizer)
     folder.mkdir(parents=True, exist_ok=True)
     target, partial = folder / f"step-{step:08d}", folder / f".step-{step:08d}"
-    for left in folder.glob(".step-*"):  # by a process that was killed
-        shutil.rmtree(left)
+    remove_leftovers(folder)
     partial.mkdir()
     save_parts(weights, partial, "module")
     save_parts(adam, partial, "optimizer")
@@ -108,6 +107,12 @@ def save_checkpoint(
     for old in checkpoints(folder)[:-keep]:
         _remove(old)
     return target
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what a process that was killed while it wrote or deleted a checkpoint has left, under hidden names."""
+    for left in folder.glob(".step-*"):
+        shutil.rmtree(left)
 
 
 def _remove(checkpoint: Path) -> None:

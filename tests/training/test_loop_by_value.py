@@ -14,6 +14,17 @@ from fgvc_hf.training.pace import Pace
 from fgvc_hf.training.recipes import Recipe
 
 
+def test_a_finished_run_removes_what_was_left_when_it_was_killed_while_it_deleted_a_checkpoint(tmp_path):
+    """After the last update nothing is saved any more, so that no later checkpoint would remove it."""
+    make(tmp_path, save_every=2).run()
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    left = tmp_path / "checkpoints" / ".step-00000002.old"
+    left.mkdir()
+    (left / "module.safetensors").write_text("half")
+    make(tmp_path, save_every=2).run()
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == kept
+
+
 def test_the_best_score_is_kept_over_a_resume(tmp_path):
     def evaluate(model):
         return {"score": next(scores)}
