@@ -1,8 +1,9 @@
 """What the JIT kernels for CPUs share: compilation by numba, bfloat16 as bits, one memory layout, and threads.
 
 numba compiles a function at its first call, in a second or two, once for every memory layout of its arrays, and keeps the result on disk.
-Sums are reassociated, so that two layouts may give sums that differ in the last bit. Every tensor therefore enters a kernel as a
-C-contiguous array, by [`array_of`] or [`bits_of`]: equal input gives equal output.
+Sums are reassociated, so that machine code of one function compiled twice may give sums that differ in the last bit. Equal input gives equal output
+all the same: every tensor enters a kernel as a C-contiguous array, by [`array_of`] or [`bits_of`], and the functions that a kernel calls are inlined. Calls
+would go to whichever copy the linker finds, and that depends on what the process has compiled and what it has read from disk.
 """
 
 import ctypes
@@ -14,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,12 +35,13 @@ FAST_MATH = {"nnan", "nsz", "reassoc", "contract"}  # sums in any order; infinit
 
 
 def jit(function: Callable) -> Callable:
-    """The function compiled by numba, without Python's lock, and kept on disk where there is a folder for it."""
+    """The function compiled by numba, without Python's lock, inlined into those that call it, and kept on disk where there is a folder for it."""
+    options: dict[str, Any] = {"nogil": True, "fastmath": FAST_MATH, "forceinline": True}
     beside = os.access(os.path.dirname(os.path.abspath(__file__)), os.W_OK)  # numba asks for the home folder second
     try:
-        return njit(nogil=True, cache=beside or has_home(), fastmath=FAST_MATH)(function)
+        return njit(cache=beside or has_home(), **options)(function)
     except RuntimeError:  # numba finds no folder that it may write to
-        return njit(nogil=True, fastmath=FAST_MATH)(function)
+        return njit(**options)(function)
 
 
 @jit

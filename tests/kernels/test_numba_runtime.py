@@ -1,8 +1,11 @@
 """What the JIT kernels share: threads, layouts, compilation."""
 
+import json
+import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,3 +107,30 @@ def test_kernels_are_compiled_without_a_folder_for_them(monkeypatch):
 
     monkeypatch.setattr(numba_runtime, "njit", no_folder)
     assert numba_runtime.jit(lambda a: a + 1)(2) == 3
+
+
+PROGRAM = Path(__file__).parents[1] / "support" / "kernel_results.py"
+
+
+def kernel_results(cache: Path, *order: str) -> dict:
+    """What a new process computes that keeps machine code in a folder."""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache)}
+    done = subprocess.run(
+        [sys.executable, PROGRAM, *order], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+def test_results_do_not_depend_on_what_was_compiled_before(tmp_path):
+    """Compiled in this process, read from disk, or some of each; in any order."""
+    compiled = kernel_results(tmp_path)
+    assert {kernel: calls for kernel, calls in compiled["calls"].items() if calls != []} == {}
+    kept = sorted(tmp_path.rglob("*.nbi"))
+    assert len(kept) == len(compiled["calls"])  # a kernel was read from disk, or one is not looked at
+    assert kernel_results(tmp_path, "backwards")["results"] == compiled["results"]
+    for path in kept[::2]:
+        path.unlink()
+    assert kernel_results(tmp_path)["results"] == compiled["results"]
+    assert kernel_results(tmp_path / "other", "backwards")["results"] == compiled["results"]
