@@ -209,8 +209,9 @@ def copy_of_checkout(folder: Path) -> Path:
 
 def forget_machine_code(checkout: Path, mutant: Mutant) -> None:
     """Remove what numba has kept, for a mutant of its kernels: it does not see that a function of another file has changed."""
-    for kept in (checkout / "fgvc_hf").rglob("*.nb[ic]" if "/kernels/" in mutant.path else "none"):
-        kept.unlink()
+    if "/kernels/" in mutant.path:
+        for kept in (checkout / "fgvc_hf").rglob("*.nb[ic]"):
+            kept.unlink()
 
 
 def environment(checkout: Path) -> dict[str, str]:
