@@ -12,7 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import MISSING, asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from ..processing_fgvc import FgvcProcessor
 from .joint import make_clips, make_synthetic
 from .module import TrainingModule
 from .pace import Pace
-from .state import check_room, checkpoints, load_checkpoint, remove_leftovers, save_checkpoint
+from .state import check_recipe, check_room, checkpoints, load_checkpoint, remove_leftovers, save_checkpoint
 
 
 PICTURED = (0, 1)  # numbers of the pairs that pictures show
@@ -297,17 +297,8 @@ class Training:
         found = checkpoints(folder)
         if not found:
             return
-        state = json.loads((found[-1] / "state.json").read_text())
-        # Fields that are newer than the checkpoint had their defaults
-        defaults = {field.name: field.default for field in fields(self.recipe) if field.default is not MISSING}
-        before, now = defaults | state["recipe"], asdict(self.recipe)
-        before, now = json.loads(json.dumps([before, now]))
-        different = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
-        if different:
-            raise ValueError(
-                f"{self.output} holds a run of another recipe ({', '.join(different)} differ); choose another output folder."
-            )
-        load_checkpoint(found[-1], self.bare, self.optimizer)
+        check_recipe(found[-1], self.recipe)
+        state = load_checkpoint(found[-1], self.bare, self.optimizer)
         self.step, self.best = state["step"], state["best"] if state["best"] is not None else -math.inf
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])

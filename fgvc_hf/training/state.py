@@ -8,16 +8,20 @@ written under a temporary name and renamed, so that a run killed at any moment l
 import json
 import os
 import shutil
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from ..io.json_files import read_json, understanding
 from ..io.tensor_files import write_tensors
 
 
 PART_BYTES = 15 * 2**20  # of the tensors in one file: uploads are often limited to 16 MiB
+CHECKPOINT = "a checkpoint of this run"  # in messages
 SPARE = 1.2  # free disk space that is asked for before a checkpoint is written, in sizes of a checkpoint
 
 
@@ -31,11 +35,18 @@ def moments(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, to
 
 
 def load_moments(module: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
-    """Put the state that [`moments`] returned back."""
+    """Put the state that [`moments`] returned back; a `ValueError` if it is of other parameters."""
+    unknown = set(tensors)
     for name, parameter in module.named_parameters():
         state = {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
+        expected = {"step": torch.Size(), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
+        if state and {key: value.shape for key, value in state.items()} != expected:
+            raise ValueError(f"the moments of {name} have other names or shapes")
         if state:  # Adam's step counter stays on the CPU
             optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in state.items()}
+        unknown -= {f"{name}/{key}" for key in state}
+    if unknown:
+        raise ValueError(f"there is no parameter of {min(unknown)}")
 
 
 def save_parts(tensors: dict[str, torch.Tensor], folder: Path, name: str) -> None:
@@ -54,14 +65,18 @@ def save_parts(tensors: dict[str, torch.Tensor], folder: Path, name: str) -> Non
 
 
 def load_parts(folder: Path, name: str) -> dict[str, torch.Tensor]:
-    """The tensors that [`save_parts`] wrote; an `OSError` if a part is missing."""
+    """The tensors that [`save_parts`] wrote; an `OSError` if a part is missing, a `ValueError` if one is damaged."""
     files = sorted(folder.glob(f"{name}*.safetensors"))
     expected = int(files[0].stem.rpartition("-of-")[2]) if files and "-of-" in files[0].stem else 1
     if len(files) != expected:
         raise OSError(
             f"{folder}: holds {len(files)} of the {expected} files of {name}; the checkpoint is not complete."
         )
-    return {key: value for file in files for key, value in load_file(file).items()}
+    tensors = {}
+    for file in files:
+        with understanding(file, f"part of {CHECKPOINT}"):
+            tensors |= load_file(file)
+    return tensors
 
 
 def check_room(folder: Path, module: nn.Module) -> None:
@@ -128,7 +143,39 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def load_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> dict:
-    """Load weights and moments into module and optimizer, and return `state.json`; an `OSError` if a file is missing."""
-    module.load_state_dict(load_parts(path, "module"))
-    load_moments(module, optimizer, load_parts(path, "optimizer"))
-    return json.loads((path / "state.json").read_text())
+    """Load weights and moments into module and optimizer, and return `state.json`.
+
+    Raises:
+        `OSError`: a file is missing or cannot be read.
+        `ValueError`: a file is damaged, or of another module.
+    """
+    state = read_state(path)
+    with understanding(path, CHECKPOINT):
+        module.load_state_dict(load_parts(path, "module"))
+        load_moments(module, optimizer, load_parts(path, "optimizer"))
+    return state
+
+
+def read_state(path: Path) -> dict:
+    """The `state.json` of a checkpoint, with a `step` and a `best`; a `ValueError` if it is damaged."""
+    file, contents = path / "state.json", f"part of {CHECKPOINT}"
+    with understanding(file, contents):
+        state = read_json(file, contents)
+        step, best = state["step"], state["best"]
+        if type(step) is not int or step < 0 or not isinstance(best, float | int | None):
+            raise ValueError(f"step is {step!r:.40} and best {best!r:.40}")
+    return state
+
+
+def check_recipe(path: Path, recipe: Any) -> None:
+    """Refuse a checkpoint of a run of another recipe, by a `ValueError`."""
+    state = read_state(path)
+    # Fields that are newer than the checkpoint had their defaults
+    defaults = {field.name: field.default for field in fields(recipe) if field.default is not MISSING}
+    with understanding(path / "state.json", f"part of {CHECKPOINT}"):
+        before, now = json.loads(json.dumps([defaults | state["recipe"], asdict(recipe)]))
+    different = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+    if different:
+        raise ValueError(
+            f"{path.parents[1]} holds a run of another recipe ({', '.join(different)} differ); choose another output folder."
+        )

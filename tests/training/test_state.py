@@ -6,11 +6,20 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from fgvc_hf.training import state
-from fgvc_hf.training.state import check_room, checkpoints, load_checkpoint, load_parts, save_checkpoint, save_parts
+from fgvc_hf.training.recipes import Recipe
+from fgvc_hf.training.state import (
+    check_recipe,
+    check_room,
+    checkpoints,
+    load_checkpoint,
+    load_parts,
+    save_checkpoint,
+    save_parts,
+)
 
 
 def trained(updates, seed=0):
@@ -77,3 +86,64 @@ def test_room_is_needed_for_weights_and_two_moments_and_a_fifth_more(tmp_path, m
         else:
             with pytest.raises(OSError, match="run: a checkpoint needs 0.0 MiB, but only 0.0 are free"):
                 check_room(tmp_path / "new" / "run", module)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is damaged .Expecting value"),
+        ("[]", "is damaged"),
+        ("[" * 100_000, "is nested too deeply"),
+        ('{"step": 3}', "is damaged .best"),
+        ('{"step": 2.5, "best": null}', "step is 2.5"),
+        ('{"step": -3, "best": null}', "step is -3"),
+        ('{"step": true, "best": null}', "step is True"),
+        ('{"step": 3, "best": "0.5"}', "best '0.5"),
+    ],
+)
+def test_a_damaged_state_is_one_sentence(tmp_path, content, message):
+    path = save_checkpoint(tmp_path, 3, *trained(1), {"best": None}, keep=1)
+    (path / "state.json").write_text(content)
+    with pytest.raises(ValueError, match=rf"state.json: must be part of a checkpoint of this run, or .*{message}"):
+        load_checkpoint(path, *trained(1))
+
+
+@pytest.mark.parametrize("recipe", [None, [], "joint"])
+def test_a_recipe_that_is_none_is_one_sentence(tmp_path, recipe):
+    path = save_checkpoint(tmp_path, 3, *trained(1), {"best": None, "recipe": recipe}, keep=1)
+    with pytest.raises(ValueError, match="state.json: must be part of a checkpoint of this run, or is damaged"):
+        check_recipe(path, Recipe())
+
+
+@pytest.mark.parametrize("name", ["module", "optimizer"])
+@pytest.mark.parametrize("left", [0, 5, 40, -1])
+def test_a_file_that_was_cut_off_is_one_sentence(tmp_path, name, left):
+    path = save_checkpoint(tmp_path, 3, *trained(1), {"best": None}, keep=1)
+    file = path / f"{name}.safetensors"
+    file.write_bytes(file.read_bytes()[:left])
+    with pytest.raises(
+        ValueError, match=f"{name}.safetensors: must be part of a checkpoint of this run, or is damaged"
+    ):
+        load_checkpoint(path, *trained(1))
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "message"),
+    [
+        ("module", "0.weight", torch.zeros(3, 3), "size mismatch for 0.weight"),
+        ("module", "2.weight", torch.zeros(3), "Unexpected key.*2.weight"),
+        ("optimizer", "0.weight/exp_avg", torch.zeros(3, 3), "the moments of 0.weight have other names or shapes"),
+        ("optimizer", "0.weight/momentum", torch.zeros(4, 3), "the moments of 0.weight have other names or shapes"),
+        ("optimizer", "2.weight/exp_avg", torch.zeros(3), "there is no parameter of 2.weight/exp_avg"),
+        ("optimizer", "0.weight/exp_avg", None, "the moments of 0.weight have other names or shapes"),
+    ],
+)
+def test_tensors_of_another_module_are_refused(tmp_path, name, key, value, message):
+    path = save_checkpoint(tmp_path, 3, *trained(1), {"best": None}, keep=1)
+    tensors = {name: tensor.clone() for name, tensor in load_file(path / f"{name}.safetensors").items()}
+    tensors |= {key: value}
+    save_file({key: value for key, value in tensors.items() if value is not None}, path / f"{name}.safetensors")
+    with pytest.raises(
+        ValueError, match=f"step-00000003: must be a checkpoint of this run, or is damaged .*{message}"
+    ):
+        load_checkpoint(path, *trained(1))
