@@ -129,6 +129,7 @@ class Training:
         self.bare = module  # without the wrapper that distributes it
         check_room(self.output, module)
         self._resume()
+        self._saved = self.step  # of the newest checkpoint; 0 if there is none
         self.module, self.prepared_optimizer = accelerator.prepare(module, self.optimizer)
 
     def run(self, show_progress_bar: bool = True, pace: Pace | None = None) -> None:
@@ -341,6 +342,9 @@ class Training:
             self._save_checkpoint()
 
     def _save_checkpoint(self) -> None:
+        """Save a checkpoint of this update, unless there is one: what is written twice is not there for a moment between."""
+        if self._saved == self.step:
+            return
         start = time.monotonic()
         state = {
             "recipe": asdict(self.recipe),
@@ -350,6 +354,7 @@ class Training:
         if self.accelerator.is_main_process:
             save_checkpoint(self.output / "checkpoints", self.step, self.bare, self.optimizer, state, self.keep)
         self.accelerator.wait_for_everyone()
+        self._saved = self.step
         self.pace.saved(time.monotonic() - start)
 
     def _evaluate(self) -> None:

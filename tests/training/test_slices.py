@@ -13,7 +13,7 @@ from test_loop import TINY, log, make, weights
 from training_runs import run
 
 from fgvc_hf import FgvcConfig, FgvcModel
-from fgvc_hf.training import state
+from fgvc_hf.training import loop, state
 from fgvc_hf.training.pace import Pace
 
 
@@ -58,6 +58,20 @@ def test_checkpoints_are_written_by_time(tmp_path):
     training.run(pace=Pace(save_seconds=1e-9))
     assert len(list((tmp_path / "checkpoints").iterdir())) == 4
     assert training.pace.checkpoint_seconds >= 2.0
+
+
+def test_a_checkpoint_of_an_update_is_written_once(tmp_path, monkeypatch):
+    """By the clock or the number of updates, and not again at the end of the slice: killed there, a run that keeps one would have none."""
+    written, whole = [], loop.save_checkpoint
+    monkeypatch.setattr(loop, "save_checkpoint", lambda *given: written.append(given[1]) or whole(*given))
+    make(tmp_path, RECIPE, save_every=0, keep=1).run(pace=Counted(save_seconds=1e-9))
+    make(tmp_path, RECIPE, save_every=2, keep=1).run(pace=Counted())
+    assert written == [1, 2, 3, 4, 6]
+    again = make(tmp_path, RECIPE, save_every=0, keep=1)
+    pace = Counted()
+    pace.updates = 0
+    again.run(pace=pace)
+    assert written == [1, 2, 3, 4, 6]
 
 
 def test_losses_are_printed(tmp_path, capsys):
