@@ -8,6 +8,8 @@ On a GPU, Triton kernels compute the same ([`fgvc_hf.kernels.window_losses_trito
 """
 
 import os
+from collections.abc import Callable
+from functools import wraps
 
 import torch
 
@@ -27,8 +29,20 @@ def _by_triton(features: torch.Tensor, backend: str | None) -> bool:
     return backend_for(features, backend, LOSSES_MEMORY) == "triton"
 
 
+def _without_autocast(method: Callable) -> Callable:
+    """A method of an autograd function in the precision of its tensors: autocast would round the weights and values of averages to bfloat16."""
+
+    @wraps(method)
+    def computed(ctx, first: torch.Tensor, *others):
+        with torch.autocast(first.device.type, enabled=False):
+            return method(ctx, first, *others)
+
+    return computed
+
+
 class _Average(torch.autograd.Function):
     @staticmethod
+    @_without_autocast
     def forward(ctx, query, key, values, scale, tiling):
         q_pad, k_pad, v_pad = tiling.pad_queries(query), tiling.pad_keys(key), tiling.pad_keys(values)
         output = values.new_empty(*q_pad.shape[:3], values.shape[-1], dtype=torch.float32)
@@ -42,6 +56,7 @@ class _Average(torch.autograd.Function):
         return output
 
     @staticmethod
+    @_without_autocast
     def backward(ctx, grad):  # ty: ignore[incompatible-method-override]
         tiling, (query, key, values, output) = ctx.tiling, ctx.saved_tensors
         # The gradient of a score is p (g v - g o), with the average o: one matrix product, of (g, -g o) with (v, 1)
@@ -98,6 +113,7 @@ class _CrossEntropy(torch.autograd.Function):
     """Forward also computes the gradients of the sum, softmax minus label, tile by tile; backward scales them."""
 
     @staticmethod
+    @_without_autocast
     def forward(ctx, query, key, valid, target, scale, tiling):
         q_pad, k_pad = tiling.pad_queries(query), tiling.pad_keys(key)
         valid_pad = tiling.pad_queries(valid[..., None].float())
@@ -124,6 +140,7 @@ class _CrossEntropy(torch.autograd.Function):
         return total / count
 
     @staticmethod
+    @_without_autocast
     def backward(ctx, grad):  # ty: ignore[incompatible-method-override]
         grad_q, grad_k, count = ctx.saved_tensors
         factor = (grad / count).view(-1, 1, 1, 1)

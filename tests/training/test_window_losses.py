@@ -153,3 +153,20 @@ def test_cross_entropy_of_the_rows_below_those_without_a_valid_query(features):
     losses = -(labels * shifted_scores(query, key).log_softmax(-1).clamp_min(-1e4)).sum(-1)
     torch.testing.assert_close(found, losses[:, H - 2 :].flatten(1).mean(1), atol=1e-5, rtol=1e-5)
     assert (found > 1).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_changes_nothing(features, dtype):
+    """Products are in the precision of the features, and averages in float32; by autocast, a colour of 1 + 2^-10 would be 1."""
+    query, key = (values.detach().to(dtype).requires_grad_() for values in features)
+    values, valid = torch.full((B, H, W, 1), 1 + 2**-10), torch.ones(B, H, W, dtype=torch.bool)
+    target = GaussianTarget(CELLS.expand(B, H, W, 2), 1.5)
+    expected = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            average = window_average(query, key, values, R, SCALE)
+            losses = average.sin().sum(), window_cross_entropy(query, key, valid, target, R, SCALE).sum()
+            found = [average, *losses, *(part for loss in losses for part in gradients(loss, [query, key]))]
+        torch.testing.assert_close(average, values, atol=1e-5, rtol=0)
+        expected = expected or found
+        assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
