@@ -35,10 +35,15 @@ class GaussianTarget:
     def __call__(self, tiling: Tiling, row: TileRow) -> torch.Tensor:
         positions = tiling.queries(tiling.pad_queries(self.positions), row)
         x, y = positions.unflatten(0, (-1, tiling.columns)).unbind(-1)
-        labels_y = (-((row.key_y - y[..., None]) ** 2) / (2 * self.sigma**2)).exp()[..., None]
-        labels_x = (-((row.key_x[:, None] - x[..., None]) ** 2) / (2 * self.sigma**2)).exp()[..., None, :]
+        labels_y = self._along(row.key_y - y[..., None])[..., None]  # (B, nx, 128, Ky, 1)
+        labels_x = self._along(row.key_x[:, None] - x[..., None])[..., None, :]  # (B, nx, 128, 1, Kx)
         labels = (labels_y * labels_x).flatten(3) * row.allowed
         return (labels / labels.sum(-1, keepdim=True).clamp_min(1e-12)).flatten(0, 1)
+
+    def _along(self, distance: torch.Tensor) -> torch.Tensor:
+        """The Gaussian at the cells along one axis, 1 at the nearest: where all are many sigmas away, none would be above 0."""
+        squared = distance.square()
+        return ((squared.amin(-1, keepdim=True) - squared) / (2 * self.sigma**2)).exp()
 
 
 @dataclass(frozen=True)

@@ -170,3 +170,26 @@ def test_autocast_changes_nothing(features, dtype):
         torch.testing.assert_close(average, values, atol=1e-5, rtol=0)
         expected = expected or found
         assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("sigma", [0.7, 0.1, 0.05, 0.01, 1e-6])
+def test_a_narrow_gaussian_is_still_a_distribution(features, sigma):
+    """Halfway between four cells each has a quarter of the label of a sigma however small, and nearer to one of them that one has all."""
+    between = (CELLS + 0.5).clamp_max(torch.tensor([W - 1, H - 1])).expand(B, H, W, 2)
+    valid = torch.ones(B, H, W, dtype=torch.bool)
+    valid[:, -1], valid[:, :, -1] = False, False
+    query, key = features
+    log_probabilities = shifted_scores(query, key).log_softmax(-1)
+    near = ((OFFSETS - 0.5).abs() == 0.5).all(-1)
+    assert near.sum() == 4
+    weights = (-(OFFSETS - 0.5).square().sum(-1) / (2 * sigma**2) + 0.25 / sigma**2).exp().expand(B, H, W, -1)
+    weights = weights * shifted(torch.ones(B, H, W, 1))[..., 0]
+    torch.testing.assert_close(weights[0, 5, 5, near], torch.ones(4))
+    expected = -(weights * log_probabilities.clamp_min(-1e4)).sum(-1) / weights.sum(-1)
+    found = window_cross_entropy(query, key, valid, GaussianTarget(between, sigma), R, SCALE)
+    torch.testing.assert_close(found, (expected * valid).sum((1, 2)) / valid.sum((1, 2)))
+    if sigma <= 0.1:
+        narrow = GaussianTarget(CELLS + torch.tensor([0.3, -0.2]).expand(B, H, W, 2), sigma)
+        one_cell = DiracTarget(CELLS.expand(B, H, W, 2).float())
+        found, expected = (window_cross_entropy(query, key, valid, target, R, SCALE) for target in (narrow, one_cell))
+        torch.testing.assert_close(found, expected)
