@@ -79,6 +79,23 @@ def test_a_stopped_run_goes_on_exactly(name, videos, tmp_path):
     assert LOSSES[name] < set(entries[-1])
 
 
+@pytest.mark.parametrize("name", ["uvc", "timecycle"])
+def test_a_coarse_to_fine_model_is_trained_with_its_head(name):
+    """On the features that it gives, at stride 2: those of its encoder alone are at stride 8."""
+    head = {"fine_size": 8, "num_attention_layers": 1, "num_attention_heads": 2, "attention_window": 2}
+    torch.manual_seed(0)
+    model = FgvcModel(FgvcConfig(hidden_sizes=[8, 8, 16], depths=[1, 1, 1], **head))
+    colours = ColourAutoEncoder(ColourAutoEncoderConfig(widths=[8]))
+    recipe = replace(RECIPES[name], frame=40)
+    module = UvcTraining(model, recipe, colours) if name == "uvc" else TimeCycleTraining(model, recipe)
+    assert module.encode(torch.rand(1, 3, 64, 48)).shape == (1, 32, 24, 8)
+    frames = torch.randint(256, (2, 2 if name == "uvc" else 6, 3, 40, 40), dtype=torch.uint8)
+    losses = module(frames=frames, seeds=[1, 2], step=3)
+    torch.stack([losses[key] for key in LOSSES[name]]).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    assert model.head.mix.weight.grad.any() and model.encoder.conv1.weight.grad.any()
+
+
 @pytest.mark.parametrize("name", list(RECIPES))
 def test_half_precision_learns(name, videos, tmp_path):
     training = make(name, tmp_path, videos, "bf16", accumulate=2, steps=2)
