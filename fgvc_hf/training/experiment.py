@@ -184,13 +184,14 @@ def real_domain(
         `ValueError`: the pack is damaged or of another version.
     """
     settings, textures = recipe.clip_settings, None
+    renders = isinstance(recipe, Recipe) and recipe.renders
     if videos or pack:
         source, kind = (videos, VideoFolder) if videos else (pack, PackedVideos)
         held = kind(str(source), *settings, seed=recipe.seed)
-        return held, held.texture_images(recipe.textures, *TEXTURE_SIZE) if isinstance(recipe, Recipe) else None
+        return held, held.texture_images(recipe.textures, *TEXTURE_SIZE) if renders else None
     if shards is None:
         raise ValueError("a folder of videos, a pack or a folder of shards is needed.")
-    if isinstance(recipe, Recipe):
+    if renders:
         textures = shard_textures(load_shards(shards, streaming=True), recipe.textures, *TEXTURE_SIZE)
     if stream:
         return StreamedClips(shard_names(shards), *settings, seed=recipe.seed), textures

@@ -18,16 +18,53 @@ EXAMPLES = {  # of values of fields, in messages
     tuple[float, float]: "two numbers such as 0.6,1",
 }
 ADVERSARIAL_STEPS = (1, 2, 4, 8)  # that divide the sides of a tile of queries
+SEEDS = 2**32  # that a run may have
 LAST_RATE = 1e-3  # learning rate at the end of the cosine, as a share of that at the start
 
 
-def check_numbers(recipe: Any) -> None:
-    """Refuse a recipe with a number that is not finite, by a `ValueError`."""
-    for field in fields(recipe):
-        value = getattr(recipe, field.name)
+def check_fields(recipe: Any) -> None:
+    """Refuse a recipe with a field of another type or a number that is not finite, and views and seeds out of range, by a `ValueError`."""
+    for name, kind in _kinds(recipe).items():
+        value = getattr(recipe, name)
+        if not _fits(value, kind):
+            raise ValueError(f"{name} must be {EXAMPLES.get(kind, 'text')}, got {value!r:.100}.")
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, float) and not math.isfinite(number):
-                raise ValueError(f"{field.name} must be finite, got {value}.")
+                raise ValueError(f"{name} must be finite, got {value}.")
+    for name, low, high in (("gap", 1, math.inf), ("area", 1e-6, 1), ("aspect", 1e-6, math.inf)):
+        first, last = getattr(recipe, name)
+        if not low <= first <= last <= high:
+            most = f" and at most {high}" if high < math.inf else ""
+            raise ValueError(
+                f"{name} must be two numbers, the smaller first, of at least {low}{most}, got {(first, last)}."
+            )
+    if not 0 <= recipe.seed < SEEDS:
+        raise ValueError(f"seed must be from 0 to {SEEDS - 1}, got {recipe.seed}.")
+
+
+def check_not_negative(recipe: Any, *names: str) -> None:
+    """Refuse fields below 0, by a `ValueError`."""
+    for name in names:
+        if getattr(recipe, name) < 0:
+            raise ValueError(f"{name} must not be negative, got {getattr(recipe, name)}.")
+
+
+def _kinds(recipe: Any) -> dict[str, Any]:
+    """The types of the fields by name."""
+    known = get_type_hints(type(recipe))
+    return {field.name: known[field.name] for field in fields(recipe)}
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of the type of a field. A whole number is a number too, but a bool is none."""
+    if get_origin(kind) is tuple:
+        kinds = get_args(kind)
+        if not isinstance(value, tuple) or (kinds[-1] is not Ellipsis and len(value) != len(kinds)):
+            return False
+        return all(_fits(part, kinds[0]) for part in value)
+    if kind is float:
+        return isinstance(value, float) or type(value) is int
+    return type(value) is kind
 
 
 @dataclass(frozen=True)
@@ -108,6 +145,7 @@ class Recipe:
     max_grad_norm: ClassVar[float] = 0.0  # none
 
     def __post_init__(self):
+        check_fields(self)
         for name, accepted in (
             ("label", ("soft", "gaussian", "dirac")),
             ("teacher_norm", ("channel", "height")),
@@ -117,7 +155,6 @@ class Recipe:
         ):
             if getattr(self, name) not in accepted:
                 raise ValueError(f"{name} must be one of {accepted}, got {getattr(self, name)!r}.")
-        check_numbers(self)
         for name in (
             "steps",
             "batch_size",
@@ -130,9 +167,9 @@ class Recipe:
         ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
-        for name in ("real", "synthetic", "adversarial", "tracking", "distillation", "light", "reach"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        check_not_negative(
+            self, "real", "synthetic", "adversarial", "tracking", "distillation", "light", "reach", "textures"
+        )
         if self.renders and self.textures <= 0:
             raise ValueError(f"textures must be positive, got {self.textures}.")
         if not 0 <= self.synthetic_dropout <= 1:
@@ -237,9 +274,7 @@ def parse_recipe(name: str, changes: Mapping[str, str], recipes: Mapping[str, An
     if name not in recipes:
         raise ValueError(f"recipe must be one of {', '.join(recipes)}, got {name!r}.")
     recipe = recipes[name]
-    known = get_type_hints(type(recipe))
-    known = {field.name: known[field.name] for field in fields(recipe)}
-    values = {}
+    known, values = _kinds(recipe), {}
     for field, text in changes.items():
         if field not in known:
             raise ValueError(f"a recipe has no field {field!r}; its fields are {', '.join(sorted(known))}.")

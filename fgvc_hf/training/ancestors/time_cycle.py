@@ -16,6 +16,7 @@ from ...conversion.official import SOURCES
 from ...data.scene import Random
 from ...modeling_fgvc import FgvcModel
 from ..objectives import cell_grid, unit_length
+from ..recipes import check_not_negative
 from .patch_localisation import Place, Size, crop, crop_image, localise, products, transported
 from .video_training import VideoRecipe, VideoTraining
 
@@ -59,6 +60,7 @@ class TimeCycleRecipe(VideoRecipe):
 
     def __post_init__(self):
         super().__post_init__()
+        check_not_negative(self, "similarity", "skip", "long")
         self.check_side("patch")
         if self.patch >= self.frame:
             raise ValueError(f"patch must be smaller than the frame of {self.frame} pixels, got {self.patch}.")

@@ -17,6 +17,7 @@ from ...data.scene import Random
 from ...image_processing_pil_fgvc import FgvcImageProcessorPil
 from ...modeling_fgvc import FgvcModel
 from ..objectives import cell_grid
+from ..recipes import check_not_negative
 from .colour_autoencoder import COLOUR_INPUT, ColourAutoEncoder, colour_loss
 from .patch_localisation import Place, carry, crop, crop_image, keep_inside, localise, products, transported
 from .video_training import VideoRecipe, VideoTraining
@@ -61,6 +62,7 @@ class UvcRecipe(VideoRecipe):
 
     def __post_init__(self):
         super().__post_init__()
+        check_not_negative(self, "colour_cycle", "concentration", "cycle")
         self.check_side("crop")
         if self.crop > self.frame:
             raise ValueError(

@@ -12,7 +12,7 @@ from ...data.augmentation import rgb_to_pixel_values
 from ...image_processing_pil_fgvc import FgvcImageProcessorPil
 from ...io.drawing import draw_boxes
 from ..module import TrainingModule
-from ..recipes import check_numbers
+from ..recipes import check_fields
 from .patch_localisation import Place, Size
 
 
@@ -51,7 +51,7 @@ class VideoRecipe:
     processor: ClassVar[Mapping[str, Any]] = {}  # settings of the image processor
 
     def __post_init__(self):
-        check_numbers(self)
+        check_fields(self)
         for name in ("steps", "batch_size", "learning_rate"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
