@@ -37,15 +37,18 @@ class LabelRates:
 def label_rates(tracker: Tracker, video: TapVidVideo | PickledVideo, every: int) -> LabelRates:
     """Label each point on every `every`-th frame on which it is visible, and compare the frames between labels with the truth."""
     labels = _every_few_frames(video, every)
+    if labels is None:
+        return LabelRates(np.nan, np.nan)
     forward, both = _passes(tracker, video, labels)
     truth = video.points.astype(np.float64).clip(0, video.size[::-1])
     return LabelRates(*(_delta(of.tracks, truth, ~video.occluded, labels, video.size) for of in (forward, both)))
 
 
-def _every_few_frames(video: TapVidVideo | PickledVideo, every: int) -> Labels:
+def _every_few_frames(video: TapVidVideo | PickledVideo, every: int) -> Labels | None:
+    """The labels; `None` where no point is visible on any such frame."""
     truth = video.points.astype(np.float64).clip(0, video.size[::-1])
     shown = [(n, t) for n, t in np.argwhere(~video.occluded).tolist() if t % every == 0]
-    return labels_of([(t, *truth[n, t]) for n, t in shown], [n for n, _ in shown])
+    return labels_of([(t, *truth[n, t]) for n, t in shown], [n for n, _ in shown]) if shown else None
 
 
 def _passes(tracker: Tracker, video: TapVidVideo | PickledVideo, labels: Labels) -> tuple[PointTracks, PointTracks]:
@@ -85,6 +88,8 @@ class WrongLabels:
 def wrong_labels(tracker: Tracker, video: TapVidVideo | PickledVideo, every: int, seed: int = 0) -> WrongLabels:
     """Label points as [`label_rates`] does, then again with one label of each moved by a fifth of the frame or more, and count what is reported."""
     random, labels = np.random.default_rng(seed), _every_few_frames(video, every)
+    if labels is None:
+        return WrongLabels(0, 0, 0, 0)
     accused = _passes(tracker, video, labels)[1].disagreements
     far, moved, positions = FAR_OFF * np.sqrt(np.prod(video.size)), set(), labels.positions.copy()
     for row in {gap.row for gap in gaps(labels)}:
@@ -119,8 +124,11 @@ class SearchResult:
 
 
 def search_from(tracker: Tracker, video: TapVidVideo | PickledVideo, start: int) -> SearchResult:
-    """Describe the points that are visible on the first frame, and look for them from frame `start` on."""
+    """Describe the points that are visible on the first frame, and look for them from frame `start` on. There may be neither."""
     points = np.flatnonzero(~video.occluded[:, 0])
+    visible = ~video.occluded[points, start:]
+    if not visible.size:
+        return SearchResult(visible, visible, visible, visible)
     truth = video.points[points].astype(np.float64).clip(0, video.size[::-1])
     queries = tracker.describe(video.frames[0], truth[:, 0])
     sought = tracker.track(video.frames[start:], queries=queries).tracks
@@ -131,12 +139,13 @@ def search_from(tracker: Tracker, video: TapVidVideo | PickledVideo, start: int)
         difference = rescale_points(tracks - truth[:, start:], video.size, RASTER_SIZE)
         return np.linalg.norm(difference, axis=-1) < FOUND
 
-    return SearchResult(near(sought), near(followed), ~np.isnan(sought[..., 0]), ~video.occluded[points, start:])
+    return SearchResult(near(sought), near(followed), ~np.isnan(sought[..., 0]), visible)
 
 
 def mean_of_videos(results: Sequence[SearchResult], name: str) -> float:
-    """The share of visible frames on which a field of the results holds, the mean over videos."""
-    return float(np.mean([getattr(one, name)[one.visible].mean() for one in results if one.visible.any()]))
+    """The share of visible frames on which a field of the results holds, the mean over videos; NaN without such a frame."""
+    shares = [getattr(one, name)[one.visible].mean() for one in results if one.visible.any()]
+    return float(np.mean(shares)) if shares else np.nan
 
 
 __all__ = ["LabelRates", "SearchResult", "label_rates", "mean_of_videos", "search_from"]

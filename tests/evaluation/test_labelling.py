@@ -1,10 +1,12 @@
 """Rates of labels, with passes whose answer is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from fgvc_hf.evaluation import labelling
-from fgvc_hf.evaluation.labelling import label_rates, wrong_labels
+from fgvc_hf.evaluation.labelling import label_rates, mean_of_videos, search_from, wrong_labels
 from fgvc_hf.evaluation.tapvid import TapVidVideo
 from fgvc_hf.tracking.blending import gaps
 from fgvc_hf.tracking.results import LabelDisagreement, PointTracks
@@ -57,3 +59,14 @@ def test_moved_labels_are_told_from_right_ones(video, monkeypatch):
     right, moved = seen
     assert right.max() < 1 and (moved > 0).sum() == 2 and moved[moved > 0].min() > 0.2 * 256
     assert counts.right == 4 and counts.accused == 0 and counts.wrong == counts.told in (2, 3, 4)
+
+
+def test_a_video_without_a_label_has_no_rates(video):
+    """Nothing is tracked, for there is nothing to track, and the videos after it are."""
+    hidden = replace(video, occluded=video.occluded | True)
+    assert np.isnan(list(vars(label_rates(None, hidden, 8)).values())).all()
+    assert vars(wrong_labels(None, hidden, 8)) == {"wrong": 0, "told": 0, "right": 0, "accused": 0}
+    for of, start, shape in ((hidden, 4, (0, 13)), (video, LENGTH, (3, 0))):
+        found = search_from(None, of, start)
+        assert {part.shape for part in vars(found).values()} == {shape}
+        assert np.isnan(mean_of_videos([found], "sought"))
