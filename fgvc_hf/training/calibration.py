@@ -25,7 +25,7 @@ def collect_evidence(
         model's input.
 
     Raises:
-        `ValueError`: the model tracks points by label maps.
+        `ValueError`: the model tracks points by label maps, or there is no clip.
     """
     if tracker.model.config.point_matching != "templates":
         raise ValueError("visibility is calibrated for point_matching='templates'.")
@@ -42,6 +42,8 @@ def collect_evidence(
             evidence.append(state.evidence.cpu()[later])
             visible.append(torch.from_numpy(clip.visible[ids, output.frame_idx][later]))
             errors.append((state.points.cpu() - truth).norm(dim=1)[later])
+    if not evidence:
+        raise ValueError("evidence is collected from clips, but there is none.")
     return torch.cat(evidence), torch.cat(visible), torch.cat(errors)
 
 
@@ -102,8 +104,13 @@ def calibration_error(probability: np.ndarray, truth: np.ndarray) -> float:
 
     Args:
         probability, truth (`numpy.ndarray` of one shape): Predicted probabilities in [0, 1], and the outcomes, bool.
+
+    Raises:
+        `ValueError`: there is none.
     """
     probability, truth = np.ravel(probability), np.ravel(truth)
+    if not len(truth):
+        raise ValueError("a calibration error is of at least one outcome, got none.")
     which = np.minimum((probability * BINS).astype(int), BINS - 1)
     gaps = [
         abs(probability[which == b].mean() - truth[which == b].mean()) * (which == b).mean()

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scripts_as_functions import run_here
 
 from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, Tracker, render_clip
 from fgvc_hf.tracking.evidence import expected_error, visibility
@@ -39,6 +40,13 @@ def test_a_fit_needs_both_cases():
         fit_visibility(torch.rand(5, 3), torch.ones(5, dtype=torch.bool))
 
 
+def test_nothing_is_no_good_calibration():
+    with pytest.raises(ValueError, match="a calibration error is of at least one outcome, got none"):
+        calibration_error(np.empty(0), np.empty(0, bool))
+    with pytest.raises(ValueError, match="evidence is collected from clips, but there is none"):
+        collect_evidence(tiny("templates"), [])
+
+
 def test_calibration_error_known_answers():
     assert calibration_error(np.array([0.0, 1.0]), np.array([False, True])) == 0
     assert calibration_error(np.full(4, 0.75), np.array([True, True, True, False])) == pytest.approx(0)
@@ -67,3 +75,13 @@ def test_evidence_is_of_frames_after_the_query():
 def test_labels_have_no_evidence():
     with pytest.raises(ValueError, match="templates"):
         collect_evidence(tiny("labels"), [])
+
+
+def test_the_script_refuses_what_it_cannot_write_or_fit_before_it_tracks(tmp_path, videos):
+    for options, message in (
+        (["fgvc-coarse", "--videos", videos], "error: fgvc-coarse: must be a folder with a config.json, which is"),
+        ([tmp_path, "--videos", videos, "--clips", 1], "error: --clips must be 2 or more, one of which is held out"),
+    ):
+        done = run_here("calibrate.py", *options)
+        assert done.returncode and message in done.stderr.splitlines()[-1]
+    assert not any(tmp_path.iterdir())
