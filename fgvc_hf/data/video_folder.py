@@ -123,7 +123,10 @@ def choose_clip(
     """A random view of a clip, uint8 `(T, 3, size, size)`; see [`choose_view`]. `decode` returns the frame (H, W, 3) of an element of the clip."""
     frame = decode(clip[0]).shape[:2] if len(clip) else (0, 0)
     view = choose_view(len(clip), frame, draw, size, gap, area, aspect, offsets)
-    return torch.stack([view.crop(decode(clip[number])) for number in view.numbers])
+    frames = [decode(clip[number]) for number in view.numbers]
+    if any(other.shape[:2] != frame for other in frames):
+        raise ValueError("frames of a clip must have one size.")
+    return torch.stack([view.crop(other) for other in frames])
 
 
 class HeldClips(Dataset):

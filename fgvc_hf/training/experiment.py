@@ -191,10 +191,10 @@ def real_domain(
     if shards is None:
         raise ValueError("a folder of videos, a pack or a folder of shards is needed.")
     if isinstance(recipe, Recipe):
-        textures = shard_textures(load_shards(shards, streaming=True), recipe.textures, *TEXTURE_SIZE)
+        textures = shard_textures(shards, recipe.textures, *TEXTURE_SIZE)
     if stream:
         return StreamedClips(shard_names(shards), *settings, seed=recipe.seed), textures
-    return ShardedClips(load_shards(shards), *settings, seed=recipe.seed), textures
+    return ShardedClips(load_shards(shards), *settings, seed=recipe.seed, source=shards), textures
 
 
 def labelled_domain(
@@ -224,7 +224,7 @@ def labelled_domain(
     if not flying_things:
         return None
     sharded = next(flying_things.glob("*.parquet"), None) is not None
-    pairs = ShardedPairs(load_shards(flying_things)) if sharded else FlyingThings3D(flying_things)
+    pairs = ShardedPairs(load_shards(flying_things), flying_things) if sharded else FlyingThings3D(flying_things)
     return LabelledCrops(pairs, recipe.crop, stride, seed=recipe.seed)
 
 
