@@ -27,7 +27,7 @@ from ..tracking.frames import rgb_of
 from .dataset_tracking.stored_files import understood
 from .flying_things import LabelledPair, labelled_pair
 from .shard_manifest import MANIFEST, begun, finish, place_of_row, shard_files
-from .video_folder import choose_clip, resized_images, scaled_frames, video_sources
+from .video_folder import choose_clip, clip_name, resized_images, scaled_frames, video_sources
 
 
 logger = logging.getLogger(__name__)
@@ -74,7 +74,10 @@ def clip_rows(folder: str | Path, short_side: int = 256) -> Iterator[dict]:
         for start in range(0, len(frames) - 1, CLIP_LENGTH):
             part = frames[start : start + CLIP_LENGTH]
             if len(part) > 1:
-                yield {"name": f"{source.stem}/{start}", "frames": [encode_image(frame, "JPEG") for frame in part]}
+                yield {
+                    "name": f"{clip_name(source)}/{start}",
+                    "frames": [encode_image(frame, "JPEG") for frame in part],
+                }
     if skipped:
         logger.warning("%s: left out %d videos; the first: %s", folder, len(skipped), skipped[0])
 
