@@ -119,4 +119,4 @@ def _read(path: Path) -> dict[str, Any]:
     return {check_name(name, path): shard for name, shard in listed.items()}
 
 
-__all__ = ["MANIFEST", "begun", "finish", "place_of_row", "shard_files"]
+__all__ = ["MANIFEST", "UNFINISHED", "begun", "finish", "place_of_row", "shard_files"]

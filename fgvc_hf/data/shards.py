@@ -26,7 +26,7 @@ from ..io.json_files import reason_of
 from ..tracking.frames import rgb_of
 from .dataset_tracking.stored_files import understood
 from .flying_things import LabelledPair, labelled_pair
-from .shard_manifest import MANIFEST, begun, finish, place_of_row, shard_files
+from .shard_manifest import MANIFEST, UNFINISHED, begun, finish, place_of_row, shard_files
 from .video_folder import choose_clip, clip_name, resized_images, scaled_frames, video_sources
 
 
@@ -116,6 +116,7 @@ def write_shards(
         raise ValueError(f"rows_per_shard must be at least 1, got {rows_per_shard}.")
     output = Path(output)
     if resume and (output / MANIFEST).is_file():
+        (output / UNFINISHED).unlink(missing_ok=True)  # of a run that was killed before it had removed it
         return shard_files(output)
     with begun(output, rows_per_shard, resume) as held:
         written, remaining = {}, iter(rows)

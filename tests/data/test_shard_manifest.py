@@ -102,6 +102,21 @@ def test_what_a_run_was_begun_with_is_damaged(tmp_path, marker):
         write_shards(rows(7), tmp_path, rows_per_shard=2, resume=True)
 
 
+def test_a_run_that_was_killed_after_its_manifest_leaves_no_marker(tmp_path):
+    files = write_shards(rows(3), tmp_path, rows_per_shard=2)
+    (tmp_path / ".unfinished.json").write_text('{"rows_per_shard": 2}')
+    assert write_shards(rows(3), tmp_path, 2, resume=True) == files
+    assert not (tmp_path / ".unfinished.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["inf", "nan", "0", "-1"])
+def test_a_size_of_a_pack_that_is_none_is_refused(videos, tmp_path, size):
+    done = run("prepare.py", "pack", videos, tmp_path / "out.pack", "--max-size", size)
+    assert done.returncode == 1 and done.stderr.startswith("error: --max-size must be a positive number of MB")
+    assert not any(tmp_path.iterdir())
+
+
 def test_shards_need_a_folder(tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(FileExistsError, match="file: is a file; shards are written to a folder"):
