@@ -183,14 +183,14 @@ def real_domain(
         `OSError`: there are no videos, pack or shards, or they cannot be read.
         `ValueError`: the pack is damaged or of another version.
     """
-    settings, textures = recipe.clip_settings, None
+    settings, textures, renders = recipe.clip_settings, None, isinstance(recipe, Recipe) and recipe.renders
     if videos or pack:
         source, kind = (videos, VideoFolder) if videos else (pack, PackedVideos)
         held = kind(str(source), *settings, seed=recipe.seed)
-        return held, held.texture_images(recipe.textures, *TEXTURE_SIZE) if isinstance(recipe, Recipe) else None
+        return held, held.texture_images(recipe.textures, *TEXTURE_SIZE) if renders else None
     if shards is None:
         raise ValueError("a folder of videos, a pack or a folder of shards is needed.")
-    if isinstance(recipe, Recipe):
+    if renders:
         textures = shard_textures(shards, recipe.textures, *TEXTURE_SIZE)
     if stream:
         return StreamedClips(shard_names(shards), *settings, seed=recipe.seed), textures

@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from scripts_as_functions import run_here
 from training_runs import ROOT, run
 
 from fgvc_hf.data.shards import load_shards, shard_names, write_shards
@@ -112,7 +113,7 @@ def test_a_run_that_was_killed_after_its_manifest_leaves_no_marker(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("size", ["inf", "nan", "0", "-1"])
 def test_a_size_of_a_pack_that_is_none_is_refused(videos, tmp_path, size):
-    done = run("prepare.py", "pack", videos, tmp_path / "out.pack", "--max-size", size)
+    done = run_here("prepare.py", "pack", videos, tmp_path / "out.pack", "--max-size", size)
     assert done.returncode == 1 and done.stderr.startswith("error: --max-size must be a positive number of MB")
     assert not any(tmp_path.iterdir())
 
@@ -126,7 +127,7 @@ def test_shards_need_a_folder(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["videos", "youtube-vos", "flyingthings3d", "pack"])
 def test_prepare_without_a_source_leaves_nothing(tmp_path, kind):
-    done = run("prepare.py", kind, tmp_path / "absent", tmp_path / "out")
+    done = run_here("prepare.py", kind, tmp_path / "absent", tmp_path / "out")
     assert done.returncode == 1 and done.stderr.startswith("error: ") and "absent" in done.stderr
     assert not any(tmp_path.iterdir())
 
