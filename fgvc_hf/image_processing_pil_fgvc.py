@@ -126,8 +126,9 @@ class FgvcImageProcessorPil(PilBackend):
             `BatchFeature` with `pixel_values` of shape `(num_images, 3, H, W)`, float32.
 
         Raises:
-            `ValueError`: values or channels are not as above, or an image is empty.
+            `ValueError`: values or channels are not as above, an image is empty, there is none, or the device is not available.
         """
+        _check_kind(images)
         return super().preprocess(images, **kwargs)
 
     def process_image(self, image, do_convert_rgb=None, input_data_format=None, **kwargs) -> np.ndarray:
@@ -191,14 +192,20 @@ class FgvcImageProcessorPil(PilBackend):
             raise ValueError("do_convert_lab needs do_rescale: Lab is computed from values in [0, 1].")
         if lightness_only and not do_convert_lab:
             raise ValueError("lightness_only needs do_convert_lab: lightness is the L of Lab.")
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError, TypeError):
+            raise ValueError(f"device {device} is not available here; cpu always is.") from None
         processed = []
         for image in images:  # (3, H, W)
             if do_convert_lab and image.shape[0] != 3:
                 raise ValueError(f"images must have three channels, R, G and B, got {image.shape[0]}.")
             if do_resize:
                 target = _resized(*image.shape[-2:], resize_policy, size, size_divisor)
-                if target != image.shape[-2:]:
+                if target != image.shape[-2:] and _holds_levels(image, rescale_factor if do_rescale else None):
                     image = self.resize(image, SizeDict(height=target[0], width=target[1]), resample=resample)
+                elif target != image.shape[-2:]:
+                    image = _resize_floats(image, target, resample)
             held = (
                 np.uint8 if image.dtype == np.uint8 else np.float32
             )  # torch knows no other order of bytes, and no long doubles
@@ -208,6 +215,37 @@ class FgvcImageProcessorPil(PilBackend):
             values = convert_colours(values, do_convert_lab, lightness_only, do_normalize, image_mean, image_std)
             processed.append(values if return_tensors == "pt" else values.cpu().numpy())
         return BatchFeature(data={"pixel_values": processed}, tensor_type=return_tensors)
+
+
+def _check_kind(images) -> None:
+    """A `ValueError` for what holds something else than images; transformers has a `TypeError` for it."""
+    if isinstance(images, list | tuple):
+        if not images:
+            raise ValueError("images is empty: pass a frame or a list of frames.")
+        for image in images:
+            if getattr(image, "ndim", 3) != 2:  # grey
+                _check_kind(image)
+    elif not isinstance(images, Image.Image | str) and getattr(images, "ndim", 0) not in (3, 4):
+        raise ValueError(f"images must be PIL images or arrays, (H, W, 3) or (3, H, W), got {_described(images)}.")
+
+
+def _holds_levels(image: np.ndarray, rescale_factor: float | None) -> bool:
+    """Whether the values of an image are levels of 8 bits, which resizing may round to: not if they are of [0, 1], or of 16 bits."""
+    if rescale_factor is not None and rescale_factor >= 0.5:
+        return False
+    if image.dtype == np.uint8:
+        return True
+    low, high = image.min(), image.max()
+    shares = rescale_factor is None and image.dtype.kind == "f" and high <= 1
+    return low >= 0 and high <= 255 and not shares and bool((image == np.round(image)).all())
+
+
+def _resize_floats(image: np.ndarray, size: tuple[int, int], resample: PILImageResampling | None) -> np.ndarray:
+    """An image `(C, H, W)` resized to (height, width) as Pillow does it for 8 bits, without rounding."""
+    filter_ = resample if isinstance(resample, int) else PILImageResampling.BILINEAR
+    channels = [Image.fromarray(np.ascontiguousarray(channel, np.float32)) for channel in image]
+    resized = np.stack([np.asarray(channel.resize(size[::-1], filter_)) for channel in channels])
+    return resized.clip(image.min(), image.max())
 
 
 def _layout(shape: tuple[int, ...]) -> str | None:

@@ -114,7 +114,8 @@ class FgvcProcessor(ProcessorMixin):
             outside the frame, a mask is empty or of another size, a box has no area, or the frame is not in the video. Nothing
             is added then.
         """
-        ids: list = list(obj_ids) if isinstance(obj_ids, Iterable) and not isinstance(obj_ids, str) else [obj_ids]
+        one = isinstance(obj_ids, str) or getattr(obj_ids, "ndim", None) == 0 or not isinstance(obj_ids, Iterable)
+        ids: list = [obj_ids] if one else list(obj_ids)
         frame_idx, ids = whole_number("frame_idx", frame_idx), [whole_number("obj_ids", obj_id) for obj_id in ids]
         if sum(prompt is not None for prompt in (input_points, input_masks, input_boxes)) != 1:
             raise ValueError("exactly one of input_points, input_masks and input_boxes must be given.")

@@ -60,8 +60,8 @@ def clips(arguments: argparse.Namespace) -> str:
         for seed, path in enumerate(paths):
             write(path, arguments.frames, arguments.side, seed)
         rows = track_rows([{"video": path, "points": arguments.points} for path in paths], tracker)
-        next(rows)  # compiles the kernels
-        start, held = clock(), [encoded_bytes(row) for row in rows]
+        whole(next(rows))  # compiles the kernels
+        start, held = clock(), [encoded_bytes(whole(row)) for row in rows]
         seconds = (clock() - start) / arguments.number
     size, name = sum(held) / len(held), len(Clip("videos/000000.mp4", "videos/000000.mp4", (10**6, 10**18)).to_json())
     lines = [
@@ -71,6 +71,13 @@ def clips(arguments: argparse.Namespace) -> str:
     for actors in (1, 16, 128, 1024):
         lines.append(simulated(seconds, size, actors, arguments.per_node))
     return "\n".join(lines)
+
+
+def whole(row: dict) -> dict:
+    """A row of tracks; a `ValueError` that says why there are none."""
+    if row["error"]:
+        raise ValueError(row["error"])
+    return row
 
 
 def simulated(seconds: float, size: float, actors: int, per_node: int) -> str:
@@ -211,8 +218,7 @@ def memory(arguments: argparse.Namespace) -> str:
         mask[: arguments.side // 2] = 1
         prompts = {"masks": mask} if arguments.masks else {"points": arguments.points}
         (row,) = track_rows([{"video": path, **prompts}], tracker)
-    if row["error"]:
-        raise ValueError(row["error"])
+    whole(row)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return f"{row['num_frames']} frames: {peak:.0f} MiB at most"
 
@@ -235,6 +241,9 @@ def main() -> int:
     parser.add_argument("--checkpoint")
     parser.add_argument("--preset")
     arguments = parser.parse_args()
+    least = 2 if arguments.what == "nodes" else 1  # a rate is that between two rows
+    if min(arguments.number - least, arguments.turns - 1, arguments.per_node - 1) < 0:
+        parser.error(f"--number must be at least {least}, and --turns and --per-node at least 1.")
     return print_result(lambda: actions[arguments.what](arguments))
 
 

@@ -11,6 +11,7 @@ card; state the licence of the frames with --license. A pack holds JPEG frames a
 """
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -71,6 +72,8 @@ def write_many(arguments: argparse.Namespace) -> None:
 def write_one_file(arguments: argparse.Namespace) -> None:
     """A pack."""
     check_writable(arguments.output)
+    if not 0 < arguments.max_size < math.inf:
+        raise ValueError(f"--max-size must be a positive number of MB, got {arguments.max_size}.")
     settings = arguments.short_side, arguments.quality, arguments.every, arguments.max_frames
     packed = packed_clips(arguments.source, *settings)
     clips = list(tqdm(packed, disable=None, unit=" clips"))

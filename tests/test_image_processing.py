@@ -232,3 +232,57 @@ def test_settings_of_one_call_leave_those_of_the_processor(tmp_path):
     for after in (image_processor, FgvcImageProcessorPil.from_pretrained(tmp_path)):
         assert after(FRAME, return_tensors="pt").pixel_values.shape == (1, 3, 256, 256)
         assert after.output_size(40, 50) == (256, 256)
+
+
+def resized_by_torch(image, size):
+    """An image (H, W, C) resized in float64 by another implementation of the same filter: (C, height, width)."""
+    values = torch.from_numpy(np.asarray(image, np.float64)).permute(2, 0, 1)[None]
+    return torch.nn.functional.interpolate(values, size, mode="bilinear", antialias=True)[0].numpy()
+
+
+@pytest.mark.parametrize("size", [(32, 24), (64, 96)])
+@pytest.mark.parametrize(
+    ("kind", "scale", "settings"),
+    [
+        (np.float32, 1, {"rescale_factor": 1.0}),
+        (np.float64, 1, {"do_rescale": False}),
+        (">f4", 1, {"rescale_factor": 1.0}),
+        (np.uint16, 65535, {"rescale_factor": 1 / 65535}),
+    ],
+)
+@pytest.mark.parametrize("binary", [False, True])
+def test_floats_and_16_bits_are_resized_without_rounding_to_8_bits(binary, kind, scale, settings, size):
+    values = np.random.default_rng(0).random((40, 50, 3))
+    image = (scale * (values > 0.5 if binary else values)).astype(kind)
+    process = FgvcImageProcessorPil(
+        do_convert_lab=False, do_normalize=False, size={"height": size[0], "width": size[1]}, **settings
+    )
+    found = process(image, return_tensors="np").pixel_values[0]
+    np.testing.assert_allclose(found, resized_by_torch(image.astype(float) / scale, size), atol=1e-6)
+
+
+def test_levels_of_8_bits_stay_levels_where_they_are_resized():
+    process = FgvcImageProcessorPil(do_convert_lab=False, do_normalize=False, return_tensors="np")
+    found = process(FRAME).pixel_values
+    for kind in (np.float32, np.int64, np.uint16):
+        np.testing.assert_array_equal(process(FRAME.astype(kind)).pixel_values, found)
+    np.testing.assert_allclose(found * 255, np.round(found * 255), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("images", "settings", "message"),
+    [
+        (None, {}, "images must be PIL images or arrays, .*, got NoneType"),
+        ([FRAME, None], {}, "images must be PIL images or arrays, .*, got NoneType"),
+        ({"frame": FRAME}, {}, "images must be PIL images or arrays, .*, got dict"),
+        ([], {}, "images is empty"),
+        (FRAME[..., 0], {}, r"images must be PIL images or arrays, .*, got uint8 of shape \(40, 50\)"),
+        (FRAME[None, None], {}, r"images must be PIL images or arrays, .*, got uint8 of shape \(1, 1, 40, 50, 3\)"),
+        (FRAME, {"device": "nowhere"}, "device nowhere is not available here; cpu always is"),
+        (FRAME, {"device": f"cuda:{torch.cuda.device_count()}"}, "device cuda:. is not available here"),
+    ],
+)
+def test_what_is_no_image_and_no_device_are_plain_errors(images, settings, message):
+    with pytest.raises(ValueError, match=message) as error:
+        FgvcImageProcessorPil()(images, **settings)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 200

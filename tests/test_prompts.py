@@ -23,12 +23,21 @@ QUERY = (0, 12.3, 20.1)
         (range(1, 3), np.array([(10, 20), (30, 5)], dtype=np.uint8)),
         (np.array([1, 2]), torch.tensor([(10.0, 20.0), (30.0, 5.0)])),
         (iter([1, 2]), [[[10, 20], [30, 5]]]),
+        ([1, 2], [torch.tensor([10.0, 20.0], requires_grad=True), torch.tensor([30, 5])]),
+        ([1, 2], [torch.tensor([10, 20], dtype=torch.bfloat16), (torch.tensor(30.0).bfloat16(), 5)]),
     ],
 )
 def test_prompts_of_every_kind_agree(processor, noise_clip, obj_ids, points):
     session = processor.init_video_session(noise_clip)
     processor.add_inputs_to_inference_session(session, 0, obj_ids, points)
     assert {obj_id: target.point for obj_id, target in session.targets.items()} == {1: (10, 20), 2: (30, 5)}
+
+
+def test_a_tensor_without_values_is_no_prompt(processor, noise_clip):
+    session = processor.init_video_session(noise_clip)
+    for points in (torch.ones(1, 2, device="meta"), [torch.ones(2, device="meta")]):
+        with pytest.raises(ValueError, match="input_points must hold an"):
+            processor.add_inputs_to_inference_session(session, 0, [1], points)
 
 
 def test_prompts_do_not_change_with_what_they_were_given_as(processor):
@@ -52,7 +61,7 @@ def test_prompts_do_not_change_with_what_they_were_given_as(processor):
         np.testing.assert_array_equal(session.targets[obj_id].corners, expected[1])
 
 
-@pytest.mark.parametrize("obj_id", [7, np.int64(7)])
+@pytest.mark.parametrize("obj_id", [7, np.int64(7), np.array(7), torch.tensor(7)])
 def test_one_prompt_needs_no_list(processor, noise_clip, obj_id):
     session = processor.init_video_session(noise_clip)
     processor.add_inputs_to_inference_session(session, 2, obj_id, (56, 40))  # the far corner is still in the frame

@@ -22,7 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..io.files import atomic_write, check_writable
+from ..io.files import atomic_write, check_writable, local_path
+from ..io.json_files import reason_of
 from ..io.video import open_video
 from .shards import JPEG_QUALITY, decode_image, encode_image
 from .video_folder import HeldClips, readable_clips
@@ -96,11 +97,13 @@ def write_pack(path: str | Path, clips: Iterable[PackedClip], max_bytes: int = M
         Its size in bytes.
 
     Raises:
-        `ValueError`: the file would be larger. The sentence says how many frames of each clip fit.
+        `ValueError`: there is no clip, or the file would be larger. The sentence says how many frames of each clip fit.
         `OSError`: it cannot be written.
     """
     check_writable(path)
     clips = list(clips)
+    if not clips:
+        raise ValueError(f"{path}: there is nothing to write, a pack holds one clip or more.")
     content = _index(clips) + b"".join(frame for clip in clips for frame in clip.frames)
     size = HEADER.size + len(content)
     if size > max_bytes:
@@ -136,7 +139,11 @@ def read_pack(path: str | Path) -> list[PackedClip]:
         `ValueError`: the file is no pack, of another version, cut off or damaged.
         `OSError`: there is no such file, or it cannot be read.
     """
-    data = memoryview(Path(path).read_bytes())
+    path = local_path(path)
+    try:
+        data = memoryview(path.read_bytes())
+    except OSError as error:
+        raise OSError(f"{path}: cannot be read as a pack of clips ({error.strerror}).") from None
     if len(data) < HEADER.size or data[: len(MAGIC)] != MAGIC:
         raise ValueError(f"{path}: is no pack of clips; scripts/prepare.py pack writes one.")
     _, version, digest = HEADER.unpack_from(data)
@@ -164,12 +171,25 @@ class PackedVideos(HeldClips):
 
     Raises:
         `ValueError`: as of [`read_pack`] and of [`HeldClips`].
-        `OSError`: as of [`read_pack`].
+        `OSError`: as of [`read_pack`], or a frame is no image, or of another size than the first of its clip.
     """
 
     def __init__(self, path: str | Path, *settings, **options):
         packed = read_pack(path)
         with ThreadPoolExecutor() as threads:
-            images = threads.map(decode_image, (frame for clip in packed for frame in clip.frames))
-            clips = [np.stack([next(images) for _ in clip.frames]) for clip in packed if clip.frames]
+            decoded = [threads.map(decode_image, clip.frames) for clip in packed]
+            clips = [stacked(f"{path}, {clip.name}", images) for clip, images in zip(packed, decoded, strict=True)]
         super().__init__(path, clips, *settings, **options)
+
+
+def stacked(place: str, images: Iterator[np.ndarray]) -> np.ndarray:
+    """Frames `(T, H, W, 3)` of one clip; an `OSError` that says where it is if one cannot be read, or is of another size."""
+    frames: list[np.ndarray] = []
+    try:
+        for image in images:
+            if frames and image.shape != frames[0].shape:
+                raise OSError("it is of another size than those before")
+            frames.append(image)
+    except OSError as error:
+        raise OSError(f"{place}, frame {len(frames)}: cannot be used ({reason_of(error).rstrip('.')}).") from None
+    return np.stack(frames) if frames else np.empty((0, 0, 0, 3), np.uint8)

@@ -8,6 +8,7 @@ from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCardData
 
 from ..io.files import atomic_write
+from .dataset_tracking.stored_files import understood
 from .shards import CLIP_LENGTH
 
 
@@ -48,14 +49,20 @@ def shards_in(folder: str | Path) -> tuple[list[Path], datasets.Features, int, i
     """The shards in a folder, their features, and their numbers of rows and of bytes.
 
     Raises:
-        `OSError`: there are none.
+        `OSError`: there are none, or one is damaged.
     """
     files = sorted(Path(folder).glob(SHARDS))
     if not files:
         raise FileNotFoundError(f"{folder}: holds no shards ({SHARDS}).")
-    count = sum(pyarrow.parquet.read_metadata(file).num_rows for file in files)
-    features = datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(files[0]))
-    return files, features, count, sum(file.stat().st_size for file in files)
+    footers = [footer(file) for file in files]
+    features = datasets.Features.from_arrow_schema(footers[0].schema.to_arrow_schema())
+    return files, features, sum(part.num_rows for part in footers), sum(file.stat().st_size for file in files)
+
+
+def footer(file: Path) -> pyarrow.parquet.FileMetaData:
+    """What the end of a Parquet file says of it; an `OSError` that names the file if it is damaged."""
+    with understood(str(file), "Parquet file"):
+        return pyarrow.parquet.read_metadata(file)
 
 
 def write_card(folder: str | Path, text: str, license: str = UNKNOWN) -> None:
@@ -65,7 +72,7 @@ def write_card(folder: str | Path, text: str, license: str = UNKNOWN) -> None:
         `OSError`: there are no shards, or the file cannot be written.
     """
     files, features, count, size = shards_in(folder)
-    metadata = [pyarrow.parquet.read_metadata(file) for file in files]
+    metadata = [footer(file) for file in files]
     held = sum(part.row_group(i).total_byte_size for part in metadata for i in range(part.num_row_groups))
     splits = datasets.SplitDict({"train": datasets.SplitInfo("train", held, count)})
     header = DatasetCardData(

@@ -7,6 +7,7 @@
 """
 
 import logging
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from .scene import pixel_centres
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 20
+SCALE = rb"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,3})?"  # of a PFM image, whose sign is the order of bytes
 FRAME_FOLDERS = ("frames_cleanpass_webp", "frames_cleanpass")
 
 
@@ -50,14 +52,15 @@ def read_pfm(path: str | Path) -> np.ndarray:
     """
     with Path(path).open("rb") as file:
         kind = file.readline().strip()
-        size = re.fullmatch(rb"\s*(\d+)\s+(\d+)\s*", file.readline())
+        size = re.fullmatch(rb"\s*(\d{1,9})\s+(\d{1,9})\s*", file.readline())
         scale = file.readline().strip()
-        if kind not in (b"PF", b"Pf") or size is None or not re.fullmatch(rb"[-+0-9.eE]+", scale):
+        if kind not in (b"PF", b"Pf") or size is None or not re.fullmatch(SCALE, scale):
             raise OSError(f"{path}: is no PFM image.")
         width, height, channels = int(size[1]), int(size[2]), 3 if kind == b"PF" else 1
-        data = file.read(4 * width * height * channels)
-    if len(data) < 4 * width * height * channels:
-        raise OSError(f"{path}: ends before its {height} rows are complete.")
+        length = 4 * width * height * channels
+        if os.fstat(file.fileno()).st_size - file.tell() < length:  # before there is memory for what it claims
+            raise OSError(f"{path}: ends before its {height} rows are complete.")
+        data = file.read(length)
     values = np.frombuffer(data, "<f4" if float(scale) < 0 else ">f4").reshape(height, width, channels)
     values = values[::-1].astype(np.float32)  # the file begins with the lowest row
     return values if channels == 3 else values[..., 0]
@@ -84,12 +87,15 @@ def labelled_pair(frames: Sequence[np.ndarray], flow: Sequence[np.ndarray], name
     """A checked [`LabelledPair`] of two frames `(H, W, 3)` and two flows `(H, W, 2)`.
 
     Raises:
-        `OSError`: a flow has another size than the frames, or holds values that are not finite. Names `name`.
+        `OSError`: frames differ in size, a flow has another size than they, or holds values that are not finite. Names `name`.
     """
+    if len(frames) != 2 or len(flow) != 2 or frames[0].shape != frames[1].shape:
+        raise OSError(f"{name}: must have two frames of one size, and a flow of each.")
     height, width = frames[0].shape[:2]
     for values in flow:
-        if values.shape[:2] != (height, width):
-            raise OSError(f"{name}: the flow is {values.shape[0]}x{values.shape[1]}, but its frames {height}x{width}.")
+        if values.shape != (height, width, 2):
+            found = "x".join(map(str, values.shape[:2] if values.shape[2:] == (2,) else values.shape))
+            raise OSError(f"{name}: the flow is {found}, but its frames {height}x{width}.")
         if not np.isfinite(values).all():
             raise OSError(f"{name}: the flow holds values that are not finite.")
     tensor = torch.from_numpy(np.stack(flow)).float()
@@ -117,9 +123,11 @@ class FlyingThings3D(Dataset):
         self.pairs: list[tuple[str, Path, Path]] = []  # scene, first frame, second frame
         for left in sorted(folders[0].glob("*/*/left")):
             scene = left.parent.relative_to(folders[0])
-            frames = sorted(path for path in left.iterdir() if path.suffix in (".webp", ".png"))
-            for first, second in zip(frames, frames[1:], strict=False):
-                self.pairs += [(str(scene), first, second), (str(scene), second, first)]
+            files = (path for path in left.iterdir() if path.suffix in (".webp", ".png") and path.stem.isdecimal())
+            frames = {int(path.stem): path for path in files}
+            for number in sorted(frames):  # the flow of a frame leads to the next number, which may be missing
+                if second := frames.get(number + 1):
+                    self.pairs += [(str(scene), frames[number], second), (str(scene), second, frames[number])]
         if not self.pairs:
             raise FileNotFoundError(f"{folders[0]}: no pair of frames LETTER/SCENE/left/NUMBER was found there.")
 

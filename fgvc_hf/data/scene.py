@@ -14,12 +14,15 @@ or one for each: an integer tensor `(B, N)`.
 """
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
+
+from ..io.checkpoints import check_device
 
 
 Shape = Callable[[torch.Tensor], torch.Tensor]  # (B, N, 2) -> (B, N)
@@ -31,11 +34,17 @@ INVERSION_STEPS = 10  # fixed-point iterations; with a slope of at most 0.3 the 
 
 
 class Random:
-    """Random numbers for a batch of scenes, one seed each. They are drawn on the CPU, so a seed gives the same scene on every device."""
+    """Random numbers for a batch of scenes, one seed each. They are drawn on the CPU, so a seed gives the same scene on every device.
+
+    Raises:
+        ValueError: there is no seed, one is no whole number of 64 bits, or the device is not available.
+    """
 
     def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu"):
-        self.generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-        self.device = device
+        self.generators = [_seeded(seed) for seed in seeds]
+        if not self.generators:
+            raise ValueError("seeds must hold one or more whole numbers, got none.")
+        self.device = check_device(device)
 
     def __len__(self) -> int:
         return len(self.generators)
@@ -64,6 +73,13 @@ class Random:
     def chance(self, probability: float, *size: int) -> torch.Tensor:
         """Booleans `(B, *size)`, true with the given probability."""
         return self.uniform(0, 1, *size) < probability
+
+
+def _seeded(seed: int) -> torch.Generator:
+    try:
+        return torch.Generator("cpu").manual_seed(operator.index(seed))
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"a seed must be a whole number of 64 bits, got {seed!r}.") from None
 
 
 def _at(values: torch.Tensor, times) -> torch.Tensor:

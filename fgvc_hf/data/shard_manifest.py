@@ -4,10 +4,13 @@ While shards are written, `.unfinished.json` says so; `shards.json`, which lists
 """
 
 import json
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..io.files import atomic_write, is_temporary
+from ..io.json_files import understanding
 from ..io.names import check_name
 
 
@@ -35,6 +38,35 @@ def shard_files(folder: Path) -> list[Path]:
     return [folder / name for name in listed]
 
 
+def place_of_row(source: str | Path, number: int) -> str:
+    """Where a row of shards is, for messages: its file and its number there, as far as a manifest says."""
+    place = number
+    try:
+        for name, shard in _read(Path(source) / MANIFEST).items():
+            if place < shard["rows"]:
+                return f"{Path(source) / name}, row {place}"
+            place -= shard["rows"]
+    except (OSError, ValueError, KeyError, TypeError):  # no folder, or a manifest of anybody
+        pass
+    return f"{source}, row {number}"
+
+
+@contextmanager
+def begun(folder: Path, rows_per_shard: int, resume: bool) -> Generator[list[Path]]:
+    """A context in which shards are written to a folder, as of [`begin`]. An error before the first of them leaves nothing behind."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    held = begin(folder, rows_per_shard, resume)
+    try:
+        yield held
+    except Exception:
+        if next(folder.glob("*.parquet"), None) is None:
+            (folder / UNFINISHED).unlink(missing_ok=True)
+            for path in made:
+                if not any(path.iterdir()):
+                    path.rmdir()
+        raise
+
+
 def begin(folder: Path, rows_per_shard: int, resume: bool) -> list[Path]:
     """Prepare a folder for shards, and remove what a process that was ended left over.
 
@@ -43,7 +75,10 @@ def begin(folder: Path, rows_per_shard: int, resume: bool) -> list[Path]:
 
     Raises:
         `OSError`: the folder holds shards and is not to be resumed, or these are not of an unfinished run with as many rows per shard.
+        `ValueError`: what the run was begun with is damaged.
     """
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder}: is a file; shards are written to a folder.")
     held = sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
     marker = folder / UNFINISHED
     if held and not resume:
@@ -53,7 +88,8 @@ def begin(folder: Path, rows_per_shard: int, resume: bool) -> list[Path]:
         raise FileExistsError(f"{folder}: holds shards that no unfinished run left; choose another folder.")
     folder.mkdir(parents=True, exist_ok=True)
     if marker.is_file() and held:
-        before = json.loads(marker.read_text(encoding="utf-8"))["rows_per_shard"]
+        with understanding(marker, "the number of rows per shard of an unfinished run"):
+            before = int(json.loads(marker.read_text(encoding="utf-8"))["rows_per_shard"])
         if before != rows_per_shard:
             raise FileExistsError(f"{folder}: was begun with {before} rows per shard, not {rows_per_shard}.")
     with atomic_write(marker) as temporary:
@@ -83,4 +119,4 @@ def _read(path: Path) -> dict[str, Any]:
     return {check_name(name, path): shard for name, shard in listed.items()}
 
 
-__all__ = ["MANIFEST", "begin", "finish", "shard_files"]
+__all__ = ["MANIFEST", "UNFINISHED", "begun", "finish", "place_of_row", "shard_files"]

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -101,6 +102,7 @@ def scene_image(size: int, detail: float, saturation: float, random: Random, ima
     """A texture `(B, 3, size, size)` cut out of `images`, or procedural if there are none."""
     if images is None:
         return natural_image(size, detail, saturation, random)
+    check_images(images)
     return image_patches(images, size, (0.7, 1.6), random)
 
 
@@ -184,14 +186,19 @@ def make_clip(layers: Sequence[Layer], times: torch.Tensor, points: torch.Tensor
 
 
 def check_least(**arguments: tuple[int, int]) -> None:
+    """A `ValueError` for an argument that is no whole number, or below its least value."""
     for name, (value, least) in arguments.items():
+        if not isinstance(value, Integral) or isinstance(value, bool):
+            raise ValueError(f"{name} must be a whole number, got {value!r}.")
         if value < least:
             raise ValueError(f"{name} is {value}, but it must be at least {least}.")
 
 
 def check_images(images: torch.Tensor) -> None:
-    """Refuse images for textures that are not uint8 `(N, 3, H, W)`, by a `ValueError`."""
-    if images.ndim != 4 or images.shape[1] != 3 or len(images) == 0 or images.dtype != torch.uint8:
+    """Refuse images for textures that are no tensor of uint8 `(N, 3, H, W)`, by a `ValueError`."""
+    if not isinstance(images, torch.Tensor):
+        raise ValueError(f"images must be a tensor, uint8 of shape (N, 3, H, W), got {type(images).__name__}.")
+    if images.ndim != 4 or images.shape[1] != 3 or images.numel() == 0 or images.dtype != torch.uint8:
         raise ValueError(f"images must be uint8 of shape (N, 3, H, W), got {images.dtype} of {tuple(images.shape)}.")
 
 
@@ -218,7 +225,7 @@ def render_clip(
         images (`torch.Tensor` of shape `(N, 3, H, W)`, uint8, *optional*): Images that textures are cut from; procedural if not given.
 
     Raises:
-        ValueError: If a size or a number is below its least value.
+        ValueError: If a size or a number is below its least value, the device is not available, or `images` has another shape or type.
     """
     check_least(num_frames=(num_frames, 1), height=(height, MIN_SIZE), width=(width, MIN_SIZE))
     check_least(num_bodies=(num_bodies, 0), num_points=(num_points, 0))
@@ -250,8 +257,9 @@ def translating_texture(
         ValueError: If a size is below its least value, or if no grid point stays inside the clip.
     """
     check_least(num_frames=(num_frames, 1), height=(height, MIN_SIZE), width=(width, MIN_SIZE))
+    texture = sinusoid_texture(Random([seed], device))
     motion = translation_motion(num_frames, velocity, device)
-    layers = [Layer(everywhere, sinusoid_texture(Random([seed], device)), motion)]
+    layers = [Layer(everywhere, texture, motion)]
     centres = (
         torch.arange(GRID_STRIDE / 2, n, GRID_STRIDE, dtype=torch.float32, device=device) for n in (width, height)
     )

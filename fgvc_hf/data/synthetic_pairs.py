@@ -128,7 +128,7 @@ def render_pairs(
     Raises:
         ValueError: `size` is below 32, or `images` has another shape or type.
     """
-    check_least(size=(size, MIN_SIZE), num_bodies=(num_bodies, 0))
+    check_least(size=(size, MIN_SIZE), num_bodies=(num_bodies, 0), stride=(stride, 1))
     check_images(images)
     random = Random(seeds, device)
     background = pair_background(images, size, reach / 2, random)

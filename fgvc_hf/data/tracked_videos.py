@@ -15,10 +15,15 @@ import torch
 from torch.utils.data import Dataset
 
 from ..io.tracks import read_tracks
-from .video_folder import choose_view, scaled_frames, video_sources
+from ..tracking.results import PointTracks
+from .video_folder import choose_view, clip_name, scaled_frames, video_sources
 
 
 logger = logging.getLogger(__name__)
+
+SAME_ASPECT = (
+    0.05  # by how much of it the aspects of a video and of its tracks may differ: sides are rounded to pixels
+)
 
 
 class TrackedVideos(Dataset):
@@ -26,7 +31,7 @@ class TrackedVideos(Dataset):
 
     Args:
         folder: Videos, searched with its subfolders.
-        tracks: Folder of the tracks: an .npz for each video, named as it.
+        tracks: Folder of the tracks: an .npz for each video, named as it; of a folder of images by its whole name.
         size, gap, area, aspect, short_side, seed: As of [`VideoFolder`].
         stride (`int`): Pixels per cell of the flow; every point sets the flow of the cell nearest to it.
         least_confidence (`float`), largest_error (`float`): Positions below this confidence, or above this expected error in pixels of the
@@ -34,7 +39,7 @@ class TrackedVideos(Dataset):
 
     Raises:
         `OSError`: no video has tracks, or one cannot be read. Videos without tracks are skipped, and their number is logged.
-        `ValueError`: tracks are malformed, or of another video.
+        `ValueError`: tracks are malformed, of another video, of fewer than two frames, or may be of two videos of one name.
     """
 
     def __init__(
@@ -52,17 +57,18 @@ class TrackedVideos(Dataset):
         seed: int = 0,
     ):
         self.size, self.stride, self.seed, self.settings = size, stride, seed, (gap, area, aspect)
-        self.clips, missing = [], 0
+        self.clips, missing, owners = [], 0, {}
         for source in video_sources(folder):
-            path = Path(tracks) / f"{source.stem}.npz"
+            path = Path(tracks) / f"{clip_name(source)}.npz"
             if not path.is_file():
                 missing += 1
                 continue
-            frames, found = scaled_frames(source, short_side), read_tracks(path)
-            if found.tracks.shape[1] > len(frames):
+            if (owner := owners.setdefault(path, source)) != source:
                 raise ValueError(
-                    f"{path}: has tracks of {found.tracks.shape[1]} frames, but {source} has {len(frames)}."
+                    f"{path}: may be the tracks of {owner} or of {source}; give videos names of their own."
                 )
+            frames, found = scaled_frames(source, short_side), read_tracks(path)
+            check_tracks(found, frames, path, source)
             scale = np.array(frames.shape[2:0:-1]) / found.size[::-1]
             sure = found.visible & (found.confidence >= least_confidence) & (found.uncertainty <= largest_error)
             self.clips.append((frames[: found.tracks.shape[1]], found.tracks * scale, sure))
@@ -89,3 +95,14 @@ class TrackedVideos(Dataset):
             flow[query, y, x] = positions[:, key] - positions[:, query]
             known[query, y, x] = True
         return torch.stack([view.crop(frames[number]) for number in view.numbers]).float() / 255, flow, known
+
+
+def check_tracks(found: PointTracks, frames: np.ndarray, path: Path, source: Path) -> None:
+    """A `ValueError` if tracks cannot be those of the frames `(T, H, W, 3)` of a video, or of a part of it from its first frame on."""
+    length, (height, width) = found.tracks.shape[1], found.size
+    if length > len(frames):
+        raise ValueError(f"{path}: has tracks of {length} frames, but {source} has {len(frames)}.")
+    if length < 2:
+        raise ValueError(f"{path}: has tracks of {length} frame; two or more are needed.")
+    if abs(frames.shape[2] / frames.shape[1] * height / width - 1) > SAME_ASPECT:
+        raise ValueError(f"{path}: has tracks in frames of {height}x{width}, but {source} has another aspect.")

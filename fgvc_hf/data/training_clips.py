@@ -67,6 +67,8 @@ def render_training_clips(
         num_frames=(num_frames, 2), size=(size, MIN_SIZE), num_bodies=(num_bodies, 0), num_points=(num_points, 1)
     )
     check_images(images)
+    if times is not None and not (len(times) and all(0 <= time < num_frames for time in times)):
+        raise ValueError(f"times must be one or more frames, 0 to {num_frames - 1}, got {list(times)}.")
     random = Random(seeds, device)
     layers = training_scene(images, num_frames, size, num_bodies, random)
     shutter = torch.where(random.chance(0.25), random.uniform(0.2, 0.9), 0.0) * min(strength, 1)

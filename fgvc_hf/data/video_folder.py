@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from ..io.image_files import IMAGE_SUFFIXES
 from ..io.video import VIDEO_SUFFIXES, open_video
 
 
@@ -24,7 +25,7 @@ READ_SUFFIXES = (*VIDEO_SUFFIXES, ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".ts
 
 
 def video_sources(folder: str | Path) -> list[Path]:
-    """The videos in a folder and its subfolders, in name order: files, and folders of numbered images.
+    """The videos in a folder and its subfolders, in name order: files, and folders of numbered images. Hidden files and folders are left out.
 
     Raises:
         `OSError`: the folder does not exist, or holds no video.
@@ -33,16 +34,29 @@ def video_sources(folder: str | Path) -> list[Path]:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: there is no such folder of videos.")
     # A link that leads nowhere is among them, to be told like others that cannot be read
-    files = [path for path in folder.rglob("*") if path.suffix.lower() in READ_SUFFIXES and not path.is_dir()]
-    images = {path.parent for suffix in ("*.jpg", "*.jpeg", "*.png", "*.webp") for path in folder.rglob(suffix)}
-    found = sorted([*files, *images])
+    inside = [path for path in folder.rglob("*") if not is_hidden(path.relative_to(folder))]
+    files = {path for path in inside if path.suffix.lower() in READ_SUFFIXES and not path.is_dir()}
+    images = {path.parent for path in inside if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()}
+    found = sorted(files | images)
     if not found:
         raise FileNotFoundError(f"{folder}: holds no videos ({', '.join(READ_SUFFIXES)}, or folders of images).")
     return found
 
 
+def is_hidden(path: Path) -> bool:
+    """Whether a path below a folder is, or is in, one that begins with a dot, as macOS has them beside every file of other disks."""
+    return any(part.startswith(".") for part in path.parts)
+
+
+def clip_name(source: Path) -> str:
+    """The name of a video without its suffix; a folder of images has none."""
+    return source.name if source.is_dir() else source.stem
+
+
 def scaled_frames(source, short_side: int, every: int = 1, most: int | None = None) -> np.ndarray:
     """Every `every`-th frame of a video, at `most` so many, `(T, H, W, 3)`, uint8, the shorter side reduced to `short_side` (never enlarged)."""
+    if short_side < 1:
+        raise ValueError(f"short_side must be at least 1, got {short_side}.")
     video = open_video(source)
     scale = min(1.0, short_side / min(video.height, video.width))
     size = round(video.width * scale), round(video.height * scale)
@@ -123,7 +137,10 @@ def choose_clip(
     """A random view of a clip, uint8 `(T, 3, size, size)`; see [`choose_view`]. `decode` returns the frame (H, W, 3) of an element of the clip."""
     frame = decode(clip[0]).shape[:2] if len(clip) else (0, 0)
     view = choose_view(len(clip), frame, draw, size, gap, area, aspect, offsets)
-    return torch.stack([view.crop(decode(clip[number])) for number in view.numbers])
+    frames = [decode(clip[number]) for number in view.numbers]
+    if any(other.shape[:2] != frame for other in frames):
+        raise ValueError("frames of a clip must have one size.")
+    return torch.stack([view.crop(other) for other in frames])
 
 
 class HeldClips(Dataset):
@@ -184,20 +201,20 @@ def readable_clips(
     Raises:
         `OSError`: the folder holds no video that can be read with so many frames.
     """
-    count, skipped, found = "two" if least == 2 else least, {}, False
+    count, skipped, found = "two" if least == 2 else least, [], False
     for source in video_sources(folder):
         try:
             frames = scaled_frames(source, short_side, every, most)
         except OSError as error:
-            skipped[source.name] = str(error)
+            skipped.append((source.name, str(error)))
             continue
         if len(frames) < least:
-            skipped[source.name] = f"fewer than {count} frames"
+            skipped.append((source.name, f"fewer than {count} frames"))
             continue
         found = True
         yield source, frames
     if skipped:
-        name, reason = next(iter(skipped.items()))
+        name, reason = skipped[0]
         logger.warning("%s: left out %d videos, the first is %s (%s).", folder, len(skipped), name, reason)
     if not found:
         raise OSError(f"{folder}: holds no video of at least {count} frames that can be read.")

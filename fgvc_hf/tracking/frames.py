@@ -55,14 +55,27 @@ def host_array(values: Any) -> np.ndarray | None:
     """An array of an array, a tensor on any device or nested sequences; `None` if it is none of these, or masked in part."""
     if np.ma.is_masked(values):
         return None
-    if hasattr(values, "detach"):
-        values = values.detach().cpu()
-        known = not values.dtype.is_floating_point or str(values.dtype) in FLOATS
-        values = values if known else values.float()
     try:
+        if hasattr(values, "detach"):
+            values = values.detach().cpu()
+            known = not values.dtype.is_floating_point or str(values.dtype) in FLOATS
+            values = values if known else values.float()
         return np.asarray(values)
-    except (ValueError, TypeError, RuntimeError):  # rows of unequal length, an object that refuses
-        return None
+    except (
+        ValueError,
+        TypeError,
+        RuntimeError,
+    ):  # rows of unequal length, an object that refuses, a tensor without values
+        if not (isinstance(values, list | tuple) and _holds_tensors(values)):
+            return None
+    return host_array([host_array(value) for value in values])
+
+
+def _holds_tensors(values: Any) -> bool:
+    """Whether nested sequences hold a tensor. NumPy takes none that is on a GPU, needs a gradient, or is of a type of torch alone."""
+    if isinstance(values, list | tuple):
+        return any(map(_holds_tensors, values))
+    return hasattr(values, "detach")
 
 
 def decoded(values: Any, name: str) -> Any:

@@ -183,8 +183,7 @@ def real_domain(
         `OSError`: there are no videos, pack or shards, or they cannot be read.
         `ValueError`: the pack is damaged or of another version.
     """
-    settings, textures = recipe.clip_settings, None
-    renders = isinstance(recipe, Recipe) and recipe.renders
+    settings, textures, renders = recipe.clip_settings, None, isinstance(recipe, Recipe) and recipe.renders
     if videos or pack:
         source, kind = (videos, VideoFolder) if videos else (pack, PackedVideos)
         held = kind(str(source), *settings, seed=recipe.seed)
@@ -192,10 +191,10 @@ def real_domain(
     if shards is None:
         raise ValueError("a folder of videos, a pack or a folder of shards is needed.")
     if renders:
-        textures = shard_textures(load_shards(shards, streaming=True), recipe.textures, *TEXTURE_SIZE)
+        textures = shard_textures(shards, recipe.textures, *TEXTURE_SIZE)
     if stream:
         return StreamedClips(shard_names(shards), *settings, seed=recipe.seed), textures
-    return ShardedClips(load_shards(shards), *settings, seed=recipe.seed), textures
+    return ShardedClips(load_shards(shards), *settings, seed=recipe.seed, source=shards), textures
 
 
 def labelled_domain(
@@ -225,7 +224,7 @@ def labelled_domain(
     if not flying_things:
         return None
     sharded = next(flying_things.glob("*.parquet"), None) is not None
-    pairs = ShardedPairs(load_shards(flying_things)) if sharded else FlyingThings3D(flying_things)
+    pairs = ShardedPairs(load_shards(flying_things), flying_things) if sharded else FlyingThings3D(flying_things)
     return LabelledCrops(pairs, recipe.crop, stride, seed=recipe.seed)
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fgvc_hf.data.clip_pack import HEADER, LENGTH, PackedClip, PackedVideos, packed_clips, read_pack, write_pack
-from fgvc_hf.data.shards import decode_image
+from fgvc_hf.data.shards import decode_image, encode_image
 from fgvc_hf.data.video_folder import VideoFolder, scaled_frames
 
 
@@ -111,6 +111,31 @@ def test_a_damaged_pack_is_refused(pack, kind):
         read_pack(pack)
 
 
+@pytest.mark.parametrize(
+    ("frames", "message"),
+    [
+        ([b"x", b"x"], "clips.pack, sub/clip, frame 0: cannot be used .a frame is no image of a known format"),
+        (lambda frame: [frame, frame[:-30]], "clips.pack, sub/clip, frame 1: cannot be used .*truncated"),
+        (lambda frame: [frame, encode_image(np.zeros((9, 9, 3), np.uint8), "PNG")], "frame 1: .* of another size"),
+    ],
+)
+def test_frames_that_cannot_be_used_are_named(pack, frames, message):
+    frame = read_pack(pack)[0].frames[0]
+    write_pack(pack, [PackedClip("sub/clip", None, frames if isinstance(frames, list) else frames(frame))])
+    with pytest.raises(OSError, match=message):
+        PackedVideos(pack)
+
+
+def test_a_pack_of_nothing_is_refused_and_a_clip_of_nothing_left_out(pack):
+    clips = read_pack(pack)
+    before = pack.read_bytes()
+    with pytest.raises(ValueError, match="clips.pack: there is nothing to write"):
+        write_pack(pack, iter([]))
+    assert pack.read_bytes() == before
+    write_pack(pack, [PackedClip("empty", None, []), *clips])
+    assert len(PackedVideos(pack, size=32).clips) == len(clips)
+
+
 @pytest.mark.parametrize("data", [b"", b"FGVC", b"FGVCPACK", b"PK\x03\x04" + bytes(100)])
 def test_another_file_is_refused(tmp_path, data):
     path = tmp_path / "file"
@@ -123,8 +148,9 @@ def test_another_version_and_no_file_are_refused(pack):
     pack.write_bytes(damaged(pack.read_bytes(), "another version"))
     with pytest.raises(ValueError, match="is a pack of version 2, but this program reads version 1"):
         read_pack(pack)
-    with pytest.raises(OSError):
-        read_pack(pack.with_name("absent"))
+    for name, reason in (("absent", "No such file"), (".", "Is a directory")):
+        with pytest.raises(OSError, match=f"cannot be read as a pack of clips .{reason}"):
+            read_pack(pack.parent / name)
 
 
 BLOCKED = """

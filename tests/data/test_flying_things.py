@@ -50,6 +50,17 @@ def test_pairs_of_both_orders_with_their_two_flows(tree):
     assert forward.flow.shape == (2, H, W, 2) and forward.frames.shape == (2, 3, H, W)
 
 
+def test_a_frame_that_is_missing_has_no_pair_and_other_files_are_no_frames(tree):
+    """The flow of frame 6 leads to frame 7, never to frame 8."""
+    left = tree / "frames_cleanpass_webp/TRAIN/A/0000/left"
+    whole = len(FlyingThings3D(tree))
+    for name in ("._0006.webp", "._0008.webp", "mean.png"):
+        (left / name).write_bytes(b"x")
+    assert len(FlyingThings3D(tree)) == whole
+    (left / "0007.webp").unlink()
+    assert [scene for scene, _, _ in FlyingThings3D(tree).pairs] == ["C/0012"] * 4
+
+
 def test_pfm_begins_with_the_lowest_row(tree):
     path = next(tree.rglob("*.pfm"))
     np.testing.assert_array_equal(read_pfm(path)[:, 0, 2], np.arange(H))
@@ -88,9 +99,23 @@ def test_other_layouts_and_damage_are_named(tree, tmp_path):
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(OSError, match="ends before its 40 rows"):
         FlyingThings3D(tree)[0]
-    path.write_bytes(b"GIF89a")
-    with pytest.raises(OSError, match="is no PFM image"):
+    path.write_bytes(b"Pf\n56 40\n-1.0\n" + bytes(4 * 56 * 40))
+    with pytest.raises(OSError, match="A/0000 0006 to 0007: the flow is 40x2, but its frames 40x56"):
+        FlyingThings3D(tree)[0]
+    for data in (b"GIF89a", b"PF\n2 2\n--\n" + bytes(48), b"PF\n2 2\n1e\n" + bytes(48)):
+        path.write_bytes(data)
+        with pytest.raises(OSError, match="is no PFM image"):
+            read_pfm(path)
+    path.write_bytes(b"PF\n999999999 999999999\n-1.0\n")
+    with pytest.raises(OSError, match="ends before its 999999999 rows"):
         read_pfm(path)
+
+
+def test_pictures_of_a_pair_that_differ_in_size_are_named(tree):
+    frames = tree / "frames_cleanpass_webp/TRAIN/A/0000/left"
+    Image.new("RGB", (W, H - 2)).save(frames / "0007.webp", lossless=True)
+    with pytest.raises(OSError, match="A/0000 0006 to 0007: must have two frames of one size, and a flow of each"):
+        FlyingThings3D(tree)[0]
 
 
 def test_flows_may_differ_by_a_hundredth_of_both_and_half_a_pixel():

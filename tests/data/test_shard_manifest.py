@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from scripts_as_functions import run_here
 from training_runs import ROOT, run
 
 from fgvc_hf.data.shards import load_shards, shard_names, write_shards
@@ -61,6 +62,74 @@ def test_it_is_continued_by_the_same_rows_alone(tmp_path, other, size, message):
         write_shards(other(), tmp_path, rows_per_shard=size, resume=True)
     with pytest.raises(OSError, match=r"has no shards\.json"):
         load_shards(tmp_path)
+
+
+def test_it_is_continued_with_the_same_frames_alone(tmp_path):
+    """As of another --short-side: the names are the same."""
+    with pytest.raises(KeyboardInterrupt):
+        write_shards(ended_after(5), tmp_path, rows_per_shard=2)
+    other = ({**row, "frames": [b"x"] * 2} for row in rows(7))
+    with pytest.raises(FileExistsError, match="data-00000.parquet: holds other rows"):
+        write_shards(other, tmp_path, rows_per_shard=2, resume=True)
+
+
+def failing(number):
+    yield from rows(number)
+    raise OSError("the source is gone")
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_an_error_before_the_first_shard_leaves_nothing(tmp_path, there):
+    output = tmp_path / "new" / "shards"
+    if there:
+        output.mkdir(parents=True)
+        (output / "notes.txt").write_text("mine")
+    for source, error in ((failing(1), OSError), (iter([]), ValueError)):
+        with pytest.raises(error, match=r"source is gone|nothing to write"):
+            write_shards(source, output, rows_per_shard=2)
+        assert [path.name for path in tmp_path.rglob("*.*")] == ["notes.txt"] * there
+        assert output.exists() == (tmp_path / "new").exists() == there
+    with pytest.raises(OSError, match="source is gone"):
+        write_shards(failing(3), output, rows_per_shard=2)
+    assert (output / ".unfinished.json").is_file() and (output / "data-00000.parquet").is_file()
+
+
+@pytest.mark.parametrize("marker", ["", "[]", "{}", '{"rows_per_shard": "x"}'])
+def test_what_a_run_was_begun_with_is_damaged(tmp_path, marker):
+    with pytest.raises(KeyboardInterrupt):
+        write_shards(ended_after(5), tmp_path, rows_per_shard=2)
+    (tmp_path / ".unfinished.json").write_text(marker)
+    with pytest.raises(ValueError, match=r"\.unfinished\.json: must be the number of rows per shard"):
+        write_shards(rows(7), tmp_path, rows_per_shard=2, resume=True)
+
+
+def test_a_run_that_was_killed_after_its_manifest_leaves_no_marker(tmp_path):
+    files = write_shards(rows(3), tmp_path, rows_per_shard=2)
+    (tmp_path / ".unfinished.json").write_text('{"rows_per_shard": 2}')
+    assert write_shards(rows(3), tmp_path, 2, resume=True) == files
+    assert not (tmp_path / ".unfinished.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["inf", "nan", "0", "-1"])
+def test_a_size_of_a_pack_that_is_none_is_refused(videos, tmp_path, size):
+    done = run_here("prepare.py", "pack", videos, tmp_path / "out.pack", "--max-size", size)
+    assert done.returncode == 1 and done.stderr.startswith("error: --max-size must be a positive number of MB")
+    assert not any(tmp_path.iterdir())
+
+
+def test_shards_need_a_folder(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(FileExistsError, match="file: is a file; shards are written to a folder"):
+        write_shards(rows(3), tmp_path / "file")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["videos", "youtube-vos", "flyingthings3d", "pack"])
+def test_prepare_without_a_source_leaves_nothing(tmp_path, kind):
+    done = run_here("prepare.py", kind, tmp_path / "absent", tmp_path / "out")
+    assert done.returncode == 1 and done.stderr.startswith("error: ") and "absent" in done.stderr
+    assert not any(tmp_path.iterdir())
 
 
 def test_hidden_files_and_strangers_are_no_shards(tmp_path):

@@ -3,8 +3,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from fgvc_hf.data.occlusion_clips import occlusion_clip
 from fgvc_hf.data.scene import Random, top_layer
 from fgvc_hf.data.synthetic import random_scene, render_clip, sample_queries, translating_texture
+from fgvc_hf.data.synthetic_pairs import render_pairs
+from fgvc_hf.data.training_clips import render_training_clips
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +75,61 @@ def test_queries_are_away_from_edges_even_over_the_layers_and_mostly_on_the_firs
     assert points.min() >= 3 and points.max() <= 93
     assert top_layer(layers, points, times)[0].bincount(minlength=4).tolist() == [16] * 4
     assert 0.6 < (times == 0).float().mean() < 0.9 and times.max() > 4
+
+
+IMAGES = torch.full((2, 3, 40, 40), 128, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("images", [IMAGES / 255, IMAGES.numpy(), IMAGES[0], IMAGES[:0], [IMAGES], IMAGES[..., :0]])
+def test_images_for_textures_of_another_kind_are_refused(images):
+    """Floats in [0, 1] would be taken for levels of 255, and make a clip that is black."""
+    for render in (
+        lambda: render_clip(2, 32, 32, images=images),
+        lambda: occlusion_clip(0, images),
+        lambda: render_pairs(images, [0], 32),
+        lambda: render_training_clips(images, [0], 2, 32),
+    ):
+        with pytest.raises(ValueError, match="images must be .*uint8 of shape"):
+            render()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_frames": 2.0}, "num_frames must be a whole number, got 2.0"),
+        ({"width": "64"}, "width must be a whole number, got '64'"),
+        ({"num_points": None}, "num_points must be a whole number, got None"),
+        ({"seed": 1.5}, "a seed must be a whole number of 64 bits, got 1.5"),
+        ({"seed": None}, "a seed must be a whole number of 64 bits, got None"),
+        ({"seed": 2**64}, "a seed must be a whole number of 64 bits"),
+        ({"device": "nowhere"}, "device nowhere is not available here"),
+    ],
+)
+def test_numbers_and_devices_that_are_none_are_plain_errors(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        render_clip(**{"num_frames": 2, "height": 32, "width": 32} | arguments)
+    if not {"width", "num_points"} & set(arguments):
+        with pytest.raises(ValueError, match=message):
+            translating_texture(**{"num_frames": 2, "height": 64, "width": 64} | arguments)
+
+
+def test_numbers_of_numpy_are_those_of_python():
+    given = {"num_frames": 2, "height": 32, "width": 40, "seed": 3}
+    clip = render_clip(**given)
+    same = render_clip(**{name: np.int64(value) for name, value in given.items()})
+    assert np.array_equal(clip.frames, same.frames) and np.array_equal(clip.tracks, same.tracks)
+
+
+@pytest.mark.parametrize(
+    ("render", "message"),
+    [
+        (lambda: render_pairs(IMAGES, [], 32), "seeds must hold one or more"),
+        (lambda: render_pairs(IMAGES, [0], 32, stride=0), "stride is 0, but it must be at least 1"),
+        (lambda: render_training_clips(IMAGES, [0], 3, 32, times=[]), "times must be one or more frames, 0 to 2"),
+        (lambda: render_training_clips(IMAGES, [0], 3, 32, times=[3]), "times must be one or more frames, 0 to 2"),
+        (lambda: render_training_clips(IMAGES, [0], 3, 32, times=[-1]), "times must be one or more frames, 0 to 2"),
+    ],
+)
+def test_seeds_strides_and_times_that_are_none_are_plain_errors(render, message):
+    with pytest.raises(ValueError, match=message):
+        render()

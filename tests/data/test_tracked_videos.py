@@ -110,6 +110,41 @@ def test_tracks_of_another_video(moving):
         pairs(moving)
 
 
+def test_tracks_of_two_videos_of_one_name_are_refused(moving):
+    """They would be taken for both."""
+    folder, _, _ = moving
+    (folder / "sub" / "clip").mkdir(parents=True)
+    for t in range(LENGTH):
+        Image.new("RGB", (WIDTH, HEIGHT)).save(folder / "sub" / "clip" / f"{t:05d}.png")
+    with pytest.raises(ValueError, match=r"clip\.npz: may be the tracks of .*videos/clip or of .*sub/clip"):
+        pairs(moving)
+
+
+def test_a_folder_has_its_whole_name(moving):
+    folder, tracks, _ = moving
+    for name in ("clip.v1", "clip.v2"):
+        (folder / name).mkdir()
+        for t in range(LENGTH):
+            Image.new("RGB", (WIDTH, HEIGHT)).save(folder / name / f"{t:05d}.png")
+    assert len(pairs(moving).clips) == 1
+    (tracks / "clip.v2.npz").write_bytes((tracks / "clip.npz").read_bytes())
+    assert len(pairs(moving).clips) == 2
+
+
+def test_tracks_of_another_aspect_or_of_one_frame_are_refused(moving):
+    _, tracks, truth = moving
+    truth.size = (WIDTH, HEIGHT)
+    save_tracks(truth, tracks / "clip.npz")
+    with pytest.raises(ValueError, match=r"clip\.npz: has tracks in frames of 80x60, but .* has another aspect"):
+        pairs(moving)
+    truth.size = (HEIGHT, WIDTH)
+    for name in ("tracks", "visible", "confidence", "uncertainty", "outside"):
+        setattr(truth, name, getattr(truth, name)[:, :1])
+    save_tracks(truth, tracks / "clip.npz")
+    with pytest.raises(ValueError, match="has tracks of 1 frame; two or more are needed"):
+        pairs(moving)
+
+
 def test_tracks_are_read_as_they_were_written(moving, tmp_path):
     _, tracks, truth = moving
     found = read_tracks(tracks / "clip.npz")

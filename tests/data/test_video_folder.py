@@ -19,7 +19,16 @@ from fgvc_hf.data.shards import (
     row_to_labelled_pair,
     write_shards,
 )
-from fgvc_hf.data.video_folder import HeldClips, VideoFolder, View, choose_clip, choose_view, random_crop_box
+from fgvc_hf.data.video_folder import (
+    HeldClips,
+    VideoFolder,
+    View,
+    choose_clip,
+    choose_view,
+    random_crop_box,
+    scaled_frames,
+    video_sources,
+)
 from fgvc_hf.io.video import VideoWriter
 from fgvc_hf.training.loop import NumberedPairs
 
@@ -60,6 +69,46 @@ def test_a_link_that_leads_nowhere_is_told(folder, caplog):
     (folder / "c.mp4").symlink_to(folder / "gone.mp4")
     assert len(VideoFolder(folder, size=32).clips) == 3
     assert "left out 1 videos, the first is c.mp4" in caplog.text
+
+
+def test_hidden_files_are_no_videos_and_images_have_any_suffix_in_any_case(folder, tmp_path, caplog):
+    for name in (
+        "._a.mp4",
+        ".DS_Store",
+        "sub/frames/._00000.png",
+        ".trash/00000.png",
+        ".trash/b.mp4",
+        "sub/.hidden/0.jpg",
+    ):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    for name, suffix in (("upper", "JPG"), ("scan", "tif"), ("flat", "bmp")):
+        (folder / name).mkdir()
+        for t in (1, 2, 10):
+            Image.fromarray(np.full((48, 64, 3), 10 * t, np.uint8)).save(folder / name / f"{t}.{suffix}")
+    found = [path.relative_to(folder).as_posix() for path in video_sources(folder)]
+    assert found == ["a.mp4", "flat", "scan", "sub/b.mkv", "sub/frames", "upper"]
+    assert [len(clip) for clip in VideoFolder(folder, size=32).clips] == [6, 3, 3, 6, 4, 3] and not caplog.text
+    assert [int(frame.mean()) for frame in scaled_frames(folder / "scan", 32)] == [10, 20, 100]
+    hidden = tmp_path / ".home" / "videos"  # above the folder, it says nothing
+    (hidden / "c").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(hidden / "c" / "0.png")
+    assert video_sources(hidden) == [hidden / "c"]
+
+
+def test_rows_of_folders_have_their_whole_names(folder):
+    for name in ("clip.1", "clip.2"):
+        (folder / name).mkdir()
+        for t in range(2):
+            Image.new("RGB", (64, 48)).save(folder / name / f"{t}.png")
+    assert [row["name"] for row in clip_rows(folder)] == ["a/0", "clip.1/0", "clip.2/0", "b/0", "frames/0"]
+
+
+@pytest.mark.parametrize("short_side", [0, -5])
+def test_a_side_of_no_pixels_is_refused(folder, short_side):
+    for read in (lambda: VideoFolder(folder, short_side=short_side), lambda: list(clip_rows(folder, short_side))):
+        with pytest.raises(ValueError, match=f"short_side must be at least 1, got {short_side}"):
+            read()
 
 
 def test_a_seed_gives_its_pairs(folder):
@@ -105,6 +154,12 @@ def test_unusable_videos_are_counted_in_one_line(folder, caplog):
         assert len(VideoFolder(folder, size=32).clips) == 3
     (message,) = caplog.messages
     assert "left out 2 videos" in message and "short.mp4" in message
+
+
+def test_unusable_videos_of_one_name_are_counted_each(folder, caplog):
+    for name in ("text.mp4", "sub/text.mp4"):
+        (folder / name).write_text("no video")
+    assert len(VideoFolder(folder, size=32).clips) == 3 and "left out 2 videos" in caplog.text
 
 
 def test_empty_folders_are_named(tmp_path):

@@ -1,6 +1,7 @@
 """A run over a whole data set: check, list, track what is missing, and write the shards when all rows are there."""
 
 import os
+import shutil
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -130,6 +131,7 @@ def finish_run(
         if retry_errors:
             reopen(folder, form_of(run).features())
     if is_whole(folder):
+        shutil.rmtree(folder / ROWS, ignore_errors=True)  # of a run that was killed before it had removed them
         return 0
     num_shards = num_shards or read_run(folder)["shards"]  # of a finished folder that was reopened
     rows = FinishedRows(folder / ROWS, form_of(run).features())

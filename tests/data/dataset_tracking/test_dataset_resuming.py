@@ -74,6 +74,14 @@ def test_what_a_run_that_was_killed_left_half_written_goes(command, clips, tmp_p
     assert [path.name for path in folder.glob(".*") if path.name != ".fgvc-hf-clips.jsonl"] == [".fgvc-hf-run.json"]
 
 
+def test_finished_rows_of_a_run_that_was_killed_at_its_very_end_go(run, clips, tmp_path):
+    """The manifest is there, and the rows that are in the shards too were not removed."""
+    whole, rows = run(clips), tmp_path / "tracks" / ".fgvc-hf-rows"
+    rows.mkdir()
+    (rows / "000000.parquet").write_bytes(b"x")
+    assert run(clips) == whole and not rows.exists()
+
+
 def test_hidden_files_of_others_stay_in_a_destination(command, clips, tmp_path, monkeypatch):
     """Whatever hexadecimal name they have, in the folder and in the one of finished rows."""
     with monkeypatch.context() as patch:
