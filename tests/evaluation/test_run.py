@@ -323,7 +323,7 @@ def test_missing_and_damaged_files_of_people(data, tmp_path):
     root = tmp_path / "copy"
     shutil.copytree(data, root)
     (root / "VIP_Fine/Images/dog/000000000002.jpg").unlink()
-    with pytest.raises(OSError, match="dog lacks the frame or the labels of 000000000002"):
+    with pytest.raises(OSError, match="dog: the frame 000000000002 is missing"):
         load_vip(root)
     annotation = root / "joint_positions/run/dog/joint_positions.mat"
     savemat(annotation, {"pos_img": np.zeros((2, 14, 3))})
