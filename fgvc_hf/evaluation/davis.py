@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..io.files import visible
+from ..io.files import not_hidden
 from ..io.names import check_names
 from ..io.text_files import read_text
 from ..io.video import open_video
@@ -43,7 +43,7 @@ def split_names(root: Path, split: str) -> list[str]:
     folder = root / "ImageSets" / "2017"
     file = folder / f"{split}.txt"
     if not file.is_file():
-        present = [path.stem for path in visible(folder.glob("*.txt"))]
+        present = [path.stem for path in not_hidden(folder.glob("*.txt"))]
         if not present:
             raise FileNotFoundError(f"{root}: ImageSets/2017/{split}.txt was expected there, as in DAVIS.")
         raise FileNotFoundError(f"{folder}: has no split {split!r}; there are {', '.join(present)}.")

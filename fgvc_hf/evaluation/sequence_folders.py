@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..io.files import visible
+from ..io.files import not_hidden
 from ..io.image_files import ImageSequence, picture_files
 from ..io.masks import read_mask
 from ..io.text_numbers import frame_in
@@ -22,7 +22,7 @@ def masks_of_frames(frames: Path, annotations: Path) -> tuple[Path, ...]:
     name, count = Counter(names).most_common(1)[0]
     if count > 1:
         raise OSError(f"{frames}: the frame {name} is there twice.")
-    masks = {path.stem: path for path in visible(annotations.glob("*.png"))}
+    masks = {path.stem: path for path in not_hidden(annotations.glob("*.png"))}
     if odd := set(masks) ^ set(names):
         where, lacking = (frames, "frame") if min(odd) in masks else (annotations, "mask")
         raise FileNotFoundError(f"{where}: the {lacking} {min(odd)} is missing.")
@@ -53,13 +53,13 @@ def numbered_frames(folder: Path, numbers: Iterable[int]) -> tuple[Path, ...]:
     found: dict[int | None, list[Path]] = {}
     for path in picture_files(folder):
         found.setdefault(frame_in(path.name), []).append(path)
-    numbers = tuple(numbers)
+    frames: list[Path] = []
     for number in numbers:
         if len(found.get(number, ())) != 1:
-            raise FileNotFoundError(
-                f"{folder}: the frame {number:05d} is {'there twice' if number in found else 'missing'}."
-            )
-    return tuple(found[number][0] for number in numbers)
+            what = "there twice" if number in found else "missing"
+            raise FileNotFoundError(f"{folder}: the frame {number:05d} is {what}.")
+        frames += found[number]
+    return tuple(frames)
 
 
 def sequence_of(frames: tuple[Path, ...]) -> ImageSequence:

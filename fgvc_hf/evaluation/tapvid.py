@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..coordinates import rescale_points
+from ..io.files import not_hidden
 from ..io.image_files import open_picture, read_image
 from ..io.names import check_names
 from ..metrics.average_jaccard import RASTER_SIZE, TapVidCounts, count_tapvid, queries_first, queries_strided
@@ -59,9 +60,9 @@ def load_tapvid(root: str | Path, split: str | None = None) -> Iterator["TapVidV
         OSError: There is no such split; says which there are. Or a file is damaged.
     """
     root = Path(root)
-    files: dict[str, list[Path]] = {path.stem: [path] for path in sorted((root / "tapvid_davis_32").glob("*.npz"))} | {
-        name: sorted((root / f"tapvid_{name}").glob("*.pkl")) for name in ("davis", "kinetics")
-    }
+    files: dict[str, list[Path]] = {
+        path.stem: [path] for path in not_hidden((root / "tapvid_davis_32").glob("*.npz"))
+    } | {name: not_hidden((root / f"tapvid_{name}").glob("*.pkl")) for name in ("davis", "kinetics")}
     present = [name for name, paths in files.items() if paths]
     if not present:
         raise FileNotFoundError(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..io.files import visible
+from ..io.files import not_hidden
 from ..io.names import check_names
 from ..io.text_files import read_text
 from ..io.video import open_video
@@ -39,7 +39,7 @@ def load_vip(root: str | Path, split: str | None = None) -> list[VipVideo]:
     """
     root = Path(root)
     root = root / "VIP_Fine" if (root / "VIP_Fine").is_dir() else root
-    lists = {path.stem.removesuffix("_videos"): path for path in visible((root / "lists").glob("*_videos.txt"))}
+    lists = {path.stem.removesuffix("_videos"): path for path in not_hidden((root / "lists").glob("*_videos.txt"))}
     if not lists:
         raise FileNotFoundError(f"{root}: lists/val_videos.txt was expected there, as in VIP.")
     split = split or "val"

@@ -1,11 +1,20 @@
 """Sequences whose files are named, ordered or mixed otherwise than in the official data."""
 
+import json
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.io import savemat
 
+from fgvc_hf.evaluation.badja import follow_joints, load_badja
 from fgvc_hf.evaluation.davis import load_davis, segment
+from fgvc_hf.evaluation.flow_layouts import load_flow
+from fgvc_hf.evaluation.jhmdb import follow_people, load_jhmdb
+from fgvc_hf.evaluation.tapvid import load_tapvid
 from fgvc_hf.evaluation.vip import label_parts, load_vip
+from fgvc_hf.io.flow_files import save_flow
 from fgvc_hf.io.masks import write_mask
 from fgvc_hf.io.video import open_video
 
@@ -80,3 +89,175 @@ def test_a_mask_of_another_size_is_named(sequence):
     (video,) = load()
     with pytest.raises(ValueError, match="11.png: is 6x8, but its frame 12x16"):
         (segment if hasattr(video, "masks") else label_parts)(None, video)
+
+
+# ---- joints: frames are known by their numbers ------------------------------------------------------------------------
+
+
+class Recorded:
+    """A tracker that is never wrong: each frame holds the place of all joints, as its brightness."""
+
+    def track(self, frames, queries):
+        self.shown = [round(int(frame[0, 0, 0]) / 10) for frame in frames]
+        tracks = np.stack([np.full((len(queries), 2), 3.0 + shown) for shown in self.shown], axis=1)
+        return SimpleNamespace(tracks=tracks)
+
+
+def write_pictures(folder, numbers, name, size=(32, 32)):
+    folder.mkdir(parents=True)
+    for number in numbers:
+        Image.new("RGB", size, (10 * number,) * 3).save(folder / name.format(number), quality=95)
+
+
+def badja_rows(numbers):
+    """All joints of a frame are at 3 plus its number, in pixels of 32x32."""
+    rows = []
+    for number in numbers:
+        place = [1080 * (3 + number) / 32, 1920 * (3 + number) / 32]
+        rows.append({"joints": [place] * 37, "visibility": [True] * 37, "image_path": f"DAVIS/bear/{number:05d}.jpg"})
+    return rows
+
+
+@pytest.fixture
+def bear(tmp_path):
+    """(annotation, frames) of a sequence of BADJA of the frames 1 to 12, of which 2, 5 and 11 are annotated."""
+    frames, masks = (tmp_path / kind / "480p" / "bear" for kind in ("JPEGImages", "Annotations"))
+    write_pictures(frames, range(1, 13), "{:05d}.jpg")
+    masks.mkdir(parents=True)
+    for number in (2, 5, 11):
+        write_mask(masks / f"{number:05d}.png", np.ones((32, 32), np.uint8))
+    file = tmp_path / "joint_annotations" / "bear.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps(badja_rows((2, 5, 11))))
+    return file, frames
+
+
+def test_joints_of_animals_are_those_of_their_frame_in_any_order(bear):
+    file, frames = bear
+    (frames / "._00002.jpg").write_bytes(b"\0\5\x16\7")
+    for path in frames.glob("0000*"):
+        path.rename(path.with_name(path.name.lstrip("0")))
+    for order in ((2, 5, 11), (11, 2, 5), (5, 11, 2)):
+        file.write_text(json.dumps(badja_rows(order)))
+        (video,) = load_badja(file.parents[1])
+        tracker = Recorded()
+        _, counts = follow_joints(tracker, video)
+        assert tracker.shown == list(range(2, 12)) and video.numbers.tolist() == [2, 5, 11]
+        assert counts.counted.all() and counts.correct.all()
+
+
+def test_frames_of_animals_that_are_missing_or_there_twice_are_named(bear):
+    file, frames = bear
+    (frames / "00001.jpg").unlink()  # before the first that is annotated
+    assert follow_joints(Recorded(), load_badja(file.parents[1])[0])[1].correct.all()
+    (frames / "00007.jpg").rename(frames / "8.jpg")
+    with pytest.raises(OSError, match="bear: the frame 00007 is missing"):
+        load_badja(file.parents[1])
+    (frames / "8.jpg").rename(frames / "00007.jpg")
+    Image.new("RGB", (32, 32)).save(frames / "9.png")
+    with pytest.raises(OSError, match="bear: the frame 00009 is there twice"):
+        load_badja(file.parents[1])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_path": "bear/00005.jpg"}, "each row must name a frame of its own"),
+        ({"image_path": "bear/first.jpg"}, "each row must name a frame of its own"),
+        ({"image_path": 2}, ""),
+        ({"joints": [[float("nan"), 3]] * 37}, "a joint that is visible must have a finite position"),
+        ({"joints": [[1, 2, 3]] * 37}, ""),
+        ({"joints": [7] * 37}, ""),
+        ({"joints": []}, ""),
+        ({"visibility": ["false"] * 37}, "its visibility true or false"),
+        ({"visibility": [None] * 37}, "its visibility true or false"),
+        ({"visibility": [float("nan")] * 37}, "its visibility true or false"),
+    ],
+)
+def test_annotations_of_animals_that_say_nothing_are_refused(bear, change, message):
+    file, _ = bear
+    rows = badja_rows((2, 5, 11))
+    rows[0] |= change
+    file.write_text(json.dumps(rows))
+    with pytest.raises(OSError, match=f"bear.json: is no annotation of BADJA .*{message}"):
+        load_badja(file.parents[1])
+
+
+@pytest.mark.parametrize("content", ["[]", "[" * 100_000, "{}", "[1]", "\xff"])
+def test_files_that_are_no_annotations_of_animals_are_refused(bear, content):
+    file, _ = bear
+    file.write_text(content, encoding="latin1")
+    with pytest.raises(OSError, match="bear.json: is no annotation of BADJA"):
+        load_badja(file.parents[1])
+
+
+def test_a_hidden_joint_may_have_no_place(bear):
+    file, _ = bear
+    rows = badja_rows((2, 5, 11))
+    for row in rows:
+        row["joints"], row["visibility"] = [[float("nan")] * 2, *row["joints"][1:]], [False, *row["visibility"][1:]]
+    file.write_text(json.dumps(rows))
+    assert follow_joints(Recorded(), load_badja(file.parents[1])[0])[1].correct[:, :, 1:].all()
+
+
+@pytest.fixture
+def clip(tmp_path):
+    """(root, frames, annotation) of a clip of JHMDB of the frames 1 to 11, of which all are annotated."""
+    frames = tmp_path / "Rename_Images" / "run" / "clip"
+    write_pictures(frames, range(1, 12), "{:05d}.png")
+    file = tmp_path / "joint_positions" / "run" / "clip" / "joint_positions.mat"
+    for folder in (file.parent, tmp_path / "splits"):
+        folder.mkdir(parents=True)
+    (tmp_path / "splits" / "run_test_split1.txt").write_text("clip.avi 2\n\nother.avi 1\n")
+    places = 3.5 + np.arange(1, 12) + np.zeros((2, 15, 1))
+    places[:, 0, :] -= 2  # so that the joints span a box
+    savemat(file, {"pos_img": places})
+    return tmp_path, frames, file
+
+
+def test_joints_of_people_are_those_of_their_frame(clip):
+    root, frames, _ = clip
+    (frames / "._00001.png").write_bytes(b"\0\5\x16\7")
+    Image.new("RGB", (32, 32)).save(frames / "00000.png")  # one before the first
+    for path in frames.glob("0000[1-9]*"):
+        path.rename(path.with_name(path.name.lstrip("0")))
+    (video,) = load_jhmdb(root)
+    tracker = Recorded()
+    _, counts = follow_people(tracker, video)
+    assert tracker.shown == list(range(1, 12))
+    np.testing.assert_allclose(counts.distance[:, 1:], 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("number", [1, 4, 11])
+def test_a_frame_of_people_that_is_missing_is_named(clip, number):
+    root, frames, _ = clip
+    (frames / f"{number:05d}.png").rename(frames / "00012.png")  # as many as before
+    with pytest.raises(OSError, match=f"clip: the frame {number:05d} is missing"):
+        load_jhmdb(root)
+
+
+def test_annotations_of_people_that_are_not_finite_or_empty_are_refused(clip):
+    root, _, file = clip
+    places = np.ones((2, 15, 11))
+    places[1, 3, 6] = np.nan
+    savemat(file, {"pos_img": places})
+    with pytest.raises(OSError, match="joint_positions.mat: holds a joint of frame 00007 that is NaN or infinite"):
+        load_jhmdb(root)
+    savemat(file, {"pos_img": places[..., :0]})
+    with pytest.raises(OSError, match=r"holds pos_img of \(2, 15, 0\)"):
+        load_jhmdb(root)
+    (root / "splits" / "run_test_split1.txt").write_text("clip.avi\n")
+    with pytest.raises(OSError, match="split1.txt: holds the line 'clip.avi', but"):
+        load_jhmdb(root)
+
+
+def test_hidden_files_are_no_flow_and_no_tracks(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a_1.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "a_2.png")
+    save_flow(np.zeros((8, 8, 2), np.float32), np.zeros((8, 8), bool), tmp_path / "a_1.flo")
+    (tmp_path / "._a_1.flo").write_bytes(b"\0\5\x16\7")
+    assert [pair.name for pair in load_flow(tmp_path)] == ["a_1"]
+    (tmp_path / "tapvid_davis_32").mkdir()
+    (tmp_path / "tapvid_davis_32" / "._dev.npz").write_bytes(b"\0\5\x16\7")
+    with pytest.raises(FileNotFoundError, match="was expected there"):
+        load_tapvid(tmp_path)
