@@ -284,6 +284,7 @@ def test_strided_queries(data, checkpoint, tmp_path):
         ("tapvid", ["--split", "val"], "has no split 'val'; there are dev"),
         ("badja", ["--split", "cows"], "has no cows; there are bear, camel, dog"),
         ("davis", ["--sequences", "cow"], "there is no sequence 'cow'; there are bear, camel, dog"),
+        ("davis", ["--sequences", "dog", "bear", "dog"], "sequences: the name 'dog' is there twice"),
         ("davis", ["--set", "temperature"], "--set must be FIELD=VALUE"),
         ("davis", ["--data", "empty"], "ImageSets/2017/val.txt was expected there"),
         ("badja", ["--data", "empty"], "a folder joint_annotations was expected there"),
@@ -335,6 +336,21 @@ def test_missing_and_damaged_files_of_people(data, tmp_path):
     annotation.unlink()
     with pytest.raises(OSError, match="joint_positions.mat was expected there"):
         load_jhmdb(root)
+
+
+def test_an_error_names_its_video(data, tmp_path, monkeypatch):
+    def fails(tracker, video):
+        raise error
+
+    monkeypatch.setitem(BENCHMARKS, "davis", dataclasses.replace(BENCHMARKS["davis"], measure=fails))
+    for number, error in enumerate([ValueError("too few frames."), OSError("no frame.")]):
+        with pytest.raises(type(error), match=f"^camel: {error}"):
+            evaluate(Still(), Task("davis", data, "one"), tmp_path / f"{number}.json", {})
+
+
+def test_nothing_to_measure_is_said(data):
+    with pytest.raises(ValueError, match="there is no sequence to measure"):
+        Task("davis", data, sequences=[]).names()
 
 
 def test_baselines_are_measured_by_the_same_command(data, checkpoint, tmp_path, capsys):
