@@ -182,7 +182,8 @@ def _check_shapes(shape: tuple[int, int], **arrays: np.ndarray) -> None:
 
 
 def _queries_at(points: np.ndarray, tracks: np.ndarray, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return np.column_stack([frames, points[tracks, frames]]).astype(points.dtype), tracks
+    exact = np.result_type(points.dtype, np.float32)  # small types hold no larger frame numbers
+    return np.column_stack([frames, points[tracks, frames]]).astype(exact), tracks
 
 
 def _scored_frames(query_frames: np.ndarray, num_frames: int, query_mode: str) -> np.ndarray:
