@@ -8,8 +8,10 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
+from fgvc_hf import Tracker
 from fgvc_hf.evaluation.badja import follow_joints, load_badja
-from fgvc_hf.evaluation.davis import load_davis, segment
+from fgvc_hf.evaluation.box_following import follow_boxes
+from fgvc_hf.evaluation.davis import DavisVideo, load_davis, segment
 from fgvc_hf.evaluation.flow_layouts import load_flow
 from fgvc_hf.evaluation.jhmdb import follow_people, load_jhmdb
 from fgvc_hf.evaluation.tapvid import load_tapvid
@@ -261,3 +263,18 @@ def test_hidden_files_are_no_flow_and_no_tracks(tmp_path):
     (tmp_path / "tapvid_davis_32" / "._dev.npz").write_bytes(b"\0\5\x16\7")
     with pytest.raises(FileNotFoundError, match="was expected there"):
         load_tapvid(tmp_path)
+
+
+def test_what_is_not_annotated_is_no_object_to_follow(tmp_path, tiny_model, processor):
+    write_pictures(tmp_path / "frames", range(3), "{}.jpg")
+    ids = np.zeros((32, 32), np.uint8)
+    ids[4:12, 4:12], ids[20:] = 1, 255
+    masks = [tmp_path / f"{number}.png" for number in range(3)]
+    for path in masks:
+        write_mask(path, ids)
+    video = DavisVideo("goat", tmp_path / "frames", tuple(masks))
+    boxes, overlaps = follow_boxes(Tracker(tiny_model, processor), video)
+    assert boxes.keys() == overlaps.keys() == {1} and len(overlaps[1]) == 2
+    write_mask(masks[0], 0 * ids)
+    with pytest.raises(ValueError, match="shows no object to follow"):
+        follow_boxes(Tracker(tiny_model, processor), video)
