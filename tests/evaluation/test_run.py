@@ -20,6 +20,7 @@ from fgvc_hf.evaluation.davis import load_davis, segment
 from fgvc_hf.evaluation.jhmdb import follow_people, load_jhmdb
 from fgvc_hf.evaluation.run import Task, evaluate
 from fgvc_hf.evaluation.vip import label_parts, load_vip
+from fgvc_hf.evaluation.visuals import keep_extremes
 from fgvc_hf.io.masks import write_mask
 from fgvc_hf.metrics.pck import aggregate_badja
 from fgvc_hf.metrics.region_contour import aggregate
@@ -194,6 +195,21 @@ def test_overlays_of_the_best_and_the_worst_are_kept(data, checkpoint, tmp_path)
     kinds = sorted(path.name.rsplit("-", 1)[0] for path in visuals.iterdir())
     assert kinds == ["best-1", "worst-1", "worst-2"]  # the middle one of three is the second worst
     assert all(open_video(path).width >= 480 for path in visuals.iterdir())  # small frames are enlarged
+    before = {path.name for path in visuals.iterdir()}
+    for name in ("best-1-of-my-own.txt", "notes-best-1-x.mp4"):
+        (visuals / name).touch()
+    assert run("davis", data, checkpoint, tmp_path / "r.json", "--save-visuals", visuals, "--split", "one") == 0
+    after = {path.name for path in visuals.iterdir()}
+    assert after == {"worst-1-camel.mp4", "best-1-of-my-own.txt", "notes-best-1-x.mp4"} and len(before) == 3
+
+
+def test_a_video_without_a_score_is_neither_the_best_nor_the_worst(tmp_path):
+    scores = {"a": 0.5, "b": float("nan"), "c": 0.1, "d": 0.7, "e": float("nan"), "f": 0.3, "g": 0.4}
+    for name in scores:
+        (tmp_path / f"{name}.mp4").touch()
+    keep_extremes(tmp_path, scores)
+    kept = sorted(path.stem for path in tmp_path.iterdir())
+    assert kept == ["best-1-d", "best-2-a", "worst-1-c", "worst-2-f"]
 
 
 def test_the_command_measures_as_the_function_does(data, checkpoint, tmp_path):
