@@ -6,9 +6,9 @@ and Annotations beside JPEGImages
 """
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -16,11 +16,12 @@ from PIL import Image
 from ..coordinates import rescale_points
 from ..io.json_files import reason_of
 from ..io.masks import read_mask
-from ..io.video import open_video
+from ..io.text_numbers import frame_in
 from ..metrics.pck import BadjaCounts, count_badja
 from ..tracker import Tracker
 from ..tracking.results import PointTracks
 from .baselines import ChainedTracker
+from .sequence_folders import numbered_frames, sequence_of
 
 
 SEQUENCES = ("bear", "camel", "cows", "dog", "dog-agility", "horsejump-high", "horsejump-low")
@@ -35,15 +36,15 @@ class BadjaVideo:
 
     Args:
         name (`str`): Name of the sequence.
-        frames (`Path`): Folder of its frames.
+        frames (`tuple[Path, ...]`): Its frames, from the first to the last annotated one.
         masks (`tuple[Path, ...]`): Masks of the annotated frames.
-        numbers (`numpy.ndarray` of shape `(T,)`): Numbers of the annotated frames.
+        numbers (`numpy.ndarray` of shape `(T,)`): Numbers of the annotated frames, which increase.
         joints (`numpy.ndarray` of shape `(T, N, 2)`): (x, y) in pixels of `SCORED_SIZE`.
         visible (`numpy.ndarray` of shape `(T, N)`, bool): Whether a joint is annotated as visible.
     """
 
     name: str
-    frames: Path
+    frames: tuple[Path, ...]
     masks: tuple[Path, ...]
     numbers: np.ndarray
     joints: np.ndarray
@@ -75,18 +76,32 @@ def load_badja(root: str | Path, split: str | None = None) -> list[BadjaVideo]:
 
 def _load(name: str, file: Path, davis: Path) -> BadjaVideo:
     try:
-        rows = json.loads(file.read_text(encoding="utf-8"))
-        numbers = np.array([int(re.findall(r"\d+", Path(row["image_path"]).stem)[-1]) for row in rows])
-        joints = np.array([[row["joints"][j] for j in JOINTS] for row in rows], dtype=float)[..., ::-1]  # from (y, x)
-        visible = np.array([[row["visibility"][j] for j in JOINTS] for row in rows], dtype=bool)
-    except (ValueError, KeyError, IndexError, TypeError) as error:
+        numbers, joints, visible = _annotations(json.loads(file.read_bytes()))
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         raise OSError(f"{file}: is no annotation of BADJA ({reason_of(error)}).") from None
-    frames = davis / "JPEGImages" / "480p" / name
+    folder = davis / "JPEGImages" / "480p" / name
     masks = tuple(davis / "Annotations" / "480p" / name / f"{number:05d}.png" for number in numbers)
-    missing = [path for path in (frames, *masks) if not path.exists()]
+    missing = [path for path in (folder, *masks) if not path.exists()]
     if missing:
         raise FileNotFoundError(f"{missing[0]}: was expected there, as in DAVIS.")
+    frames = numbered_frames(folder, range(numbers[0], numbers[-1] + 1))
     return BadjaVideo(name, frames, masks, numbers, rescale_points(joints, ANNOTATED_SIZE, SCORED_SIZE), visible)
+
+
+def _annotations(rows: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Numbers, joints and visibility of the annotated frames, in the order of the frames."""
+    numbered = {frame_in(row["image_path"]): row for row in rows}
+    if not rows or len(numbered) != len(rows) or None in numbered:
+        raise ValueError("each row must name a frame of its own, by its number")
+    numbers, rows = np.array(sorted(numbered)), [numbered[number] for number in sorted(numbered)]
+    joints = np.array([[row["joints"][j] for j in JOINTS] for row in rows], dtype=float)[..., ::-1]  # from (y, x)
+    visible = np.array([[row["visibility"][j] for j in JOINTS] for row in rows])
+    if joints.shape != (*visible.shape, 2) or not np.isin(visible, (0, 1)).all():
+        raise ValueError("a joint must be two numbers, and its visibility true or false")
+    visible = visible.astype(bool)
+    if not np.isfinite(joints[visible]).all():
+        raise ValueError("a joint that is visible must have a finite position")
+    return numbers, joints, visible
 
 
 def follow_joints(tracker: Tracker | ChainedTracker, video: BadjaVideo) -> tuple[PointTracks, BadjaCounts]:
@@ -97,16 +112,15 @@ def follow_joints(tracker: Tracker | ChainedTracker, video: BadjaVideo) -> tuple
     Returns:
         The tracks in pixels of the stored frames, from the first annotated frame on, and the counts.
     """
-    first, last = int(video.numbers.min()), int(video.numbers.max())
-    source = open_video(video.frames)
+    source = sequence_of(video.frames)
     size = source.height, source.width
-    frames = np.stack(list(source.frames(first, last + 1)))
+    frames = np.stack(list(source.frames()))
     known = np.flatnonzero(video.visible[0])
     start = rescale_points(video.joints[0, known], SCORED_SIZE, size).clip(0, (size[1], size[0]))
     queries = np.concatenate([np.zeros((len(known), 1)), start], axis=1)
     tracks = tracker.track(frames, queries)
     found = np.full(video.joints.shape, np.nan)
-    at = tracks.tracks[:, video.numbers - first].transpose(1, 0, 2)  # (T, known, 2)
+    at = tracks.tracks[:, video.numbers - video.numbers[0]].transpose(1, 0, 2)  # (T, known, 2)
     found[:, known] = rescale_points(at, size, SCORED_SIZE)
     return tracks, count_badja(found, video.joints, video.visible, np.array([_area(path) for path in video.masks]))
 

@@ -18,6 +18,7 @@ from .davis import DavisVideo, load_davis, segment
 from .flow_layouts import describe_flow, load_flow
 from .flow_pairs import FlowPair, draw_pair, measure_flow
 from .jhmdb import JhmdbVideo, follow_people, load_jhmdb
+from .sequence_folders import sequence_of
 from .tapvid import load_tapvid, track_queries
 from .vip import VipVideo, label_parts, load_vip
 
@@ -75,9 +76,8 @@ def _measure_badja(tracker, video: BadjaVideo) -> tuple[PointTracks, Counts]:
     return tracks, counts.to_lists()
 
 
-def _draw_badja(video: BadjaVideo, tracks: PointTracks) -> Iterator[np.ndarray]:
-    first = int(video.numbers.min())
-    return _draw_points(open_video(video.frames).frames(first, first + tracks.tracks.shape[1]), tracks)
+def _draw_joints(video: BadjaVideo | JhmdbVideo, tracks: PointTracks) -> Iterator[np.ndarray]:
+    return _draw_points(sequence_of(video.frames).frames(), tracks)
 
 
 def _badja_metrics(videos: dict[str, Counts]) -> Metrics:
@@ -87,10 +87,6 @@ def _badja_metrics(videos: dict[str, Counts]) -> Metrics:
 def _measure_jhmdb(tracker, video: JhmdbVideo) -> tuple[PointTracks, Counts]:
     tracks, counts = follow_people(tracker, video)
     return tracks, counts.to_lists()
-
-
-def _draw_jhmdb(video: JhmdbVideo, tracks: PointTracks) -> Iterator[np.ndarray]:
-    return _draw_points(open_video(video.frames).frames(0, tracks.tracks.shape[1]), tracks)
 
 
 def _jhmdb_metrics(videos: dict[str, Counts]) -> Metrics:
@@ -191,8 +187,8 @@ BENCHMARKS = {
     ),
     "davis": Benchmark(_load_davis, _measure_davis, _draw_ids, _davis_metrics, ("objects", "J&F"), _davis_objects),
     "boxes": Benchmark(_load_davis, _measure_boxes, _draw_boxes, _boxes_metrics, ("objects", "IoU")),
-    "badja": Benchmark(load_badja, _measure_badja, _draw_badja, _badja_metrics, ("pips", "PCK@0.2")),
-    "jhmdb": Benchmark(load_jhmdb, _measure_jhmdb, _draw_jhmdb, _jhmdb_metrics, ("with_first", "PCK@0.1")),
+    "badja": Benchmark(load_badja, _measure_badja, _draw_joints, _badja_metrics, ("pips", "PCK@0.2")),
+    "jhmdb": Benchmark(load_jhmdb, _measure_jhmdb, _draw_joints, _jhmdb_metrics, ("with_first", "PCK@0.1")),
     "vip": Benchmark(load_vip, _measure_vip, _draw_ids, _vip_metrics, ("pixels", "mIoU")),
     "flow": Benchmark(
         load_flow,

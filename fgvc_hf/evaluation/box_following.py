@@ -4,6 +4,7 @@ import numpy as np
 
 from ..io.video import open_video
 from ..metrics.box_overlap import box_iou, mask_box
+from ..metrics.region_contour import VOID
 from ..tracker import Tracker
 from .davis import DavisVideo, read_truth
 
@@ -19,11 +20,13 @@ def follow_boxes(tracker: Tracker, video: DavisVideo) -> tuple[dict[int, np.ndar
         frames without the object.
 
     Raises:
-        `ValueError`: a mask is of another size than its frame.
+        `ValueError`: a mask is of another size than its frame, or the first one shows no object.
     """
     source = open_video(video.frames)
     truth = read_truth(video, source)[:FRAMES]
-    ids = [int(obj_id) for obj_id in np.unique(truth[0]) if obj_id]
+    ids = [int(obj_id) for obj_id in np.unique(truth[0]) if obj_id not in (0, VOID)]
+    if not ids:
+        raise ValueError("the first frame shows no object to follow.")
     session = tracker.processor.init_video_session(source)
     first = [mask_box(truth[0] == obj_id) for obj_id in ids]
     tracker.processor.add_inputs_to_inference_session(session, 0, ids, input_boxes=np.stack(first))

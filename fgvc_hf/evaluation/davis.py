@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ..io.masks import read_mask
+from ..io.files import not_hidden
 from ..io.names import check_names
+from ..io.text_files import read_text
 from ..io.video import open_video
 from ..metrics.region_contour import VOID, ObjectScores, count_davis
 from ..tracker import Tracker
+from .sequence_folders import masks_of_frames, read_masks
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,11 @@ def split_names(root: Path, split: str) -> list[str]:
     folder = root / "ImageSets" / "2017"
     file = folder / f"{split}.txt"
     if not file.is_file():
-        present = sorted(path.stem for path in folder.glob("*.txt"))
+        present = [path.stem for path in not_hidden(folder.glob("*.txt"))]
         if not present:
             raise FileNotFoundError(f"{root}: ImageSets/2017/{split}.txt was expected there, as in DAVIS.")
         raise FileNotFoundError(f"{folder}: has no split {split!r}; there are {', '.join(present)}.")
-    return file.read_text(encoding="utf-8").split()
+    return read_text(file).split()
 
 
 def load_davis(root: str | Path, split: str = "val") -> list[DavisVideo]:
@@ -62,13 +64,7 @@ def load_davis(root: str | Path, split: str = "val") -> list[DavisVideo]:
         for folder in (frames, annotations):
             if not folder.is_dir():
                 raise FileNotFoundError(f"{root}: {folder.relative_to(root)} was expected there, as in DAVIS.")
-        masks = sorted(annotations.glob("*.png"))
-        have, want = {path.stem for path in masks}, {path.stem for path in frames.glob("*.jpg")}
-        if have != want:
-            odd = min(have ^ want)
-            where, lacking = (frames, "frame") if odd in have else (annotations, "mask")
-            raise FileNotFoundError(f"{where}: the {lacking} {odd} is missing.")
-        videos.append(DavisVideo(name, frames, tuple(masks)))
+        videos.append(DavisVideo(name, frames, masks_of_frames(frames, annotations)))
     return videos
 
 
@@ -96,11 +92,5 @@ def read_truth(video: DavisVideo, source) -> np.ndarray:
     Raises:
         `ValueError`: a mask is of another size than its frame.
     """
-    truth = np.stack([_check(read_mask(path), path, source) for path in video.masks])
+    truth = read_masks(video.masks, source)
     return (truth == VOID).astype(np.uint8) if set(np.unique(truth[0])) == {0, VOID} else truth
-
-
-def _check(mask: np.ndarray, path: Path, source) -> np.ndarray:
-    if mask.shape != (source.height, source.width):
-        raise ValueError(f"{path}: is {mask.shape[0]}x{mask.shape[1]}, but its frame {source.height}x{source.width}.")
-    return mask

@@ -20,9 +20,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ..io.files import not_hidden
 from ..io.flow_colours import known_flow
 from ..io.flow_files import load_h5py, read_flo, read_flo5, read_kitti_flow
 from ..io.image_files import read_image
+from ..io.text_files import read_text
 from .flow_pairs import FlowPair, FlowSample
 from .rendered_pairs import REACH, rendered_pairs
 
@@ -103,7 +105,7 @@ def _recognise(root: Path, split: str | None) -> tuple[Layout, str]:
 
 def _sintel(root: Path, split: str) -> Iterator[FlowPair]:
     training = root / "training"
-    for flow in sorted((training / "flow").glob("*/*.flo")):
+    for flow in not_hidden((training / "flow").glob("*/*.flo")):
         scene, folder = flow.parent.name, training / split / flow.parent.name
         masks = [
             _present(training / kind, f"{scene}/{flow.stem}.png", "MPI-Sintel") for kind in ("invalid", "occlusions")
@@ -115,7 +117,7 @@ def _sintel(root: Path, split: str) -> Iterator[FlowPair]:
 
 def _kitti(root: Path, split: str) -> Iterator[FlowPair]:
     folder = root / split
-    for flow in sorted((folder / "flow_occ").glob("*_10.png")):
+    for flow in not_hidden((folder / "flow_occ").glob("*_10.png")):
         frames = folder / "image_2" / flow.name, folder / "image_2" / f"{_next(flow.stem)}.png"
         visible = _present(folder / "flow_noc", flow.name, "KITTI-2015")
         yield _pair(flow.stem.removesuffix("_10"), frames, flow, partial(_kitti_truth, flow, visible), "KITTI-2015")
@@ -127,8 +129,8 @@ def _chairs_splits(root: Path) -> list[str]:
 
 def _chairs(root: Path, split: str) -> Iterator[FlowPair]:
     wanted = {"train": "1", "val": "2"}.get(split)
-    parts = (root / CHAIRS_SPLIT).read_text(encoding="utf-8").split() if wanted else []
-    for flow in sorted((root / "data").glob("*_flow.flo")):
+    parts = read_text(root / CHAIRS_SPLIT).split() if wanted else []
+    for flow in not_hidden((root / "data").glob("*_flow.flo")):
         name = flow.stem.removesuffix("_flow")
         if wanted:
             if not name.isdecimal() or not 1 <= int(name) <= len(parts):
@@ -141,7 +143,7 @@ def _chairs(root: Path, split: str) -> Iterator[FlowPair]:
 
 def _spring(root: Path, split: str) -> Iterator[FlowPair]:
     load_h5py()  # refused before there is any work
-    for flow in sorted((root / split).glob("*/flow_FW_left/flow_FW_left_*.flo5")):
+    for flow in not_hidden((root / split).glob("*/flow_FW_left/flow_FW_left_*.flo5")):
         scene, number = flow.parents[1], flow.stem.removeprefix("flow_FW_left_")
         matched = _present(scene / "maps" / "matchmap_flow_FW_left", f"matchmap_flow_FW_left_{number}.png", "Spring")
         frames = [scene / "frame_left" / f"frame_left_{which}.png" for which in (number, _next(number))]
@@ -149,13 +151,13 @@ def _spring(root: Path, split: str) -> Iterator[FlowPair]:
 
 
 def _middlebury(root: Path, split: str) -> Iterator[FlowPair]:
-    for flow in sorted((root / "other-gt-flow").glob("*/flow10.flo")):
+    for flow in not_hidden((root / "other-gt-flow").glob("*/flow10.flo")):
         frames = [root / "other-data" / flow.parent.name / f"frame{number}.png" for number in (10, 11)]
         yield _pair(flow.parent.name, frames, flow, partial(_flo_with_masks, flow), "Middlebury")
 
 
 def _plain(root: Path, split: str) -> Iterator[FlowPair]:
-    for flow in sorted(root.glob("*.flo")):
+    for flow in not_hidden(root.glob("*.flo")):
         if not re.search(r"\d$", flow.stem):
             raise OSError(f"{flow}: must be named after its first frame, with a number, such as frame_0001.flo.")
         frames = flow.with_suffix(".png"), flow.with_name(f"{_next(flow.stem)}.png")

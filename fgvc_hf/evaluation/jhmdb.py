@@ -11,13 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from ..coordinates import rescale_points
+from ..io.files import not_hidden
 from ..io.json_files import reason_of
 from ..io.names import check_name
-from ..io.video import open_video
+from ..io.text_files import cut, read_text
 from ..metrics.pck import JhmdbCounts, count_jhmdb
 from ..tracker import Tracker
 from ..tracking.results import PointTracks
 from .baselines import ChainedTracker
+from .sequence_folders import numbered_frames, sequence_of
 
 
 JOINTS = 15
@@ -26,10 +28,10 @@ SCORED_SIZE = (320, 320)  # (height, width) that distances are measured in
 
 @dataclass(frozen=True)
 class JhmdbVideo:
-    """One clip: its name, the folder of its frames, and its joints (T, 15, 2), (x, y) in pixels of the frames."""
+    """One clip: its name, its annotated frames, and its joints (T, 15, 2), (x, y) in pixels of the frames."""
 
     name: str
-    frames: Path
+    frames: tuple[Path, ...]
     joints: np.ndarray
 
 
@@ -41,7 +43,7 @@ def load_jhmdb(root: str | Path, split: str | None = None) -> list[JhmdbVideo]:
         `ImportError`: scipy, which reads the annotations, is not installed.
     """
     root = Path(root)
-    lists = sorted((root / "splits").glob("*_test_split?.txt"))
+    lists = not_hidden((root / "splits").glob("*_test_split?.txt"))
     present = sorted({path.stem[-6:] for path in lists})
     if not present:
         raise FileNotFoundError(f"{root}: splits/ACTION_test_split1.txt was expected there, as in JHMDB.")
@@ -51,9 +53,12 @@ def load_jhmdb(root: str | Path, split: str | None = None) -> list[JhmdbVideo]:
     videos = []
     for path in lists:
         action, _, _ = path.stem.rpartition(f"_test_{split}")
-        for line in path.read_text(encoding="utf-8").splitlines() if action else ():
-            clip, kind = line.split()
-            if kind == "2":
+        for line in read_text(path).splitlines() if action else ():
+            words = line.split()
+            if len(words) not in (0, 2):
+                raise OSError(f"{path}: holds the line {cut(line)!r}, but CLIP.avi and 1 or 2 were expected.")
+            if words and words[1] == "2":
+                clip = words[0]
                 videos.append(_load(root, action, check_name(clip.removesuffix(Path(clip).suffix), path)))
     return videos
 
@@ -64,7 +69,8 @@ def _load(root: Path, action: str, clip: str) -> JhmdbVideo:
     for path in (frames, file):
         if not path.exists():
             raise FileNotFoundError(f"{root}: {path.relative_to(root)} was expected there, as in JHMDB.")
-    return JhmdbVideo(f"{action}-{clip}", frames, read_joints(file))
+    joints = read_joints(file)
+    return JhmdbVideo(f"{action}-{clip}", numbered_frames(frames, range(1, len(joints) + 1)), joints)
 
 
 def read_joints(path: Path) -> np.ndarray:
@@ -76,8 +82,11 @@ def read_joints(path: Path) -> np.ndarray:
         positions = np.asarray(loadmat(path, variable_names=["pos_img"])["pos_img"], dtype=float)
     except (MatReadError, ValueError, IndexError, KeyError, TypeError, NotImplementedError) as error:
         raise OSError(f"{path}: is no annotation of JHMDB ({reason_of(error)}).") from None
-    if positions.ndim != 3 or positions.shape[:2] != (2, JOINTS):
+    if positions.ndim != 3 or positions.shape[:2] != (2, JOINTS) or not positions.size:
         raise OSError(f"{path}: holds pos_img of {positions.shape}, but (2, {JOINTS}, T) was expected.")
+    known = np.isfinite(positions).all(axis=(0, 1))
+    if not known.all():
+        raise OSError(f"{path}: holds a joint of frame {known.argmin() + 1:05d} that is NaN or infinite.")
     return positions.transpose(2, 1, 0) - 0.5
 
 
@@ -86,16 +95,11 @@ def follow_people(tracker: Tracker | ChainedTracker, video: JhmdbVideo) -> tuple
 
     Returns:
         The tracks in pixels of the frames, and the counts.
-
-    Raises:
-        `OSError`: there are fewer frames than annotations.
     """
-    source = open_video(video.frames)
-    size, length = (source.height, source.width), len(video.joints)
-    if source.num_frames is not None and source.num_frames < length:
-        raise OSError(f"{video.frames}: has {source.num_frames} frames, but {length} are annotated.")
+    source = sequence_of(video.frames)
+    size = source.height, source.width
     start = video.joints[0].clip(0, (size[1], size[0]))
     queries = np.concatenate([np.zeros((JOINTS, 1)), start], axis=1)
-    tracks = tracker.track(np.stack(list(source.frames(0, length))), queries)
+    tracks = tracker.track(np.stack(list(source.frames())), queries)
     found, truth = (rescale_points(p, size, SCORED_SIZE) for p in (tracks.tracks.transpose(1, 0, 2), video.joints))
     return tracks, count_jhmdb(found, truth)

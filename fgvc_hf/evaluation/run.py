@@ -78,13 +78,16 @@ class Task:
         """The names of the videos that are measured, found without decoding any.
 
         Raises:
-            `OSError`, `ValueError`: as of [`~Task.load`], or there is no such video.
+            `OSError`, `ValueError`: as of [`~Task.load`], or there is no such video, or none at all, or one is given twice.
         """
         found = check_names((video.name for video in self.load()), self.data)  # each names files of its own
         unknown = sorted(set(self.sequences or ()) - set(found))
         if unknown:
             raise ValueError(f"there is no sequence {unknown[0]!r}; there are {', '.join(found)}.")
-        return found if self.sequences is None else list(self.sequences)
+        names = found if self.sequences is None else check_names(self.sequences, "sequences")
+        if not names:
+            raise ValueError(f"{self.data}: there is no sequence to measure.")
+        return names
 
 
 def evaluate(
@@ -186,10 +189,22 @@ def _prepare(parts: Path, settings: dict[str, Any], resume: bool) -> None:
     _write_json(settings, file)
 
 
+@contextmanager
+def _naming(video: str) -> Generator[None]:
+    """A context in which the message of an error says in which video it was."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if video in str(error) or (isinstance(error, OSError) and error.errno is not None):
+            raise
+        raise (OSError if isinstance(error, OSError) else ValueError)(f"{video}: {error}") from None
+
+
 def _measure(benchmark: Benchmark, tracker, video, options: dict[str, str], visuals) -> dict[str, Any]:
     """Counts of one video, and the seconds that it took; an overlay is written if there is a folder `visuals`."""
     start = time.perf_counter()
-    found, counts = benchmark.measure(tracker, video, **options)
+    with _naming(video.name):
+        found, counts = benchmark.measure(tracker, video, **options)
     part = {"counts": counts, "seconds": time.perf_counter() - start}
     if visuals:
         write_visual(Path(visuals), video.name, benchmark.draw(video, found))

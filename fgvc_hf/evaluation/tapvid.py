@@ -13,13 +13,15 @@ from pathlib import Path
 import numpy as np
 
 from ..coordinates import rescale_points
+from ..io.array_files import read_npz
+from ..io.files import not_hidden
 from ..io.image_files import open_picture, read_image
 from ..io.names import check_names
 from ..metrics.average_jaccard import RASTER_SIZE, TapVidCounts, count_tapvid, queries_first, queries_strided
 from ..tracker import Tracker
 from ..tracking.results import PointTracks
 from .baselines import ChainedTracker
-from .tapvid_pickle import PickledVideo, load_tapvid_pickle
+from .tapvid_pickle import PickledVideo, are_tracks, load_tapvid_pickle
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,9 +61,9 @@ def load_tapvid(root: str | Path, split: str | None = None) -> Iterator["TapVidV
         OSError: There is no such split; says which there are. Or a file is damaged.
     """
     root = Path(root)
-    files: dict[str, list[Path]] = {path.stem: [path] for path in sorted((root / "tapvid_davis_32").glob("*.npz"))} | {
-        name: sorted((root / f"tapvid_{name}").glob("*.pkl")) for name in ("davis", "kinetics")
-    }
+    files: dict[str, list[Path]] = {
+        path.stem: [path] for path in not_hidden((root / "tapvid_davis_32").glob("*.npz"))
+    } | {name: not_hidden((root / f"tapvid_{name}").glob("*.pkl")) for name in ("davis", "kinetics")}
     present = [name for name, paths in files.items() if paths]
     if not present:
         raise FileNotFoundError(
@@ -94,47 +96,51 @@ def load_tapvid_npz(
         OSError: The track file, a sequence's folder or one of its frames is missing or cannot be read.
         ValueError: The file is not such a track file, does not have a sequence, or does not fit the frames.
     """
-    archive = _open_npz(Path(npz_path))
-    known = [key.removesuffix("/points") for key in archive.files if key.endswith("/points")]
+    path, mark = Path(npz_path), "/points.npy"
+    known = [member.removesuffix(mark) for member in _members(path) if member.endswith(mark)]
     names = check_names(known if names is None else names, npz_path)
     unknown = sorted(set(names) - set(known))
     if unknown or not known:
-        archive.close()
         wanted = f"the sequence {unknown[0]!r}" if unknown else "an array named <sequence>/points"
         raise ValueError(f"{npz_path} does not have {wanted}; it has {', '.join(known) or 'no sequences'}.")
-    return _videos(archive, Path(frames_root), names)
+    return _videos(path, Path(frames_root), names)
 
 
-def _open_npz(path: Path) -> np.lib.npyio.NpzFile:
+def _members(path: Path) -> list[str]:
+    """The names of what an .npz file holds."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no track file {path}: an .npz file of TAP-Vid tracks is needed.")
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is not an .npz file.")
-    return np.load(path, allow_pickle=False)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.namelist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError):
+        raise ValueError(f"{path} is not an .npz file.") from None
 
 
-def _videos(archive: np.lib.npyio.NpzFile, frames_root: Path, names: list[str]) -> Iterator[TapVidVideo]:
-    with archive:
-        for name in names:
-            points, occluded, size = _read_tracks(archive, name)
-            paths = _frame_paths(frames_root / name, points.shape[1])
-            _check_sizes(paths, size)
-            yield TapVidVideo(name, paths, points, occluded, size)
+def _videos(path: Path, frames_root: Path, names: list[str]) -> Iterator[TapVidVideo]:
+    for name in names:
+        points, occluded, size = _read_tracks(path, name)
+        paths = _frame_paths(frames_root / name, points.shape[1])
+        _check_sizes(paths, size)
+        yield TapVidVideo(name, paths, points, occluded, size)
 
 
-def _read_tracks(archive: np.lib.npyio.NpzFile, name: str) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+def _read_tracks(path: Path, name: str) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
     """Points, occlusion and (height, width) of one sequence."""
-    missing = [key for key in ("occluded", "size") if f"{name}/{key}" not in archive]
-    if missing:
-        raise ValueError(f"The track file lacks {name}/{missing[0]}: points, occluded and size are needed.")
-    points, occluded = archive[f"{name}/points"], archive[f"{name}/occluded"].astype(bool)
-    if points.ndim != 3 or points.shape != (*occluded.shape, 2):
+    wanted = tuple(f"{name}/{key}" for key in ("points", "occluded", "size"))
+    arrays = read_npz(path, (), "a file of TAP-Vid tracks", wanted)
+    if missing := [key for key in wanted if key not in arrays]:
+        raise ValueError(f"{path}: lacks {missing[0]}; points, occluded and size are needed.")
+    points, occluded, size = (arrays[key] for key in wanted)
+    if not are_tracks(points, occluded) or not points.shape[1]:
         raise ValueError(
-            f"The tracks of {name} must be points of shape (N, T, 2) and occluded of shape (N, T), "
-            f"but they have {points.shape} and {occluded.shape}."
+            f"{path}: the tracks of {name} must be points of shape (N, T, 2) and occluded of shape (N, T), 0 or 1, "
+            f"but they have {points.shape} of {points.dtype} and {occluded.shape} of {occluded.dtype}."
         )
-    width, height = archive[f"{name}/size"].tolist()
-    return points, occluded, (height, width)
+    if size.shape != (2,) or size.dtype.kind not in "iuf":
+        raise ValueError(f"{path}: {name}/size must be (width, height), but it has {size.shape} of {size.dtype}.")
+    width, height = size.tolist()
+    return points, occluded.astype(bool), (height, width)
 
 
 def _frame_paths(folder: Path, num_frames: int) -> tuple[Path, ...]:
@@ -179,8 +185,13 @@ def track_queries(
 
     Returns:
         The tracks in pixels of the stored frames, and their counts.
+
+    Raises:
+        `ValueError`: no point can be queried, or one is visible at a place that is not finite.
     """
     queries, index = (queries_first if query_mode == "first" else queries_strided)(video.points, video.occluded)
+    if not len(queries):
+        raise ValueError("no point is visible in a frame where it could be queried, so there is nothing to track.")
     height, width = video.size
     queries[:, 1:] = queries[:, 1:].clip(0, (width, height))  # a few annotations lie just outside the frame
     direction = "forward" if query_mode == "first" else "both"

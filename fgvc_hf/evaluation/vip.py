@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ..io.masks import read_mask
+from ..io.files import not_hidden
 from ..io.names import check_names
+from ..io.text_files import read_text
 from ..io.video import open_video
 from ..metrics.mean_iou import confusion
 from ..tracker import Tracker
+from .sequence_folders import masks_of_frames, read_masks
 
 
 UNKNOWN = 255  # annotated value that is not scored
@@ -33,27 +35,23 @@ def load_vip(root: str | Path, split: str | None = None) -> list[VipVideo]:
     """The videos of a split, `"val"` by default.
 
     Raises:
-        `OSError`: the folder has another layout, the split does not exist, or frames and labels differ in number.
+        `OSError`: the folder has another layout, the split does not exist, or a frame lacks its labels or labels their frame.
     """
     root = Path(root)
     root = root / "VIP_Fine" if (root / "VIP_Fine").is_dir() else root
-    lists = {path.stem.removesuffix("_videos"): path for path in sorted((root / "lists").glob("*_videos.txt"))}
+    lists = {path.stem.removesuffix("_videos"): path for path in not_hidden((root / "lists").glob("*_videos.txt"))}
     if not lists:
         raise FileNotFoundError(f"{root}: lists/val_videos.txt was expected there, as in VIP.")
     split = split or "val"
     if split not in lists:
         raise FileNotFoundError(f"{root}/lists: has no split {split!r}; there are {', '.join(lists)}.")
     videos = []
-    for name in check_names(lists[split].read_text(encoding="utf-8").split(), lists[split]):
+    for name in check_names(read_text(lists[split]).split(), lists[split]):
         frames, labels = root / "Images" / name, root / "Annotations" / "Category_ids" / name
         for folder in (frames, labels):
             if not folder.is_dir():
                 raise FileNotFoundError(f"{root}: {folder.relative_to(root)} was expected there, as in VIP.")
-        files = tuple(sorted(labels.glob("*.png")))
-        have, want = {path.stem for path in files}, {path.stem for path in frames.glob("*.jpg")}
-        if have != want:
-            raise FileNotFoundError(f"{root}: {name} lacks the frame or the labels of {min(have ^ want)}.")
-        videos.append(VipVideo(name, frames, files))
+        videos.append(VipVideo(name, frames, masks_of_frames(frames, labels)))
     return videos
 
 
@@ -67,9 +65,7 @@ def label_parts(tracker: Tracker, video: VipVideo) -> tuple[np.ndarray, np.ndarr
         `ValueError`: labels are of another size than their frame.
     """
     source = open_video(video.frames)
-    truth = np.stack([read_mask(path) for path in video.labels])
-    if truth.shape[1:] != (source.height, source.width):
-        raise ValueError(f"{video.labels[0]}: is {truth.shape[1:]}, but its frame {(source.height, source.width)}.")
+    truth = read_masks(video.labels, source)
     found = np.zeros_like(truth)
     first = np.where(truth[0] == UNKNOWN, 0, truth[0])
     if first.any():

@@ -1,5 +1,6 @@
 """Overlays of a benchmark's videos, of which the best and the worst are kept."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from ..io.video import VideoWriter
 
 
 KEPT = 2  # overlays of the best videos, and as many of the worst
+RANKED = re.compile(r"(best|worst)-\d+-.+\.mp4")  # the names of overlays that are kept
 FPS = 12  # benchmarks do not say their frame rate
 
 
@@ -26,15 +28,19 @@ def write_visual(folder: Path, name: str, frames: Iterable[np.ndarray]) -> None:
 
 
 def keep_extremes(folder: Path, scores: dict[str, float]) -> None:
-    """Rename the overlays of the best and the worst videos to best-1-NAME.mp4, worst-1-NAME.mp4 and so on; delete the others.
+    """Rename the overlays of the best and the worst videos to best-1-NAME.mp4, worst-1-NAME.mp4 and so on; delete the others, and those of an
+    earlier run.
 
     Args:
         scores (`dict[str, float]`): Score of every video by name. Videos without an overlay, because they were measured before a
-            run was interrupted, are skipped.
+            run was interrupted, are skipped; of those whose score is NaN none is kept.
     """
-    ranked = sorted(scores, key=lambda name: scores[name])
+    for old in folder.glob("*.mp4"):
+        if RANKED.fullmatch(old.name) and old.stem not in scores:
+            old.unlink()
+    ranked = sorted((name for name in scores if scores[name] == scores[name]), key=lambda name: scores[name])
     kinds = (("worst", ranked[:KEPT]), ("best", ranked[::-1][:KEPT]))
-    for name in ranked:
+    for name in scores:
         file = folder / f"{name}.mp4"
         if not file.is_file():
             continue

@@ -108,6 +108,11 @@ def lies_in(path: Path, folder: Path) -> bool:
     return any(same_place(parent, folder) for parent in Path(os.path.realpath(path)).parents)
 
 
+def not_hidden(paths: Iterable[Path]) -> list[Path]:
+    """The paths in order, without hidden ones such as the `._00000.png` that macOS leaves beside files on other systems."""
+    return sorted(path for path in paths if not path.name.startswith("."))
+
+
 @contextmanager
 def atomic_write(path: str | os.PathLike) -> Generator[Path]:
     """

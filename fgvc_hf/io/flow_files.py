@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from .array_files import write_npz
+from .array_files import MAX_BYTES, write_npz
 from .containers import load_av
 from .drawing import draw_flow
 from .exr_files import check_exr_name, flow_channels, write_exr
@@ -129,15 +129,23 @@ def read_flo5(path: str | Path) -> np.ndarray:
         half the size.
 
     Raises:
+        `OSError`: there is no such file.
         `ValueError`: the file has another format or is damaged.
         `ImportError`: h5py is not installed.
     """
-    h5py = load_h5py()
+    h5py, path = load_h5py(), local_path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such file.")
     try:
         with h5py.File(path, "r") as file:
-            flow = np.asarray(file["flow"], np.float32)
-    except (OSError, KeyError):
+            held = file["flow"]  # an array, or a group, which has no shape
+            shape, kind = getattr(held, "shape", None), held.dtype.kind
+            if not shape or len(shape) != 3 or shape[2] != 2 or not held.size or kind not in "fiu":
+                raise ValueError(
+                    f"{path}: holds flow of {shape} of {held.dtype}, but numbers (H, W, 2) were expected."
+                )
+            if held.size > MAX_BYTES // 4:
+                raise ValueError(f"{path}: its flow takes more than {MAX_BYTES >> 30} GiB, the limit.")
+            return np.asarray(held, np.float32)
+    except (OSError, KeyError, AttributeError, TypeError, RuntimeError):
         raise ValueError(f"{path}: is no flow file of Spring, or a damaged one.") from None
-    if flow.ndim != 3 or flow.shape[2] != 2:
-        raise ValueError(f"{path}: holds flow of {flow.shape}, but (H, W, 2) was expected.")
-    return flow

@@ -119,6 +119,17 @@ def natural_order(name: str) -> tuple[str, str]:
     return re.sub(r"\d+", lambda number: number[0].zfill(20), name.casefold()), name
 
 
+def picture_files(folder: Path) -> list[Path]:
+    """The pictures of a folder in natural order of their names, without hidden files and sub-folders; an `OSError` if there are none."""
+    names = [file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
+    files = [file for file in names if not file.name.startswith(".") and not file.is_dir()]
+    if not files:
+        raise FileNotFoundError(
+            f"{folder}: holds no images ({', '.join(IMAGE_SUFFIXES)}); hidden files and sub-folders are not looked at."
+        )
+    return sorted(files, key=lambda file: natural_order(file.name))
+
+
 class ImageSequence:
     """Pictures as a video, without frame times."""
 
@@ -154,14 +165,7 @@ class ImageFolder(ImageSequence):
     is a picture that cannot be read, for without it the frames after it would be others."""
 
     def __init__(self, path: Path):
-        names = [file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
-        files = [file for file in names if not file.name.startswith(".") and not file.is_dir()]
-        if not files:
-            raise FileNotFoundError(
-                f"{path}: holds no images ({', '.join(IMAGE_SUFFIXES)}); hidden files and sub-folders are not looked at."
-            )
-        files.sort(key=lambda file: natural_order(file.name))
-        super().__init__(str(path), [(file, None) for file in files])
+        super().__init__(str(path), [(file, None) for file in picture_files(path)])
 
 
 class ImagePages(ImageSequence):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from .inputs import flags, numbers, whole_numbers
 from .ratios import divide, mean_of_known
 
 
@@ -83,8 +84,8 @@ def queries_strided(points, occluded, stride: int = STRIDE) -> tuple[np.ndarray,
     Returns:
         `tuple`: queries of shape `(Q, 3)`, (t, x, y) in the pixels of `points`; the track of each, of shape `(Q,)`.
     """
-    if stride < 1:
-        raise ValueError(f"stride must be at least 1 frame, but it is {stride}.")
+    if not isinstance(stride, int | np.integer) or stride < 1:
+        raise ValueError(f"stride must be at least 1 frame, a whole number, but it is {stride}.")
     points, visible = _checked_truth(points, occluded)
     steps, tracks = np.nonzero(visible[:, ::stride].T)
     return _queries_at(points, tracks, steps * stride)
@@ -108,11 +109,19 @@ def count_tapvid(query_frames, points, occluded, tracks, visible, query_mode: st
 
     Returns:
         [`TapVidCounts`] with Q rows.
+
+    Raises:
+        `ValueError`: the shapes do not match, a query is in no frame, a visible true point is not finite, or visibility is neither true nor
+            false.
     """
     points, truly_visible = _checked_truth(points, occluded)
-    query_frames, tracks, visible = np.asarray(query_frames), np.asarray(tracks, dtype=np.float64), np.asarray(visible)
+    query_frames, visible = whole_numbers("query_frames", query_frames), flags("visible", visible)
+    tracks = numbers("tracks", tracks).astype(np.float64)
     _check_shapes(truly_visible.shape, query_frames=query_frames, tracks=tracks, visible=visible)
-    visible = visible.astype(bool)
+    if query_frames.size and query_frames.max() >= points.shape[1]:
+        raise ValueError(
+            f"query_frames must be below {points.shape[1]}, the number of frames, got {query_frames.max()}."
+        )
     scored = _scored_frames(query_frames, points.shape[1], query_mode)
     squared_distance = np.square(tracks - points).sum(axis=-1)
     within = squared_distance[..., None] < np.square(THRESHOLDS)  # (Q, T, 5); False where NaN
@@ -162,13 +171,13 @@ def aggregate(counts: Mapping[str, TapVidCounts]) -> dict[str, dict[str, float]]
 
 def _checked_truth(points, occluded) -> tuple[np.ndarray, np.ndarray]:
     """The true points and their visibility (N, T), checked for shape and for finite visible points."""
-    points, occluded = np.asarray(points), np.asarray(occluded)
+    points, occluded = numbers("points", points), flags("occluded", occluded)
     if points.ndim != 3 or points.shape != (*occluded.shape, 2):
         raise ValueError(
             "points must have shape (tracks, frames, 2) and occluded (tracks, frames), "
             f"but they have {points.shape} and {occluded.shape}."
         )
-    visible = ~occluded.astype(bool)
+    visible = ~occluded
     if not np.isfinite(points[visible]).all():
         raise ValueError("A true point is NaN or infinite in a frame where it is visible: only hidden points may be.")
     return points, visible
@@ -182,7 +191,8 @@ def _check_shapes(shape: tuple[int, int], **arrays: np.ndarray) -> None:
 
 
 def _queries_at(points: np.ndarray, tracks: np.ndarray, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return np.column_stack([frames, points[tracks, frames]]).astype(points.dtype), tracks
+    exact = np.result_type(points.dtype, np.float32)  # small types hold no larger frame numbers
+    return np.column_stack([frames, points[tracks, frames]]).astype(exact), tracks
 
 
 def _scored_frames(query_frames: np.ndarray, num_frames: int, query_mode: str) -> np.ndarray:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from .inputs import flags, numbers
 from .ratios import divide, mean_of_known
 
 
@@ -63,14 +64,12 @@ def count_flow(
         `ValueError`: the shapes do not match, or a vector that is scored is not finite.
     """
     error, length, valid = _compared(flow, truth, valid)
-    masks = {"predicted_occlusion": predicted_occlusion, "occluded": occluded}
-    for name, mask in masks.items():
-        if mask is not None and mask.shape != flow.shape[:-1]:
-            raise ValueError(f"{name} must be {flow.shape[:-1]}, one for each vector, got {mask.shape}.")
+    predicted_occlusion = _flags("predicted_occlusion", predicted_occlusion, valid.shape)
+    occluded = _flags("occluded", occluded, valid.shape)
     covered, occlusion = np.zeros((2, error.size), bool), np.zeros(3, np.int64)
     if occluded is not None:
-        hidden = occluded[valid].astype(bool)
-        claimed = np.zeros_like(hidden) if predicted_occlusion is None else predicted_occlusion[valid].astype(bool)
+        hidden = occluded[valid]
+        claimed = np.zeros_like(hidden) if predicted_occlusion is None else predicted_occlusion[valid]
         covered = np.stack([~hidden, hidden])
         occlusion = np.array([(claimed & hidden).sum(), (claimed & ~hidden).sum(), (~claimed & hidden).sum()])
     fast = np.stack([np.ones_like(length, bool), length < 10, (length >= 10) & (length < 40), length >= 40])
@@ -126,14 +125,24 @@ def end_point_error(flow: np.ndarray, truth: np.ndarray, valid: np.ndarray | Non
 
 def _compared(flow: np.ndarray, truth: np.ndarray, valid: np.ndarray | None) -> tuple[np.ndarray, ...]:
     """Errors and true lengths `(N,)` in pixels of the N vectors that are scored, and which these are, `(...)`."""
-    if flow.shape != truth.shape or flow.shape[-1] != 2 or (valid is not None and valid.shape != flow.shape[:-1]):
-        raise ValueError(f"flow and truth must both be (..., 2), got {flow.shape} and {truth.shape}.")
-    valid = np.ones(flow.shape[:-1], bool) if valid is None else valid.astype(bool)
+    flow, truth = numbers("flow", flow), numbers("truth", truth)
+    valid = np.ones(flow.shape[:-1], bool) if valid is None else flags("valid", valid)
+    if flow.shape != truth.shape or flow.shape != (*valid.shape, 2):
+        shapes = f"{flow.shape}, {truth.shape} and {valid.shape}"
+        raise ValueError(f"flow and truth must both be (..., 2), and valid (...), got {shapes}.")
     found, expected = flow[valid].astype(np.float64), truth[valid].astype(np.float64)
     error, length = np.linalg.norm(found - expected, axis=-1), np.linalg.norm(expected, axis=-1)
     if not np.isfinite(error).all():
         raise ValueError("flow and truth must be finite where they are scored, but one holds NaN or infinity there.")
     return error, length, valid
+
+
+def _flags(name: str, values: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Bools, one for each vector, if they are given; a `ValueError` if they are of another shape."""
+    array = None if values is None else flags(name, values)
+    if array is not None and array.shape != shape:
+        raise ValueError(f"{name} must be {shape}, one for each vector, got {array.shape}.")
+    return array
 
 
 def _outliers(error: np.ndarray, length: np.ndarray) -> np.ndarray:

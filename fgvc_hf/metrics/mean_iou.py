@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from .inputs import numbers, whole_numbers
 from .ratios import divide, mean_of_known
 
 
@@ -24,10 +25,11 @@ def confusion(
     Raises:
         `ValueError`: the shapes differ, or a scored value is not a class.
     """
+    labels, truth = whole_numbers("labels", labels), numbers("truth", truth)
     if labels.shape != truth.shape:
         raise ValueError(f"labels and truth must have one shape, got {labels.shape} and {truth.shape}.")
     counted = np.ones(truth.shape, bool) if ignore is None else truth != ignore
-    rows, columns = truth[counted].astype(np.int64), labels[counted].astype(np.int64)
+    rows, columns = whole_numbers("truth", truth[counted]).astype(np.int64), labels[counted].astype(np.int64)
     for name, values in (("truth", rows), ("labels", columns)):
         if values.size and not 0 <= values.min() <= values.max() < num_classes:
             raise ValueError(f"{name} must hold classes 0 to {num_classes - 1}, got {values.min()} to {values.max()}.")

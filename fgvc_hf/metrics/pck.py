@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .inputs import flags, numbers
 from .ratios import divide, mean_of_known
 
 
@@ -44,16 +45,27 @@ def count_badja(points: np.ndarray, truth: np.ndarray, visible: np.ndarray, area
         areas (`numpy.ndarray` of shape `(T,)`): Area of the animal in each frame, in square pixels at that size.
 
     Raises:
-        `ValueError`: the shapes do not match, or an area is not positive.
+        `ValueError`: the shapes do not match, an area is not positive, or a visible annotated joint is not finite.
     """
-    if points.shape != truth.shape or points.shape[:2] != visible.shape or areas.shape != points.shape[:1]:
+    points, truth, visible, areas = *_joints(points, truth), flags("visible", visible), numbers("areas", areas)
+    if points.shape != (*visible.shape, 2) or points.shape != truth.shape or areas.shape != points.shape[:1]:
         shapes = f"{points.shape}, {truth.shape}, {visible.shape} and {areas.shape}"
         raise ValueError(f"points and truth (T, N, 2), visible (T, N) and areas (T,) were expected, got {shapes}.")
-    if not (areas > 0).all():
+    if not ((areas > 0) & np.isfinite(areas)).all():
         raise ValueError("areas must be positive.")
+    _check_finite(truth[visible])
     distance = np.linalg.norm(points - truth, axis=-1)
     limits = np.array(BADJA_ALPHAS)[:, None] * np.sqrt(areas)
-    return BadjaCounts(distance < limits[..., None], visible.astype(bool))
+    return BadjaCounts(distance < limits[..., None], visible)
+
+
+def _joints(points, truth) -> tuple[np.ndarray, np.ndarray]:
+    return numbers("points", points).astype(np.float64), numbers("truth", truth).astype(np.float64)
+
+
+def _check_finite(truth: np.ndarray) -> None:
+    if not np.isfinite(truth).all():
+        raise ValueError("truth must be finite where a joint is scored, but it holds NaN or infinity there.")
 
 
 def aggregate_badja(videos: Mapping[str, BadjaCounts]) -> dict[str, dict[str, float]]:
@@ -94,7 +106,7 @@ class JhmdbCounts:
 
     def to_lists(self) -> dict[str, list]:
         """Distances and flags as lists, ready for JSON; the distance on a frame without a bounding box is null."""
-        distance = [[None if np.isnan(value) else value for value in row] for row in self.distance.tolist()]
+        distance = [[value if np.isfinite(value) else None for value in row] for row in self.distance.tolist()]
         return {"distance": distance, "counted": self.counted.tolist()}
 
     @classmethod
@@ -114,11 +126,15 @@ def count_jhmdb(points: np.ndarray, truth: np.ndarray, counted: np.ndarray | Non
             positive, as in the evaluation code of VFS and FGVC.
 
     Raises:
-        `ValueError`: the shapes do not match.
+        `ValueError`: the shapes do not match, or a scored annotated joint is not finite.
     """
-    if points.shape != truth.shape or points.ndim != 3:
+    points, truth = _joints(points, truth)
+    if points.shape != truth.shape or points.ndim != 3 or points.shape[2] != 2 or not len(points):
         raise ValueError(f"points and truth must both be (T, N, 2), got {points.shape} and {truth.shape}.")
-    counted = points[..., 0] > 0 if counted is None else counted.astype(bool)
+    counted = points[..., 0] > 0 if counted is None else flags("counted", counted)
+    if counted.shape != points.shape[:2]:
+        raise ValueError(f"counted must be {points.shape[:2]}, one for each joint, got {counted.shape}.")
+    _check_finite(truth[counted])
     mask = np.where(counted[..., None], 0.0, np.nan)
     with np.errstate(invalid="ignore"):
         extent = np.array(
@@ -141,6 +157,8 @@ def aggregate_jhmdb(clips: Sequence[JhmdbCounts], first_frame: bool = True) -> d
     Returns:
         `dict`: `"PCK@0.1"` to `"PCK@0.5"` as fractions.
     """
+    if not clips:
+        raise ValueError("There are no clips to aggregate: at least one is needed.")
     start = 0 if first_frame else 1
     distance = np.concatenate([clip.distance[start:] for clip in clips])
     counted = np.concatenate([clip.counted[start:] for clip in clips])

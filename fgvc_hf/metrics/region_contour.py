@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .inputs import flags, whole_numbers
+
 
 BOUND = 0.008  # tolerance of a contour as a fraction of the image diagonal, as in the benchmark
 VOID = 255  # id of unannotated pixels, scored as background
@@ -37,8 +39,17 @@ class ObjectScores:
 
 def jaccard(mask: np.ndarray, truth: np.ndarray) -> float:
     """Intersection over union of two boolean masks `(H, W)`; 1 if both are empty."""
+    mask, truth = _pair(mask, truth)
     union = np.count_nonzero(mask | truth)
     return np.count_nonzero(mask & truth) / union if union else 1.0
+
+
+def _pair(mask: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both as boolean masks of one shape, else a `ValueError`."""
+    mask, truth = flags("mask", mask), flags("truth", truth)
+    if mask.shape != truth.shape or mask.ndim != 2:
+        raise ValueError(f"mask and truth must both be (H, W), got {mask.shape} and {truth.shape}.")
+    return mask, truth
 
 
 def boundary(mask: np.ndarray) -> np.ndarray:
@@ -71,6 +82,7 @@ def boundary_f(mask: np.ndarray, truth: np.ndarray, bound: float = BOUND) -> flo
     A contour pixel matches if the other contour is within the tolerance: `bound` times the image diagonal, rounded up to pixels; a
     `bound` of 1 or more is in pixels.
     """
+    mask, truth = _pair(mask, truth)
     pixels = int(bound) if bound >= 1 else int(np.ceil(bound * np.linalg.norm(mask.shape)))
     found, wanted = boundary(mask), boundary(truth)
     if not found.any() or not wanted.any():
@@ -90,9 +102,11 @@ def count_davis(masks: np.ndarray, truth: np.ndarray) -> dict[int, ObjectScores]
         `dict`: [`ObjectScores`] by object id, for the ids from 1 to the largest in the first annotated frame.
 
     Raises:
-        `ValueError`: the shapes differ, there are fewer than three frames, or a predicted id is not in the first frame.
+        `ValueError`: the shapes differ, there are fewer than three frames, ids are negative or not whole, or a predicted id is not in the first
+            frame.
     """
-    if masks.shape != truth.shape or truth.ndim != 3:
+    masks, truth = whole_numbers("masks", masks), whole_numbers("truth", truth)
+    if masks.shape != truth.shape or truth.ndim != 3 or not truth[:1].size:
         raise ValueError(f"masks and truth must both be (T, H, W), got {masks.shape} and {truth.shape}.")
     if len(truth) < 3:
         raise ValueError(

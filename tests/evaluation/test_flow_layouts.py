@@ -231,6 +231,29 @@ def test_hdf5_as_h5py_writes_it(tmp_path):
         read_flo5(tmp_path / "a.flo5")
 
 
+OTHER_HDF5 = {
+    "a group": lambda file: file.create_group("flow"),
+    "nothing": lambda file: None,
+    "a link": lambda file: file.__setitem__("flow", sys.modules["h5py"].SoftLink("/nowhere")),
+    "text": lambda file: file.create_dataset("flow", data="text"),
+    "no values": lambda file: file.create_dataset("flow", data=sys.modules["h5py"].Empty("f4")),
+    "a row": lambda file: file.create_dataset("flow", data=np.zeros(3)),
+    "three channels": lambda file: file.create_dataset("flow", data=np.zeros((4, 4, 3))),
+    "no pixels": lambda file: file.create_dataset("flow", data=np.zeros((0, 4, 2))),
+    "complex numbers": lambda file: file.create_dataset("flow", data=np.zeros((4, 4, 2), complex)),
+    "8 TiB that are not there": lambda file: file.create_dataset("flow", (2**20, 2**20, 2), "f4", chunks=(64, 64, 2)),
+}
+
+
+@pytest.mark.parametrize("held", OTHER_HDF5)
+def test_hdf5_of_something_else_is_refused(tmp_path, held):
+    h5py = pytest.importorskip("h5py", reason="h5py is not installed")
+    with h5py.File(tmp_path / "a.flo5", "w") as file:
+        OTHER_HDF5[held](file)
+    with pytest.raises(ValueError, match="^.*a.flo5: (is no flow file|holds flow of|its flow takes more than 2 GiB)"):
+        read_flo5(tmp_path / "a.flo5")
+
+
 # ---- errors ---------------------------------------------------------------------------------------------------------
 
 

@@ -20,6 +20,7 @@ from fgvc_hf.evaluation.davis import load_davis, segment
 from fgvc_hf.evaluation.jhmdb import follow_people, load_jhmdb
 from fgvc_hf.evaluation.run import Task, evaluate
 from fgvc_hf.evaluation.vip import label_parts, load_vip
+from fgvc_hf.evaluation.visuals import keep_extremes
 from fgvc_hf.io.masks import write_mask
 from fgvc_hf.metrics.pck import aggregate_badja
 from fgvc_hf.metrics.region_contour import aggregate
@@ -194,6 +195,21 @@ def test_overlays_of_the_best_and_the_worst_are_kept(data, checkpoint, tmp_path)
     kinds = sorted(path.name.rsplit("-", 1)[0] for path in visuals.iterdir())
     assert kinds == ["best-1", "worst-1", "worst-2"]  # the middle one of three is the second worst
     assert all(open_video(path).width >= 480 for path in visuals.iterdir())  # small frames are enlarged
+    before = {path.name for path in visuals.iterdir()}
+    for name in ("best-1-of-my-own.txt", "notes-best-1-x.mp4"):
+        (visuals / name).touch()
+    assert run("davis", data, checkpoint, tmp_path / "r.json", "--save-visuals", visuals, "--split", "one") == 0
+    after = {path.name for path in visuals.iterdir()}
+    assert after == {"worst-1-camel.mp4", "best-1-of-my-own.txt", "notes-best-1-x.mp4"} and len(before) == 3
+
+
+def test_a_video_without_a_score_is_neither_the_best_nor_the_worst(tmp_path):
+    scores = {"a": 0.5, "b": float("nan"), "c": 0.1, "d": 0.7, "e": float("nan"), "f": 0.3, "g": 0.4}
+    for name in scores:
+        (tmp_path / f"{name}.mp4").touch()
+    keep_extremes(tmp_path, scores)
+    kept = sorted(path.stem for path in tmp_path.iterdir())
+    assert kept == ["best-1-d", "best-2-a", "worst-1-c", "worst-2-f"]
 
 
 def test_the_command_measures_as_the_function_does(data, checkpoint, tmp_path):
@@ -284,6 +300,7 @@ def test_strided_queries(data, checkpoint, tmp_path):
         ("tapvid", ["--split", "val"], "has no split 'val'; there are dev"),
         ("badja", ["--split", "cows"], "has no cows; there are bear, camel, dog"),
         ("davis", ["--sequences", "cow"], "there is no sequence 'cow'; there are bear, camel, dog"),
+        ("davis", ["--sequences", "dog", "bear", "dog"], "sequences: the name 'dog' is there twice"),
         ("davis", ["--set", "temperature"], "--set must be FIELD=VALUE"),
         ("davis", ["--data", "empty"], "ImageSets/2017/val.txt was expected there"),
         ("badja", ["--data", "empty"], "a folder joint_annotations was expected there"),
@@ -323,7 +340,7 @@ def test_missing_and_damaged_files_of_people(data, tmp_path):
     root = tmp_path / "copy"
     shutil.copytree(data, root)
     (root / "VIP_Fine/Images/dog/000000000002.jpg").unlink()
-    with pytest.raises(OSError, match="dog lacks the frame or the labels of 000000000002"):
+    with pytest.raises(OSError, match="dog: the frame 000000000002 is missing"):
         load_vip(root)
     annotation = root / "joint_positions/run/dog/joint_positions.mat"
     savemat(annotation, {"pos_img": np.zeros((2, 14, 3))})
@@ -335,6 +352,21 @@ def test_missing_and_damaged_files_of_people(data, tmp_path):
     annotation.unlink()
     with pytest.raises(OSError, match="joint_positions.mat was expected there"):
         load_jhmdb(root)
+
+
+def test_an_error_names_its_video(data, tmp_path, monkeypatch):
+    def fails(tracker, video):
+        raise error
+
+    monkeypatch.setitem(BENCHMARKS, "davis", dataclasses.replace(BENCHMARKS["davis"], measure=fails))
+    for number, error in enumerate([ValueError("too few frames."), OSError("no frame.")]):
+        with pytest.raises(type(error), match=f"^camel: {error}"):
+            evaluate(Still(), Task("davis", data, "one"), tmp_path / f"{number}.json", {})
+
+
+def test_nothing_to_measure_is_said(data):
+    with pytest.raises(ValueError, match="there is no sequence to measure"):
+        Task("davis", data, sequences=[]).names()
 
 
 def test_baselines_are_measured_by_the_same_command(data, checkpoint, tmp_path, capsys):

@@ -142,7 +142,7 @@ def test_tracks_that_do_not_fit_each_other(tree):
 def test_pickled_objects_are_refused(tree):
     npz_path, frames = tree
     write_npz(npz_path, {"goat": tracks(2) | {"points": np.array([{"a": 1}], dtype=object)}})
-    with pytest.raises(ValueError, match="allow_pickle=False"):
+    with pytest.raises(ValueError, match="dev.npz: .*goat/points.npy holds pickled objects"):
         next(load_tapvid_npz(npz_path, frames))
 
 
@@ -178,3 +178,52 @@ def test_errors_count_on_a_raster_of_256_by_256(error, hits):
 
     _, counts = track_queries(Off(), video)
     assert counts.hits.tolist() == [[0] * (5 - hits) + [1] * hits]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"points": np.full((2, NUM_FRAMES, 2), "a")}, "the tracks of goat must be .* of <U1"),
+        ({"points": np.ones((2, NUM_FRAMES, 2), complex)}, "the tracks of goat must be .* of complex128"),
+        ({"occluded": np.full((2, NUM_FRAMES), np.nan)}, "the tracks of goat must be .* 0 or 1"),
+        ({"occluded": np.full((2, NUM_FRAMES), 2)}, "the tracks of goat must be .* 0 or 1"),
+        ({"occluded": np.full((2, NUM_FRAMES), "false")}, "the tracks of goat must be .* of <U5"),
+        ({"points": np.ones((2, 0, 2)), "occluded": np.ones((2, 0), bool)}, "the tracks of goat must be"),
+        ({"size": np.array(20)}, r"goat/size must be \(width, height\)"),
+        ({"size": np.array([20, 12, 3])}, r"goat/size must be \(width, height\)"),
+        ({"size": np.array(["20", "12"])}, r"goat/size must be \(width, height\)"),
+    ],
+)
+def test_tracks_of_another_kind_are_refused_by_the_file(tree, change, message):
+    npz_path, frames = tree
+    write_npz(npz_path, {"goat": tracks(2) | change})
+    with pytest.raises(ValueError, match=f"dev.npz: {message}"):
+        next(load_tapvid_npz(npz_path, frames))
+
+
+def test_damaged_track_files_are_one_sentence(tree):
+    npz_path, frames = tree
+    content, refused = npz_path.read_bytes(), 0
+    for start in range(0, len(content), 23):
+        for damaged in (
+            content[:start],
+            content[:start] + b"zzzz" + content[start + 4 :],
+            content[:start] + content[start + 60 :],
+        ):
+            npz_path.write_bytes(damaged)
+            try:
+                assert [len(video.points) for video in load_tapvid_npz(npz_path, frames)] == [
+                    2,
+                    3,
+                ]  # is_fg is not read
+            except (ValueError, FileNotFoundError) as error:
+                assert "dev.npz" in str(error) and "\n" not in str(error)
+                refused += 1
+    assert refused > len(content) / 23
+
+
+def test_no_visible_point_is_said(tree):
+    npz_path, frames = tree
+    write_npz(npz_path, {"goat": tracks(2) | {"occluded": np.ones((2, NUM_FRAMES), bool)}})
+    with pytest.raises(ValueError, match="no point is visible in a frame where it could be queried"):
+        track_queries(None, next(load_tapvid_npz(npz_path, frames)))

@@ -224,8 +224,29 @@ def test_names_are_no_paths(tmp_path, name):
         ({"points": np.zeros((2, 3, 2))}, "has points of shape"),
         ({"occluded": np.zeros((3, 4), bool)}, "has points of shape"),
         ({"points": np.full((2, 4, 2), "a")}, "has points of shape"),
+        ({"points": [[1], [1, 2]]}, "has points or occluded that are no arrays"),
+        ({"points": np.float64(1)}, "has points of shape"),
+        ({"occluded": np.full((2, 4), 2)}, "occluded must be 0 or 1"),
+        ({"occluded": np.full((2, 4), np.nan)}, "occluded must be 0 or 1"),
     ],
 )
 def test_videos_of_another_kind_are_named(tmp_path, change, message):
     with pytest.raises(OSError, match=message):
         list(load_tapvid_pickle(write(tmp_path / "a.pkl", {"goat": video(1) | change})))
+
+
+def jpeg(height, width):
+    file = io.BytesIO()
+    Image.new("RGB", (width, height), (90, 90, 90)).save(file, "JPEG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("damaged", "reason"),
+    [(b"no image", "cannot identify"), (jpeg(8, 8)[:-90], "Truncated"), (jpeg(6, 8), "it is 6x8")],
+)
+def test_a_later_frame_that_is_damaged_is_named(tmp_path, damaged, reason):
+    content = {"goat": video(1) | {"video": [jpeg(8, 8), jpeg(8, 8), damaged, jpeg(8, 8)]}}
+    (found,) = load_tapvid_pickle(write(tmp_path / "a.pkl", content))
+    with pytest.raises(OSError, match=f"goat: the frame 2 cannot be read .*{reason}"):
+        _ = found.frames

@@ -277,3 +277,12 @@ def test_mistakes_are_named():
         queries_strided(points, occluded, stride=0)
     with pytest.raises(ValueError, match="no videos"):
         aggregate({})
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float16, np.float32, np.float64])
+def test_queries_have_their_frame_in_every_type_of_points(dtype):
+    occluded = np.ones((1, 2100), bool)
+    occluded[0, 2053:] = False
+    points = np.full((1, 2100, 2), 7, dtype)
+    assert queries_first(points, occluded)[0].tolist() == [[2053, 7, 7]]
+    assert queries_strided(points, occluded)[0][:2].tolist() == [[2055, 7, 7], [2060, 7, 7]]
