@@ -23,11 +23,11 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .configuration_fgvc import FgvcConfig
+from .configuration_fgvc import COARSE_STRIDE, FIELDS, FgvcConfig
 from .encoder.backbone import FgvcBasicBlock, FgvcBottleneckBlock, FgvcEncoder
 from .encoder.coarse_to_fine import FgvcAttention, FgvcAttentionLayer, FgvcCoarseToFineHead
 from .encoder.fused_encoder import FusedEncoder, fused_for_inference, modules_of
-from .encoder.loading import check_finite, check_size, load_complete, one_at_a_time
+from .encoder.loading import MOST, check_finite, check_size, load_complete, one_at_a_time
 from .matching.probability_map import probability_map, window_correlation
 from .matching.pyramid import unit_length
 from .tracking.encoded_frame import EncodedFrame
@@ -162,7 +162,11 @@ class FgvcModel(FgvcPreTrainedModel):
 
         Returns:
             [`FgvcModelOutput`] whose `features` have the leading dimensions of `pixel_values`.
+
+        Raises:
+            `ValueError`: they are no frames, or too small for `padding_mode="reflect"` or for a window of attention.
         """
+        _check_frames(pixel_values, self.config)
         leading = pixel_values.shape[:-3]
         frames = pixel_values.flatten(0, -4).to(self.dtype)
         return FgvcModelOutput(features=self._encode(self.encoder, frames).unflatten(0, leading))
@@ -191,13 +195,14 @@ class FgvcModel(FgvcPreTrainedModel):
                 Without gradients, weights are checked to be finite as well.
 
         Raises:
-            `ValueError`: there are NaN or infinite weights, or weights without values (on the meta device).
+            `ValueError`: there are NaN or infinite weights, or weights without values (on the meta device); or as of `forward`.
 
         Returns:
             `torch.Tensor` of shape `(batch, h, w, C)`.
         """
         if self.device.type == "meta":
             raise ValueError("weights must be in memory, those of this model are on the meta device.")
+        _check_frames(pixel_values, self.config, most_dims=4)
         if check_weights and not (torch.is_grad_enabled() or torch.compiler.is_compiling()):
             check_finite(self)
         self._fused = fused = fused_for_inference(self, self._fused, check_weights)
@@ -224,7 +229,7 @@ class FgvcModel(FgvcPreTrainedModel):
 
         Args:
             pixel_values_0, pixel_values_1 (`torch.Tensor` of shape `(batch, 3, H, W)`): The two frames, processed.
-            radius (`int`, *optional*): Window radius r in cells, 0 or more; `config.window_radius` if not given.
+            radius (`int`, *optional*): Window radius r in cells, from 0 to 1024; `config.window_radius` if not given.
             temperature (`float`, *optional*): Positive; `config.temperature` if not given.
 
         Returns:
@@ -233,13 +238,18 @@ class FgvcModel(FgvcPreTrainedModel):
         Raises:
             `ValueError`: the frames differ in shape, or an argument is outside its range.
         """
+        for pixel_values in (pixel_values_0, pixel_values_1):
+            if not isinstance(pixel_values, torch.Tensor):
+                raise ValueError(f"match needs two tensors, got {type(pixel_values).__name__}.")
         if pixel_values_0.shape != pixel_values_1.shape or pixel_values_0.ndim != 4:
             shapes = f"{tuple(pixel_values_0.shape)} and {tuple(pixel_values_1.shape)}"
             raise ValueError(f"match needs two batches of one shape (batch, 3, height, width), got {shapes}.")
         radius = self.config.window_radius if radius is None else whole_number("radius", radius)
-        temperature = self.config.temperature if temperature is None else temperature
-        if radius < 0 or not 0 < temperature < math.inf:
-            raise ValueError(f"radius must be 0 or more and temperature positive, got {radius} and {temperature}.")
+        accepted, most = FIELDS["temperature"], MOST["window_radius"]
+        temperature = accepted.normalised(self.config.temperature if temperature is None else temperature)
+        if not 0 <= radius <= most or temperature not in accepted:
+            problem = f"got {radius} and {temperature!r:.100}"
+            raise ValueError(f"radius must be from 0 to {most} and temperature {accepted}, {problem}.")
         features_0, features_1 = self.normalized_features(pixel_values_0), self.normalized_features(pixel_values_1)
         log_probs = probability_map(features_0, features_1, radius, temperature)  # (B, h, w, (2r+1)^2)
         probs = log_probs.exp()
@@ -334,6 +344,29 @@ def evaluation_mode(model: nn.Module) -> Generator[None, None, None]:
                 if not EVALUATED[id(module)]:
                     del EVALUATED[id(module)]
                     module.training = True
+
+
+def _check_frames(pixel_values: Any, config: FgvcConfig, most_dims: float = math.inf) -> None:
+    """A `ValueError` if something is no batch of frames that a model can encode."""
+    if not isinstance(pixel_values, torch.Tensor):
+        raise ValueError(
+            f"pixel_values must be a tensor, as the processor makes it, got {type(pixel_values).__name__}."
+        )
+    shape = tuple(pixel_values.shape)
+    if not pixel_values.is_floating_point() or not 4 <= len(shape) <= most_dims:
+        wanted = "(batch, 3, height, width)" if most_dims == 4 else "(batch, [frames,] 3, height, width)"
+        raise ValueError(
+            f"pixel_values must be floating-point numbers {wanted}, as the processor makes them, got {pixel_values.dtype} of {shape}."
+        )
+    if config.encoder != "resnet":
+        return
+    if shape[-3] != config.num_channels:
+        raise ValueError(f"pixel_values must have {config.num_channels} channels, got {shape[-3]} in {shape}.")
+    least = max(3, COARSE_STRIDE if config.fine_size else config.output_stride) + 1  # which have two cells to reflect
+    if config.padding_mode == "reflect" and min(shape[-2:]) < least:
+        raise ValueError(
+            f"frames must be at least {least} pixels high and wide with padding_mode 'reflect', got {shape[-2]}x{shape[-1]}."
+        )
 
 
 def _returns_to_itself(best: torch.Tensor, best_back: torch.Tensor, radius: int) -> torch.Tensor:

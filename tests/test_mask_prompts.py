@@ -144,3 +144,13 @@ def test_what_is_no_mask_is_told(processor, noise_clip, mask, problem):
     session = processor.init_video_session(noise_clip)
     with pytest.raises(ValueError, match=rf"bool \(H, W\) with a pixel set, but that of target 1 {problem}\.$"):
         session.add_mask(1, 0, mask)
+
+
+def test_an_id_beyond_int32_is_refused_for_a_mask(processor, noise_clip):
+    session = processor.init_video_session(noise_clip[:1])
+    with pytest.raises(ValueError, match=f"at most 2147483647 for masks, whose ids are int32, got {2**31}"):
+        processor.add_inputs_to_inference_session(session, 0, [1, 2**31], input_masks=ONE_HOT)
+    assert not session.obj_ids
+    processor.add_inputs_to_inference_session(session, 0, [2**31 - 1], input_masks=ONE_HOT[:1])
+    processor.add_inputs_to_inference_session(session, 0, [2**31], input_points=[(5, 5)])
+    assert session.obj_ids == [2**31 - 1, 2**31]

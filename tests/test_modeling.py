@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -142,3 +143,61 @@ def test_a_radius_or_temperature_that_is_none(tiny_model, wrong):
     values = torch.randn(1, 3, 32, 40)
     with pytest.raises(ValueError, match="radius"):
         tiny_model.match(values, values, **wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"temperature": "a"},
+        {"temperature": "0.1"},
+        {"temperature": True},
+        {"temperature": [0.1]},
+        {"temperature": torch.tensor([0.1, 0.2])},
+        {"temperature": 10**400},
+        {"radius": 10**9},
+        {"radius": "2"},
+    ],
+)
+def test_a_radius_or_temperature_of_another_kind(tiny_model, wrong):
+    values = torch.randn(1, 3, 32, 40)
+    with pytest.raises(ValueError, match=r"radius must be .*got|temperature a finite number above 0, got"):
+        tiny_model.match(values, values, **wrong)
+
+
+def test_a_temperature_may_be_a_number_of_numpy(tiny_model):
+    values = torch.randn(1, 3, 32, 40, generator=torch.Generator().manual_seed(0))
+    plain, other = (tiny_model.match(values, values, 1, kind(0.5)).log_probs for kind in (float, np.float64))
+    assert torch.equal(plain, other)
+
+
+@pytest.mark.parametrize(
+    ("pixel_values", "problem"),
+    [
+        (None, "got NoneType"),
+        (np.zeros((1, 3, 32, 40), np.float32), "got ndarray"),
+        ([torch.zeros(3, 32, 40)], "got list"),
+        (torch.zeros(1, 3, 32, 40, dtype=torch.uint8), r"got torch.uint8 of \(1, 3, 32, 40\)"),
+        (torch.zeros(1, 3, 32, 40, dtype=torch.complex64), "got torch.complex64"),
+        (torch.zeros(3, 32, 40), r"got torch.float32 of \(3, 32, 40\)"),
+        (torch.zeros(1, 32, 40, 3), "have 3 channels, got 32"),
+    ],
+)
+def test_what_is_no_batch_of_frames(tiny_model, pixel_values, problem):
+    for encode in (tiny_model, tiny_model.normalized_features):
+        with pytest.raises(ValueError, match=f"pixel_values must .*{problem}"), torch.inference_mode():
+            encode(pixel_values)
+    with pytest.raises(ValueError, match="got"):
+        tiny_model.match(pixel_values, pixel_values)
+
+
+@pytest.mark.parametrize(
+    ("fields", "least"),
+    [({}, 4), ({"output_stride": 8}, 9), ({"stem_pooling": "max", "output_stride": 16}, 17), ({"fine_size": 8}, 9)],
+)
+def test_frames_too_small_to_reflect(fields, least):
+    model = FgvcModel(FgvcConfig(padding_mode="reflect", **TINY, **fields)).eval()
+    with torch.inference_mode():
+        assert torch.isfinite(model.normalized_features(torch.rand(1, 3, least, least))).all()
+        for encode in (model, model.normalized_features):
+            with pytest.raises(ValueError, match=f"at least {least} pixels high and wide .*got {least - 1}x40"):
+                encode(torch.rand(1, 3, least - 1, 40))

@@ -65,9 +65,14 @@ def model_from_backbone(backbone: nn.Module, stride: int, patches: bool, **setti
         [`FgvcModel`] in evaluation mode.
 
     Raises:
-        `ValueError`: A field of the configuration is not accepted; or, on the first frame, the network's output is no feature map at
-            this stride.
+        `ValueError`: `backbone` is no module, `patches` neither `True` nor `False`, or a field of the configuration is not accepted; or,
+            on the first frame, the network's output is no feature map at this stride.
     """
-    origin = stride / 2 if patches else 0.5
-    config = FgvcConfig(encoder="external", output_stride=stride, cell_origin=origin, **settings)
-    return FgvcModel(config, BackboneEncoder(backbone, stride)).eval()
+    if not isinstance(backbone, nn.Module):
+        raise ValueError(f"backbone must be a torch.nn.Module, got {type(backbone).__name__}.")
+    if not isinstance(patches, bool):
+        raise ValueError(f"patches must be True or False, got {patches!r:.100}.")
+    config = FgvcConfig(encoder="external", output_stride=stride, cell_origin=0.5, **settings)
+    if patches:
+        config.cell_origin = config.output_stride / 2
+    return FgvcModel(config, BackboneEncoder(backbone, config.output_stride)).eval()

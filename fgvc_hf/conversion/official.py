@@ -14,8 +14,9 @@ from typing import Any
 import torch
 
 from ..configuration_fgvc import FgvcConfig
-from ..encoder.loading import float32_weights
+from ..encoder.loading import check_finite, float32_weights
 from ..image_processing_pil_fgvc import FgvcImageProcessorPil
+from ..io.json_files import reason_of
 from ..modeling_fgvc import FgvcModel
 from ..processing_fgvc import FgvcProcessor
 
@@ -225,7 +226,8 @@ def convert(method: str, checkpoint: str | Path) -> tuple[FgvcModel, FgvcProcess
 
     Raises:
         `OSError`: The file is missing, or is no PyTorch checkpoint of tensors.
-        `ValueError`: The method is unknown, or keys are unknown, missing or of another shape; the message names them.
+        `ValueError`: The method is unknown, keys are unknown, missing, there twice or of another shape, or weights are no finite
+            floating-point numbers; the message names them.
     """
     if method not in SOURCES:
         raise ValueError(f"method must be one of {', '.join(SOURCES)}, got {method!r}.")
@@ -238,10 +240,9 @@ def convert(method: str, checkpoint: str | Path) -> tuple[FgvcModel, FgvcProcess
         weights["projection.bias"] = torch.zeros_like(
             expected["projection.bias"]
         )  # TimeCycle's convolution has no bias
-    compare_shapes(
-        {name: tuple(t.shape) for name, t in weights.items()}, {name: tuple(t.shape) for name, t in expected.items()}
-    )
+    compare_weights(weights, expected)
     model.encoder.load_state_dict(weights, strict=False)
+    check_finite(model, f"{checkpoint}: ")
     return model.eval(), FgvcProcessor(FgvcImageProcessorPil(**source.processor))
 
 
@@ -253,17 +254,19 @@ def read_checkpoint(path: str | Path, container: str | None) -> dict[str, torch.
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for a file that is none
-        raise OSError(f"{path}: is no PyTorch checkpoint of tensors ({str(error).splitlines()[0]}).") from None
+        raise OSError(f"{path}: is no PyTorch checkpoint of tensors ({reason_of(error)}).") from None
     if container is not None:
         if not isinstance(content, dict) or container not in content:
             keys = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
             raise ValueError(f"{path}: the weights were expected under {container!r}, found {keys[:200]}.")
         content = content[container]
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise ValueError(f"{path}: must hold tensors by name, got a {type(content).__name__}.")
     return {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
 
 
 def encoder_weights(state: Mapping[str, torch.Tensor], source: Source) -> dict[str, torch.Tensor]:
-    """Rename the encoder's weights to the names of [`FgvcEncoder`]; a `ValueError` lists unknown keys."""
+    """Rename the encoder's weights to the names of [`FgvcEncoder`]; a `ValueError` names unknown keys, and a weight that is there twice."""
     weights, unknown = {}, []
     for key, value in state.items():
         if "num_batches_tracked" in key or any(re.match(pattern, key) for pattern in source.ignored):
@@ -275,6 +278,8 @@ def encoder_weights(state: Mapping[str, torch.Tensor], source: Source) -> dict[s
         if name is None or not re.match(r"(conv1|bn1|layer\d|projection)\.", name):
             unknown.append(key)
             continue
+        if name in weights:
+            raise ValueError(f"the checkpoint has {name} twice, the second time as {key}.")
         # TimeCycle's convolutions are 3-D with a kernel of one frame
         weights[name] = value.squeeze(2) if value.ndim == 5 else value
     if unknown:
@@ -282,16 +287,20 @@ def encoder_weights(state: Mapping[str, torch.Tensor], source: Source) -> dict[s
     return weights
 
 
-def compare_shapes(found: dict[str, tuple], expected: dict[str, tuple]) -> None:
-    """Raise a `ValueError` that names weights that are missing, unknown or of another shape."""
+def compare_weights(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
+    """Raise a `ValueError` that names weights that are missing, unknown, of another shape, or of no floating-point numbers."""
     missing, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     if missing:
         raise ValueError(f"the checkpoint lacks {_some(missing)}.")
     if extra:
         raise ValueError(f"the checkpoint has keys that were not expected: {_some(extra)}.")
-    for name, shape in expected.items():
-        if found[name] != shape:
-            raise ValueError(f"{name} is {found[name]} in the checkpoint, but {shape} was expected.")
+    for name, weight in expected.items():
+        given, shape = found[name], tuple(weight.shape)
+        if tuple(given.shape) != shape:
+            raise ValueError(f"{name} is {tuple(given.shape)} in the checkpoint, but {shape} was expected.")
+        if not given.is_floating_point() or given.layout != torch.strided or given.is_meta:
+            kind = f"{given.dtype}, {given.layout}, on {given.device}"
+            raise ValueError(f"{name} must be a dense tensor of floating-point numbers in memory, got {kind}.")
 
 
 def _some(names: list[str], most: int = 5) -> str:

@@ -55,7 +55,7 @@ def write_repository(
 
     Args:
         tracker ([`Tracker`]): The model and the processor.
-        folder: Folder to write to; it is created if it does not exist.
+        folder: New or empty folder to write to.
         repo_id (`str`): `user/name`, for the card.
         card (`str`): README in Markdown with a YAML header that states the licence, such as [`model_card`] makes.
         results (paths): Files that `fgvc-hf evaluate` has written; their numbers go into the card.
@@ -64,15 +64,15 @@ def write_repository(
 
     Raises:
         `ValueError`: The card states no licence, or a result is no result or was measured on other weights.
-        `OSError`: A result cannot be read, or the folder cannot be written.
+        `OSError`: A result cannot be read, or the folder exists and is not empty, or cannot be written. None is left then.
     """
-    folder = Path(folder)
     text = card_with_results(card, repo_id.rpartition("/")[2], measured_results(results, tracker.model))
-    tracker.model.save_pretrained(folder)
-    tracker.processor.save_pretrained(folder)
-    (folder / "README.md").write_text(card_with_usage(text, repo_id, with_code), encoding="utf-8")
-    if with_code:
-        add_code(folder)
+    with atomic_folder(folder) as temporary:
+        tracker.model.save_pretrained(temporary)
+        tracker.processor.save_pretrained(temporary)
+        (temporary / "README.md").write_text(card_with_usage(text, repo_id, with_code), encoding="utf-8")
+        if with_code:
+            add_code(temporary)
 
 
 def write_or_upload(

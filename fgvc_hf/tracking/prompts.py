@@ -14,6 +14,7 @@ from .frames import decoded, host_array
 
 
 MAX_MASKS = 255  # objects with a mask in one session: they fit into 8-bit images
+MOST_MASK_ID = 2**31 - 1  # maps of ids are int32
 MOST_WHOLE = 2**53  # of ids and frame numbers: tables of float64, and JSON of other tools, hold them exactly
 MAX_POINTS = 100_000  # points of one call or file: a file of a few bytes may claim any number
 
@@ -136,8 +137,8 @@ def masks_of_ids(masks: Any) -> tuple[list[int], np.ndarray]:
         problem = unequal if ids is None else f"{ids.dtype} of {ids.shape}"
         raise ValueError(f"masks must hold integer object ids (H, W), got {problem}{_to_ids(ids)}.")
     present = [int(i) for i in np.unique(ids)]
-    if present and not (present[0] >= 0 and present[-1] < 2**31):
-        raise ValueError(f"masks must hold ids from 0 to {2**31 - 1}, got {present[0]} to {present[-1]}.")
+    if present and not (present[0] >= 0 and present[-1] <= MOST_MASK_ID):
+        raise ValueError(f"masks must hold ids from 0 to {MOST_MASK_ID}, got {present[0]} to {present[-1]}.")
     present = [i for i in present if i]
     if not present:
         raise ValueError("masks hold no object: all ids are 0.")

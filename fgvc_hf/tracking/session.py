@@ -16,7 +16,17 @@ from .frames import as_frame
 from .label_tracker import LabelMapTracker
 from .memory import FrameMemory
 from .memory_bound import frames_that_fit
-from .prompts import MAX_MASKS, BoxTarget, MaskTarget, PointLooks, PointTarget, Target, check_fits, check_position
+from .prompts import (
+    MAX_MASKS,
+    MOST_MASK_ID,
+    BoxTarget,
+    MaskTarget,
+    PointLooks,
+    PointTarget,
+    Target,
+    check_fits,
+    check_position,
+)
 from .results import FgvcVideoOutput
 from .session_results import read_boxes, read_masks, read_points
 from .template_tracker import TemplateTracker
@@ -89,12 +99,14 @@ class FgvcInferenceSession:
         """Add an object to follow by its mask (H, W), bool; or give a new mask of it on another frame.
 
         Raises:
-            `ValueError`: the id is below 1, has a prompt on that frame or is of another kind of target, there are 255 masks already,
+            `ValueError`: the id is below 1 or beyond int32, has a prompt on that frame or is of another kind of target, there are 255 masks already,
             the mask is empty or of another size than the video, or the frame is not in the video or has been passed.
         """
         self._check_prompt(obj_id, frame_idx, MaskTarget)
         if obj_id < 1:
             raise ValueError(f"obj_ids must be 1 or more for masks, for 0 is the background, got {obj_id}.")
+        if obj_id > MOST_MASK_ID:
+            raise ValueError(f"obj_ids must be at most {MOST_MASK_ID} for masks, whose ids are int32, got {obj_id}.")
         if len(self.masks) >= MAX_MASKS and obj_id not in self.masks:
             raise ValueError(f"obj_ids: a session holds at most {MAX_MASKS} masks.")
         if mask.ndim != 2 or mask.dtype != bool or not mask.any():

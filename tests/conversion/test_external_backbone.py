@@ -92,3 +92,19 @@ def test_what_does_not_fit_is_said():
         FgvcModel(FgvcConfig(encoder="external", output_stride=14))
     with pytest.raises(ValueError, match="exactly if config.encoder is 'external'"):
         FgvcModel(FgvcConfig(), nn.AvgPool2d(2))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ((nn.Conv2d(3, 8, 4, 4), "4", True), "output_stride must be an integer of 1 or more, got '4'"),
+        ((nn.Conv2d(3, 8, 4, 4), None, True), "output_stride must be an integer of 1 or more, got None"),
+        ((nn.Conv2d(3, 8, 4, 4), 4, "False"), "patches must be True or False, got 'False'"),
+        ((nn.Conv2d(3, 8, 4, 4), 4, None), "patches must be True or False, got None"),
+        ((nn.Conv2d, 4, True), "backbone must be a torch.nn.Module, got type"),
+        (("resnet18", 4, True), "backbone must be a torch.nn.Module, got str"),
+    ],
+)
+def test_arguments_of_another_kind(arguments, problem):
+    with pytest.raises(ValueError, match=problem):
+        model_from_backbone(*arguments)

@@ -317,3 +317,65 @@ def test_other_files_are_refused(tmp_path, capsys):
     assert "constructed" not in capsys.readouterr().out
     with pytest.raises(ValueError, match="method must be one of fgvc"):
         convert("raft", tmp_path / "bad.pth")
+
+
+@pytest.mark.parametrize("content", [None, [torch.zeros(2)], torch.zeros(2), "weights", {3: torch.zeros(2)}])
+@pytest.mark.parametrize("method", ["torchvision-resnet18", "crw"])
+def test_a_file_of_anything_but_tensors_by_name_is_refused(method, content, tmp_path):
+    torch.save({"model": content} if method == "crw" else content, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=f"a.pth: must hold tensors by name, got a {type(content).__name__}"):
+        convert(method, tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("content", [b"", b"GIF89a", b"PK\x03\x04"])
+def test_a_file_that_is_no_checkpoint_is_refused(content, tmp_path):
+    (tmp_path / "a.pth").write_bytes(content)
+    with pytest.raises(OSError, match=r"a.pth: is no PyTorch checkpoint of tensors \(.+\)"):
+        convert("crw", tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda w: w.to(torch.int32), "conv1.weight must be a dense tensor of floating-point numbers"),
+        (lambda w: w.to(torch.complex64), "conv1.weight must be a dense tensor of floating-point numbers"),
+        (lambda w: w > 0, "conv1.weight must be a dense tensor of floating-point numbers"),
+        (lambda w: w.to_sparse(), "conv1.weight must be a dense tensor of floating-point numbers"),
+        (lambda w: w.to("meta"), "conv1.weight must be a dense tensor of floating-point numbers"),
+        (lambda w: w.where(w < 0, torch.nan), "a.pth: weights must be finite .* in encoder.conv1.weight"),
+        (lambda w: w.double() * 1e300, "a.pth: weights must be finite .* in encoder.conv1.weight"),
+    ],
+)
+def test_weights_that_are_no_finite_numbers_are_refused(change, problem, tmp_path):
+    published = Published("torchvision-resnet18")
+    published.state["conv1.weight"] = change(published.state["conv1.weight"])
+    with pytest.raises(ValueError, match=problem):
+        convert("torchvision-resnet18", published.save(tmp_path / "a.pth"))
+
+
+def test_a_weight_under_two_prefixes_is_refused(tmp_path):
+    published = Published("fgvc")
+    published.state["module.backbone.conv1.conv.weight"] = torch.zeros(64, 3, 7, 7)
+    with pytest.raises(ValueError, match="has conv1.weight twice, the second time as module.backbone.conv1"):
+        convert("fgvc", published.save(tmp_path / "a.pth"))
+
+
+def test_weights_in_half_precision_become_float32(tmp_path):
+    published = Published("torchvision-resnet18")
+    before = published.state["conv1.weight"].half()
+    published.state = {k: v.half() if v.is_floating_point() else v for k, v in published.state.items()}
+    model, _ = convert("torchvision-resnet18", published.save(tmp_path / "a.pth"))
+    assert torch.equal(model.encoder.conv1.weight, before.float())
+
+
+def test_weights_of_colours_are_refused_as_well(tmp_path):
+    torch.save(colour_state("decoder"), tmp_path / "decoder.pth")
+    for value, problem in (
+        (torch.full((128,), torch.nan), "encoder.pth: weights must be finite"),
+        (torch.zeros(128, dtype=torch.int32), "conv2.bias must be a dense tensor of floating-point numbers"),
+    ):
+        state = colour_state("encoder")
+        state["conv2.bias"] = value[: len(state["conv2.bias"])]
+        torch.save(state, tmp_path / "encoder.pth")
+        with pytest.raises(ValueError, match=problem):
+            convert_colours(tmp_path / "encoder.pth", tmp_path / "decoder.pth")

@@ -11,7 +11,7 @@ from hub_server import NEW, OLD, REPO, HubHandler
 from huggingface_hub import ModelCard, constants
 
 from fgvc_hf import FgvcModel, FgvcProcessor, Tracker
-from fgvc_hf.hub.repository import push_to_hub
+from fgvc_hf.hub.repository import push_to_hub, write_repository
 
 
 ROOT = Path(__file__).parents[2]
@@ -134,3 +134,22 @@ def test_options_of_the_hub_reach_every_file(hub, load, monkeypatch, tmp_path):
     with pytest.raises((OSError, ValueError)):
         load(REPO, **options, local_files_only=True)
     assert not asked
+
+
+def test_a_folder_with_files_is_left_as_it_is(tiny_model, processor, tmp_path):
+    card = "---\nlicense: apache-2.0\n---\n\n# tiny\n"
+    (tmp_path / "README.md").write_text("My own notes.")
+    with pytest.raises(OSError, match="exists already; give a new or an empty folder"):
+        write_repository(Tracker(tiny_model, processor), tmp_path, "user/tiny", card)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"README.md": "My own notes."}
+
+
+def test_a_repository_that_cannot_be_written_leaves_no_folder(tiny_model, processor, tmp_path, monkeypatch):
+    def full_disk(folder):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("fgvc_hf.hub.repository.add_code", full_disk)
+    card = "---\nlicense: apache-2.0\n---\n\n# tiny\n"
+    with pytest.raises(OSError, match="new: cannot be written"):
+        write_repository(Tracker(tiny_model, processor), tmp_path / "new", "user/tiny", card, with_code=True)
+    assert not list(tmp_path.iterdir())

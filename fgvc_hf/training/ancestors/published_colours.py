@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
-from ...conversion.official import compare_shapes, read_checkpoint
-from ...encoder.loading import float32_weights
+from ...conversion.official import compare_weights, read_checkpoint
+from ...encoder.loading import check_finite, float32_weights
 from .colour_autoencoder import ColourAutoEncoder, ColourAutoEncoderConfig
 
 
@@ -27,7 +27,7 @@ def convert_colours(encoder: str | Path, decoder: str | Path) -> ColourAutoEncod
 
     Raises:
         `OSError`: A file is missing, or is no PyTorch checkpoint of tensors.
-        `ValueError`: Weights are missing, unknown or of another shape; the message names them.
+        `ValueError`: Weights are missing, unknown, of another shape, or no finite floating-point numbers; the message names them.
     """
     with float32_weights():
         model = ColourAutoEncoder(ColourAutoEncoderConfig())
@@ -39,8 +39,9 @@ def convert_colours(encoder: str | Path, decoder: str | Path) -> ColourAutoEncod
             for name, layer in zip(LAYERS[half], convolutions, strict=True)
             for part in ("weight", "bias")
         }
-        compare_shapes({k: tuple(v.shape) for k, v in state.items()}, {k: tuple(v.shape) for k, v in expected.items()})
+        compare_weights(state, expected)
         with torch.no_grad():
             for name, parameter in expected.items():
                 parameter.copy_(state[name])
+        check_finite(network, f"{path}: ")
     return model.eval()
