@@ -23,6 +23,17 @@ from .template_tracker import TemplateTracker
 from .video_order import OrderedFrames, ordered_frames
 
 
+class ModelReference(weakref.ref):
+    """The model of a session: the same one for a copy of the session, or the copy of a model that is copied with it."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ModelReference":
+        copied = memo.get(id(self()))
+        return self if copied is None else ModelReference(copied)
+
+    def __reduce_ex__(self, protocol):
+        raise ValueError("a session that has seen frames cannot be pickled; save_session writes it to a file.")
+
+
 class FgvcInferenceSession:
     """
     One video that targets are followed through, with a memory of constant size.
@@ -189,7 +200,7 @@ class FgvcInferenceSession:
         """Forget all frames, and which model was used; keep the targets."""
         video = self.video
         self.original_size: tuple[int, int] | None = None if video is None else (video.height, video.width)
-        self._model: weakref.ref | None = None
+        self._model: ModelReference | None = None
         self.config: FgvcConfig | None = None
         self.labels: LabelMapTracker | None = None
         self.templates: TemplateTracker | None = None
@@ -256,7 +267,7 @@ class FgvcInferenceSession:
             `ValueError`: another model stepped it before.
         """
         if self.config is None:
-            self._model, self.config = weakref.ref(model), copy.deepcopy(model.config)
+            self._model, self.config = ModelReference(model), copy.deepcopy(model.config)
         elif self._model is None or self._model() is not model:
             raise ValueError(
                 "inference_session was started with another model; make a new session, or call reset_tracking_data() first."

@@ -1,4 +1,7 @@
-"""Sessions in the hands of programs: interrupted, and propagated by several iterators."""
+"""Sessions in the hands of programs: interrupted, copied, and propagated by several iterators."""
+
+import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -64,3 +67,21 @@ def test_of_two_iterators_over_a_session_the_later_one_goes_on(tiny_model, proce
         next(first)
     found += [output.points for output in second]
     np.testing.assert_array_equal(found, expected)
+
+
+def test_a_copy_goes_on_by_itself_and_a_pickle_is_refused(tiny_model, processor, noise_clip):
+    """A stream is copied with its model, a session without."""
+    live = Tracker(tiny_model, processor).stream()
+    live.add_points(POINTS)
+    for frame in noise_clip[:3]:
+        live.step(frame)
+    session, stream = copy.deepcopy(live.session), copy.deepcopy(live)
+    expected = [live.step(frame).points for frame in noise_clip[3:6]]
+    np.testing.assert_array_equal([tiny_model.step(session, frame).points for frame in noise_clip[3:6]], expected)
+    np.testing.assert_array_equal([stream.step(frame).points for frame in noise_clip[3:6]], expected)
+    assert stream.tracker.model is not tiny_model
+    for one in (live, live.session):
+        with pytest.raises(ValueError, match="cannot be pickled; save_session writes it to a file"):
+            pickle.dumps(one)
+    before = pickle.loads(pickle.dumps(session_on(processor, noise_clip)))
+    assert len(list(tiny_model.propagate_in_video_iterator(before))) == len(noise_clip)
