@@ -314,13 +314,20 @@ class FgvcModel(FgvcPreTrainedModel):
 
         Yields:
             [`FgvcVideoOutput`] for each frame processed.
+
+        Raises:
+            `ValueError`: as of [`~FgvcModel.step`], there is nothing to process, or another iterator over the session was begun since.
         """
         session = inference_session
         order = session.ordered_frames(start_frame_idx, max_frame_num_to_track, reverse)
         session.reset_tracking_data()
+        session.passes += 1
+        own = session.passes
         desc = "tracking back" if reverse else "tracking"
         disable = None if show_progress_bar else True  # None: silent where standard error is no terminal
         for frame_idx, frame in tqdm(order, desc=desc, unit=" frames", disable=disable):
+            if session.passes != own:
+                raise ValueError("inference_session is propagated by another iterator since; make a session for each.")
             yield self.step(session, frame, frame_idx)
 
 

@@ -46,9 +46,10 @@ def save_session(session: FgvcInferenceSession | LiveTracker, model: FgvcModel |
 
     Raises:
         `OSError`: the file cannot be written; none is left then.
-        `ValueError`: the session has been stepped by another model.
+        `ValueError`: the session has been stepped by another model, or was interrupted in the middle of a step.
     """
     session, model = _session_of(session), _model_of(model)
+    session.check_whole()
     if session.config is not None:
         session.bind(model)
     tensors: dict[str, torch.Tensor] = {}

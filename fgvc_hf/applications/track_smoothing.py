@@ -9,6 +9,10 @@ from ..tracking.results import PointTracks
 
 
 LEAST_ERROR = 0.05  # pixels; what a track is taken to be off by at least
+ACCELERATIONS = (
+    1e-5,
+    1e5,
+)  # pixels per frame: below, tracks are straight lines, and above, as they were; beyond, float64 does not suffice
 
 
 def smooth(tracks: PointTracks, acceleration: float = 0.5) -> PointTracks:
@@ -40,7 +44,7 @@ def smooth(tracks: PointTracks, acceleration: float = 0.5) -> PointTracks:
     variance = np.maximum(np.nan_to_num(tracks.uncertainty.astype(np.float64)), LEAST_ERROR) ** 2
     for row, t, _ in prompts:
         seen[row, t], variance[row, t] = True, 0.0
-    found = _smoothed(positions, seen, variance, acceleration**2)
+    found = _smoothed(positions, seen, variance, np.clip(acceleration, *ACCELERATIONS) ** 2)
     keep = there & seen.any(axis=1, keepdims=True)
     result = np.where(keep[..., None], found, tracks.tracks)
     for row, t, place in prompts:

@@ -176,11 +176,8 @@ def refine(
     fraction = _fraction(both, row, column)  # (N, 2)
     cells = window.corner + torch.stack([column, row], dim=1) + fraction
     point = torch.arange(len(cell), device=cell.device)
-    evidence = (
-        anchor_scores[point, row, column],
-        window.scores[point, row, column],
-        torch.minimum(best - rival, margin),
-    )
+    lead = torch.minimum(best - rival, margin).nan_to_num(nan=0.0)  # of a window beside the frame, -inf less -inf
+    evidence = anchor_scores[point, row, column], window.scores[point, row, column], lead
     return Match(cells, torch.stack(evidence, dim=1))
 
 

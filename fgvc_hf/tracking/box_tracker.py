@@ -15,6 +15,7 @@ import torch
 
 from ..configuration_fgvc import FgvcConfig
 from ..coordinates import cell_to_point, exact, exact_dtype
+from ..kernels.constants import constant_like
 from .encoded_frame import EncodedFrame
 from .localisation import BANDWIDTH, INERTIA, carried, read_box
 from .results import BoxReadout
@@ -82,7 +83,8 @@ class BoxTracker:
         if not carry:
             self.templates.step(frame)
         for box in range(len(self.ids)):
-            self.corners[box], self.confidence[box] = self._carry(box, frame.features) if carry else self._fit(box)
+            found = self._carry(box, frame.features) if carry else self._fit(box, frame.size)
+            self.corners[box], self.confidence[box] = found
 
     def read(self) -> BoxReadout:
         """Where the boxes are on the last frame, in pixels of the model's input."""
@@ -105,12 +107,14 @@ class BoxTracker:
         """Bytes of the patches of a number of boxes."""
         return self.templates.bytes_of(number * GRID**2)
 
-    def _fit(self, box: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Corners (4, 2) and confidence () of a box, by the motion of its points."""
-        rows, first = slice(box * GRID**2, (box + 1) * GRID**2), self.first[box]
+    def _fit(self, box: int, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Corners (4, 2) and confidence () of a box, by the motion of its points in the frame, of (height, width)."""
+        rows, first, grid = slice(box * GRID**2, (box + 1) * GRID**2), self.first[box], self.grid[box]
         points, visible = self.templates.state.points[rows], exact(self.templates.state.confidence[rows])
+        seen = ((grid >= 0) & (grid <= constant_like(size[::-1], grid))).all(dim=1)
+        visible = torch.where(seen, visible, 0)  # what lay beside the frame has no looks of its own
         tolerance = TOLERANCE * (first[2] - first[0]).norm()
-        transform, weights = fit_similarity(self.grid[box], points, visible, tolerance, self.turns[box])
+        transform, weights = fit_similarity(grid, points, visible, tolerance, self.turns[box])
         confidence = weights.mean().float()
         return transform(first) if confidence >= LEAST_CONFIDENCE else self.corners[box], confidence
 

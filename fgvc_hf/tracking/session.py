@@ -33,6 +33,17 @@ from .template_tracker import TemplateTracker
 from .video_order import OrderedFrames, ordered_frames
 
 
+class ModelReference(weakref.ref):
+    """The model of a session: the same one for a copy of the session, or the copy of a model that is copied with it."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ModelReference":
+        copied = memo.get(id(self()))
+        return self if copied is None else ModelReference(copied)
+
+    def __reduce_ex__(self, protocol):
+        raise ValueError("a session that has seen frames cannot be pickled; save_session writes it to a file.")
+
+
 class FgvcInferenceSession:
     """
     One video that targets are followed through, with a memory of constant size.
@@ -59,6 +70,7 @@ class FgvcInferenceSession:
         self.image_processor = image_processor
         self.video = video
         self.memory_dtype, self.memory_device, self.max_memory_bytes = memory_dtype, memory_device, max_memory_bytes
+        self.passes = 0  # over the video; the iterator of the last one goes on
         self.reset_inference_session()
 
     # ---- prompts ------------------------------------------------------------------------------------------------
@@ -200,7 +212,7 @@ class FgvcInferenceSession:
         """Forget all frames, and which model was used; keep the targets."""
         video = self.video
         self.original_size: tuple[int, int] | None = None if video is None else (video.height, video.width)
-        self._model: weakref.ref | None = None
+        self._model: ModelReference | None = None
         self.config: FgvcConfig | None = None
         self.labels: LabelMapTracker | None = None
         self.templates: TemplateTracker | None = None
@@ -209,6 +221,7 @@ class FgvcInferenceSession:
         self.started: set[tuple[int, int]] = set()  # prompts (id, frame) that are being followed
         self.weights_checked = False  # whether the fused encoder has been compared with the model's weights
         self.last_frame_idx: int | None = None
+        self.interrupted = False  # in the middle of a step
 
     def reset_inference_session(self) -> None:
         """Forget all frames and all targets."""
@@ -266,12 +279,19 @@ class FgvcInferenceSession:
             `ValueError`: another model stepped it before.
         """
         if self.config is None:
-            self._model, self.config = weakref.ref(model), copy.deepcopy(model.config)
+            self._model, self.config = ModelReference(model), copy.deepcopy(model.config)
         elif self._model is None or self._model() is not model:
             raise ValueError(
                 "inference_session was started with another model; make a new session, or call reset_tracking_data() first."
             )
         return self.config
+
+    def check_whole(self) -> None:
+        """A `ValueError` if a step ended in an exception: some trackers are on its frame, and others on the one before."""
+        if self.interrupted:
+            raise ValueError(
+                "inference_session was interrupted in the middle of a step; make a new session, or call reset_tracking_data() first."
+            )
 
     @property
     def trackers(self) -> list[Any]:
@@ -279,8 +299,13 @@ class FgvcInferenceSession:
         return [tracker for tracker in (self.labels, self.templates, self.boxes) if tracker is not None]
 
     def propagate(self, frame: EncodedFrame, frame_idx: int) -> None:
-        """Find all targets on a frame, and start those that are prompted on it."""
+        """Find all targets on a frame, and start those that are prompted on it.
+
+        Raises:
+            `ValueError`: the step before was interrupted, the features are of another shape than before, or the memory does not suffice.
+        """
         assert self.config is not None
+        self.check_whole()
         if self.labels is None:
             self._make_trackers(frame.features, self.config)
             try:
@@ -288,11 +313,13 @@ class FgvcInferenceSession:
             except ValueError:
                 self.reset_tracking_data()
                 raise
+        self.interrupted = True
         self._start_targets()  # prompted since on the frame before
         for tracker in self.trackers:
             tracker.step(frame)
         self.last_frame_idx, self.last_image = frame_idx, frame.image
         self._start_targets()
+        self.interrupted = False
 
     def _make_trackers(self, features: torch.Tensor, config: FgvcConfig) -> None:
         """Trackers without targets, for features (h, w, C)."""
@@ -354,6 +381,7 @@ class FgvcInferenceSession:
         labels, templates, boxes, config = self.labels, self.templates, self.boxes, self.config
         if labels is None or templates is None or boxes is None or config is None or self.last_frame_idx is None:
             raise ValueError("inference_session has seen no frame yet, so there is nothing to read.")
+        self.check_whole()
         here = {
             obj_id: prompt for (obj_id, frame_idx), prompt in self.prompts.items() if frame_idx == self.last_frame_idx
         }

@@ -43,7 +43,7 @@ def read_points(
         np.concatenate([getattr(readout, name).cpu().numpy() for readout in readouts])[order]
         for name in ("points", "confidence", "uncertainty", "expected")
     )
-    found = rescale_points(found, input_size, original_size)
+    found = rescale_points(found, input_size, original_size).clip(0, original_size[::-1])  # the last bit may lead out
     for i, obj_id in enumerate(ids):
         if isinstance(prompt := here.get(obj_id), PointTarget) and not prompt.sought:
             found[i] = prompt.point  # exactly

@@ -85,6 +85,17 @@ def test_frames_without_a_position_stay_without():
     )  # of a query that was never found: nothing to go by
 
 
+@pytest.mark.parametrize("least", [1e-300, 1e-9, 1e-5])
+def test_the_smallest_acceleration_leaves_a_line_and_the_largest_what_was_measured(least):
+    """The line through the prompt that is nearest to the other positions, weighted by their errors."""
+    tracks, _ = swinging(number=3)
+    t, start = np.arange(60)[:, None], tracks.tracks[:, :1].astype(np.float64)
+    weights = np.maximum(tracks.uncertainty, 0.05)[..., None].astype(np.float64) ** -2
+    slope = (weights * t * (tracks.tracks - start)).sum(1, keepdims=True) / (weights * t**2).sum(1, keepdims=True)
+    np.testing.assert_allclose(smooth(tracks, least).tracks, start + slope * t, atol=0.01)
+    np.testing.assert_allclose(smooth(tracks, 1 / least).tracks, tracks.tracks, atol=1e-3)
+
+
 @pytest.mark.parametrize("value", [0, -1, np.nan, np.inf, True, "1"])
 def test_settings_that_are_none_are_refused(value):
     with pytest.raises(ValueError, match="acceleration must be a positive number of pixels per frame, got"):

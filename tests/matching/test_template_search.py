@@ -242,3 +242,13 @@ def test_the_lead_over_a_candidate_beside_the_frame_is_one():
     candidates = Candidates(torch.tensor([[[6.0, 5.0]], [[40.0, 40.0]]]), torch.ones(1))
     window, margin = verify(features, candidates, patch, weights, prior, 3, 1.0, SHARE)
     assert margin.tolist() == [1.0] and window.corner.tolist() == [[3, 2]]
+
+
+def test_a_window_beside_the_frame_has_no_lead():
+    """No place in it can be taken, so that none leads over another."""
+    features, cells = unit_features(12, 14), torch.tensor([[-40.0, 5.0]])
+    patch, weights, prior = sample_patches(features, cells, 3), patch_weights(3)[None], free(cells)
+    candidates = coarse_candidates(features, patch, weights, 6, prior)
+    window, margin = verify(features, candidates, patch, weights, prior, FINE, CLOSE, SHARE)
+    match = refined(window, window_scores(features, window.corner + FINE, patch, weights, FINE).scores, prior, margin)
+    assert match.evidence.tolist() == [[0.0, 0.0, 0.0]] and match.cells.isfinite().all()

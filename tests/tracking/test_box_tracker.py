@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from feature_fields import frame_of, unit_features
+from feature_fields import frame_of, shifted, smooth_field, unit_features
 from PIL import Image
 
 from fgvc_hf import FgvcConfig, FgvcModel, load_session, render_clip, save_session
@@ -233,6 +233,21 @@ def test_a_box_moves_as_its_visible_points_do_by_value(monkeypatch):
     tracker.step(frame_of(features))
     assert torch.equal(tracker.corners[0], readout.corners[0])
     torch.testing.assert_close(tracker.corners[1], CORNERS[1] + 9)
+
+
+@pytest.mark.parametrize("beyond", [30.0, 90.0])
+def test_a_box_that_begins_partly_beside_the_frame_moves_by_what_is_in_it(beyond):
+    """Its points beside the frame have not been seen, and may be farther from it than the search reaches: frames are of 120x160 pixels."""
+    field = smooth_field(100, 120)
+    frames = [frame_of(shifted(field, 1.5 * t, t, 60, 80)) for t in range(5)]
+    tracker = BoxTracker.empty(frames[0].features, FgvcConfig())
+    corners = torch.tensor([[[-beyond, 20.0], [80, 20], [80, 100], [-beyond, 100]]]).double()
+    tracker.start([1], corners, [False], frames[0])
+    for t, frame in enumerate(frames[1:], 1):
+        tracker.step(frame)
+        torch.testing.assert_close(tracker.corners, corners + torch.tensor([3.0 * t, 2.0 * t]), atol=0.3, rtol=0)
+    inside = float((tracker.grid[0, :, 0] >= 0).double().mean())
+    assert inside - 0.1 < float(tracker.confidence[0]) <= inside
 
 
 @pytest.mark.parametrize("factor", [1.3, 5.0, 0.1])

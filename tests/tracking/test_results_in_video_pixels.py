@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, Tracker
-from fgvc_hf.tracking.prompts import BoxTarget, MaskTarget, PointTarget
+from fgvc_hf.tracking.prompts import BoxTarget, MaskTarget, PointTarget, check_fits
 from fgvc_hf.tracking.results import BoxReadout, FgvcVideoOutput, MaskReadout, PointReadout, TrackTable
 from fgvc_hf.tracking.session_results import _at_border, read_boxes, read_masks, read_points
 
@@ -80,6 +80,18 @@ def test_points_come_in_the_order_of_all_ids_and_exactly_as_they_were_given():
     assert found["at_border"].tolist() == found["outside"].tolist() == [True, False, False]
     always = read_points(readouts, points, here, ((20, 90), (10, 30)), FgvcConfig(visibility_threshold=0.0))
     assert always["visible"].tolist() == [True, True, False] and not always["outside"].any()
+
+
+@pytest.mark.parametrize("side", [79, 85, 149, 480])
+def test_a_point_on_the_border_can_be_a_prompt_again(side):
+    """79 * (1920 / 79) is more than 1920 in float64."""
+    corner = torch.tensor([[side, side]], dtype=torch.float64)
+    ones = torch.ones(1)
+    readout, points = PointReadout([1], corner, ones, ones, corner), {1: PointTarget(0, (1.0, 1.0))}
+    for length in (300, 854, 1920):
+        found = read_points([readout], points, {}, ((length, length), (side, side)), FgvcConfig())["points"]
+        check_fits(1, PointTarget(1, tuple(found[0])), (length, length))
+        np.testing.assert_allclose(found, [(length, length)], rtol=1e-15)
 
 
 def test_an_object_is_exactly_its_mask_on_the_frame_of_that_and_takes_no_other_pixels():
