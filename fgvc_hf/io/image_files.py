@@ -151,7 +151,8 @@ class ImageSequence:
 
 class ImageFolder(ImageSequence):
     """A folder of images as a video, in natural order of the names. Hidden files, sub-folders and other files are ignored; a link that leads nowhere
-    is a picture that cannot be read, for without it the frames after it would be others."""
+    is a picture that cannot be read, for without it the frames after it would be others. Two pictures whose names differ in the suffix alone are refused:
+    they are one frame in two formats, or a frame and its mask."""
 
     def __init__(self, path: Path):
         names = [file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
@@ -161,6 +162,12 @@ class ImageFolder(ImageSequence):
                 f"{path}: holds no images ({', '.join(IMAGE_SUFFIXES)}); hidden files and sub-folders are not looked at."
             )
         files.sort(key=lambda file: natural_order(file.name))
+        first: dict[str, Path] = {}
+        for file in files:
+            if (other := first.setdefault(file.stem, file)) is not file:
+                raise OSError(
+                    f"{path}: holds {other.name} and {file.name}; give a folder that holds one picture of each frame, and no masks."
+                )
         super().__init__(str(path), [(file, None) for file in files])
 
 
