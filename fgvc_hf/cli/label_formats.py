@@ -11,6 +11,7 @@ READ = ("dlc", "sleap", "coco", "posemark", "cvat", "mot")
 WRITTEN = ("dlc", "sleap", "coco", "posemark", "cvat", "mot", "nuke", "blender", "after-effects")
 
 
+OF_OUTPUT = ("output_format", "fps", "first_frame", "images")
 OF_LABELS = (
     "--format, --parts, --clip and --min-confidence are of labels of another tool, which are read by --points-file and "
     "--format."
@@ -43,6 +44,11 @@ def label_options(arguments: argparse.Namespace) -> bool:
     return any(option is not None for option in given)
 
 
+def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What was given of the arguments of [`save_tracks`] that only some formats take; `None` for what was not."""
+    return {option: getattr(arguments, option) for option in ("fps", "first_frame", "images")}
+
+
 def output_options(arguments: argparse.Namespace, video: Any, names: dict[int, Any] | None) -> dict[str, Any]:
     """What [`save_tracks`] needs beside tracks for the format of `--output`: names, and what was given, else what the video tells.
 
@@ -53,7 +59,7 @@ def output_options(arguments: argparse.Namespace, video: Any, names: dict[int, A
     from ..io.formats.table import TABLE, check_options, find_format
 
     name = find_format(Path(arguments.output), arguments.output_format, "write")
-    options = {option: getattr(arguments, option) for option in ("fps", "first_frame", "images")}
+    options = given_options(arguments)
     told = {"fps": video.fps, "video": arguments.video}
     options |= {
         key: told[key] for key in (TABLE[name].options if name else ()) if options.get(key) is None and key in told
@@ -79,4 +85,4 @@ def uneven(video: Any) -> bool:
     return any(abs((video.time(t) - first) * video.fps - t) >= 0.5 for t in range(video.num_frames))
 
 
-__all__ = ["OF_LABELS", "add_format_options", "label_options", "output_options"]
+__all__ = ["OF_LABELS", "OF_OUTPUT", "add_format_options", "given_options", "label_options", "output_options"]

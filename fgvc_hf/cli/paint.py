@@ -52,7 +52,7 @@ def run_paint(arguments: argparse.Namespace) -> None:
     aspect = getattr(video, "pixel_aspect", 1)
     with VideoWriter(arguments.output, writing_rate(video), video.height, video.width, aspect) as writer:
         for t, frame in chain([first], frames):
-            writer.write(frame, time=video.time(t))
+            writer.write(frame, time=video.time(t) - video.time(arguments.frame))
             if arguments.sheet and t in chosen:
                 kept[t] = scaled(frame, panel_scale(video.height, video.width))
     print(arguments.output)

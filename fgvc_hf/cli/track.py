@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..io.checkpoints import DEFAULT_CHECKPOINT, PRESETS
-from .label_formats import OF_LABELS, add_format_options, label_options, output_options
+from .label_formats import OF_LABELS, OF_OUTPUT, add_format_options, given_options, label_options, output_options
 from .options import add_direction_option, add_model_options, add_video_option, load_tracker, parse_points
 from .outputs import add_drawing_options, check_drawings, check_files, write_drawings
 
@@ -120,6 +120,10 @@ def check_request(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--min-confidence must be from 0 to 1, got {arguments.min_confidence:g}.")
     if label_options(arguments) and not (arguments.points_file or arguments.boxes_file):
         raise ValueError(OF_LABELS)
+    if not arguments.output and any(getattr(arguments, option) is not None for option in OF_OUTPUT):
+        raise ValueError("--output-format, --fps, --first-frame and --images are of --output, which is not given.")
+    if arguments.suggest is not None and arguments.boxes_file:
+        raise ValueError("--suggest is of points; leave it out to track boxes.")
     if arguments.compare and arguments.boxes_file:
         raise ValueError("--compare is of points; leave it out to track boxes.")
     if arguments.compare and not (arguments.overlay or arguments.sheet):
@@ -155,14 +159,15 @@ def run_boxes(arguments: argparse.Namespace) -> None:
     """Track boxes, and write them and drawings."""
     from ..applications.tracked_boxes import track_boxes
     from ..io.files import check_writable
-    from ..io.formats.table import find_format, read_boxes
+    from ..io.formats.table import check_options, find_format, read_boxes
     from ..io.overlays import drawn_boxes
     from ..io.tracks import save_boxes
     from ..io.video import open_video
 
     check_files(arguments, ["output", "overlay", "sheet"], ["video", "boxes_file"])
     if arguments.output:
-        find_format(check_writable(arguments.output), arguments.output_format, "write_boxes")
+        name = find_format(check_writable(arguments.output), arguments.output_format, "write_boxes")
+        check_options(name, given_options(arguments))
     check_drawings(arguments)
     boxes = read_boxes(arguments.boxes_file, arguments.format, arguments.clip)
     video = open_video(arguments.video, arguments.allow_truncated)

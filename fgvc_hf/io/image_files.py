@@ -120,14 +120,25 @@ def natural_order(name: str) -> tuple[str, str]:
 
 
 def picture_files(folder: Path) -> list[Path]:
-    """The pictures of a folder in natural order of their names, without hidden files and sub-folders; an `OSError` if there are none."""
+    """The pictures of a folder in natural order of their names, without hidden files and sub-folders.
+
+    Raises:
+        `OSError`: there are none, or two whose names differ in the suffix alone: one frame in two formats, or a frame and its mask.
+    """
     names = [file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
     files = [file for file in names if not file.name.startswith(".") and not file.is_dir()]
     if not files:
         raise FileNotFoundError(
             f"{folder}: holds no images ({', '.join(IMAGE_SUFFIXES)}); hidden files and sub-folders are not looked at."
         )
-    return sorted(files, key=lambda file: natural_order(file.name))
+    files.sort(key=lambda file: natural_order(file.name))
+    first: dict[str, Path] = {}
+    for file in files:
+        if (other := first.setdefault(file.stem, file)) is not file:
+            raise OSError(
+                f"{folder}: holds {other.name} and {file.name}; give a folder that holds one picture of each frame, and no masks."
+            )
+    return files
 
 
 class ImageSequence:

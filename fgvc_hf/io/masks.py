@@ -72,7 +72,10 @@ def _ids(image: Image.Image, spread: int) -> np.ndarray:
         alpha = np.asarray(image.getchannel("A"))
         if ((alpha > 0) & (alpha < 255)).any():
             raise ValueError("but its alpha channel is transparent in part")
-        ids = _ids(image.getchannel(0) if image.mode != "RGBA" else image.convert("RGB"), spread)
+        if image.mode == "RGBA":  # what colour a wholly transparent pixel has says nothing
+            colours = np.where(alpha[..., None] > 0, np.asarray(image)[..., :3], 0)
+            return _ids_of_colours(colours) if colours.any() else np.zeros_like(alpha)
+        ids = _ids(image.getchannel(0), spread)
         return np.where(alpha > 0, ids, 0).astype(ids.dtype)
     values = np.asarray(image)
     if image.mode in ("P", "L"):

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -185,6 +186,8 @@ def test_masks_paint_and_flow_are_drawn(clip, tiny_checkpoint, noise_clip, tmp_p
         assert 0.5 < (drawn == plain).all(axis=-1).mean() < 1
     with Image.open(painted) as picture:
         assert np.asarray(picture)[strip + 158 : strip + 197, 158:197, 0].mean() > 200  # red, where it was painted
+    with av.open(str(tmp_path / "painted.mp4")) as container:  # a player shows nothing until its first frame
+        assert container.start_time == 0 and container.streams.video[0].frames == 3
 
 
 def test_match_shows_or_writes_the_probability(tiny_checkpoint, noise_clip, tmp_path):

@@ -68,6 +68,18 @@ def test_a_link_that_leads_nowhere_is_a_picture_that_is_missing(tmp_path):
         list(video.frames())
 
 
+def test_two_pictures_of_one_frame_are_refused(tmp_path):
+    """Masks beside their frames, or frames in two formats, would be frames of their own between the others."""
+    for t in range(3):
+        Image.fromarray(RGB).save(tmp_path / f"{t}.jpg")
+    (tmp_path / "1.txt").write_text("a note")
+    (tmp_path / ".1.png").write_bytes(b"hidden")
+    assert open_video(tmp_path).num_frames == 3
+    Image.fromarray(GREY).save(tmp_path / "1.png")
+    with pytest.raises(OSError, match=r"holds 1\.jpg and 1\.png; give a folder that holds one picture of each frame"):
+        open_video(tmp_path)
+
+
 @pytest.mark.parametrize("read", [read_image, read_mask, read_texture])
 def test_exif_that_is_damaged_is_damage_of_the_picture(tmp_path, read):
     Image.fromarray(np.dstack([RGB, GREY])).save(tmp_path / "a.png", exif=b"no TIFF header")

@@ -105,6 +105,21 @@ def test_transparent_pixels_are_background(tmp_path):
     np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), np.where(IDS > 0, IDS + 4, 0))
 
 
+@pytest.mark.parametrize("colour", [(255, 255, 255), (3, 200, 90), (128, 0, 0)])
+def test_the_colour_of_transparent_pixels_says_nothing(tmp_path, colour):
+    """As drawing programs save what was erased: white for instance, or the colour of an object."""
+    picture = np.dstack([davis_palette()[IDS], np.where(IDS > 0, 255, 0).astype(np.uint8)])
+    picture[IDS == 0, :3] = colour
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), IDS)
+
+
+@pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (128, 0, 0)])
+def test_a_picture_that_is_all_transparent_holds_no_object(tmp_path, colour):
+    Image.new("RGBA", (9, 5), (*colour, 0)).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), np.zeros((5, 9)))
+
+
 def test_palette_with_transparency_keeps_its_indices(tmp_path):
     image = Image.fromarray(IDS, "P")
     image.putpalette(davis_palette().tobytes())

@@ -41,8 +41,10 @@ class LayerFrames:
         self.num_frames, self.height, self.width = data.shape[:3]
         self._data, self._rgb, self._read = data, layer.rgb, read
         self._limits = None if data.dtype == np.uint8 else white_and_black(layer, data.dtype)
-        video = layer.metadata.get("video")
-        self._video = video if isinstance(video, VideoFile) else None  # which decodes faster in its order
+        # What is cut out of a layer, or changed, keeps its metadata; the file itself decodes faster in its order
+        whole = getattr(data, "name", None) == layer.metadata.get("frames")
+        video = layer.metadata.get("video") if whole else None
+        self._video = video if isinstance(video, VideoFile) else None
 
     def frames(self, start: int = 0, stop: int | None = None, reverse: bool = False) -> Iterator[np.ndarray]:
         if self._video is not None:
@@ -96,7 +98,9 @@ def read_video_layer(path: str) -> list[tuple[Any, dict[str, Any], str]]:
     frames = [
         dask.array.from_delayed(dask.delayed(decoded)(t), shape=shape, dtype=np.uint8) for t in range(video.num_frames)
     ]
-    return [(dask.array.stack(frames), {"name": Path(path).stem, "rgb": True, "metadata": {"video": video}}, "image")]
+    stack = dask.array.stack(frames)
+    metadata = {"video": video, "frames": stack.name}
+    return [(stack, {"name": Path(path).stem, "rgb": True, "metadata": metadata}, "image")]
 
 
 __all__ = ["LayerFrames", "read_video_layer", "video_reader"]

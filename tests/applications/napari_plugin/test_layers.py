@@ -196,6 +196,14 @@ def test_video_files_open_as_lazy_layers(frames, tmp_path):
     layer = layers.Layer.create(*video_reader(str(path))(str(path))[0])
     assert layer.name == "clip" and layer.rgb and layer.data.shape == (6, 40, 60, 3)
     np.testing.assert_array_equal(np.asarray(layer.data[4]), list(LayerFrames(layer).frames(4, 5))[0])
+    whole = list(LayerFrames(layer).frames())
+    for part, expected in (  # with the metadata of the whole, as napari's plugins copy layers
+        (layer.data[2:5, 8:30, 16:50], [frame[8:30, 16:50] for frame in whole[2:5]]),
+        (layer.data[::-1], whole[::-1]),
+        (np.asarray(layer.data)[:, :, ::-1], [frame[:, ::-1] for frame in whole]),
+    ):
+        taken = LayerFrames(layers.Image(part, rgb=True, metadata=layer.metadata))
+        np.testing.assert_array_equal(list(taken.frames()), expected)
     with pytest.raises(OSError, match="no such video"):
         read_video_layer(str(tmp_path / "none.mp4"))
 

@@ -328,6 +328,8 @@ def test_a_projects_labels_are_tracked_and_written_back(folder_with_clip, capsys
         (["--grid", "2", "--output-format", "mot"], "format must be one of dlc, sleap, coco"),
         (["--boxes-file", "labels.csv", "--format", "mot", "--output-format", "mot"], "labels.csv, line 1: expected frame,id,left"),
         (["--boxes-file", "labels.csv", "--compare", "paper"], "--compare is of points"),
+        (["--boxes-file", "labels.csv", "--suggest", "2"], "--suggest is of points; leave it out to track boxes."),
+        (["--boxes-file", "labels.csv", "--output-format", "mot", "--fps", "3"], "fps is not an argument of MOTChallenge."),
     ],
 )  # fmt: skip
 def test_the_command_line_says_what_is_wrong(folder_with_clip, capsys, arguments, message):
@@ -335,6 +337,13 @@ def test_the_command_line_says_what_is_wrong(folder_with_clip, capsys, arguments
     assert main(["track", "clip.mp4", *arguments, "--output", "t.csv"]) == 2
     printed = capsys.readouterr().err
     assert message in printed and printed.count("\n") == 1 and not (folder_with_clip / "t.csv").exists()
+
+
+@pytest.mark.parametrize("option", [["--output-format", "dlc"], ["--fps", "25"], ["--first-frame", "0"], ["--images", "a/b"]])  # fmt: skip
+def test_options_of_an_output_that_is_not_written_are_refused(folder_with_clip, capsys, option):
+    assert main(["track", "clip.mp4", "--grid", "2", "--sheet", "s.png", *option]) == 2
+    assert "--output-format, --fps, --first-frame and --images are of --output" in capsys.readouterr().err
+    assert not (folder_with_clip / "s.png").exists()
 
 
 @pytest.mark.parametrize(
