@@ -1,6 +1,5 @@
 """Folders of numbered pictures, as data sets hold frames and masks: each picture is found by its name, never by its place in a listing."""
 
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,12 +15,9 @@ def masks_of_frames(frames: Path, annotations: Path) -> tuple[Path, ...]:
     """The mask of each frame of a folder: the .png file of the same name, in the order of [`open_video`].
 
     Raises:
-        `OSError`: a frame lacks its mask or a mask its frame, or there are no frames, or two of one name.
+        `OSError`: a frame lacks its mask or a mask its frame, or as of [`picture_files`].
     """
     names = [path.stem for path in picture_files(frames)]
-    name, count = Counter(names).most_common(1)[0]
-    if count > 1:
-        raise OSError(f"{frames}: the frame {name} is there twice.")
     masks = {path.stem: path for path in not_hidden(annotations.glob("*.png"))}
     if odd := set(masks) ^ set(names):
         where, lacking = (frames, "frame") if min(odd) in masks else (annotations, "mask")

@@ -66,7 +66,7 @@ def test_hidden_files_are_no_frames_and_no_masks(sequence):
 def test_what_would_be_a_frame_of_its_own_is_refused(sequence):
     load, frames, masks = sequence
     Image.new("RGB", (16, 12)).save(frames / "2.png")
-    with pytest.raises(OSError, match="goat: the frame 2 is there twice"):
+    with pytest.raises(OSError, match="goat: holds 2.jpg and 2.png"):
         load()
     (frames / "2.png").rename(frames / "cover.png")
     with pytest.raises(OSError, match="goat: the mask cover is missing"):
