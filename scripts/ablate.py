@@ -117,7 +117,8 @@ def run(name: str, variant: Variant, arguments: argparse.Namespace) -> dict[str,
     textures = None if textures is None else textures.to(accelerator.device)
     Training(module, recipe, output, accelerator, videos, textures, keep=1).run()
     scores = score_of(arguments)(module.result.eval())
-    done.write_text(json.dumps(scores))
+    with atomic_write(done) as path:
+        path.write_text(json.dumps(scores), encoding="utf-8")
     print(f"{name}: {scores}", flush=True)
     return scores
 

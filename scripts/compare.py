@@ -88,7 +88,8 @@ def run(name: str, arguments: argparse.Namespace) -> dict:
     loss_after = objective(training, videos)
     after = score(load_model(str(output / "last")).eval())["delta_avg"]
     row = {"loss": [loss_before, loss_after], "before": before, "after": after}
-    done.write_text(json.dumps(row))
+    with atomic_write(done) as path:
+        path.write_text(json.dumps(row), encoding="utf-8")
     print(f"{name}: {row}", flush=True)
     return row
 

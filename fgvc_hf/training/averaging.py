@@ -1,5 +1,6 @@
 """Weighted averages of checkpoints, and statistics of batch normalisation for the frames that a tracker sees."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -19,12 +20,12 @@ def average_weights(models: Sequence[FgvcModel], shares: Sequence[float]) -> Fgv
         shares (list of `float`): Weight of each; scaled to sum to 1.
 
     Raises:
-        `ValueError`: there is not one share per model, a share is negative or all are 0, or the models have different weights.
+        `ValueError`: there is not one share per model, a share is negative or not finite or all are 0, or the models have different weights.
     """
     if len(models) != len(shares) or not models:
         raise ValueError(f"an average needs one share per model, got {len(models)} models and {len(shares)} shares.")
-    if min(shares) < 0 or not sum(shares):
-        raise ValueError(f"shares must not be negative nor all 0, got {list(shares)}.")
+    if min(shares) < 0 or not 0 < sum(shares) < math.inf:  # NaN is neither
+        raise ValueError(f"shares must be finite, and must not be negative nor all 0, got {list(shares)}.")
     states = [model.state_dict() for model in models]
     shapes = [{name: value.shape for name, value in state.items()} for state in states]
     if any(other != shapes[0] for other in shapes):

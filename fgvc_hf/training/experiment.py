@@ -19,7 +19,7 @@ from ..data.video_folder import VideoFolder
 from ..encoder.loading import float32_weights
 from ..evaluation.tapvid import load_tapvid_npz, track_queries
 from ..image_processing_pil_fgvc import FgvcImageProcessorPil
-from ..io.checkpoints import PRESETS, bundled_checkpoints
+from ..io.checkpoints import PRESETS, resolve_checkpoint
 from ..metrics.average_jaccard import aggregate
 from ..modeling_fgvc import FgvcModel
 from ..processing_fgvc import FgvcProcessor
@@ -87,8 +87,8 @@ def fresh_accelerator(precision: str | None = None, **options) -> Accelerator:
 
 
 def load_model(name: str, dtype: torch.dtype = torch.float32) -> FgvcModel:
-    """The model of a checkpoint: a bundled name, a folder or a Hub id."""
-    return FgvcModel.from_pretrained(bundled_checkpoints().get(name, name), dtype=dtype)
+    """The model of a checkpoint: a bundled name, a folder or a Hub id; a `ValueError` if it is none."""
+    return FgvcModel.from_pretrained(resolve_checkpoint(name), dtype=dtype)
 
 
 def make_module(
@@ -154,7 +154,10 @@ def with_head(model: FgvcModel, changes: Mapping[str, str]) -> FgvcModel:
         if changes:
             raise ValueError("--student is for a new head, but the checkpoint to start from has one.")
         return model
-    fields = {name: value if name == "upsampling" else int(value) for name, value in changes.items()}
+    try:
+        fields = {name: value if name == "upsampling" else int(value) for name, value in changes.items()}
+    except ValueError:
+        raise ValueError(f"fields of a head but upsampling must be whole numbers, got {dict(changes)}.") from None
     with float32_weights():
         student = FgvcModel(FgvcConfig.from_dict(model.config.to_dict() | {"fine_size": FINE_SIZE} | fields))
     # Shortcuts may be missing: between layers of one width only a stride needs them

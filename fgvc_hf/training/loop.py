@@ -80,11 +80,11 @@ class Training:
         labelled (`Dataset`, *optional*): Labelled crops by number, as [`LabelledCrops`] gives them, instead of rendered pairs.
         evaluate (callable, *optional*): Takes the model, returns scores by name; the first one chooses the best checkpoint.
         save_every, evaluate_every, picture_every (`int`): Updates between checkpoints, evaluations and pictures; 0 for none.
-        keep (`int`): Checkpoints kept.
+        keep (`int`): Checkpoints kept; 0 for all.
         workers (`int`): Processes that read real pairs.
 
     Raises:
-        `ValueError`: the batch cannot be divided evenly, the recipe lacks its data, or `output` holds a run of another recipe.
+        `ValueError`: a number is below its least value, the batch cannot be divided evenly, the recipe lacks its data, or `output` holds a run of another recipe.
         `OSError`: the disk has no room for a checkpoint.
     """
 
@@ -105,6 +105,12 @@ class Training:
         workers: int = 0,
     ):
         parts = accelerator.gradient_accumulation_steps
+        numbers = save_every, evaluate_every, picture_every, keep, workers
+        if parts < 1 or min(numbers) < 0:
+            raise ValueError(
+                "accumulated parts must be 1 or more, and save_every, evaluate_every, picture_every, keep and workers 0 or more, "
+                f"got {parts} and {', '.join(map(str, numbers))}."
+            )
         if recipe.batch_size % (parts * accelerator.num_processes):
             raise ValueError(
                 f"batch_size is {recipe.batch_size}, but must be a multiple of the {accelerator.num_processes} processes "

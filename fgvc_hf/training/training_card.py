@@ -9,11 +9,17 @@ from PIL import Image, ImageDraw
 
 from ..hub.model_card import model_card
 from .recipes import Recipe
+from .state import checkpoints
 
 
 PLOT_SIZE = (720, 300)
 SMOOTHED = 50  # updates that every point of a loss curve averages
-COLOURS = ((214, 69, 65), (44, 110, 187), (60, 150, 80))
+LOSSES = {  # that are drawn, and their colours
+    "label": (214, 69, 65),
+    "reconstruction": (44, 110, 187),
+    "adversarial": (60, 150, 80),
+    "distillation": (150, 90, 170),
+}
 
 
 def read_log(path: Path) -> tuple[list[dict], list[dict]]:
@@ -50,12 +56,10 @@ def draw_curves(updates: list[dict], evaluations: list[dict]) -> Image.Image:
                 draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=colour)
                 draw.text((x - 10, y - 16 if y > top + 20 else y + 6), f"{value:.1f}", colour)
 
-    losses = [
-        name for name in ("label", "reconstruction", "adversarial", "distillation") if updates and name in updates[0]
-    ]
+    losses = [name for name in LOSSES if updates and name in updates[0]]
     for place, name in enumerate(losses):
         smooth, steps = _smoothed([entry[name] for entry in updates], [entry["step"] for entry in updates])
-        line(steps, smooth, COLOURS[place], f"{name} loss", place)
+        line(steps, smooth, LOSSES[name], f"{name} loss", place)
     if evaluations:
         name = next(iter(evaluations[0]["scores"]))
         steps = [entry["step"] for entry in evaluations]
@@ -78,7 +82,10 @@ def training_card(name: str, summary: str, data: str, run: Path, results: str, n
         results: Measured numbers in Markdown, with their commands.
         notes: How the run departed from its recipe, if it did.
     """
-    state = json.loads(max((run / "checkpoints").glob("step-*/state.json")).read_text())
+    saved = checkpoints(run / "checkpoints")
+    if not saved:
+        raise FileNotFoundError(f"{run}: holds no checkpoint of a run.")
+    state = json.loads((saved[-1] / "state.json").read_text())
     updates, _ = read_log(run / "log.jsonl")
     hours = sum(entry["seconds"] for entry in updates) / 3600
     paper = json.loads(json.dumps(asdict(Recipe())))

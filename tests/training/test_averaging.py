@@ -55,6 +55,8 @@ def test_statistics_of_before_do_not_count():
         (lambda: [model(0)], [1, 2], "one share per model"),
         (lambda: [model(0), model(1)], [1, -1], "must not be negative"),
         (lambda: [model(0), model(1)], [0, 0], "must not be negative nor all 0"),
+        (lambda: [model(0), model(1)], [1, float("nan")], "shares must be finite"),
+        (lambda: [model(0), model(1)], [1, float("inf")], "shares must be finite"),
         (lambda: [model(0), FgvcModel(FgvcConfig(hidden_sizes=[8, 8, 8], depths=[1, 1, 1]))], [1, 1], "no versions"),
     ],
 )

@@ -157,3 +157,21 @@ def test_gradients_are_no_longer_than_the_recipe_says_and_its_betas_are_those_of
         training.update(training._batches())
     assert found[0.0].norm() > 0.1 and float(found[0.01].norm()) == pytest.approx(0.01, rel=1e-3)
     torch.testing.assert_close(found[0.01], found[0.0] * 0.01 / found[0.0].norm())
+
+
+@pytest.mark.parametrize(
+    "numbers", [{"keep": -1}, {"save_every": -5}, {"evaluate_every": -1}, {"picture_every": -1}, {"workers": -1}]
+)
+def test_numbers_below_0_are_refused(numbers, tmp_path):
+    """To keep -1 checkpoints would remove the oldest one of them, which may be the only one."""
+    with pytest.raises(
+        ValueError,
+        match=f"evaluate_every, picture_every, keep and workers 0 or more, got 1 and .*-{abs(min(numbers.values()))}",
+    ):
+        make(tmp_path, **numbers)
+
+
+@pytest.mark.parametrize("parts", [0, -1])
+def test_a_batch_has_at_least_one_part(parts, tmp_path):
+    with pytest.raises(ValueError, match=f"accumulated parts must be 1 or more, .* got {parts} and 3, "):
+        make(tmp_path, accumulate=parts)

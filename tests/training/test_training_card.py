@@ -2,6 +2,7 @@ import json
 from dataclasses import asdict, replace
 
 import numpy as np
+import pytest
 
 from fgvc_hf.training.recipes import RECIPES
 from fgvc_hf.training.training_card import draw_curves, read_log, training_card
@@ -45,3 +46,17 @@ def test_curves_are_drawn(tmp_path):
     picture = np.asarray(draw_curves(*read_log(run_folder(tmp_path) / "log.jsonl")))
     for colour in ((214, 69, 65), (44, 110, 187), (30, 30, 30)):
         assert (picture == colour).all(-1).any()
+
+
+def test_all_losses_of_a_recipe_are_drawn():
+    names = "label", "reconstruction", "adversarial", "distillation"
+    values = [(step, -step, step**3, 1 / step) for step in range(1, 201)]
+    updates = [{"step": step[0], **dict(zip(names, step, strict=True))} for step in values]
+    picture = np.asarray(draw_curves(updates, []))
+    for colour in ((214, 69, 65), (44, 110, 187), (60, 150, 80), (150, 90, 170)):
+        assert (picture == colour).all(-1).any()
+
+
+def test_a_folder_without_a_run_is_one_sentence(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no checkpoint of a run"):
+        training_card("name", "What it is.", "Clips.", tmp_path, "")

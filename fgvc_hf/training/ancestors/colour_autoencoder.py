@@ -4,7 +4,6 @@ It is frozen while [`UvcTraining`] trains an encoder. `scripts/convert.py uvc-co
 `colours-small` train one.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 
 from ...data.augmentation import rgb_to_pixel_values
+from ...io.json_files import read_json, understanding
 from .video_training import VideoRecipe, VideoTraining
 
 
@@ -24,6 +24,7 @@ COLOUR_INPUT: dict[str, Any] = {
     "image_mean": [128 * 100 / 255, 0.0, 0.0],
     "image_std": [128 * 100 / 255, 128.0, 128.0],
 }
+CONTENTS = "settings and weights of a colour auto-encoder"  # in messages
 CHANNEL_WEIGHTS = (1.0, 10.0, 10.0)  # of L, a and b, as in the released code
 
 
@@ -112,12 +113,17 @@ def load_colours(folder: str) -> ColourAutoEncoder:
 
     Raises:
         `OSError`: the folder has none.
+        `ValueError`: it is damaged.
     """
     config = Path(folder) / "config.json"
-    kind = json.loads(config.read_text()).get("model_type") if config.is_file() else None
-    if kind != ColourAutoEncoderConfig.model_type:
+    settings = read_json(config, CONTENTS) if config.is_file() else None
+    if not isinstance(settings, dict) or settings.get("model_type") != ColourAutoEncoderConfig.model_type:
         raise OSError(f"{folder}: is no colour auto-encoder; give a folder of recipe colours, or a converted one.")
-    return ColourAutoEncoder.from_pretrained(folder)
+    with understanding(folder, CONTENTS):
+        model, found = ColourAutoEncoder.from_pretrained(folder, output_loading_info=True)
+        if wrong := [*found["missing_keys"], *found["unexpected_keys"]]:
+            raise ValueError(f"{wrong[0]} and {len(wrong) - 1} others are missing or unknown")
+    return model
 
 
 @dataclass(frozen=True)

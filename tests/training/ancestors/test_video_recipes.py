@@ -1,6 +1,7 @@
 """UVC, TimeCycle and the colour auto-encoder through the loop and the script: they resume exactly, share out, and refuse bad input."""
 
 import json
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from scripts_as_functions import run_here
 from training_runs import run, write_tracks
 
@@ -130,6 +131,37 @@ def start(tmp_path_factory):
     ColourAutoEncoder(ColourAutoEncoderConfig(widths=[8, 8, 16])).save_pretrained(folder / "colours")
     ColourAutoEncoder(ColourAutoEncoderConfig(widths=[8, 8])).save_pretrained(folder / "fine")
     return folder
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "message"),
+    [
+        ("[1]", OSError, "is no colour auto-encoder"),
+        ("{", ValueError, "config.json: must be settings and weights of a colour auto-encoder, or is damaged"),
+    ],
+)
+def test_damaged_settings_of_colours_are_one_sentence(content, error, message, start, tmp_path):
+    folder = shutil.copytree(start / "colours", tmp_path / "colours")
+    (folder / "config.json").write_text(content)
+    with pytest.raises(error, match=message):
+        load_colours(folder)
+
+
+def test_colours_without_some_of_their_weights_are_refused(start, tmp_path):
+    """Not filled with random numbers, which transformers does."""
+    folder = shutil.copytree(start / "colours", tmp_path / "colours")
+    weights = folder / "model.safetensors"
+    tensors = load_file(weights)
+    save_file({name: tensors[name].clone() for name in sorted(tensors)[2:]}, weights, {"format": "pt"})
+    with pytest.raises(
+        ValueError, match="colours: must be settings and weights .* and 1 others are missing or unknown"
+    ):
+        load_colours(folder)
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(
+        ValueError, match="colours: must be settings and weights of a colour auto-encoder, or is damaged"
+    ):
+        load_colours(folder)
 
 
 def train(recipe, videos, start, output, *options, by=run_here, **changes):
