@@ -231,7 +231,7 @@ def _check_kind(images) -> None:
 
 def _holds_levels(image: np.ndarray, rescale_factor: float | None) -> bool:
     """Whether the values of an image are levels of 8 bits, which resizing may round to: not if they are of [0, 1], or of 16 bits."""
-    if rescale_factor is not None and rescale_factor >= 0.5:
+    if rescale_factor is not None and rescale_factor > 1 / 254:
         return False
     if image.dtype == np.uint8:
         return True

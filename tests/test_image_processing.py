@@ -248,6 +248,7 @@ def resized_by_torch(image, size):
         (np.float64, 1, {"do_rescale": False}),
         (">f4", 1, {"rescale_factor": 1.0}),
         (np.uint16, 65535, {"rescale_factor": 1 / 65535}),
+        (np.uint8, 10, {"rescale_factor": 0.1}),
     ],
 )
 @pytest.mark.parametrize("binary", [False, True])

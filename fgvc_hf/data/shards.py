@@ -27,7 +27,7 @@ from ..tracking.frames import rgb_of
 from .dataset_tracking.stored_files import understood
 from .flying_things import LabelledPair, labelled_pair
 from .shard_manifest import MANIFEST, UNFINISHED, begun, finish, place_of_row, shard_files
-from .video_folder import choose_clip, clip_name, resized_images, scaled_frames, video_sources
+from .video_folder import check_view, choose_clip, clip_name, resized_images, scaled_frames, video_sources
 
 
 logger = logging.getLogger(__name__)
@@ -237,6 +237,7 @@ class ShardedClips(Dataset):
     def __init__(
         self, rows, size=256, gap=(1, 5), area=(0.6, 1.0), aspect=(1.5, 2.0), offsets=(), seed: int = 0, source="rows"
     ):
+        check_view(size, gap, area, aspect, offsets, seed)
         self.rows, self.settings, self.seed = rows, (size, gap, area, aspect, offsets), seed
         self.source = source
 
@@ -306,6 +307,7 @@ class StreamedClips(IterableDataset):
         seed: int = 0,
         buffer: int = 256,
     ):
+        check_view(size, gap, area, aspect, offsets, seed)
         self.shards, self.settings, self.seed, self.buffer = (
             [str(shard) for shard in shards],
             (size, gap, area, aspect, offsets),

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from ..io.tracks import read_tracks
 from ..tracking.results import PointTracks
-from .video_folder import choose_view, clip_name, scaled_frames, video_sources
+from .video_folder import check_view, choose_view, clip_name, scaled_frames, video_sources
 
 
 logger = logging.getLogger(__name__)
@@ -56,6 +56,7 @@ class TrackedVideos(Dataset):
         largest_error: float = 4.0,
         seed: int = 0,
     ):
+        check_view(size, gap, area, aspect, seed=seed)
         self.size, self.stride, self.seed, self.settings = size, stride, seed, (gap, area, aspect)
         self.clips, missing, owners = [], 0, {}
         for source in video_sources(folder):

@@ -104,6 +104,25 @@ class View:
         return found * (-1, 1) + (self.size, 0) if self.mirrored else found
 
 
+def check_view(size: int, gap, area, aspect, offsets=(), seed: int = 0) -> None:
+    """A `ValueError` if there is no view of such settings, as of [`VideoFolder`], or no random choice by the seed."""
+    for name, value, fine, accepted in (
+        ("size", size, size >= 1, "at least 1"),
+        ("gap", gap, 1 <= gap[0] <= gap[1], "two numbers of frames, 1 or more, the smaller first"),
+        ("area", area, 0 < area[0] <= area[1] <= 1, "two shares above 0 and up to 1, the smaller first"),
+        ("aspect", aspect, 0 < aspect[0] <= aspect[1] < math.inf, "two numbers above 0, the smaller first"),
+        (
+            "offsets",
+            offsets,
+            all(a < b for a, b in itertools.pairwise((-1, *offsets))),
+            "numbers from 0 on that increase",
+        ),
+        ("seed", seed, seed >= 0, "0 or more"),
+    ):
+        if not fine:
+            raise ValueError(f"{name} must be {accepted}, got {value}.")
+
+
 def choose_view(
     length: int, frame: tuple[int, int], draw: np.random.Generator, size: int, gap, area, aspect, offsets=()
 ) -> View:
@@ -152,7 +171,7 @@ class HeldClips(Dataset):
         size, gap, area, aspect, offsets, length, seed: As of [`VideoFolder`].
 
     Raises:
-        `ValueError`: no clip is left.
+        `ValueError`: no clip is left, or a setting is not among those accepted.
     """
 
     def __init__(
@@ -167,6 +186,7 @@ class HeldClips(Dataset):
         length: int = 2**40,
         seed: int = 0,
     ):
+        check_view(size, gap, area, aspect, offsets, seed)
         least = max(2, len(offsets))
         self.clips, self.settings = [clip for clip in clips if len(clip) >= least], (size, gap, area, aspect, offsets)
         if not self.clips:
@@ -237,6 +257,7 @@ class VideoFolder(HeldClips):
     Raises:
         `OSError`: the folder holds no video that can be read with at least two frames, or as many as there are offsets. Other videos are
             skipped, and their number is logged.
+        `ValueError`: a setting is not among those accepted.
     """
 
     def __init__(
@@ -251,6 +272,7 @@ class VideoFolder(HeldClips):
         length: int = 2**40,
         seed: int = 0,
     ):
+        check_view(size, gap, area, aspect, offsets, seed)  # before the videos are read
         clips = [frames for _, frames in readable_clips(folder, short_side, max(2, len(offsets)))]
         super().__init__(folder, clips, size, gap, area, aspect, offsets, length, seed)
 

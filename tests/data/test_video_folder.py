@@ -13,12 +13,14 @@ from fgvc_hf.data.flying_things import LabelledCrops, LabelledPair
 from fgvc_hf.data.shards import (
     ShardedClips,
     ShardedPairs,
+    StreamedClips,
     clip_rows,
     labelled_rows,
     load_shards,
     row_to_labelled_pair,
     write_shards,
 )
+from fgvc_hf.data.tracked_videos import TrackedVideos
 from fgvc_hf.data.video_folder import (
     HeldClips,
     VideoFolder,
@@ -138,6 +140,35 @@ def test_clips_are_frames_at_the_offsets_or_spread_where_a_video_is_short(folder
         VideoFolder(folder, size=32, offsets=tuple(range(7)))
     with pytest.raises(ValueError, match="a clip has 4 frames, but 5 are needed"):
         choose_clip(videos.clips[-1], lambda frame: frame, np.random.default_rng(0), *videos.settings[:-1], range(5))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"size": 0},
+        {"gap": (5, 1)},
+        {"gap": (0, 3)},
+        {"gap": (-2, 3)},
+        {"area": (0, 1)},
+        {"area": (0.5, 1.5)},
+        {"area": (1, 0.5)},
+        {"aspect": (0, 1)},
+        {"aspect": (2, 1)},
+        {"aspect": (1, float("inf"))},
+        {"offsets": (0, 2, 1)},
+        {"offsets": (-1, 2)},
+        {"seed": -1},
+    ],
+)
+def test_settings_without_a_view_are_refused_before_anything_is_read(tmp_path, wrong):
+    """Shares above 1 would be taken for the middle square of every frame, and other settings end a run in its middle."""
+    held = [np.zeros((4, 8, 8, 3), np.uint8)]
+    readers = [VideoFolder, lambda _, **s: HeldClips("clips", held, **s), lambda _, **s: ShardedClips([{}], **s)]
+    readers += [lambda _, **s: StreamedClips(["x"], **s)]
+    readers += [] if "offsets" in wrong else [lambda folder, **s: TrackedVideos(folder, folder, **s)]
+    for reader in readers:
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be"):
+            reader(tmp_path / "absent", **wrong)
 
 
 def test_textures_come_from_all_clips(folder):

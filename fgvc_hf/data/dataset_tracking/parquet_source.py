@@ -132,6 +132,8 @@ class ParquetSource:
             value = value["bytes"] if value["bytes"] is not None else value.get("path")
         if not isinstance(value, str):
             return value
+        if not value:  # as tables of text have what is missing; as a path it would be the folder of the table
+            return None
         if is_remote(file) and not is_remote(value):
             value = posixpath.normpath("/" + value).lstrip("/")
         return local_copy(value if is_remote(value) else join(posixpath.dirname(file), value), folder)

@@ -8,6 +8,7 @@ import pandas
 import pyarrow
 import pyarrow.parquet
 import pytest
+from PIL import Image
 
 from fgvc_hf.data.dataset_tracking import stored_files
 from fgvc_hf.data.dataset_tracking.source_kinds import open_source
@@ -83,6 +84,15 @@ def test_two_names_that_are_one_in_text_are_refused(command, clips, tmp_path):
 
 
 # ---- Parquet ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_empty_path_is_no_video_and_not_the_folder_of_the_table(run, clips, tmp_path):
+    """Whose pictures would be tracked as a video."""
+    source = shutil.copytree(clips, tmp_path / "source")
+    for t in range(3):
+        Image.new("RGB", (64, 48)).save(source / f"{t}.png")
+    pandas.DataFrame({"video": ["a.mp4", ""]}).to_parquet(source / "table.parquet")
+    assert [row["error"] for row in run(source).values()] == [None, "video: the row has no video."]
 
 
 def test_a_damaged_page_costs_the_rows_of_its_row_group(run, clips, tmp_path):
