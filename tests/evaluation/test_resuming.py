@@ -3,10 +3,12 @@
 import dataclasses
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
+from fgvc_hf.cli.main import main
 from fgvc_hf.evaluation import run
 from fgvc_hf.evaluation.benchmarks import BENCHMARKS
 from fgvc_hf.evaluation.flow_baselines import FlowBaseline
@@ -78,3 +80,12 @@ def test_a_second_run_of_the_same_output_is_refused(data, tmp_path, monkeypatch,
     monkeypatch.setitem(BENCHMARKS, "flow", dataclasses.replace(original, measure=measure_twice))
     assert list(measure(data, tmp_path / "r.json")["videos"]) == ["a_1", "a_2"] and len(refusals) == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "r.json"]
+
+
+def test_a_line_is_printed_at_once(data, tmp_path, monkeypatch):
+    """Without a buffer, as in processes that `torchrun` starts, the end of a line would be a piece of its own."""
+    pieces = []
+    monkeypatch.setattr("sys.stdout", SimpleNamespace(write=lambda text: pieces.append(text), flush=lambda: None))
+    arguments = ["evaluate", "flow", "--baseline", "zero", "--data", str(data), "--output", str(tmp_path / "r.json")]
+    assert main(arguments) == 0
+    assert len([piece for piece in pieces if piece]) == 3 and all(piece.endswith("\n") for piece in pieces if piece)
