@@ -72,7 +72,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         settings,
         resume=arguments.resume,
         visuals=arguments.save_visuals,
-        report=lambda line: print(line, flush=True),
+        report=lambda line: print(f"{line}\n", end="", flush=True),  # whole, for several processes print
     )
 
 

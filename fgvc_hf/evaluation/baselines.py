@@ -11,6 +11,7 @@ import numpy as np
 from ..coordinates import rescale_points
 from ..io.video import open_video
 from ..tracker import DIRECTIONS
+from ..tracking.labels import labels_of
 from ..tracking.results import PointTracks
 from .flow_baselines import dense_inverse_search, opencv
 
@@ -79,14 +80,16 @@ class ChainedTracker:
             (NaN), and no point is said to have left the frame.
 
         Raises:
-            `ValueError`: there is no such direction.
+            `ValueError`: there is no such direction, or points are of another form, not finite, or on no frame.
         """
         if direction not in DIRECTIONS:
             raise ValueError(f"direction must be 'forward', 'backward' or 'both', got {direction!r}.")
         source = open_video(video)
-        original, queries = (source.height, source.width), np.asarray(points, dtype=np.float64)
+        original, queries = (source.height, source.width), labels_of(points).positions
         size = self.size or original
         frames = [self._reduce(frame, size) for frame in source.frames()]
+        if not np.isfinite(queries).all() or not ((queries[:, 0] >= 0) & (queries[:, 0] < len(frames))).all():
+            raise ValueError(f"points must be finite (t, x, y), with t from 0 to {len(frames) - 1}.")
         start, times = rescale_points(queries[:, 1:], original, size), queries[:, 0].astype(int)
         tracks = np.full((len(times), len(frames), 2), np.nan, np.float32)
         visible = np.zeros(tracks.shape[:2], bool)

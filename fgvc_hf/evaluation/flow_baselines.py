@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from ..io.video import open_video
 from ..tracking.results import FgvcFlowOutput
 
 
@@ -43,7 +44,13 @@ def dense_inverse_search(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Dense inverse search (DIS), medium preset."""
     cv2 = opencv()
     grey = _grey(first, second)
-    return cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(*grey, None)
+    try:
+        return cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(*grey, None)
+    except cv2.error:
+        height, width = first.shape[:2]
+        raise ValueError(
+            f"the baseline dis finds no flow on frames of {height}x{width}, which are too small."
+        ) from None
 
 
 def farneback(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -75,8 +82,8 @@ class FlowBaseline:
         self.name = name
 
     def flow(self, frame_0: np.ndarray, frame_1: np.ndarray) -> FgvcFlowOutput:
-        """Flow between two frames (H, W, 3), uint8, as [`FgvcFlowOutput`] at their size."""
-        flow = FLOW_BASELINES[self.name](frame_0, frame_1)
+        """Flow between two frames (H, W, 3), uint8, as [`FgvcFlowOutput`] at their size; a `ValueError` if they differ in size, or are too small."""
+        flow = FLOW_BASELINES[self.name](*open_video([frame_0, frame_1]).frames())
         unknown = np.full(flow.shape[:2], np.nan, np.float32)
         return FgvcFlowOutput(flow, np.zeros(flow.shape[:2], bool), unknown)
 

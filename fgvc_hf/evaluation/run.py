@@ -10,7 +10,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +21,7 @@ import torch
 from ..io.files import atomic_write
 from ..io.json_files import read_json, understanding
 from ..io.names import check_names
+from ..io.scratch_folders import locked
 from ..metrics.end_point_error import IN_PIXELS
 from ..tracker import Tracker
 from .baselines import ChainedTracker
@@ -117,16 +118,17 @@ def evaluate(
         `None` in all processes but the first.
 
     Raises:
-        `ValueError`, `OSError`: the data is of another layout or damaged, a file cannot be written, or the interrupted run had other
-        settings.
+        `ValueError`, `OSError`: the data is of another layout or damaged, a file cannot be written, another run is writing to the same output,
+        or the interrupted run had other settings, data or versions.
     """
     benchmark, names, output = BENCHMARKS[task.benchmark], task.names(), Path(output)
     stated = {"benchmark": task.benchmark, "split": task.split, "sequences": names, **task.options, **settings}
     stated |= benchmark.describe(Path(task.data), task.split)
     parts = output.with_name(f"{output.name}.parts")
-    with _processes() as (process, processes):
+    with _processes() as (process, processes), ExitStack() as stack:
         if process == 0:
-            _prepare(parts, stated, resume)
+            stack.enter_context(_alone(parts))
+            _prepare(parts, stated | _unstated(task), resume)
         _wait(processes)
         own = dict(list(zip(names, range(1, len(names) + 1), strict=True))[process::processes])
         for video in task.load():
@@ -136,17 +138,43 @@ def evaluate(
                 score = _shown(benchmark.headline[1], benchmark.score(part["counts"]))
                 report(f"{own[video.name]:4d} / {len(names)}  {video.name:24s} {score:>6s}  {part['seconds']:.0f} s")
         _wait(processes)
-    if process:
-        return None
-    result = _merge(benchmark, parts, stated)
-    _write_json(result, output, indent=1)
-    shutil.rmtree(parts)
+        if process:
+            return None
+        result = _merge(benchmark, parts, stated)
+        _write_json(result, output, indent=1)
+        shutil.rmtree(parts)
     if visuals:
         sign = -1 if benchmark.lower_is_better else 1
         scores = {name: sign * benchmark.score(video["counts"]) for name, video in result["videos"].items()}
         keep_extremes(Path(visuals), scores)
     report(table(result, benchmark))
     return result
+
+
+@contextmanager
+def _alone(parts: Path) -> Generator[None]:
+    """A context in which a folder is there and no other run writes to it, where the file system has locks; a `ValueError` if one does."""
+    parts.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(parts / ".lock", os.O_RDWR | os.O_CREAT))
+        except BlockingIOError:
+            raise ValueError(
+                f"{parts}: another run is writing there; wait for its end, or give another output."
+            ) from None
+        except OSError:  # no locks here
+            pass
+        yield
+
+
+def _unstated(task: Task) -> dict[str, Any]:
+    """What a run that is resumed must share beside the settings of its result."""
+    data = Path(task.data).resolve() if Path(task.data).exists() else task.data
+    return {"data": str(data), "versions": _versions()}
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}
 
 
 @contextmanager
@@ -170,7 +198,7 @@ def _wait(processes: int) -> None:
 
 
 def _prepare(parts: Path, settings: dict[str, Any], resume: bool) -> None:
-    """Make the folder for finished videos: that of the interrupted run, or an empty one.
+    """Make the folder ready for finished videos: it is that of the interrupted run, or has none.
 
     Raises:
         `ValueError`: there is an interrupted run that is not to be resumed, or it had other settings.
@@ -185,7 +213,6 @@ def _prepare(parts: Path, settings: dict[str, Any], resume: bool) -> None:
         return
     if any(path != file for path in parts.glob("*.json")):
         raise ValueError(f"{parts} holds an interrupted run: continue it by resume (--resume), or delete the folder.")
-    parts.mkdir(parents=True, exist_ok=True)
     _write_json(settings, file)
 
 
@@ -230,7 +257,7 @@ def _merge(benchmark: Benchmark, parts: Path, settings: dict[str, Any]) -> dict[
         "metrics": average,
         "videos": {name: {"counts": counts[name], "metrics": metrics[name]} for name in counts},
         "settings": settings,
-        "versions": {"python": platform.python_version()} | {package: version(package) for package in PACKAGES},
+        "versions": _versions(),
         "seconds": seconds,
     }
 

@@ -33,7 +33,7 @@ def scratch_folder() -> Generator[Path]:
             _remove_left_over(path)
     with tempfile.TemporaryDirectory(prefix=PREFIX) as name, ExitStack() as stack:
         with suppress(OSError):  # without locks here, nobody takes it for left over either
-            lock = stack.enter_context(_locked(Path(name, OWNER), os.O_RDWR | os.O_CREAT))
+            lock = stack.enter_context(locked(Path(name, OWNER), os.O_RDWR | os.O_CREAT))
             os.write(lock, _machine())
         yield Path(name)
 
@@ -41,7 +41,7 @@ def scratch_folder() -> Generator[Path]:
 def _remove_left_over(path: Path) -> None:
     if path.is_symlink():
         return
-    with _locked(path / OWNER, os.O_RDWR) as lock:
+    with locked(path / OWNER, os.O_RDWR) as lock:
         found = os.fstat(lock)
         if found.st_uid == os.getuid() and os.read(lock, 1024) == _machine():
             shutil.rmtree(path)
@@ -53,7 +53,7 @@ def _machine() -> bytes:
 
 
 @contextmanager
-def _locked(file: Path, flags: int) -> Generator[int]:
+def locked(file: Path, flags: int) -> Generator[int]:
     """A context in which a file is open and locked. An `OSError` if it is already, or cannot be."""
     if fcntl is None:
         raise OSError("there are no locks of files here")
@@ -65,4 +65,4 @@ def _locked(file: Path, flags: int) -> Generator[int]:
         os.close(lock)
 
 
-__all__ = ["scratch_folder"]
+__all__ = ["locked", "scratch_folder"]

@@ -65,3 +65,22 @@ def test_unknown_baselines():
         ChainedTracker("raft")
     with pytest.raises(ValueError, match="direction must be 'forward', 'backward' or 'both', got 'sideways'"):
         ChainedTracker("stand-still").track(*shifted_clip()[:2], direction="sideways")
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        ([(6, 1, 1)], "with t from 0 to 5"),
+        ([(-1, 1, 1)], "with t from 0 to 5"),
+        ([(0, float("nan"), 1)], "points must be finite"),
+        ([(float("nan"), 1, 1)], "whole frame numbers"),
+        ([(0.5, 1, 1)], "whole frame numbers"),
+        ([(0, 1)], r"points must be an array \(N, 3\)"),
+        ([0, 1, 1], r"points must be an array \(N, 3\)"),
+        ([], r"points must be an array \(N, 3\)"),
+        ("text", r"points must be an array \(N, 3\)"),
+    ],
+)
+def test_points_that_are_on_no_frame_are_refused(points, message):
+    with pytest.raises(ValueError, match=message):
+        ChainedTracker("stand-still", None).track(np.zeros((6, 8, 8, 3), np.uint8), points)

@@ -175,3 +175,17 @@ def test_bad_input_is_one_line(tmp_path, capsys, monkeypatch, words, message):
 def test_unknown_baselines():
     with pytest.raises(ValueError, match="baseline must be one of dis, farneback, zero, got 'raft'"):
         FlowBaseline("raft")
+
+
+@pytest.mark.parametrize("name", ["dis", "farneback", "zero"])
+def test_a_baseline_refuses_frames_that_are_no_pair(name):
+    frame = np.zeros((40, 40, 3), np.uint8)
+    with pytest.raises(ValueError, match="must have one size"):
+        FlowBaseline(name).flow(frame, frame[:, :30])
+    assert FlowBaseline(name).flow(frame[..., 0], frame[..., 0]).flow.shape == (40, 40, 2)  # grey
+
+
+def test_frames_that_are_too_small_for_a_baseline_are_said():
+    frame = np.zeros((8, 9, 3), np.uint8)
+    with pytest.raises(ValueError, match="the baseline dis finds no flow on frames of 8x9, which are too small"):
+        FlowBaseline("dis").flow(frame, frame)

@@ -153,3 +153,57 @@ def test_bad_masks():
         count_davis(masks, truth)
     with pytest.raises(ValueError, match="no objects"):
         aggregate({})
+
+
+def contour(mask):
+    """Pixels that differ from a neighbour to the right, below, or both."""
+    height, width = mask.shape
+    return {
+        (y, x)
+        for y in range(height)
+        for x in range(width)
+        for dy, dx in ((0, 1), (1, 0), (1, 1))
+        if y + dy < height and x + dx < width and mask[y, x] != mask[y + dy, x + dx]
+    }
+
+
+def share_within(points, others, reach):
+    near = sum(any((y - v) ** 2 + (x - u) ** 2 <= reach**2 for v, u in others) for y, x in points)
+    return near / len(points) if points else 1.0
+
+
+def scores_by_definition(found, truth):
+    """J and F of two sets of pixels; a contour within 0.008 of the diagonal, rounded up, is met."""
+    union, shared = (found | truth).sum(), (found & truth).sum()
+    ours, theirs = contour(found), contour(truth)
+    reach = np.ceil(0.008 * np.hypot(*truth.shape))
+    precision, recall = share_within(ours, theirs, reach), share_within(theirs, ours, reach)
+    if bool(ours) != bool(theirs):
+        return (shared / union if union else 1.0), 0.0
+    mean = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+    return (shared / union if union else 1.0), mean
+
+
+@pytest.mark.parametrize("size", [(24, 31), (40, 130), (150, 20)])  # reaches of 1, 2 and 2 pixels
+def test_a_video_by_its_definition(size):
+    """Two objects that move; the first vanishes, is found again and leaves; a third appears, which nobody was asked for."""
+    draw = np.random.default_rng(size[0])
+    truth, found = np.zeros((2, 7, *size), int)
+    for t in range(7):
+        for obj_id, ids in ((1, truth), (2, truth), (1, found), (2, found)):
+            y, x = draw.integers(2, 8) + 4 * obj_id, draw.integers(0, 6) + 3 * t
+            ids[t, y : y + 7, x : x + 9] = obj_id
+            ids[t][(draw.random(size) < 0.02) & (ids[t] > 0)] = 0
+    truth[3][truth[3] == 1] = 0
+    found[4][found[4] == 1] = 0
+    truth[5][truth[5] == 1] = found[5][found[5] == 1] = 0
+    truth[2:, -3:] = 3
+    truth[[0, 2], :2] = 255
+    found[0], found[-1] = 2, 0  # neither of the first and the last frame is scored
+    scores = count_davis(found, truth)
+    assert scores.keys() == {1, 2}
+    for obj_id, score in scores.items():
+        expected = [scores_by_definition(found[t] == obj_id, truth[t] == obj_id) for t in range(1, 6)]
+        assert score.jaccard.tolist() == pytest.approx([j for j, _ in expected])
+        assert score.boundary.tolist() == pytest.approx([f for _, f in expected])
+    assert scores[1].jaccard[2:].tolist() == [0, 0, 1] == scores[1].boundary[2:].tolist()

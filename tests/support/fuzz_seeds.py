@@ -315,7 +315,9 @@ def interrupted_evaluation(folder: Path) -> dict[str, bytes]:
     output = folder / "flow.json"
     evaluate_flow(output, {"baseline": "zero"}, report=lambda line: None)
     result = json.loads(output.read_text())
-    parts = {"flow.json.parts/.settings.json": result["settings"]}
+    parts = {
+        "flow.json.parts/.settings.json": result["settings"] | {"data": "rendered", "versions": result["versions"]}
+    }
     for name, video in result["videos"].items():
         parts[f"flow.json.parts/{name}.json"] = {"counts": video["counts"], "seconds": 1.0}
     return {name: json.dumps(content).encode() for name, content in parts.items()}
