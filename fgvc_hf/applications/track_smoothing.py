@@ -9,6 +9,7 @@ from ..tracking.results import PointTracks
 
 
 LEAST_ERROR = 0.05  # pixels; what a track is taken to be off by at least
+ACCELERATIONS = 1e-4, 1e6  # pixels per frame; beyond them the filter's covariances are singular, or overflow
 
 
 def smooth(tracks: PointTracks, acceleration: float = 0.5) -> PointTracks:
@@ -22,15 +23,18 @@ def smooth(tracks: PointTracks, acceleration: float = 0.5) -> PointTracks:
     Args:
         tracks ([`PointTracks`]): As [`Tracker.track`] returns them.
         acceleration (`float`, defaults to 0.5): By how much velocity changes from one frame to the next, in pixels per frame: a standard
-            deviation. The smaller, the smoother.
+            deviation, from 0.0001 to a million. The smaller, the smoother.
 
     Returns:
         [`PointTracks`] with other `tracks`; visibility and the rest are the same. Frames without a position stay without one.
 
     Raises:
-        `ValueError`: `acceleration` is no positive number.
+        `ValueError`: `acceleration` is no such number.
     """
     acceleration = positive_number("acceleration", acceleration, "pixels per frame")
+    least, most = ACCELERATIONS
+    if not least <= acceleration <= most:
+        raise ValueError(f"acceleration must be from {least} to {most:.0f} pixels per frame, got {acceleration}.")
     there = ~np.isnan(tracks.tracks[..., 0])  # (N, T)
     prompts = _prompts(tracks)
     positions = tracks.tracks.astype(np.float64)

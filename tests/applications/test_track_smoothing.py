@@ -93,6 +93,19 @@ def test_settings_that_are_none_are_refused(value):
         velocity(example_tracks(), value)
 
 
+@pytest.mark.parametrize("value", [9e-5, 1e-12, 1.1e6, 1e300])
+def test_an_acceleration_that_cannot_be_computed_with_is_refused(value):
+    with pytest.raises(ValueError, match="acceleration must be from 0.0001 to 1000000 pixels per frame, got"):
+        smooth(example_tracks(), value)
+
+
+def test_the_smallest_and_largest_acceleration_are_computed_with():
+    tracks = example_tracks()
+    for value in (1e-4, 1e6):
+        found = smooth(tracks, value).tracks
+        np.testing.assert_array_equal(np.isnan(found), np.isnan(tracks.tracks))
+
+
 def test_velocity_of_even_motion_and_at_the_ends():
     t = np.arange(5, dtype=np.float32)
     tracks = replace(example_tracks(), tracks=np.stack([np.stack([3 * t, -2 * t], -1), np.stack([t**2, t], -1)]))
