@@ -6,7 +6,6 @@
 * The model knows no videos, processors or uploads; [`fgvc_hf.Tracker`] puts these together.
 """
 
-import math
 import threading
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -20,14 +19,15 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
-from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .configuration_fgvc import COARSE_STRIDE, FIELDS, FgvcConfig
+from .configuration_fgvc import FIELDS, FgvcConfig
 from .encoder.backbone import FgvcBasicBlock, FgvcBottleneckBlock, FgvcEncoder
 from .encoder.coarse_to_fine import FgvcAttention, FgvcAttentionLayer, FgvcCoarseToFineHead
 from .encoder.fused_encoder import FusedEncoder, fused_for_inference, modules_of
 from .encoder.loading import MOST, check_finite, check_size, load_complete, one_at_a_time
+from .encoder.shapes import check_pixel_values, check_stride
 from .matching.probability_map import probability_map, window_correlation
 from .matching.pyramid import unit_length
 from .tracking.encoded_frame import EncodedFrame
@@ -151,7 +151,6 @@ class FgvcModel(FgvcPreTrainedModel):
 
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
-    @can_return_tuple
     def forward(self, pixel_values: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> FgvcModelOutput:
         """
         Encode frames.
@@ -166,7 +165,7 @@ class FgvcModel(FgvcPreTrainedModel):
         Raises:
             `ValueError`: they are no frames, or too small for `padding_mode="reflect"` or for a window of attention.
         """
-        _check_frames(pixel_values, self.config)
+        check_pixel_values(pixel_values, self.config)
         leading = pixel_values.shape[:-3]
         frames = pixel_values.flatten(0, -4).to(self.dtype)
         return FgvcModelOutput(features=self._encode(self.encoder, frames).unflatten(0, leading))
@@ -195,18 +194,22 @@ class FgvcModel(FgvcPreTrainedModel):
                 Without gradients, weights are checked to be finite as well.
 
         Raises:
-            `ValueError`: there are NaN or infinite weights, or weights without values (on the meta device); or as of `forward`.
+            `ValueError`: there are NaN or infinite weights, or weights without values (on the meta device), or `config.output_stride` is
+                no longer that of the encoder; or as of `forward`.
 
         Returns:
             `torch.Tensor` of shape `(batch, h, w, C)`.
         """
         if self.device.type == "meta":
             raise ValueError("weights must be in memory, those of this model are on the meta device.")
-        _check_frames(pixel_values, self.config, most_dims=4)
+        check_pixel_values(pixel_values, self.config, most_dims=4)
         if check_weights and not (torch.is_grad_enabled() or torch.compiler.is_compiling()):
             check_finite(self)
         self._fused = fused = fused_for_inference(self, self._fused, check_weights)
-        features = self(pixel_values).features if fused is None else self._encode(fused, pixel_values)
+        features = (
+            self(pixel_values, return_dict=True).features if fused is None else self._encode(fused, pixel_values)
+        )
+        check_stride(pixel_values, features, self.config)
         features = features.permute(0, 2, 3, 1)
         if self.config.similarity == "dot":
             return features
@@ -351,29 +354,6 @@ def evaluation_mode(model: nn.Module) -> Generator[None, None, None]:
                 if not EVALUATED[id(module)]:
                     del EVALUATED[id(module)]
                     module.training = True
-
-
-def _check_frames(pixel_values: Any, config: FgvcConfig, most_dims: float = math.inf) -> None:
-    """A `ValueError` if something is no batch of frames that a model can encode."""
-    if not isinstance(pixel_values, torch.Tensor):
-        raise ValueError(
-            f"pixel_values must be a tensor, as the processor makes it, got {type(pixel_values).__name__}."
-        )
-    shape = tuple(pixel_values.shape)
-    if not pixel_values.is_floating_point() or not 4 <= len(shape) <= most_dims:
-        wanted = "(batch, 3, height, width)" if most_dims == 4 else "(batch, [frames,] 3, height, width)"
-        raise ValueError(
-            f"pixel_values must be floating-point numbers {wanted}, as the processor makes them, got {pixel_values.dtype} of {shape}."
-        )
-    if config.encoder != "resnet":
-        return
-    if shape[-3] != config.num_channels:
-        raise ValueError(f"pixel_values must have {config.num_channels} channels, got {shape[-3]} in {shape}.")
-    least = max(3, COARSE_STRIDE if config.fine_size else config.output_stride) + 1  # which have two cells to reflect
-    if config.padding_mode == "reflect" and min(shape[-2:]) < least:
-        raise ValueError(
-            f"frames must be at least {least} pixels high and wide with padding_mode 'reflect', got {shape[-2]}x{shape[-1]}."
-        )
 
 
 def _returns_to_itself(best: torch.Tensor, best_back: torch.Tensor, radius: int) -> torch.Tensor:

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor
 
 from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, render_clip
+from fgvc_hf.modeling_fgvc import FgvcModelOutput
 
 
 TINY = {"hidden_sizes": [8, 16, 32]}
@@ -201,3 +202,23 @@ def test_frames_too_small_to_reflect(fields, least):
         for encode in (model, model.normalized_features):
             with pytest.raises(ValueError, match=f"at least {least} pixels high and wide .*got {least - 1}x40"):
                 encode(torch.rand(1, 3, least - 1, 40))
+
+
+@pytest.mark.parametrize("setting", ["return_dict", "output_hidden_states"])
+def test_a_configuration_of_other_outputs(setting):
+    torch.manual_seed(0)
+    model, values = FgvcModel(FgvcConfig(**TINY)).eval(), torch.rand(1, 3, 32, 40)
+    features, flow = model(values).features, model.match(values, values, 2).flow
+    setattr(model.config, setting, setting == "output_hidden_states")
+    output = model(values)
+    assert type(output) is (FgvcModelOutput if setting == "output_hidden_states" else tuple)
+    assert torch.equal(output[0], features)
+    assert torch.equal(model.match(values, values, 2).flow, flow)
+
+
+def test_a_stride_that_is_changed_on_a_model_is_refused():
+    model, values = FgvcModel(FgvcConfig(**TINY)).eval(), torch.rand(1, 3, 33, 40)
+    model.config.output_stride = 4
+    for context in (torch.inference_mode, torch.enable_grad):
+        with context(), pytest.raises(ValueError, match="output_stride is 4, but .* gives 17 cells for 33 pixels"):
+            model.normalized_features(values)

@@ -1,6 +1,7 @@
 """Prompts: which are taken, and that a refused one changes nothing."""
 
 import math
+import warnings
 from fractions import Fraction
 
 import numpy as np
@@ -172,6 +173,15 @@ def test_numbers_at_the_ends_of_their_ranges():
     for wrong in (-1e-9, 1 + 1e-9, True, "0.5", math.nan):
         with pytest.raises(ValueError, match="a must be a probability from 0 to 1"):
             prompts.check_probability("a", wrong)
+
+
+def test_a_number_of_numpy_is_one_of_its_own_range():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for kind in (np.float16, np.float32, np.float64):
+            assert prompts.positive_number("a", kind(0.5), "frames") == 0.5
+            with pytest.raises(ValueError, match="a must be a positive number of frames"):
+                prompts.positive_number("a", kind(np.inf), "frames")
 
 
 def test_numbers_of_thousands_of_digits_are_one_sentence():

@@ -102,7 +102,9 @@ def camera_motion(
     threshold = positive_number("threshold", threshold, "pixels")
     usable = tracks.visible & ~np.isnan(tracks.tracks).any(axis=-1)
     if background is not None:
-        wanted = set(background)
+        if not isinstance(background, Iterable):
+            raise ValueError(f"background must be ids of tracks, got {background!r:.100}.")
+        wanted = {whole_number("background", obj_id) for obj_id in background}
         if unknown := wanted - set(tracks.object_ids):
             raise ValueError(f"background has the id {min(unknown)}, which is not one of the tracks.")
         usable &= np.array([obj_id in wanted for obj_id in tracks.object_ids], dtype=bool)[:, None]

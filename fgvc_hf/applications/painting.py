@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..io.video import open_video
 from ..tracker import Tracker
 from ..tracking.frames import as_frame, decoded, host_array
 from ..tracking.prompts import whole_number
@@ -46,7 +47,7 @@ def paint(
     Raises:
         `ValueError`, `OSError`: the video cannot be read, or `texture` has another size or type, or is wholly transparent.
     """
-    session, frame_idx = tracker.processor.init_video_session(video), whole_number("frame_idx", frame_idx)
+    session, frame_idx = tracker.processor.init_video_session(open_video(video)), whole_number("frame_idx", frame_idx)
     texture = np.asarray(host_array(decoded(texture, "texture")))
     if texture.dtype != np.uint8 or texture.ndim != 3 or texture.shape[2] != 4:
         raise ValueError(f"texture must be an RGBA image (H, W, 4), uint8, got {texture.dtype} of {texture.shape}.")

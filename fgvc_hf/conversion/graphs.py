@@ -42,7 +42,7 @@ class EncoderGraph(nn.Module):
         self.least = LEAST_SIDE if model.head is None else max(LEAST_SIDE, COARSE_STRIDE * model.head.least)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        features = self.model(pixel_values).features[0].permute(1, 2, 0)
+        features = self.model(pixel_values, return_dict=True).features[0].permute(1, 2, 0)
         return F.normalize(features, dim=-1) if self.unit else features
 
     def example(self) -> tuple[torch.Tensor, ...]:

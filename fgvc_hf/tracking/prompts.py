@@ -80,7 +80,8 @@ def whole_number(name: str, number: Any) -> int:
 
 def positive_number(name: str, number: Any, unit: str) -> float:
     """A finite number above 0 as a `float`; a `ValueError` if it is none."""
-    if isinstance(number, bool | np.bool_) or not isinstance(number, Real) or not 0 < number <= sys.float_info.max:
+    plain = number.item() if isinstance(number, np.floating) else number  # float32 has no number of Python's range
+    if isinstance(plain, bool | np.bool_) or not isinstance(plain, Real) or not 0 < plain <= sys.float_info.max:
         raise ValueError(f"{name} must be a positive number of {unit}, got {_shown(number)}.")
     return float(number)
 

@@ -145,6 +145,9 @@ def test_what_cannot_be_done_is_said():
         ({"threshold": "2"}, "threshold must be a positive number of pixels, got '2'"),
         ({"threshold": np.nan}, "threshold must be a positive number of pixels, got nan"),
         ({"background": [1, 99]}, "background has the id 99, which is not one of the tracks"),
+        ({"background": 5}, "background must be ids of tracks, got 5"),
+        ({"background": [1, None]}, "background must be a whole number, got None"),
+        ({"background": [[1], [2]]}, r"background must be a whole number, got \[1\]"),
     ):
         with pytest.raises(ValueError, match=message):
             camera_motion(tracks, **arguments)

@@ -128,6 +128,11 @@ def test_bad_textures(fast, texture, message):
         next(paint(fast, moving_clip(2), texture))
 
 
+def test_no_video_is_refused(fast):
+    with pytest.raises(ValueError, match="video"):
+        next(paint(fast, None, np.full((96, 128, 4), 255, np.uint8)))
+
+
 def test_textures_and_frame_numbers_of_every_kind_agree(fast):
     texture, video = np.zeros((96, 128, 4), np.uint8), moving_clip(2)
     texture[40:56, 50:70] = 200
