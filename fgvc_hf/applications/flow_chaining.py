@@ -51,6 +51,8 @@ def chain_flow(tracker: Tracker, video, frame_idx: int = 0) -> Iterator[tuple[in
             before = image, features
             output = FgvcFlowOutput.of(DenseFlow(places - start, occluded >= 0.5, uncertainty))
         yield t, output
+    if before is None:  # of an iterator; other sources were checked before
+        raise ValueError(f"flow starts on frame_idx {frame_idx}, but the video ended before that frame.")
 
 
 __all__ = ["chain_flow"]

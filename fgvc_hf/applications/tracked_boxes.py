@@ -52,6 +52,8 @@ def track_boxes(
                 found.setdefault((obj_id, output.frame_idx), (corners, float(confidence)))
     ids = list(dict.fromkeys(boxes.ids.tolist()))
     length = frames if video.num_frames is None else video.num_frames
+    if (last := boxes.frames.max()) >= length:  # of an iterator; other sources were checked before
+        raise ValueError(f"boxes have a label on frame_idx {last}, but the video ended before that frame.")
     corners, confidence = (
         np.full((len(ids), length, 4, 2), np.nan, np.float32),
         np.zeros((len(ids), length), np.float32),

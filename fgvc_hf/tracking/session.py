@@ -351,6 +351,7 @@ class FgvcInferenceSession:
         self.started |= set(due)
         for tracker in self.trackers:
             tracker.drop(set(new))
+        labels.resize(frames)
         device = image.device
         frame = EncodedFrame(labels.memory.last.to(device, copy=True), image)
         where = torch.tensor([t.point for t in points.values()], dtype=torch.float64, device="cpu").view(-1, 2)
@@ -366,7 +367,6 @@ class FgvcInferenceSession:
             boxes.start(list(new_boxes), corners, [box.turns for box in new_boxes.values()], frame)
         if points or masks:
             stacked = torch.stack(list(masks.values())) if masks else None
-            labels.resize(frames)
             labels.start(list(points), where, list(masks), stacked, self.sizes[1], device)
 
     @property

@@ -81,3 +81,10 @@ def test_the_mode_of_inference_is_not_that_of_who_gives_the_frames(tiny_model, n
 
     whole = Tracker(tiny_model, FgvcProcessor(FgvcImageProcessorPil(resize_policy="none")))
     assert len(list(chain_flow(whole, frames()))) == 3 and set(modes) == {(False, True)}
+
+
+def test_a_start_after_the_end_of_an_iterator_is_refused(tiny_model, processor, noise_clip):
+    tracker, number = Tracker(tiny_model, processor), len(noise_clip)
+    with pytest.raises(ValueError, match=f"flow starts on frame_idx {number}, but the video ended before that frame"):
+        list(chain_flow(tracker, iter(noise_clip), number))
+    assert [t for t, _ in chain_flow(tracker, iter(noise_clip), number - 1)] == [number - 1]

@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
-from fgvc_hf import Tracker, save_session
+from fgvc_hf import FgvcConfig, FgvcModel, Tracker, save_session
 from fgvc_hf.tracking.template_tracker import TemplateTracker
 
 
@@ -85,3 +85,27 @@ def test_a_copy_goes_on_by_itself_and_a_pickle_is_refused(tiny_model, processor,
             pickle.dumps(one)
     before = pickle.loads(pickle.dumps(session_on(processor, noise_clip)))
     assert len(list(tiny_model.propagate_in_video_iterator(before))) == len(noise_clip)
+
+
+@pytest.mark.parametrize("late", [{"input_points": [(20, 20)]}, {"input_boxes": [(5, 5, 20, 20)]}])
+def test_what_is_followed_by_templates_takes_previous_frames_from_masks(tiny_model, processor, noise_clip, late):
+    """A bound on memory holds whatever is added; without one as many frames are remembered as before."""
+    model = FgvcModel(FgvcConfig.from_dict(tiny_model.config.to_dict() | {"point_matching": "templates"})).eval()
+    mask = np.zeros((40, 56), bool)
+    mask[5:25, 5:25] = True
+    outputs, held, lengths = {}, {}, {}
+    for bound in (None, 1):
+        limit = bound and held[None][-1] - bound
+        session = processor.init_video_session(max_memory_bytes=limit)
+        processor.add_inputs_to_inference_session(session, 0, 1, input_masks=mask)
+        processor.add_inputs_to_inference_session(session, 4, 9, **late)
+        outputs[bound], held[bound], lengths[bound] = [], [], []
+        for frame in noise_clip:
+            outputs[bound].append(model.step(session, frame))
+            held[bound].append(session.memory_bytes)
+            lengths[bound].append(len(session.labels.memory))
+    assert max(held[1]) < held[None][-1]
+    assert set(lengths[None]) == {3} and lengths[1][:4] == [3] * 4 and set(lengths[1][4:]) <= {1, 2}
+    for name in ("points", "boxes", "confidence", "box_confidence"):
+        np.testing.assert_array_equal(outputs[1][-1][name], outputs[None][-1][name])
+    assert (outputs[1][-1].masks == 1).any()
