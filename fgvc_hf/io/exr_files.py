@@ -8,6 +8,7 @@ Flow is in half floats, which tell displacements up to 32 pixels apart to 1/64 p
 apart, which is a pixel of a picture 2000 pixels wide.
 """
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -42,14 +43,17 @@ def check_exr_name(path: str | os.PathLike) -> Path:
 
 
 def write_exr(path: str | os.PathLike, channels: dict[str, np.ndarray]) -> None:
-    """Write channels `(H, W)`, float16 or float32, by name."""
+    """Write channels `(H, W)`, float16 or float32, by name; an `OSError` if the file cannot be written."""
     openexr = load_openexr()
     header = {"compression": openexr.ZIP_COMPRESSION, "type": openexr.scanlineimage}
     arrays = {name: np.ascontiguousarray(values) for name, values in channels.items()}
     try:
         openexr.File(header, arrays).write(os.fspath(path))
     except RuntimeError as error:
-        raise OSError(f"{path}: cannot be written ({reason_of(error)}).") from None
+        reason = (
+            reason_of(error).rpartition('". ')[2].rstrip(".")
+        )  # behind the path, which is that of a temporary file
+        raise OSError(errno.EIO, reason, os.fspath(path)) from None
 
 
 def read_exr(path: str | os.PathLike) -> dict[str, np.ndarray]:

@@ -71,6 +71,19 @@ def test_a_map_warps_the_second_picture_onto_the_first_and_its_inverse_back():
     assert np.abs(flow_of(there) - flow).max() < 1e-5 and np.abs(flow_of(stmap_of(FLOW)) - FLOW).max() < 1e-4
 
 
+def test_a_full_disk_is_said_of_the_file_that_was_asked_for(tmp_path):
+    """A limit on the size of files stands for the disk."""
+    resource = pytest.importorskip("resource", reason="not on Windows")
+    limits, flow = resource.getrlimit(resource.RLIMIT_FSIZE), np.random.default_rng(0).random((200, 200, 2))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=rf"^{tmp_path}/a\.exr: cannot be written \(File too large\)\.$"):
+            save_stmap(flow, tmp_path / "a.exr")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("content", [b"", b"text", b"\x76\x2f\x31\x01" + b"\0" * 40])
 def test_damaged_files_are_one_sentence(tmp_path, content):
     (tmp_path / "f.exr").write_bytes(content)

@@ -88,7 +88,12 @@ def read_points(data: bytes) -> Any:
         raise ClipError("points", "their JSON is nested too deeply.") from None
     except ValueError:
         raise ClipError("points", "their file is neither JSON nor NPY.") from None
-    return points["queries"] if isinstance(points, dict) and "queries" in points else points
+    if not isinstance(points, dict) or "queries" not in points:
+        return points
+    ids = points.get("ids")
+    if isinstance(ids, list) and len({str(obj_id) for obj_id in ids}) < len(ids):
+        raise ClipError("points", "their file has several labels of one point; here every point has one.")
+    return points["queries"]
 
 
 __all__ = ["MAX_BYTES", "parse_grid", "points_name", "queries_of", "rows_of_numbers"]

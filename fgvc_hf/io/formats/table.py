@@ -250,7 +250,15 @@ def write_foreign(
         return
     with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=temporary.parent) as folder:  # HDF5 locks its files itself
         unlocked = Path(folder, temporary.name)
-        form.function("write")(arguments[0], unlocked, arguments[1], **given)
+        try:
+            form.function("write")(arguments[0], unlocked, arguments[1], **given)
+        except (
+            OSError,
+            RuntimeError,
+        ) as error:  # of a full disk HDF5 says so in many lines, or fails in any other way
+            number = error.errno if isinstance(error, OSError) else None
+            reason = "HDF5 fails, as on a full disk" if number is None else os.strerror(number)
+            raise OSError(f"{path}: cannot be written ({reason}).") from None
         os.replace(unlocked, temporary)
 
 

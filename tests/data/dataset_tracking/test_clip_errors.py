@@ -184,6 +184,7 @@ def npy(shape, data=b""):
         (np.array([["0", "1", "1"]]), "points: they must be"),
         ([[0, "1", "1"]], "points: they must be"),
         (b"{", "points: their file is neither JSON nor NPY."),
+        (b'{"queries": [[0, 1, 1], [1, 2, 1]], "ids": [3, 3]}', "points: their file has several labels of one point"),
     ],
 )  # fmt: skip
 def test_points_of_any_bytes(monkeypatch, points, expected):
@@ -193,7 +194,13 @@ def test_points_of_any_bytes(monkeypatch, points, expected):
 def test_points_in_each_form_are_equal():
     array, file = np.array([[0, 1.5, 2], [1, 3, 4]]), io.BytesIO()
     np.save(file, array)
-    for points in (file.getvalue(), json.dumps(array.tolist()).encode(), array.tolist(), array):
+    numbered = {"queries": array.tolist(), "ids": [4, 3]}
+    for points in (
+        file.getvalue(),
+        *(json.dumps(one).encode() for one in (array.tolist(), numbered)),
+        array.tolist(),
+        array,
+    ):
         np.testing.assert_array_equal(queries_of(points, 8, 8), array)
 
 

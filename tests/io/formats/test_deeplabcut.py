@@ -173,6 +173,23 @@ def test_another_encoding_is_one_sentence(tmp_path):
         read_labels(tmp_path / "l.csv", "dlc")
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("slist failed (file write failed:\n, errno = 28)"), "HDF5 fails, as on a full disk"),
+        (OSError(28, "Can't write data (file write failed:\n, errno = 28)"), "No space left on device"),
+    ],
+)
+def test_what_hdf5_says_of_a_full_disk_is_one_sentence(tmp_path, monkeypatch, error, said):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(pd.DataFrame, "to_hdf", fail)
+    with pytest.raises(OSError) as caught:
+        save_tracks(example_tracks(), tmp_path / "t.h5", "dlc")
+    assert str(caught.value) == f"{tmp_path / 't.h5'}: cannot be written ({said})." and not list(tmp_path.iterdir())
+
+
 def test_damaged_h5_is_one_sentence_and_runs_nothing(tmp_path):
     import h5py
 
