@@ -10,7 +10,7 @@ from ..tracking.results import PointTracks
 
 LEAST_ERROR = 0.05  # pixels; what a track is taken to be off by at least
 # Pixels per frame: tracks are straight lines below, and as they were above; beyond, float64 does not suffice
-ACCELERATIONS = 1e-4, 1e5
+ACCELERATIONS = 1e-5, 1e5
 
 
 def smooth(tracks: PointTracks, acceleration: float = 0.5) -> PointTracks:
