@@ -254,7 +254,8 @@ class Tracker:
             Number of a frame, and its object ids `(H, W)`, int32.
 
         Raises:
-            `ValueError`, `OSError`: the video cannot be read, or `masks` is of another size or holds no object.
+            `ValueError`, `OSError`: the video cannot be read, or `masks` is of another size or holds no object, or of a frame
+                that is not in the video.
         """
         passes, (ids, separate) = _passes(direction), masks_of_ids(masks)
         session = self.processor.init_video_session(_one_video(video))
@@ -266,6 +267,8 @@ class Tracker:
             for output in self.model.propagate_in_video_iterator(session, reverse=reverse, show_progress_bar=progress):
                 if number == 0 or output.frame_idx != frame_idx:  # the second pass starts where the first did
                     yield output.frame_idx, self.processor.post_process_masks(output, session)
+        if session.last_frame_idx is None:  # of an iterator; other sources were checked before
+            raise ValueError(f"masks start on frame_idx {frame_idx}, but the video ended before that frame.")
 
     @torch.inference_mode()
     def flow(self, frame_0, frame_1) -> FgvcFlowOutput:

@@ -314,11 +314,13 @@ def test_arguments_of_another_kind_are_refused(tiny_model, processor, noise_clip
         Tracker(tiny_model, processor).track(noise_clip, **arguments)
 
 
-def test_points_after_the_end_of_an_iterator_are_refused(tiny_model, processor, noise_clip):
+def test_points_and_masks_after_the_end_of_an_iterator_are_refused(tiny_model, processor, noise_clip):
     tracker, number = Tracker(tiny_model, processor), len(noise_clip)
     for t in (99, number):  # frames are counted from 0
         with pytest.raises(ValueError, match=f"points start on frame_idx {t}, but the video ended before that frame"):
             tracker.track(iter(noise_clip), [(0, 9, 9), (t, 5, 5)])
+        with pytest.raises(ValueError, match=f"masks start on frame_idx {t}, but the video ended before that frame"):
+            list(tracker.propagate_masks(iter(noise_clip), np.ones(noise_clip[0].shape[:2], int), frame_idx=t))
     tracks = tracker.track(iter(noise_clip), [(number - 1, 5, 5)])
     assert tracks.tracks[0, -1].tolist() == [5, 5] and np.isnan(tracks.tracks[0, :-1]).all()
 
