@@ -57,7 +57,7 @@ class _Average(torch.autograd.Function):
 
     @staticmethod
     @_without_autocast
-    def backward(ctx, grad):  # ty: ignore[incompatible-method-override]
+    def backward(ctx, grad):
         tiling, (query, key, values, output) = ctx.tiling, ctx.saved_tensors
         # The gradient of a score is p (g v - g o), with the average o: one matrix product, of (g, -g o) with (v, 1)
         grad = torch.cat([grad, -(grad * output).sum(-1, keepdim=True)], dim=-1)
@@ -141,7 +141,7 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @_without_autocast
-    def backward(ctx, grad):  # ty: ignore[incompatible-method-override]
+    def backward(ctx, grad):
         grad_q, grad_k, count = ctx.saved_tensors
         factor = (grad / count).view(-1, 1, 1, 1)
         return (grad_q * factor).to(ctx.dtypes[0]), (grad_k * factor).to(ctx.dtypes[1]), None, None, None, None

@@ -15,6 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 
 from ...data.augmentation import rgb_to_pixel_values
+from ...encoder.loading import load_complete
 from ...io.json_files import read_json, understanding
 from .video_training import VideoRecipe, VideoTraining
 
@@ -120,10 +121,7 @@ def load_colours(folder: str) -> ColourAutoEncoder:
     if not isinstance(settings, dict) or settings.get("model_type") != ColourAutoEncoderConfig.model_type:
         raise OSError(f"{folder}: is no colour auto-encoder; give a folder of recipe colours, or a converted one.")
     with understanding(folder, CONTENTS):
-        model, found = ColourAutoEncoder.from_pretrained(folder, output_loading_info=True)
-        if wrong := [*found["missing_keys"], *found["unexpected_keys"]]:
-            raise ValueError(f"{wrong[0]} and {len(wrong) - 1} others are missing or unknown")
-    return model
+        return load_complete(ColourAutoEncoder.from_pretrained, folder)
 
 
 @dataclass(frozen=True)
