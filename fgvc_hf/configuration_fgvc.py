@@ -336,7 +336,7 @@ class FgvcConfig(PreTrainedConfig):
         """
         for name in HEAD_FIELDS:
             saved = config_dict.get(name, getattr(cls, name))
-            if config_dict.get("model_type") == cls.model_type and kwargs.get(name, saved) != saved:
+            if name in kwargs and config_dict.get("model_type") == cls.model_type and kwargs[name] != saved:
                 kind = "coarse-to-fine" if config_dict.get("fine_size") else "fine"
                 checkpoint = f"this checkpoint is of a {kind} model with {saved!r}"
                 raise ValueError(f"{name} is part of the weights: {checkpoint}, got {kwargs[name]!r:.100}.")

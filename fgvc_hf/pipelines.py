@@ -132,7 +132,7 @@ class PointTrackingPipeline(_VideoPipeline):
     result = tracker("clip.mp4", points=[(0, 20, 30)])
     ```
 
-    Parameters are the arguments of [`Tracker.track`]: `points` or `grid`, `direction`, `threshold` and `progress`.
+    Parameters are the arguments of [`Tracker.track`]: `points` (and `ids`), `grid` or `queries`; `direction`, `threshold` and `progress`.
 
     Returns:
         `dict` with `object_ids`, `queries` (N, 3), `tracks` (N, T, 2), `visible`, `confidence`, `uncertainty` and `outside` (N, T), and
@@ -140,16 +140,17 @@ class PointTrackingPipeline(_VideoPipeline):
     """
 
     method = "track"
+    targets = "points", "grid", "queries"
 
     def _sanitize_parameters(self, **parameters) -> tuple[dict, dict, dict]:
         given, forward, after = super()._sanitize_parameters(**parameters)
-        if ("points" in given) != ("grid" in given):  # one takes the place of the other
-            given = {"points": None, "grid": None} | given
+        if not given.keys().isdisjoint(self.targets):  # one takes the place of the others
+            given = dict.fromkeys(self.targets) | given
         return given, forward, after
 
     def _forward(self, input_tensors: dict[str, Any], **_) -> Any:
-        if input_tensors.get("points") is None and input_tensors.get("grid") is None:
-            raise ValueError("points is missing: pass an array (N, 3) of (t, x, y), or grid.")
+        if all(input_tensors.get(name) is None for name in self.targets):
+            raise ValueError("points is missing: pass an array (N, 3) of (t, x, y), or grid, or queries.")
         return dict(vars(self.tracker.track(**input_tensors)))
 
 

@@ -217,6 +217,13 @@ def test_keywords_over_a_file_are_checked(tmp_path, auto):
             auto.from_pretrained(tmp_path, **keywords)
 
 
+@pytest.mark.parametrize("name", ["fine_size", "num_attention_layers", "attention_window", "upsampling"])
+def test_a_file_with_nan_for_a_field_of_the_head(tmp_path, name):
+    (tmp_path / "config.json").write_text(f'{{"model_type": "fgvc", "{name}": NaN}}')
+    with pytest.raises(ValueError, match=f"{name} must be .*, got nan"):
+        FgvcConfig.from_pretrained(tmp_path)
+
+
 def test_a_coarse_to_fine_model_pools(tmp_path):
     FgvcConfig(**HEAD).save_pretrained(tmp_path)
     assert FgvcConfig.from_pretrained(tmp_path).stem_pooling == "avg"

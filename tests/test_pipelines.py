@@ -56,6 +56,18 @@ def test_prompts_must_be_given(checkpoint, noise_clip):
         transformers.pipeline("mask-propagation", model=checkpoint, device="cpu")(noise_clip)
 
 
+def test_queries_take_the_place_of_points(checkpoint, noise_clip):
+    settings = {"point_matching": "templates", "dtype": "float32"}
+    tracker = Tracker.from_pretrained(checkpoint, **settings)
+    queries = tracker.describe(noise_clip[0], {7: (12, 20), 9: (30.5, 8)})
+    pipe = transformers.pipeline("point-tracking", tracker.model, processor=tracker.processor, points=POINTS)
+    found, expected = pipe(noise_clip, queries=queries), tracker.track(noise_clip, queries=queries)
+    assert found["object_ids"] == [7, 9]
+    np.testing.assert_array_equal(found["tracks"], expected.tracks)
+    with pytest.raises(ValueError, match="exactly one of points, grid and queries"):
+        pipe(noise_clip, queries=queries, grid=3)
+
+
 @pytest.fixture(scope="module")
 def tracker(checkpoint):
     return Tracker.from_pretrained(checkpoint, dtype="float32", device="cpu")
