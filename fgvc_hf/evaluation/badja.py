@@ -90,8 +90,9 @@ def _load(name: str, file: Path, davis: Path) -> BadjaVideo:
 
 def _annotations(rows: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Numbers, joints and visibility of the annotated frames, in the order of the frames."""
-    numbered = {frame_in(row["image_path"]): row for row in rows}
-    if not rows or len(numbered) != len(rows) or None in numbered:
+    found = [frame_in(row["image_path"]) for row in rows]
+    numbered = {number: row for number, row in zip(found, rows, strict=True) if number is not None}
+    if not rows or len(numbered) != len(rows):
         raise ValueError("each row must name a frame of its own, by its number")
     numbers, rows = np.array(sorted(numbered)), [numbered[number] for number in sorted(numbered)]
     joints = np.array([[row["joints"][j] for j in JOINTS] for row in rows], dtype=float)[..., ::-1]  # from (y, x)
