@@ -191,11 +191,10 @@ class FgvcModel(FgvcPreTrainedModel):
             check_weights (`bool`, defaults to `True`):
                 Compare every weight with those that the fused encoder of inference was made from (a few milliseconds). Within a video
                 `False` is enough: changes that torch itself counts are seen, writes through `.data` or NumPy are not.
-                Without gradients, weights are checked to be finite as well, and with and without, `config.output_stride` to be the encoder's.
+                Without gradients, weights are checked to be finite as well.
 
         Raises:
-            `ValueError`: there are NaN or infinite weights, or weights without values (on the meta device), or `config.output_stride` is
-                no longer that of the encoder; or as of `forward`.
+            `ValueError`: there are NaN or infinite weights, or weights without values (on the meta device); or as of `forward`.
 
         Returns:
             `torch.Tensor` of shape `(batch, h, w, C)`.
@@ -209,8 +208,6 @@ class FgvcModel(FgvcPreTrainedModel):
         features = (
             self(pixel_values, return_dict=True).features if fused is None else self._encode(fused, pixel_values)
         )
-        if check_weights:
-            check_stride(pixel_values, features, self.config)
         features = features.permute(0, 2, 3, 1)
         if self.config.similarity == "dot":
             return features
@@ -240,7 +237,7 @@ class FgvcModel(FgvcPreTrainedModel):
             [`FgvcMatchOutput`].
 
         Raises:
-            `ValueError`: the frames differ in shape, or an argument is outside its range.
+            `ValueError`: the frames differ in shape, an argument is outside its range, or `config.output_stride` is not that of the encoder.
         """
         for pixel_values in (pixel_values_0, pixel_values_1):
             if not isinstance(pixel_values, torch.Tensor):
@@ -255,6 +252,7 @@ class FgvcModel(FgvcPreTrainedModel):
             problem = f"got {radius} and {temperature!r:.100}"
             raise ValueError(f"radius must be from 0 to {most} and temperature {accepted}, {problem}.")
         features_0, features_1 = self.normalized_features(pixel_values_0), self.normalized_features(pixel_values_1)
+        check_stride(pixel_values_0, features_0, self.config)
         log_probs = probability_map(features_0, features_1, radius, temperature)  # (B, h, w, (2r+1)^2)
         probs = log_probs.exp()
         axis = torch.arange(-radius, radius + 1, device=probs.device, dtype=probs.dtype)
@@ -282,8 +280,8 @@ class FgvcModel(FgvcPreTrainedModel):
             [`FgvcVideoOutput`] in pixels of the original video. A target prompted on this very frame is where the prompt says.
 
         Raises:
-            `ValueError`: the frame is of another size than those before, its number is no whole number of 0 or more, or another model has
-            stepped the session.
+            `ValueError`: the frame is of another size than those before, its number is no whole number of 0 or more, another model has
+            stepped the session, or `config.output_stride` is not that of the encoder.
         """
         session = inference_session
         frame_idx = session.next_frame_idx if frame_idx is None else whole_number("frame_idx", frame_idx)
@@ -293,6 +291,8 @@ class FgvcModel(FgvcPreTrainedModel):
         session.bind(self)
         with evaluation_mode(self):
             features = self.normalized_features(pixel_values, check_weights=not session.weights_checked)
+        if not session.weights_checked:
+            check_stride(pixel_values, features, self.config)
         session.weights_checked = True
         session.propagate(EncodedFrame.of(features[0], pixel_values[0], session.last_image), frame_idx)
         return session.read()

@@ -17,6 +17,7 @@ import torch
 
 from .configuration_fgvc import FgvcConfig
 from .coordinates import exact_dtype, rescale_points
+from .encoder.shapes import check_stride
 from .image_processing_pil_fgvc import FgvcImageProcessorPil
 from .io.checkpoints import check_device, check_dtype, check_preset, resolve_checkpoint
 from .io.json_files import reason_of
@@ -322,7 +323,9 @@ class Tracker:
     def features(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Normalised features (h, w, C) of one frame (1, 3, H, W), as the processor makes it."""
         with evaluation_mode(self.model):
-            return self.model.normalized_features(pixel_values)[0]
+            features = self.model.normalized_features(pixel_values)
+        check_stride(pixel_values, features, self.model.config)
+        return features[0]
 
 
 def load(

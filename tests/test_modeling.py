@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor
 
-from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, render_clip
+from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, Tracker, render_clip
 from fgvc_hf.modeling_fgvc import FgvcModelOutput
 
 
@@ -216,9 +216,24 @@ def test_a_configuration_of_other_outputs(setting):
     assert torch.equal(model.match(values, values, 2).flow, flow)
 
 
-def test_a_stride_that_is_changed_on_a_model_is_refused():
-    model, values = FgvcModel(FgvcConfig(**TINY)).eval(), torch.rand(1, 3, 33, 40)
-    model.config.output_stride = 4
-    for context in (torch.inference_mode, torch.enable_grad):
-        with context(), pytest.raises(ValueError, match="output_stride is 4, but .* gives 17 cells for 33 pixels"):
-            model.normalized_features(values)
+@pytest.mark.parametrize("changed", ["configuration", "encoder"])
+def test_a_stride_that_is_changed_on_a_model_is_refused(changed):
+    tracker = Tracker(FgvcModel(FgvcConfig(**TINY)).eval(), FgvcProcessor(FgvcImageProcessorPil()))
+    frame = np.zeros((33, 40, 3), np.uint8)
+    model = tracker.model
+    if changed == "configuration":
+        model.config.output_stride = 4
+    else:
+        block = model.encoder.layer3[0]
+        block.conv1.stride = block.downsample[0].stride = (2, 2)
+    values = torch.rand(1, 3, 33, 40)
+    calls = [
+        lambda: tracker.track([frame] * 2, [(0, 5, 5)]),
+        lambda: list(tracker.propagate_masks([frame] * 2, np.ones((33, 40), int))),
+        lambda: tracker.flow(frame, frame),
+        lambda: tracker.match(frame, frame, (5, 5)),
+        lambda: model.match(values, values),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="output_stride is [24], but the encoder was made with another and gives"):
+            call()

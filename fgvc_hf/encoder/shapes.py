@@ -32,9 +32,9 @@ def check_pixel_values(pixel_values: Any, config: FgvcConfig, most_dims: float =
 
 
 def check_stride(pixel_values: torch.Tensor, features: torch.Tensor, config: FgvcConfig) -> None:
-    """A `ValueError` if features (N, C, h, w) of frames are of another stride than the configuration says: places would be wrong."""
+    """A `ValueError` if features (N, h, w, C) of frames (N, 3, H, W) are of another stride than the configuration says: places would be wrong."""
     stride = config.output_stride
-    for side, cells in zip(pixel_values.shape[-2:], features.shape[-2:], strict=True):
+    for side, cells in zip(pixel_values.shape[2:], features.shape[1:3], strict=True):
         if not side // stride <= cells <= -(-side // stride):
             raise ValueError(
                 f"config.output_stride is {stride}, but the encoder was made with another and gives {cells} cells for {side} pixels; "

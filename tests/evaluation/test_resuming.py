@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 from types import SimpleNamespace
 
@@ -66,9 +67,9 @@ def test_a_run_is_not_continued_by_another_version(data, interrupted, monkeypatc
         measure(data, interrupted, resume=True)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="files have no locks on Windows")
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_second_run_of_the_same_output_is_refused(data, tmp_path, monkeypatch, resume):
-    pytest.importorskip("fcntl")
     original, refusals = BENCHMARKS["flow"], []
 
     def measure_twice(tracker, pair):
