@@ -61,11 +61,8 @@ def host_array(values: Any) -> np.ndarray | None:
             known = not values.dtype.is_floating_point or str(values.dtype) in FLOATS
             values = values if known else values.float()
         return np.asarray(values)
-    except (
-        ValueError,
-        TypeError,
-        RuntimeError,
-    ):  # rows of unequal length, an object that refuses, a tensor without values
+    except (ValueError, TypeError, RuntimeError):
+        # Rows of unequal length, an object that refuses, a tensor without values
         if not (isinstance(values, list | tuple) and _holds_tensors(values)):
             return None
     return host_array([host_array(value) for value in values])

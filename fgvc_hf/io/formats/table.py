@@ -252,10 +252,8 @@ def write_foreign(
         unlocked = Path(folder, temporary.name)
         try:
             form.function("write")(arguments[0], unlocked, arguments[1], **given)
-        except (
-            OSError,
-            RuntimeError,
-        ) as error:  # of a full disk HDF5 says so in many lines, or fails in any other way
+        except (OSError, RuntimeError) as error:
+            # Of a full disk HDF5 says so in many lines, or fails in any other way
             number = error.errno if isinstance(error, OSError) else None
             reason = "HDF5 fails, as on a full disk" if number is None else os.strerror(number)
             raise OSError(f"{path}: cannot be written ({reason}).") from None
