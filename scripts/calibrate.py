@@ -27,7 +27,7 @@ from fgvc_hf.data.synthetic import SyntheticClip
 from fgvc_hf.data.video_folder import VideoFolder
 from fgvc_hf.evaluation.tapvid import load_tapvid_npz, track_queries
 from fgvc_hf.io.checkpoints import PRESETS
-from fgvc_hf.io.files import updated_folder
+from fgvc_hf.io.files import atomic_write, check_writable
 from fgvc_hf.kernels.process import clean_end
 from fgvc_hf.metrics.average_jaccard import queries_first
 from fgvc_hf.tracking.evidence import EVIDENCE, expected_error, visibility
@@ -63,7 +63,8 @@ def main() -> None:
 
 
 def calibrate(arguments: argparse.Namespace) -> None:
-    if not (arguments.checkpoint / "config.json").is_file():
+    written = check_writable(arguments.checkpoint / "config.json")
+    if not written.is_file():
         raise FileNotFoundError(f"{arguments.checkpoint}: must be a folder with a config.json, which is written.")
     videos = VideoFolder(arguments.videos, 256, (1, 1), (0.5, 1.0), (1.0, 1.8))
     images = videos.texture_images(TEXTURES, *TEXTURE_SIZE)
@@ -79,8 +80,8 @@ def calibrate(arguments: argparse.Namespace) -> None:
     config = type(tracker.model.config).from_pretrained(arguments.checkpoint)
     config.visibility_weights = [round(weight, 3) for weight in weights]
     config.error_weights = [round(weight, 3) for weight in error_weights]
-    with updated_folder(arguments.checkpoint) as folder:
-        config.save_pretrained(folder)
+    with atomic_write(written) as temporary:
+        config.to_json_file(temporary)
     for name in ("visibility_weights", "error_weights"):
         print(f"{arguments.checkpoint}: {name} {getattr(config, name)}")
     print(f"of {', '.join(EVIDENCE)}; their EMAs at rates {TemplateConstants().evidence_rates}; constant")

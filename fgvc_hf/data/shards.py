@@ -162,10 +162,11 @@ def load_shards(source: str | Path, streaming: bool = False) -> Any:
             "parquet", data_files=[str(path) for path in files], split="train", streaming=streaming
         )
     except Exception as error:  # of datasets, which names no file
-        for path in files:
-            read_shard(path)
-        reason = reason_of(error.__cause__ or error)
-        raise OSError(f"{source}: its shards cannot be loaded ({reason}).") from None
+        cause = error.__cause__ or error
+        if not (isinstance(cause, OSError) and cause.errno):  # such as of a full disk
+            for path in files:
+                read_shard(path)
+        raise OSError(f"{source}: its shards cannot be loaded ({reason_of(cause)}).") from None
 
 
 def is_local(source: str | Path) -> bool:

@@ -128,7 +128,7 @@ def evaluate(
     with _processes() as (process, processes), ExitStack() as stack:
         if process == 0:
             stack.enter_context(_alone(parts))
-            _prepare(parts, stated | _unstated(task), resume)
+            _prepare(parts, stated, _unstated(task), resume)
         _wait(processes)
         own = dict(list(zip(names, range(1, len(names) + 1), strict=True))[process::processes])
         for video in task.load():
@@ -142,7 +142,7 @@ def evaluate(
             return None
         result = _merge(benchmark, parts, stated)
         _write_json(result, output, indent=1)
-        shutil.rmtree(parts)
+    shutil.rmtree(parts)  # without its lock: file systems of a network keep what is open
     if visuals:
         sign = -1 if benchmark.lower_is_better else 1
         scores = {name: sign * benchmark.score(video["counts"]) for name, video in result["videos"].items()}
@@ -197,23 +197,23 @@ def _wait(processes: int) -> None:
         torch.distributed.barrier()
 
 
-def _prepare(parts: Path, settings: dict[str, Any], resume: bool) -> None:
+def _prepare(parts: Path, stated: dict[str, Any], unstated: dict[str, Any], resume: bool) -> None:
     """Make the folder ready for finished videos: it is that of the interrupted run, or has none.
 
     Raises:
         `ValueError`: there is an interrupted run that is not to be resumed, or it had other settings.
     """
-    file, wanted = parts / ".settings.json", json.loads(json.dumps(settings))
+    file, wanted = parts / ".settings.json", json.loads(json.dumps(stated | unstated))
     if resume and file.is_file():
         with understanding(file, SETTINGS):
-            before = dict(read_json(file, SETTINGS))
+            before = unstated | dict(read_json(file, SETTINGS))  # earlier versions did not write them
         different = sorted(key for key in {*before, *wanted} if before.get(key) != wanted.get(key))
         if different:
             raise ValueError(f"{parts}: the interrupted run had other settings ({', '.join(different)}).")
         return
     if any(path != file for path in parts.glob("*.json")):
         raise ValueError(f"{parts} holds an interrupted run: continue it by resume (--resume), or delete the folder.")
-    _write_json(settings, file)
+    _write_json(wanted, file)
 
 
 @contextmanager

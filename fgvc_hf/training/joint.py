@@ -136,12 +136,12 @@ class JointTraining(TrainingModule):
 
     def _encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Features `(B, 2, h, w, C)`, channels last."""
-        return self.model(pixel_values).features.movedim(2, -1)
+        return self.model(pixel_values, return_dict=True).features.movedim(2, -1)
 
     @torch.no_grad()
     def _teach(self, pixel_values: torch.Tensor) -> torch.Tensor | None:
         """The teacher's features `(B, 2, h, w, C)`, if there is one."""
-        features = [teacher(pixel_values).features.movedim(2, -1) for teacher in self.frozen]
+        features = [teacher(pixel_values, return_dict=True).features.movedim(2, -1) for teacher in self.frozen]
         return features[0] if features else None
 
     def _directions(self) -> tuple[tuple[int, int], ...]:

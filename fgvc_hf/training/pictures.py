@@ -60,7 +60,7 @@ def real_picture(model, frames: torch.Tensor, recipe: Recipe) -> np.ndarray:
 
 def encode(model, pixel_values: torch.Tensor) -> torch.Tensor:
     """Features of unit length `(B, 2, h, w, C)`, float32."""
-    return F.normalize(model(pixel_values).features.float().movedim(2, -1), dim=-1)
+    return F.normalize(model(pixel_values, return_dict=True).features.float().movedim(2, -1), dim=-1)
 
 
 def _middle(valid: torch.Tensor) -> tuple[int, int]:

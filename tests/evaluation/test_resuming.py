@@ -16,6 +16,7 @@ from fgvc_hf.evaluation.flow_baselines import FlowBaseline
 from fgvc_hf.evaluation.flow_layouts import load_flow
 from fgvc_hf.evaluation.run import Task, evaluate
 from fgvc_hf.io.flow_files import save_flow
+from fgvc_hf.io.scratch_folders import locked
 
 
 @pytest.fixture
@@ -65,6 +66,29 @@ def test_a_run_is_not_continued_by_another_version(data, interrupted, monkeypatc
     monkeypatch.setattr(run, "version", lambda package: "0.0.1")
     with pytest.raises(ValueError, match=r"the interrupted run had other settings \(versions\)"):
         measure(data, interrupted, resume=True)
+
+
+def test_a_run_of_a_version_that_did_not_write_its_data_goes_on(data, interrupted):
+    file = interrupted.with_name("r.json.parts") / ".settings.json"
+    settings = json.loads(file.read_text())
+    del settings["data"], settings["versions"]
+    file.write_text(json.dumps(settings))
+    assert list(measure(data, interrupted, resume=True)["videos"]) == ["a_1", "a_2"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="files have no locks on Windows")
+def test_the_lock_is_closed_before_its_folder_is_removed(data, tmp_path, monkeypatch):
+    """A network file system keeps a file that is open, and the folder with it."""
+    remove, free = shutil.rmtree, []
+
+    def removed(folder, *arguments, **options):
+        with locked(folder / ".lock", os.O_RDWR):
+            free.append(folder.name)
+        remove(folder, *arguments, **options)
+
+    monkeypatch.setattr(run.shutil, "rmtree", removed)
+    measure(data, tmp_path / "r.json")
+    assert free == ["r.json.parts"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="files have no locks on Windows")

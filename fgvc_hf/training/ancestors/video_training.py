@@ -91,7 +91,7 @@ class VideoTraining(TrainingModule):
 
     def encode(self, rgb: torch.Tensor) -> torch.Tensor:
         """Features `(B, h, w, C)`, float32, of frames `(B, 3, H, W)`, RGB in [0, 1], which the recipe's processor converts."""
-        return self.model(rgb_to_pixel_values(rgb, self.processor)).features.float().movedim(1, -1)
+        return self.model(rgb_to_pixel_values(rgb, self.processor), return_dict=True).features.float().movedim(1, -1)
 
     def outlined(self, image: torch.Tensor, place: Place, index: int, size: Size) -> np.ndarray:
         """An image (3, H, W), RGB in [0, 1], as uint8 with a box around patch `index` of `size` cells."""
