@@ -193,7 +193,7 @@ class FgvcImageProcessorPil(PilBackend):
         if lightness_only and not do_convert_lab:
             raise ValueError("lightness_only needs do_convert_lab: lightness is the L of Lab.")
         try:
-            torch.empty(0, device=device)
+            torch.empty(0, dtype=torch.uint8, device=device)
         except (RuntimeError, AssertionError, TypeError):
             raise ValueError(f"device {device} is not available here; cpu always is.") from None
         processed = []

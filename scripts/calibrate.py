@@ -63,9 +63,10 @@ def main() -> None:
 
 
 def calibrate(arguments: argparse.Namespace) -> None:
-    written = check_writable(arguments.checkpoint / "config.json")
+    written = arguments.checkpoint / "config.json"
     if not written.is_file():
         raise FileNotFoundError(f"{arguments.checkpoint}: must be a folder with a config.json, which is written.")
+    check_writable(written)
     videos = VideoFolder(arguments.videos, 256, (1, 1), (0.5, 1.0), (1.0, 1.8))
     images = videos.texture_images(TEXTURES, *TEXTURE_SIZE)
     tracker = Tracker.from_pretrained(arguments.checkpoint, arguments.preset)
