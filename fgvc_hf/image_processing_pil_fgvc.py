@@ -192,10 +192,7 @@ class FgvcImageProcessorPil(PilBackend):
             raise ValueError("do_convert_lab needs do_rescale: Lab is computed from values in [0, 1].")
         if lightness_only and not do_convert_lab:
             raise ValueError("lightness_only needs do_convert_lab: lightness is the L of Lab.")
-        try:
-            torch.empty(0, dtype=torch.uint8, device=device)
-        except (RuntimeError, AssertionError, TypeError):
-            raise ValueError(f"device {device} is not available here; cpu always is.") from None
+        _check_device(device)
         processed = []
         for image in images:  # (3, H, W)
             if do_convert_lab and image.shape[0] != 3:
@@ -205,7 +202,8 @@ class FgvcImageProcessorPil(PilBackend):
                 if target != image.shape[-2:] and _holds_levels(image, rescale_factor if do_rescale else None):
                     image = self.resize(image, SizeDict(height=target[0], width=target[1]), resample=resample)
                 elif target != image.shape[-2:]:
-                    image = _resize_floats(image, target, resample)
+                    most = 1 / rescale_factor if do_rescale and rescale_factor > 0 else None
+                    image = _resize_floats(image, target, resample, most)
             held = (
                 np.uint8 if image.dtype == np.uint8 else np.float32
             )  # torch knows no other order of bytes, and no long doubles
@@ -215,6 +213,15 @@ class FgvcImageProcessorPil(PilBackend):
             values = convert_colours(values, do_convert_lab, lightness_only, do_normalize, image_mean, image_std)
             processed.append(values if return_tensors == "pt" else values.cpu().numpy())
         return BatchFeature(data={"pixel_values": processed}, tensor_type=return_tensors)
+
+
+def _check_device(device: str | torch.device | None) -> None:
+    """A `ValueError` for a device that is not there, for which torch has other errors."""
+    if device is not None:
+        try:
+            torch.empty(0, dtype=torch.uint8, device=device)
+        except (RuntimeError, AssertionError, TypeError) as error:
+            raise ValueError(f"device {device} is not available here; cpu always is.") from error
 
 
 def _check_kind(images) -> None:
@@ -240,12 +247,14 @@ def _holds_levels(image: np.ndarray, rescale_factor: float | None) -> bool:
     return low >= 0 and high <= 255 and not shares and bool((image == np.round(image)).all())
 
 
-def _resize_floats(image: np.ndarray, size: tuple[int, int], resample: PILImageResampling | None) -> np.ndarray:
-    """An image `(C, H, W)` resized to (height, width) as Pillow does it for 8 bits, without rounding."""
+def _resize_floats(
+    image: np.ndarray, size: tuple[int, int], resample: PILImageResampling | None, most: float | None
+) -> np.ndarray:
+    """An image `(C, H, W)`, with values from 0 to `most` if that is given, resized to (height, width) as Pillow does it for 8 bits, without rounding."""
     filter_ = resample if isinstance(resample, int) else PILImageResampling.BILINEAR
     channels = [Image.fromarray(np.ascontiguousarray(channel, np.float32)) for channel in image]
     resized = np.stack([np.asarray(channel.resize(size[::-1], filter_)) for channel in channels])
-    return resized.clip(image.min(), image.max())
+    return resized if most is None else resized.clip(0, most)  # which sharp filters exceed at edges
 
 
 def _layout(shape: tuple[int, ...]) -> str | None:

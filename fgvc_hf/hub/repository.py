@@ -6,6 +6,7 @@ alone, without its numbers, use `model.push_to_hub("user/name")` of transformers
 
 import tempfile
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from pathlib import Path
 
 from huggingface_hub import HfApi, get_token
@@ -55,7 +56,7 @@ def write_repository(
 
     Args:
         tracker ([`Tracker`]): The model and the processor.
-        folder: New or empty folder to write to.
+        folder: New or empty folder to write to. A new one appears once it is whole.
         repo_id (`str`): `user/name`, for the card.
         card (`str`): README in Markdown with a YAML header that states the licence, such as [`model_card`] makes.
         results (paths): Files that `fgvc-hf evaluate` has written; their numbers go into the card.
@@ -64,15 +65,17 @@ def write_repository(
 
     Raises:
         `ValueError`: The card states no licence, or a result is no result or was measured on other weights.
-        `OSError`: A result cannot be read, or the folder exists and is not empty, or cannot be written. None is left then.
+        `OSError`: A result cannot be read, or the folder exists and is not empty, or cannot be written.
     """
+    folder = Path(folder)
     text = card_with_results(card, repo_id.rpartition("/")[2], measured_results(results, tracker.model))
-    with atomic_folder(folder) as temporary:
-        tracker.model.save_pretrained(temporary)
-        tracker.processor.save_pretrained(temporary)
-        (temporary / "README.md").write_text(card_with_usage(text, repo_id, with_code), encoding="utf-8")
+    empty = folder.is_dir() and not any(folder.iterdir())
+    with nullcontext(folder) if empty else atomic_folder(folder) as written:
+        tracker.model.save_pretrained(written)
+        tracker.processor.save_pretrained(written)
+        (written / "README.md").write_text(card_with_usage(text, repo_id, with_code), encoding="utf-8")
         if with_code:
-            add_code(temporary)
+            add_code(written)
 
 
 def write_or_upload(

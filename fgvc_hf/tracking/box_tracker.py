@@ -115,7 +115,7 @@ class BoxTracker:
         visible = torch.where(seen, visible, 0)  # what lay beside the frame has no looks of its own
         tolerance = TOLERANCE * (first[2] - first[0]).norm()
         transform, weights = fit_similarity(grid, points, visible, tolerance, self.turns[box])
-        confidence = weights.mean().float()
+        confidence = (weights.sum() / seen.sum().clamp(min=1)).float()
         return transform(first) if confidence >= LEAST_CONFIDENCE else self.corners[box], confidence
 
     def _carry(self, box: int, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

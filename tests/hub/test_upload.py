@@ -144,6 +144,16 @@ def test_a_folder_with_files_is_left_as_it_is(tiny_model, processor, tmp_path):
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"README.md": "My own notes."}
 
 
+def test_an_empty_folder_is_filled_where_it_is(tiny_model, processor, tmp_path):
+    """Also through a link, and without a change of who may read it, such as the temporary folder of an upload."""
+    card = "---\nlicense: apache-2.0\n---\n\n# tiny\n"
+    (tmp_path / "empty").mkdir(mode=0o700)
+    (tmp_path / "link").symlink_to("empty")
+    write_repository(Tracker(tiny_model, processor), tmp_path / "link", "user/tiny", card)
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "empty").stat().st_mode & 0o777 == 0o700
+    assert {"README.md", "config.json", "model.safetensors"} < {path.name for path in (tmp_path / "empty").iterdir()}
+
+
 def test_a_repository_that_cannot_be_written_leaves_no_folder(tiny_model, processor, tmp_path, monkeypatch):
     def full_disk(folder):
         raise OSError(28, "No space left on device")

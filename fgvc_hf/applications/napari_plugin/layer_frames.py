@@ -42,9 +42,9 @@ class LayerFrames:
         self._data, self._rgb, self._read = data, layer.rgb, read
         self._limits = None if data.dtype == np.uint8 else white_and_black(layer, data.dtype)
         # What is cut out of a layer, or changed, keeps its metadata; the file itself decodes faster in its order
-        whole = getattr(data, "name", None) == layer.metadata.get("frames")
-        video = layer.metadata.get("video") if whole else None
-        self._video = video if isinstance(video, VideoFile) else None
+        video = layer.metadata.get("video")
+        whole = isinstance(video, VideoFile) and getattr(data, "name", None) == layer.metadata.get("frames")
+        self._video = video if whole else None
 
     def frames(self, start: int = 0, stop: int | None = None, reverse: bool = False) -> Iterator[np.ndarray]:
         if self._video is not None:

@@ -91,6 +91,11 @@ def test_without_ids_every_row_is_a_point(image):
     assert list(labels_of_layer(points_layer([[0, 1, 1], [0, 2, 2]]), image)) == [0, 1]
 
 
+def test_metadata_of_other_plugins_say_nothing(frames):
+    source = LayerFrames(layers.Image(frames, rgb=True, metadata={"frames": np.arange(3), "video": "a.mp4"}))
+    np.testing.assert_array_equal(np.stack(list(source.frames())), frames)
+
+
 def test_labels_are_of_the_video_however_the_layers_lie(frames):
     """Half a pixel to the world's unit and moved by (2, 4), and points in another place again."""
     image = layers.Image(frames, rgb=True, scale=(1, 0.5, 0.5), translate=(0, 2, 4))
