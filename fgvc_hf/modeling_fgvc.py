@@ -247,15 +247,15 @@ class FgvcModel(FgvcPreTrainedModel):
             raise ValueError(f"match needs two batches of one shape (batch, 3, height, width), got {shapes}.")
         radius = self.config.window_radius if radius is None else whole_number("radius", radius)
         accepted, most = FIELDS["temperature"], MOST["window_radius"]
-        learned = isinstance(temperature, torch.Tensor) and temperature.ndim == 0
-        number = self.config.temperature if temperature is None else temperature.item() if learned else temperature
-        number = accepted.normalised(number)
-        if not 0 <= radius <= most or number not in accepted:
+        if isinstance(temperature, torch.Tensor) and temperature.ndim == 0:
+            temperature = temperature.item()
+        temperature = accepted.normalised(self.config.temperature if temperature is None else temperature)
+        if not 0 <= radius <= most or temperature not in accepted:
             problem = f"got {radius} and {temperature!r:.100}"
             raise ValueError(f"radius must be from 0 to {most} and temperature {accepted}, {problem}.")
         features_0, features_1 = self.normalized_features(pixel_values_0), self.normalized_features(pixel_values_1)
         check_stride(pixel_values_0, features_0, self.config)
-        log_probs = probability_map(features_0, features_1, radius, temperature if learned else number)
+        log_probs = probability_map(features_0, features_1, radius, temperature)  # (B, h, w, (2r+1)^2)
         probs = log_probs.exp()
         axis = torch.arange(-radius, radius + 1, device=probs.device, dtype=probs.dtype)
         offsets = torch.cartesian_prod(axis, axis).flip(-1)  # (dx, dy) in dy-major order

@@ -171,13 +171,10 @@ def test_a_temperature_may_be_a_number_of_numpy(tiny_model):
     assert torch.equal(plain, other)
 
 
-def test_a_temperature_may_be_learned(tiny_model):
+def test_a_temperature_may_be_a_tensor_of_one_number(tiny_model):
     values = torch.randn(1, 3, 32, 40, generator=torch.Generator().manual_seed(0))
-    temperature = torch.tensor(0.5, requires_grad=True)
-    found = tiny_model.match(values, values.flip(-1), 1, temperature).log_probs
-    assert torch.equal(found, tiny_model.match(values, values.flip(-1), 1, 0.5).log_probs)
-    found[..., 4].sum().backward()
-    assert abs(float(temperature.grad)) > 1
+    found, plain = (tiny_model.match(values, values.flip(-1), 1, t).log_probs for t in (torch.tensor(0.5), 0.5))
+    assert torch.equal(found, plain)
     with pytest.raises(ValueError, match="temperature a finite number above 0, got"):
         tiny_model.match(values, values, 1, torch.tensor(0.0))
 
