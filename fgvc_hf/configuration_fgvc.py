@@ -338,10 +338,10 @@ class FgvcConfig(PreTrainedConfig):
             saved = config_dict.get(name, getattr(cls, name))
             if name in kwargs and config_dict.get("model_type") == cls.model_type and kwargs[name] != saved:
                 kind = "coarse-to-fine" if config_dict.get("fine_size") else "fine"
-                checkpoint = f"this checkpoint is of a {kind} model with {saved!r}"
+                checkpoint = f"this checkpoint is of a {kind} model with {saved!r:.100}"
                 raise ValueError(f"{name} is part of the weights: {checkpoint}, got {kwargs[name]!r:.100}.")
         if (model_type := config_dict.get("model_type", cls.model_type)) != cls.model_type:
-            raise ValueError(f"the configuration is of a model of type {model_type!r}, not {cls.model_type!r}.")
+            raise ValueError(f"the configuration is of a model of type {model_type!r:.100}, not {cls.model_type!r}.")
         returned = kwargs.get("return_unused_kwargs", False)  # the caller takes back what is no attribute of a config
         _check_known(name for name in kwargs.keys() - {"return_unused_kwargs"} if hasattr(cls, name) or not returned)
         extra = {name: value for name, value in config_dict.items() if not _is_known(name)}
@@ -393,7 +393,7 @@ def _check_known(names: Iterable[str]) -> None:
     for name in names:
         if not _is_known(name):
             near = "".join(f"; did you mean {other}?" for other in get_close_matches(name, FIELDS, n=1))
-            raise ValueError(f"FgvcConfig has no field {name!r}{near or '.'} Its fields are {', '.join(FIELDS)}.")
+            raise ValueError(f"FgvcConfig has no field {name!r:.100}{near or '.'} Its fields are {', '.join(FIELDS)}.")
 
 
 __all__ = ["FgvcConfig"]

@@ -22,6 +22,8 @@ MOST = {  # of fields that sizes in memory and time depend on
     "propagation_radius": 1024,
     "propagation_topk": 10_000,
     "search_radius": 10,
+    "num_context_frames": 100_000,
+    "context_step": 100_000,
 }
 WITHOUT_EFFECT = "num_batches_tracked"  # of batch normalisation; older checkpoints have none
 SHOWN = 5  # names in a message
@@ -59,7 +61,7 @@ def check_size(config: Any) -> None:
     for name, most in MOST.items():
         value = getattr(config, name)
         if max(value if isinstance(value, list) else [value]) > most:
-            raise ValueError(f"{name} must be at most {most}, got {value}.")
+            raise ValueError(f"{name} must be at most {most}, got {value!r:.100}.")
     last, blocks = config.hidden_sizes[-1], zip(config.depths, config.hidden_sizes, strict=True)
     count = 49 * config.num_channels * config.hidden_sizes[0] + sum(16 * depth * width**2 for depth, width in blocks)
     count += config.projection_size * last * config.projection_kernel**2

@@ -65,7 +65,7 @@ def resolve_checkpoint(name: str | Path | None, subfolder: str | None = None) ->
             raise ValueError(f"{file}: must be {SETTINGS}.")
     model_type = read_json(config, SETTINGS).get("model_type")
     if model_type != "fgvc":
-        raise ValueError(f"{name}: is a checkpoint of model type {model_type!r}, not 'fgvc'.")
+        raise ValueError(f"{name}: is a checkpoint of model type {model_type!r:.100}, not 'fgvc'.")
     if not any(folder.glob("*.safetensors")):
         raise ValueError(f"{name}: has no weights; there must be a model.safetensors.")
     return name

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fgvc_hf import FgvcConfig, FgvcImageProcessorPil, FgvcModel, FgvcProcessor, Tracker
+from fgvc_hf.encoder.loading import MOST
 
 
 CONVOLUTION, NORM = "encoder.layer1.0.conv1.weight", "encoder.bn1.running_var"
@@ -107,6 +108,23 @@ def test_another_type_of_model(folder):
     for load in (FgvcModel, Tracker):
         with pytest.raises(ValueError, match="of (a model of type|model type) 'bert', not 'fgvc'"):
             load.from_pretrained(folder)
+
+
+def test_the_sentence_about_a_type_that_is_no_name_is_short(folder):
+    change_config(folder, model_type=[0] * 10_000)
+    for load in (FgvcModel, Tracker):
+        with pytest.raises(ValueError, match="of (a model of type|model type) .*, not 'fgvc'") as caught:
+            load.from_pretrained(folder)
+        assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("value", [2**63, 10**400], ids=["2**63", "10**400"])
+@pytest.mark.parametrize("name", MOST)
+def test_fields_that_sizes_depend_on_are_bounded(name, value, folder):
+    change_config(folder, **{name: [value] * 3 if name == "depths" else value})
+    with pytest.raises(ValueError, match=rf"{name} must be (at most|a finite number)") as caught:
+        FgvcModel.from_pretrained(folder)
+    assert len(str(caught.value)) < 600
 
 
 @pytest.mark.parametrize(
