@@ -8,7 +8,7 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..configuration_fgvc import FgvcConfig
-from ..coordinates import point_to_cell
+from ..coordinates import cell_to_point, point_to_cell
 from ..data.augmentation import change_light, colour_of, drop_channel, rgb_to_pixel_values
 from ..data.scene import Random
 from ..data.synthetic_pairs import SyntheticPairs, render_pairs
@@ -28,7 +28,7 @@ from .objectives import (
 )
 from .pictures import real_picture, synthetic_picture
 from .recipes import Recipe
-from .tracking_objective import tracking_loss
+from .tracking_objective import SUPPORTED, tracking_loss
 
 
 CLIP_POINTS = 48  # of a clip of the tracking objective
@@ -107,6 +107,7 @@ class JointTraining(TrainingModule):
         seeds: list[int],
         step: int = 0,
         clips: TrainingClips | None = None,
+        tracked: SyntheticPairs | None = None,
     ) -> dict[str, torch.Tensor]:
         """Losses by name, each the mean over the pairs or clips; see [`TrainingModule`]."""
         losses = {}
@@ -115,8 +116,11 @@ class JointTraining(TrainingModule):
             losses["reconstruction"], real_features = self._reconstruct(frames, seeds)
         if frames is not None and self.recipe.distillation:
             losses["distillation"] = self._distill(frames)
-        if clips is not None:
-            losses["tracking"] = self._track(clips, seeds)
+        followed = [clips] if clips is not None else []
+        if tracked is not None:
+            followed.append(self._points_of(tracked, seeds))
+        if followed:
+            losses["tracking"] = torch.stack([self._track(of, seeds, step) for of in followed]).mean()
         if labelled is not None:
             losses["label"], labelled_features = self._compare_with_labels(labelled, seeds)
         if self.discriminator is not None and real_features is not None and labelled_features is not None:
@@ -187,26 +191,40 @@ class JointTraining(TrainingModule):
         ]
         return torch.stack(losses).mean()
 
-    def _track(self, clips: TrainingClips, seeds: list[int]) -> torch.Tensor:
+    def _points_of(self, pairs: SyntheticPairs, seeds: list[int]) -> TrainingClips:
+        """Pairs with flow as clips of two frames: points at the centres of cells whose flow is known."""
+        config, known = self.model.config, pairs.visible[:, 0]  # (B, h, w)
+        order = known + Random([2 * seed + 3 for seed in seeds], known.device).uniform(0, 1, *known.shape[1:])
+        chosen = order.flatten(1).topk(min(CLIP_POINTS, order[0].numel()), dim=1).indices  # (B, N)
+        cells = torch.stack([chosen % known.shape[2], chosen // known.shape[2]], dim=-1).float()
+        places = cell_to_point(cells, config.output_stride, config.cell_origin)  # (B, N, 2)
+        flow = pairs.flow[:, 0].flatten(1, 2).gather(1, chosen[..., None].expand(-1, -1, 2))
+        visible = known.flatten(1).gather(1, chosen)[..., None].expand(-1, -1, 2)
+        tracks = torch.stack([places, places + flow], dim=2)  # (B, N, 2, 2)
+        return TrainingClips(pairs.frames, torch.zeros_like(chosen), tracks, visible)
+
+    def _track(self, clips: TrainingClips, seeds: list[int], step: int) -> torch.Tensor:
         """The tracking objective between pairs of frames of clips, in both orders."""
         recipe, config = self.recipe, self.model.config
         random = Random([2 * seed + 1 for seed in seeds], clips.frames.device)
         features = self._encode(rgb_to_pixel_values(clips.frames))  # (B, T, h, w, C)
         cells = point_to_cell(clips.tracks, config.output_stride, config.cell_origin)  # (B, N, T, 2)
-        reach = recipe.tracking_search - 1
         losses = []
         for source, target in permutations(range(clips.frames.shape[1]), 2):
+            seen, known = clips.visible[:, :, source], clips.visible[:, :, target]
             losses.append(
                 tracking_loss(
                     features[:, source],
                     features[:, target],
                     cells[:, :, source],
                     cells[:, :, target],
-                    clips.visible[:, :, source] & clips.visible[:, :, target],
-                    cells[:, :, target] + random.uniform(-reach, reach, cells.shape[1], 2),
+                    seen & known,
+                    seen & ~known,
+                    random.uniform(-1, 1, cells.shape[1], 2),
                     config.template_radius,
                     recipe.tracking_search,
                     recipe.tracking_temperature,
+                    step % 10 < 10 * SUPPORTED,
                 )
             )
         return torch.stack(losses).mean()

@@ -213,6 +213,8 @@ class Training:
         seeds, clips = self._seeds(numbers), {}
         if self.recipe.tracking and self.textures is not None:
             clips["clips"] = make_clips(self.recipe, self.textures, seeds, self.step)
+        if self.recipe.tracking and self.labelled is not None:
+            clips["tracked"] = self._labelled(numbers)
         with self.accelerator.autocast():
             return self.module(frames=frames, labelled=labelled, seeds=seeds, step=self.step, **clips)
 

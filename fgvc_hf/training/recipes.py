@@ -79,8 +79,8 @@ class Recipe:
         learning_rate (`float`): Of Adam, at the start; cosine decay to a thousandth.
         real (`float`), synthetic (`float`), adversarial (`float`): Weights of the losses: reconstruction of real pairs
             (Eq. 8), labels of synthetic pairs (Eqs. 2 to 5), and the discriminator on their maps (Eq. 10). 0 leaves one out.
-        tracking (`float`): Weight of the tracking objective: patches of points of rendered clips, found again 1 to 16 frames later; see
-            `tracking_objective.py`.
+        tracking (`float`): Weight of the tracking objective: patches of points of rendered clips, and of tracked videos if these are given,
+            found again 1 to 16 frames later; see `tracking_objective.py`.
         tracking_search (`int`), tracking_temperature (`float`): Radius of its windows in cells, and what divides its scores.
         distillation (`float`): Weight of the cross-entropy with the maps of a frozen fine teacher on real pairs (section 3.2).
         freeze_encoder (`bool`): Train only the head of a coarse-to-fine model.
@@ -240,9 +240,9 @@ FINETUNE_SMALL = replace(
 )
 # On crops of 256 pixels, where r = 24 fine cells equal 6 coarse cells
 DISTILL = Recipe(real=0.0, synthetic=0.0, adversarial=0.0, distillation=1.0, gap=(1, 8), freeze_batch_norm=True)
-# The features of a coarse-to-fine model for the template tracker; soft labels of a fine teacher on real pairs keep them near what is real
+# The features for the template tracker: rendered clips, and tracks of real videos where they are given
 TRACKING = replace(
-    DISTILL, tracking=1.0, distillation=0.2, batch_size=8, learning_rate=2e-4, steps=20_000, average=0.999
+    DISTILL, tracking=1.0, distillation=0.0, batch_size=8, learning_rate=2e-4, gap=(1, 20), steps=20_000, average=0.999
 )
 RECIPES: dict[str, Recipe] = {
     "teacher": TEACHER,
@@ -255,7 +255,7 @@ RECIPES: dict[str, Recipe] = {
     "finetune-small": FINETUNE_SMALL,
     "distill": DISTILL,
     "tracking": TRACKING,
-    "tracking-small": _small(TRACKING, batch_size=2, steps=4_000, average=0.99),
+    "tracking-small": replace(_small(TRACKING, batch_size=2, steps=3_000, average=0.99), gap=(1, 20)),
     "distill-small": _small(DISTILL, steps=6_000, batch_size=2, learning_rate=5e-4, average=0.99),
 }
 

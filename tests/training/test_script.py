@@ -294,6 +294,10 @@ def test_documented_commands(videos, checkpoint, tmp_path, line):
     if "clips.pack" in line:
         places["clips.pack"] = tmp_path / "clips.pack"
         assert run_here("prepare.py", "pack", videos, places["clips.pack"]).returncode == 0
+    if "MY_TRACKS" in line:
+        places["MY_TRACKS"] = tmp_path / "tracks"
+        labelled = run_here("self_label.py", videos, places["MY_TRACKS"], "--grid", "4")
+        assert labelled.returncode == 0, labelled.stderr
     words = [str(places.get(word, word)) for word in line.split()[2:]]
     words[words.index("--output") + 1] = str(tmp_path / "run")
     done = train(*words, "--dry-run", changes=ANCESTORS.get(line.split()[3], SMALL))

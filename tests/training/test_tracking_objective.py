@@ -7,7 +7,18 @@ import torch
 import torch.nn.functional as F
 
 from fgvc_hf.matching.patches import patch_weights, sample_patches, window_scores
-from fgvc_hf.training.tracking_objective import patch_scores, tracking_loss, windows_at
+from fgvc_hf.matching.pyramid import downsample
+from fgvc_hf.training.tracking_objective import (
+    ABSENT,
+    CELL_SHARE,
+    HIDDEN_SHARE,
+    next_level,
+    patch_scores,
+    place_loss,
+    support_weights,
+    tracking_loss,
+    windows_at,
+)
 
 
 H, W, C, RADIUS, SEARCH, TEMPERATURE = 24, 30, 16, 2, 5, 0.05
@@ -20,10 +31,22 @@ def features():
 
 
 def loss(source, target, places, truth, centres=None, valid=None, search=SEARCH, temperature=TEMPERATURE):
+    """The loss of patches at full resolution, without "nowhere"."""
     valid = torch.ones(places.shape[:2], dtype=torch.bool) if valid is None else valid
-    return tracking_loss(
-        source, target, places, truth, valid, truth if centres is None else centres, RADIUS, search, temperature
-    )
+    source, target = (F.normalize(of, dim=-1) for of in (source, target))
+    patches = torch.cat([sample_patches(*pair, RADIUS) for pair in zip(source, places, strict=True)])
+    corners = (truth if centres is None else centres).round().long() - search
+    windows = windows_at(target, corners - RADIUS, 2 * (search + RADIUS) + 1).flatten(0, 1)
+    scores = patch_scores(patches, windows, patch_weights(RADIUS)).view(*valid.shape, 2 * search + 1, -1)
+    return place_loss(scores, corners, target.shape[1:3], truth, valid, None, temperature)
+
+
+def whole(source, target, places, truth, valid=None, hidden=None, **named):
+    """The whole objective."""
+    none = torch.zeros(places.shape[:2], dtype=torch.bool)
+    valid, hidden = ~none if valid is None else valid, none if hidden is None else hidden
+    shifts = torch.zeros_like(truth)
+    return tracking_loss(source, target, places, truth, valid, hidden, shifts, RADIUS, SEARCH, TEMPERATURE, **named)
 
 
 def cells(*values):
@@ -134,11 +157,14 @@ def test_half_precision_is_close(features):
 
 def test_the_default_device_has_no_say(features):
     """Tensors on the meta device have no values."""
-    arguments = features[:1], features[1:], cells((5, 6), (20, 11)), cells((7, 5.5), (21, 12))
-    expected = loss(*arguments)
-    with torch.device("meta"):
-        valid = torch.ones(1, 2, dtype=torch.bool, device="cpu")
-        assert torch.equal(loss(*arguments, valid=valid), expected)
+    places, truth = cells((5, 6), (20, 11)), cells((7, 5.5), (21, 12))
+    valid, hidden = torch.tensor([[True, False]]), torch.tensor([[False, True]])
+    arguments = features[:1], features[1:], places, truth, valid, hidden, torch.zeros(1, 2, 2)
+    for supported in (False, True):
+        expected = tracking_loss(*arguments, RADIUS, SEARCH, TEMPERATURE, supported)
+        with torch.device("meta"):
+            found = tracking_loss(*arguments, RADIUS, SEARCH, TEMPERATURE, supported)
+        assert torch.equal(found, expected)
 
 
 def test_the_loss_by_value_at_the_border():
@@ -159,7 +185,10 @@ def test_the_loss_by_value_at_the_border():
         share = {(u, v): max(0, 1 - abs(x - u)) * max(0, 1 - abs(y - v)) for u, v in scores}
         expected.append(sum(share[place] * (total - scores[place] / 0.3) for place in scores))
     valid = torch.ones(1, 3, dtype=torch.bool)
-    found = tracking_loss(source[None], target[None], places, truth, valid, centres, 1, 2, 0.3)
+    corners = centres.long() - 2
+    windows = windows_at(target[None], corners - 1, 7)[0]
+    scores = patch_scores(patches, windows, weights)[None]
+    found = place_loss(scores, corners, (9, 7), truth, valid, None, 0.3)
     assert float(found) == pytest.approx(sum(expected) / 3, rel=1e-5)
 
 
@@ -172,3 +201,95 @@ def test_the_outermost_cells_of_a_window_belong_to_it(place, counts):
     flat = torch.ones(1, H, W, C)
     found = loss(flat, flat, cells((12, 12)), cells(place), centres=cells((15, 12)))
     assert float(found) == pytest.approx(math.log(121) if counts else 0, rel=1e-5)
+
+
+def test_features_of_the_next_level_are_those_of_inference(features):
+    for odd in (features, features[:, :-1, :-1]):
+        expected = torch.stack([downsample(of) for of in odd])
+        torch.testing.assert_close(next_level(odd), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_a_hidden_point_is_nowhere():
+    """By value: of D x D cells with one score each and of "nowhere"; visible points mean and hidden ones mean, weighted."""
+    scores, corners = torch.full((1, 3, 5, 5), 0.6), torch.zeros(1, 3, 2, dtype=torch.long)
+    truth = cells((2, 2), (3, 1), (1, 1))
+    valid, hidden = torch.tensor([[True, False, False]]), torch.tensor([[False, True, False]])
+    total = math.log(25 * math.exp(0.6 / 0.1) + math.exp(ABSENT / 0.1))
+    expected = total - 0.6 / 0.1 + HIDDEN_SHARE * (total - ABSENT / 0.1)
+    found = place_loss(scores, corners, (9, 9), truth, valid, hidden, 0.1)
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+    without = place_loss(scores, corners, (9, 9), truth, valid, None, 0.1)
+    assert float(without) == pytest.approx(math.log(25), rel=1e-5)
+
+
+def test_what_resembles_a_hidden_point_costs(features):
+    """The patch of a point that is hidden must be found nowhere: where it is found the loss is greater."""
+    places, hidden = cells((10, 10), (15, 12)), torch.ones(1, 2, dtype=torch.bool)
+    there = whole(features[:1], features[:1], places, places, ~hidden, hidden)
+    gone = whole(features[:1], features[1:], places, places, ~hidden, hidden)
+    assert gone < 0.2 < 1 < there
+
+
+def test_the_objective_is_the_sum_of_both_levels_and_single_cells(features):
+    """Of flat features by value: every cell of each window has the score 1, "nowhere" has its own."""
+    flat, places = torch.ones(1, 40, 40, C), cells((20, 20))
+    count = (2 * SEARCH + 1) ** 2
+    patches = math.log(count + math.exp((ABSENT - 1) / TEMPERATURE))
+    found = float(whole(flat, flat, places, places))
+    assert found == pytest.approx(2 * patches + CELL_SHARE * math.log(count), rel=1e-4)
+
+
+def test_the_whole_objective_has_its_least_at_the_truth(features):
+    smooth = F.avg_pool2d(features[:1].movedim(-1, 1), 5, 1, 2).movedim(1, -1)
+    places = cells((10, 10), (15, 12))
+    right = whole(smooth, smooth, places, places)
+    for shift in ((4, 0), (0, -4)):
+        assert whole(smooth, smooth, places, places + torch.tensor(shift)) > right + 1
+
+
+def test_the_shift_moves_every_window_but_never_beyond_the_truth(features):
+    """A shift of 1 leaves the truth in the window; another one changes what it is compared with."""
+    places = cells((12, 12))
+    arguments = features[:1], features[1:], places, places, torch.ones(1, 1, dtype=torch.bool)
+    none = torch.zeros(1, 1, dtype=torch.bool)
+    values = {
+        float(tracking_loss(*arguments, none, torch.full((1, 1, 2), shift), RADIUS, SEARCH, TEMPERATURE))
+        for shift in (-1.0, 0.0, 1.0)
+    }
+    assert len(values) == 3 and all(value > 0.1 for value in values)
+
+
+def test_support_weights_prefer_cells_that_resemble_the_middle_one():
+    """A thin thing, the middle column of a patch: its cells weigh more than by the Gaussian alone, and the sum is 1."""
+    patch = torch.zeros(1, 5, 5, 2)
+    patch[..., 0] = 1
+    patch[:, :, 2] = torch.tensor([0.0, 1.0])
+    patch = patch.flatten(1, 2)
+    weights, even = support_weights(patch, 2)[0].view(5, 5), patch_weights(2).view(5, 5)
+    assert weights.sum() == pytest.approx(1)
+    assert (weights[:, 2] > 2 * even[:, 2]).all() and (weights[:, [0, 1, 3, 4]] < even[:, [0, 1, 3, 4]]).all()
+    alike = support_weights(torch.ones(1, 25, 2) / math.sqrt(2), 2)[0]
+    torch.testing.assert_close(alike, patch_weights(2))
+
+
+def test_weights_of_each_patch_are_its_own(features):
+    places = cells((10, 10), (15, 12))[0]
+    patches = sample_patches(features[0], places, RADIUS)
+    corners = places[None].long() - SEARCH - RADIUS
+    windows = windows_at(features[1:], corners, 2 * (SEARCH + RADIUS) + 1)[0]
+    weights = support_weights(patches, RADIUS)
+    both = patch_scores(patches, windows, weights)
+    for row in (0, 1):
+        alone = patch_scores(patches[row, None], windows[row, None], weights[row])
+        torch.testing.assert_close(both[row, None], alone, atol=1e-5, rtol=0)
+    assert (both - patch_scores(patches, windows, patch_weights(RADIUS))).abs().max() > 1e-3
+
+
+def test_gradients_of_the_whole_objective_are_finite_with_and_without_support(features):
+    for supported in (False, True):
+        source = features[:1].clone()
+        source[:, 8:12, 8:12] = 0
+        source.requires_grad_()
+        places = cells((10, 10), (0, 0), (W - 1, H - 1))
+        whole(source, features[1:], places, places, supported=supported).sum().backward()
+        assert source.grad is not None and source.grad.isfinite().all() and source.grad.abs().sum() > 0
