@@ -2,7 +2,8 @@
 
     python scripts/average.py outputs/teacher/last=0.5 outputs/joint/last=0.5 --videos FOLDER --output outputs/average
 
-Only checkpoints fine-tuned one from another can be averaged; one alone gets new statistics.
+Only checkpoints fine-tuned one from another can be averaged; one alone gets new statistics. With `--frames 0` the statistics are averaged like the
+weights, for checkpoints of one origin whose training left them as they were (`freeze_batch_norm`); no videos are needed then.
 """
 
 import argparse
@@ -29,10 +30,16 @@ CROP, GAP, AREA, ASPECT = 256, (1, 6), (0.5, 1.0), (1.0, 1.8)  # crops close to 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT=SHARE")
-    parser.add_argument("--videos", type=Path, required=True)
+    parser.add_argument("--videos", type=Path, help="of whose frames the statistics are")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--frames", type=int, default=160, help="crops that the statistics are the mean over")
+    parser.add_argument(
+        "--frames", type=int, default=160, help="crops that the statistics are the mean over; 0 averages them"
+    )
     arguments = parser.parse_args()
+    if arguments.frames < 0:
+        parser.error(f"--frames must be at least 0, got {arguments.frames}")
+    if arguments.frames and arguments.videos is None:
+        parser.error("--videos is needed, unless --frames is 0")
     try:
         average(arguments)
     except (ValueError, OSError) as error:
@@ -41,10 +48,11 @@ def main() -> None:
 
 def average(arguments: argparse.Namespace) -> None:
     names, shares = zip(*(parse(text) for text in arguments.checkpoints), strict=True)
-    check_outputs([arguments.output], [*names, arguments.videos])
-    videos = VideoFolder(arguments.videos, CROP, GAP, AREA, ASPECT)
+    check_outputs([arguments.output], [*names, *([arguments.videos] if arguments.videos else [])])
+    videos = VideoFolder(arguments.videos, CROP, GAP, AREA, ASPECT) if arguments.frames else None
     model = average_weights([load_model(name).eval() for name in names], shares)
-    estimate_batch_norm(model, crops(videos, arguments.frames))
+    if videos is not None:
+        estimate_batch_norm(model, crops(videos, arguments.frames))
     model.save_pretrained(arguments.output)
     FgvcProcessor(FgvcImageProcessorPil()).save_pretrained(arguments.output)
 

@@ -274,6 +274,23 @@ def test_averaging_checkpoints(videos, checkpoint, tmp_path):
     assert not torch.equal(before.encoder.bn1.running_mean, after.encoder.bn1.running_mean)
 
 
+def test_averaging_without_frames_keeps_the_statistics(checkpoint, tmp_path):
+    other = FgvcModel.from_pretrained(checkpoint)
+    for layer in (other.encoder.bn1, other.encoder.conv1):
+        layer.weight.data.mul_(3)
+    other.encoder.bn1.running_mean += 4
+    other.save_pretrained(tmp_path / "other")
+    shares = f"{checkpoint}=0.75", f"{tmp_path / 'other'}=0.25"
+    done = run_here("average.py", *shares, "--frames", "0", "--output", tmp_path / "average")
+    assert done.returncode == 0, done.stderr
+    before, after = (FgvcModel.from_pretrained(path).encoder for path in (checkpoint, tmp_path / "average"))
+    torch.testing.assert_close(after.conv1.weight, 1.5 * before.conv1.weight)
+    torch.testing.assert_close(after.bn1.running_mean, before.bn1.running_mean + 1)
+    for options, message in ([], "--videos is needed"), (["--frames", "-1"], "--frames must be at least 0, got -1"):
+        refused = run_here("average.py", *shares, *options, "--output", tmp_path / "out")
+        assert refused.returncode == 2 and message in refused.stderr and not (tmp_path / "out").exists()
+
+
 def test_averaging_needs_numbers(videos, checkpoint, tmp_path):
     done = run("average.py", f"{checkpoint}=much", "--videos", videos, "--output", tmp_path / "out")
     assert done.returncode == 1 and done.stderr.startswith("error: a share must be a number"), done.stderr

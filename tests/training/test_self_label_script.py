@@ -1,0 +1,41 @@
+"""`scripts/self_label.py` as a user runs it."""
+
+import shutil
+
+import pytest
+from scripts_as_functions import run_here
+
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--grid", "0"], "--grid must be at least 1, got 0"),
+        (["--length", "1"], "--length must be at least 2, got 1"),
+        (["--windows", "0"], "--windows must be at least 1, got 0"),
+        (["--short-side", "8"], "--short-side must be at least 32, got 8"),
+        (["--checkpoint", "none-such"], "none-such"),
+    ],
+)
+def test_self_labels_refuse_what_they_cannot_do(videos, tmp_path, options, message):
+    done = run_here("self_label.py", videos, tmp_path / "tracks", *options)
+    assert done.returncode and message in done.stderr and "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("tracks/*"))
+
+
+def test_self_labels_refuse_two_videos_of_one_name_and_go_on_after_an_interruption(videos, tmp_path):
+    first = min(videos.rglob("*.mp4"))
+    for folder in ("a", "b"):
+        (tmp_path / "twice" / folder).mkdir(parents=True)
+        shutil.copy(first, tmp_path / "twice" / folder / first.name)
+    done = run_here("self_label.py", tmp_path / "twice", tmp_path / "tracks")
+    assert done.returncode == 1 and f"two videos named {first.stem}" in done.stderr
+    written = tmp_path / "tracks" / f"{first.stem}.npz"
+    options = "--grid", "2", "--length", "3", "--windows", "1"
+    done = run_here("self_label.py", tmp_path / "twice" / "a", tmp_path / "tracks", *options)
+    assert done.returncode == 0 and "positions agree" in done.stdout, done.stderr
+    stamp = written.stat().st_mtime_ns
+    again = run_here("self_label.py", tmp_path / "twice" / "a", tmp_path / "tracks", *options)
+    assert again.returncode == 0 and written.stat().st_mtime_ns == stamp
