@@ -7,6 +7,7 @@ up to the search radius, with look-alikes in it.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -75,7 +76,7 @@ def support_weights(patches: torch.Tensor, radius: int) -> torch.Tensor:
 def place_loss(
     scores: torch.Tensor,
     corners: torch.Tensor,
-    size: tuple[int, int],
+    size: Sequence[int],
     truth: torch.Tensor,
     valid: torch.Tensor,
     hidden: torch.Tensor | None,
@@ -87,7 +88,7 @@ def place_loss(
 
     Args:
         scores (`torch.Tensor` of shape `(B, N, D, D)`), corners (`torch.Tensor` of shape `(B, N, 2)`, int64): Of windows, and their first cells (x, y).
-        size (`tuple[int, int]`): (h, w) of the features: cells outside are no place.
+        size (sequence of two `int`): (h, w) of the features: cells outside are no place.
         truth (`torch.Tensor` of shape `(B, N, 2)`): Cells of the points.
         valid, hidden (`torch.Tensor` of shape `(B, N)`, bool): Points that are known to be visible there, and those known to be hidden. Visible
             points outside their window do not count. Without `hidden` there is no "nowhere".
