@@ -186,7 +186,9 @@ def describe(training: Training, recipe: Any, textures: int, pace: Pace) -> None
     own, measured = sum(p.numel() for p in training.bare.model.parameters()), training.rehearse()
     seconds, left = measured["seconds_per_update"], recipe.steps - training.step
     print(f"recipe: {asdict(recipe)}")
-    print(f"data: {len(getattr(training.real, 'clips', ())) or 'sharded'} clips, {textures} texture images")
+    clips = [f"{len(getattr(training.real, 'clips', ())) or 'sharded'} clips"] if training.real is not None else []
+    pairs = ["labelled pairs"] if training.labelled is not None else []
+    print(f"data: {', '.join([*clips, *pairs, f'{textures} texture images'])}")
     print(f"precision: {training.accelerator.mixed_precision}, processes: {training.accelerator.num_processes}")
     print(f"parameters: {trained:,} trained, {own:,} of them the model's")
     print(f"an update: {seconds:.2f} s, peak memory {measured['peak_mib']:.0f} MiB")

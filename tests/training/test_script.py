@@ -319,6 +319,7 @@ def test_documented_commands(videos, checkpoint, tmp_path, line):
     words[words.index("--output") + 1] = str(tmp_path / "run")
     done = train(*words, "--dry-run", changes=ANCESTORS.get(line.split()[3], SMALL))
     assert done.returncode == 0, done.stderr
+    assert ("data: labelled pairs, 8 texture images" in done.stdout) == ("MY_TRACKS" in line), done.stdout
 
 
 def test_commands_are_documented():
