@@ -55,7 +55,11 @@ def label(arguments: argparse.Namespace) -> None:
         path = arguments.tracks / f"{name}.npz"
         if path.exists():
             continue
-        frames = scaled_frames(source, arguments.short_side)
+        try:
+            frames = scaled_frames(source, arguments.short_side)
+        except (ValueError, OSError) as error:
+            print(f"left out: {error}")
+            continue
         if len(frames) < 2:
             print(f"{source}: left out, it has one frame")
             continue

@@ -21,6 +21,7 @@ from .video_folder import check_view, choose_view, clip_name, scaled_frames, vid
 
 logger = logging.getLogger(__name__)
 
+DRAWS = 300  # of a view, until it shows a point that is sure on both frames: tracks may cover parts of a video only
 SAME_ASPECT = (
     0.05  # by how much of it the aspects of a video and of its tracks may differ: sides are rounded to pixels
 )
@@ -82,10 +83,13 @@ class TrackedVideos(Dataset):
         """Frames `(2, 3, size, size)` in [0, 1], flow `(2, h, w, 2)` in pixels and where it is known `(2, h, w)`."""
         draw = np.random.default_rng((self.seed, index))
         frames, tracks, sure = self.clips[draw.integers(len(self.clips))]
-        view = choose_view(len(frames), frames.shape[1:3], draw, self.size, *self.settings)
-        positions = view.positions(tracks[:, view.numbers])  # (N, 2, 2)
-        inside = ((positions >= 0) & (positions < self.size)).all(axis=(1, 2))
-        positions = torch.from_numpy(positions[inside & sure[:, view.numbers].all(axis=1)]).float()
+        for _ in range(DRAWS):
+            view = choose_view(len(frames), frames.shape[1:3], draw, self.size, *self.settings)
+            positions = view.positions(tracks[:, view.numbers])  # (N, 2, 2)
+            inside = ((positions >= 0) & (positions < self.size)).all(axis=(1, 2))
+            positions = torch.from_numpy(positions[inside & sure[:, view.numbers].all(axis=1)]).float()
+            if len(positions):
+                break
         cells = self.size // self.stride
         flow, known = (
             torch.zeros((2, cells, cells, 2), dtype=torch.float32),

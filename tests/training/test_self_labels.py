@@ -158,3 +158,17 @@ def test_the_loop_gives_tracked_pairs_to_the_recipe_for_tracking(tmp_path, monke
     Training(module, recipe, tmp_path, Accelerator(cpu=True), None, textures, Pairs()).run()
     assert asked[0]["tracked"].frames.shape == (2, 2, 3, 32, 32) and asked[0]["clips"].frames.shape[1] == 4
     assert asked[0]["labelled"] is None and asked[0]["frames"] is None
+
+
+def test_pairs_are_drawn_where_a_long_video_has_labels(tmp_path):
+    """Labels of five frames of sixty: almost no pair drawn from the whole video has any."""
+    from PIL import Image
+
+    found = agreed_tracks(Scripted(), video(60, 64, 64), length=5, windows=1, grid=6)
+    save_tracks(found, tmp_path / "clip.npz")
+    folder = tmp_path / "videos" / "clip"
+    folder.mkdir(parents=True)
+    for number in range(60):
+        Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(folder / f"{number:05d}.png")
+    pairs = TrackedVideos(tmp_path / "videos", tmp_path, 32, (1, 4), (0.8, 1.0), (0.9, 1.1), short_side=64)
+    assert np.mean([bool(pairs[index][2].any()) for index in range(20)]) >= 0.9
