@@ -164,7 +164,7 @@ def test_pairs_are_drawn_where_a_long_video_has_labels(tmp_path):
     """Labels of five frames of sixty: almost no pair drawn from the whole video has any."""
     from PIL import Image
 
-    found = agreed_tracks(Scripted(), video(60, 64, 64), length=5, windows=1, grid=6)
+    found = agreed_tracks(Scripted(), video(60, 64, 64), length=5, windows=1, grid=4)
     save_tracks(found, tmp_path / "clip.npz")
     folder = tmp_path / "videos" / "clip"
     folder.mkdir(parents=True)
