@@ -3,7 +3,7 @@
     python scripts/self_label.py VIDEOS TRACKS
 
 Writes TRACKS/NAME.npz for each video VIDEOS/.../NAME.mp4 or folder of images. Videos that have a file already are left alone, so that the same
-command goes on after an interruption. Fast clips, whose points leave the frame soon, need a smaller --length.
+command goes on after an interruption; other options need another folder. Fast clips, whose points leave the frame soon, need a smaller --length.
 """
 
 import argparse
@@ -50,10 +50,11 @@ def label(arguments: argparse.Namespace) -> None:
         raise ValueError(f"{arguments.videos}: has two videos named {twice[0]}; tracks go by the name.")
     tracker = Tracker.from_pretrained(arguments.checkpoint, arguments.preset)
     arguments.tracks.mkdir(parents=True, exist_ok=True)
-    agreed = points = 0
+    agreed = points = there = 0
     for name, source in zip(tqdm(names, disable=None, unit=" videos"), sources, strict=True):
         path = arguments.tracks / f"{name}.npz"
         if path.exists():
+            there += 1
             continue
         try:
             frames = scaled_frames(source, arguments.short_side)
@@ -66,7 +67,7 @@ def label(arguments: argparse.Namespace) -> None:
         found = agreed_tracks(tracker, frames, arguments.length, arguments.windows, arguments.grid)
         save_tracks(found, path)
         agreed, points = agreed + found.visible.sum(), points + (found.confidence > 0).sum()
-    print(f"{arguments.tracks}: {agreed} of {points} positions agree")
+    print(f"{arguments.tracks}: {there} videos had labels; of the others {agreed} of {points} positions agree")
 
 
 if __name__ == "__main__":

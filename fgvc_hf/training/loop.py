@@ -77,7 +77,7 @@ class Training:
         accelerator (`Accelerator`): Precision, processes, accumulation and experiment trackers.
         real (`Dataset`, *optional*): Real pairs or clips by number, as [`VideoFolder`] gives them.
         textures (`torch.Tensor` of shape `(N, 3, H, W)`, uint8, *optional*): Images that synthetic pairs are cut from.
-        labelled (`Dataset`, *optional*): Labelled crops by number, as [`LabelledCrops`] gives them, instead of rendered pairs.
+        labelled (`Dataset`, *optional*): Labelled crops by number, as [`LabelledCrops`] gives them: instead of rendered pairs, beside rendered clips.
         evaluate (callable, *optional*): Takes the model, returns scores by name; the first one chooses the best checkpoint.
         save_every, evaluate_every, picture_every (`int`): Updates between checkpoints, evaluations and pictures; 0 for none.
         keep (`int`): Checkpoints kept; 0 for all.

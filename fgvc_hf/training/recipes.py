@@ -79,8 +79,8 @@ class Recipe:
         learning_rate (`float`): Of Adam, at the start; cosine decay to a thousandth.
         real (`float`), synthetic (`float`), adversarial (`float`): Weights of the losses: reconstruction of real pairs
             (Eq. 8), labels of synthetic pairs (Eqs. 2 to 5), and the discriminator on their maps (Eq. 10). 0 leaves one out.
-        tracking (`float`): Weight of the tracking objective: patches of points of rendered clips, and of tracked videos if these are given,
-            found again 1 to 16 frames later; see `tracking_objective.py`.
+        tracking (`float`): Weight of the tracking objective: patches of points of rendered clips, found again 1 to 16 frames later, and of tracked
+            videos if these are given, found again within `gap`; see `tracking_objective.py`.
         tracking_search (`int`), tracking_temperature (`float`): Radius of its windows in cells, and what divides its scores.
         distillation (`float`): Weight of the cross-entropy with the maps of a frozen fine teacher on real pairs (section 3.2).
         freeze_encoder (`bool`): Train only the head of a coarse-to-fine model.

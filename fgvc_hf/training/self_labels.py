@@ -17,7 +17,7 @@ def agreed_tracks(
     windows: int = 4,
     grid: int = 16,
     tolerance: float = 1.5,
-    least_confidence: float = 0.8,
+    least_confidence: float = 0.9,
 ) -> PointTracks:
     """Follow a grid of points forward through parts of a video, and back from where they end.
 
@@ -27,8 +27,8 @@ def agreed_tracks(
         length (`int`): Frames of a part: few enough that many points stay in the frame.
         windows (`int`): Parts at most, spread over the video.
         grid (`int`): Points along each side of the frame.
-        tolerance (`float`): Pixels of the video between both passes, on the frame itself and on the first one, up to which they agree.
-        least_confidence (`float`): That both need to have.
+        tolerance (`float`): Pixels of these frames between both passes, on the frame itself and on the first one, up to which they agree.
+        least_confidence (`float`): That both need to have; that of [`TrackedVideos`], which reads them.
 
     Returns:
         [`PointTracks`] of `grid * grid` points of each part: the mean of both passes, visible where they agree, and not processed outside
@@ -57,7 +57,7 @@ def agreed_tracks(
         sure = np.minimum(forward.confidence, backward.confidence)
         visible[rows, times] = (apart <= tolerance) & (apart[:, :1] <= tolerance) & (sure >= least_confidence)
         tracks[rows, times] = (forward.tracks + backward.tracks) / 2
-        confidence[rows, times], uncertainty[rows, times] = sure, forward.uncertainty
+        confidence[rows, times], uncertainty[rows, times] = sure, np.maximum(forward.uncertainty, backward.uncertainty)
         queries[rows] = forward.queries + np.array([start, 0, 0], np.float32)
     outside = np.zeros_like(visible)
     return PointTracks(

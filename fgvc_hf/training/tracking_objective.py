@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from ..matching.patches import patch_weights, sample_patches
-from ..matching.pyramid import downsample_patches
+from ..matching.pyramid import downsample, downsample_patches
 from .objectives import unit_length
 
 
@@ -56,12 +56,6 @@ def _sum_of_diagonals(values: torch.Tensor) -> torch.Tensor:
     size, side = values.shape[-2:]
     skewed = F.pad(values.flatten(-2), (0, size)).unflatten(-1, (size, side + 1))
     return skewed[..., : side - size + 1].sum(-2)
-
-
-def next_level(features: torch.Tensor) -> torch.Tensor:
-    """The next pyramid level of features `(B, h, w, C)`, as [`fgvc_hf.matching.pyramid.downsample`], but with gradients."""
-    sums = F.avg_pool2d(features.float().movedim(-1, 1), 3, stride=2, padding=1, divisor_override=1)
-    return unit_length(sums.movedim(1, -1)).to(features.dtype)
 
 
 def support_weights(patches: torch.Tensor, radius: int) -> torch.Tensor:
@@ -151,7 +145,7 @@ def tracking_loss(
     patches = unit_length(patches)
     even = patch_weights(radius, source.device).expand(len(patches), -1)
     weights = support_weights(patches, radius) if supported else even
-    coarse, middle = next_level(target), patches.shape[1] // 2
+    coarse, middle = torch.stack([downsample(of) for of in target]), patches.shape[1] // 2
     one = torch.ones_like(even[:, :1])
 
     def loss(
@@ -175,4 +169,4 @@ def tracking_loss(
     return far + near + CELL_SHARE * cell
 
 
-__all__ = ["next_level", "patch_scores", "place_loss", "support_weights", "tracking_loss"]
+__all__ = ["patch_scores", "place_loss", "support_weights", "tracking_loss"]

@@ -39,3 +39,14 @@ def test_self_labels_refuse_two_videos_of_one_name_and_go_on_after_an_interrupti
     stamp = written.stat().st_mtime_ns
     again = run_here("self_label.py", tmp_path / "twice" / "a", tmp_path / "tracks", *options)
     assert again.returncode == 0 and written.stat().st_mtime_ns == stamp
+    assert "1 videos had labels" in again.stdout
+
+
+def test_a_video_that_cannot_be_read_is_left_out(videos, tmp_path):
+    (tmp_path / "some").mkdir()
+    (tmp_path / "some" / "0.mp4").write_bytes(b"no")
+    shutil.copy(min(videos.rglob("*.mp4")), tmp_path / "some" / "good.mp4")
+    options = "--grid", "2", "--length", "3", "--windows", "1"
+    done = run_here("self_label.py", tmp_path / "some", tmp_path / "tracks", *options)
+    assert done.returncode == 0 and "left out" in done.stdout and "0.mp4" in done.stdout, done.stderr
+    assert [path.name for path in (tmp_path / "tracks").iterdir()] == ["good.npz"]

@@ -5,6 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
+from PIL import Image
 from scripts_as_functions import forget_accelerators
 
 from fgvc_hf import FgvcConfig, FgvcModel, Tracker, render_clip
@@ -13,6 +15,7 @@ from fgvc_hf.data.tracked_videos import TrackedVideos
 from fgvc_hf.io.tracks import read_tracks, save_tracks
 from fgvc_hf.tracking.results import PointTracks
 from fgvc_hf.training.joint import CLIP_POINTS, JointTraining
+from fgvc_hf.training.loop import Training
 from fgvc_hf.training.recipes import RECIPES, Recipe
 from fgvc_hf.training.self_labels import agreed_tracks
 
@@ -44,6 +47,12 @@ def video(frames=9, height=40, width=60):
     return np.zeros((frames, height, width, 3), np.uint8)
 
 
+def write_frames(frames, folder):
+    folder.mkdir(parents=True)
+    for number, frame in enumerate(frames):
+        Image.fromarray(frame).save(folder / f"{number:05d}.png")
+
+
 def test_points_whose_passes_disagree_are_no_labels():
     found = agreed_tracks(Scripted(off=[2], unsure=[5]), video(5), length=5, grid=4)
     assert found.tracks.shape == (16, 5, 2) and found.size == (40, 60)
@@ -51,7 +60,7 @@ def test_points_whose_passes_disagree_are_no_labels():
     assert found.visible[5].tolist() == [True, False, True, True, True]
     np.testing.assert_allclose(found.tracks[0, :, 0], 7.5 + np.arange(5))
     np.testing.assert_allclose(found.tracks[2, 0], [37.5 + 1.5, 5 + 1.5])  # the mean of both
-    assert found.confidence[5, 1] == np.float32(0.3) and (found.uncertainty == 0.5).all()
+    assert found.confidence[5, 1] == np.float32(0.3) and (found.uncertainty == 0.5).all()  # the greater of both
 
 
 def test_parts_are_spread_over_the_video_and_keep_their_frames():
@@ -94,12 +103,7 @@ def test_they_are_right_on_a_rendered_clip_and_training_reads_them(tmp_path):
     save_tracks(found, tmp_path / "clip.npz")
     back = read_tracks(tmp_path / "clip.npz")
     assert np.array_equal(back.visible, found.visible) and back.size == (96, 128)
-    folder = tmp_path / "videos" / "clip"
-    folder.mkdir(parents=True)
-    from PIL import Image
-
-    for number, frame in enumerate(clip.frames):
-        Image.fromarray(frame).save(folder / f"{number:05d}.png")
+    write_frames(clip.frames, tmp_path / "videos" / "clip")
     pairs = TrackedVideos(tmp_path / "videos", tmp_path, 64, (1, 5), (0.5, 1.0), (0.8, 1.2), short_side=96)
     frames, flow, known = pairs[0]
     assert known.any() and frames.shape == (2, 3, 64, 64) and flow[known].abs().max() < 64
@@ -140,10 +144,6 @@ def test_tracked_pairs_are_part_of_the_objective():
 
 
 def test_the_loop_gives_tracked_pairs_to_the_recipe_for_tracking(tmp_path, monkeypatch):
-    from accelerate import Accelerator
-
-    from fgvc_hf.training.loop import Training
-
     class Pairs(torch.utils.data.Dataset):
         def __getitem__(self, index):
             return torch.full((2, 3, 32, 32), 0.5), torch.zeros(2, 16, 16, 2), torch.ones(2, 16, 16, dtype=torch.bool)
@@ -162,13 +162,8 @@ def test_the_loop_gives_tracked_pairs_to_the_recipe_for_tracking(tmp_path, monke
 
 def test_pairs_are_drawn_where_a_long_video_has_labels(tmp_path):
     """Labels of five frames of sixty: almost no pair drawn from the whole video has any."""
-    from PIL import Image
-
     found = agreed_tracks(Scripted(), video(60, 64, 64), length=5, windows=1, grid=4)
     save_tracks(found, tmp_path / "clip.npz")
-    folder = tmp_path / "videos" / "clip"
-    folder.mkdir(parents=True)
-    for number in range(60):
-        Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(folder / f"{number:05d}.png")
+    write_frames(video(60, 64, 64), tmp_path / "videos" / "clip")
     pairs = TrackedVideos(tmp_path / "videos", tmp_path, 32, (1, 4), (0.8, 1.0), (0.9, 1.1), short_side=64)
     assert np.mean([bool(pairs[index][2].any()) for index in range(20)]) >= 0.9

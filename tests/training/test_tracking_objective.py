@@ -7,12 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from fgvc_hf.matching.patches import patch_weights, sample_patches, window_scores
-from fgvc_hf.matching.pyramid import downsample
 from fgvc_hf.training.tracking_objective import (
     ABSENT,
     CELL_SHARE,
     HIDDEN_SHARE,
-    next_level,
     patch_scores,
     place_loss,
     support_weights,
@@ -201,12 +199,6 @@ def test_the_outermost_cells_of_a_window_belong_to_it(place, counts):
     flat = torch.ones(1, H, W, C)
     found = loss(flat, flat, cells((12, 12)), cells(place), centres=cells((15, 12)))
     assert float(found) == pytest.approx(math.log(121) if counts else 0, rel=1e-5)
-
-
-def test_features_of_the_next_level_are_those_of_inference(features):
-    for odd in (features, features[:, :-1, :-1]):
-        expected = torch.stack([downsample(of) for of in odd])
-        torch.testing.assert_close(next_level(odd), expected, atol=1e-6, rtol=1e-5)
 
 
 def test_a_hidden_point_is_nowhere():
