@@ -111,9 +111,8 @@ def run(name: str, variant: Variant, arguments: argparse.Namespace) -> dict[str,
     accelerator = fresh_accelerator(arguments.precision)
     videos, textures = real_domain(recipe, arguments.videos)
     torch.manual_seed(recipe.seed)
-    module = make_module(
-        recipe, arguments.start_from, arguments.teacher, variant.student, precision=arguments.precision
-    )
+    teacher = arguments.teacher if recipe.needs_teacher else None
+    module = make_module(recipe, arguments.start_from, teacher, variant.student, precision=arguments.precision)
     textures = None if textures is None else textures.to(accelerator.device)
     Training(module, recipe, output, accelerator, videos, textures, keep=1).run()
     scores = score_of(arguments)(module.result.eval())

@@ -18,6 +18,7 @@ from fgvc_hf import FgvcConfig, FgvcModel
 from fgvc_hf.conversion.official import POOLED, RESNET_18
 from fgvc_hf.io.files import atomic_write, check_outputs
 from fgvc_hf.kernels.process import clean_end
+from fgvc_hf.training.ancestors.uvc import UvcRecipe
 from fgvc_hf.training.experiment import (
     fresh_accelerator,
     load_model,
@@ -78,7 +79,8 @@ def run(name: str, arguments: argparse.Namespace) -> dict:
         torch.manual_seed(0)
         FgvcModel(FgvcConfig(**ENCODER)).save_pretrained(start)
     accelerator = fresh_accelerator(arguments.precision)
-    module = make_module(recipe, str(start), colours=arguments.colours, precision=arguments.precision)
+    colours = arguments.colours if isinstance(recipe, UvcRecipe) else None
+    module = make_module(recipe, str(start), colours=colours, precision=arguments.precision)
     score = tap_vid_score(*arguments.evaluate, arguments.evaluate_sequences, module.processor, preset="paper")
     before = score(load_model(str(start)).eval())["delta_avg"]
     videos, textures = real_domain(recipe, arguments.videos)

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from fgvc_hf import Tracker
 from fgvc_hf.data.video_folder import clip_name, scaled_frames, video_sources
 from fgvc_hf.io.checkpoints import PRESETS
-from fgvc_hf.io.files import check_outputs
+from fgvc_hf.io.files import check_outputs, check_place_of_folder
 from fgvc_hf.io.tracks import save_tracks
 from fgvc_hf.kernels.process import clean_end
 from fgvc_hf.training.self_labels import agreed_tracks
@@ -44,6 +44,7 @@ def main() -> None:
 
 def label(arguments: argparse.Namespace) -> None:
     check_outputs([arguments.tracks], [arguments.videos])
+    check_place_of_folder(arguments.tracks)
     sources = video_sources(arguments.videos)
     names = [clip_name(source) for source in sources]
     if twice := sorted({name for name in names if names.count(name) > 1}):

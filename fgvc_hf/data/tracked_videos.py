@@ -27,16 +27,18 @@ SAME_ASPECT = (
 )
 
 
-class TrackedVideos(Dataset):
-    """Pairs of frames by number, with the flow of the points that are visible on both.
+class VideosWithTracks(Dataset):
+    """Videos of a folder and where their tracks are sure.
 
     Args:
         folder: Videos, searched with its subfolders.
         tracks: Folder of the tracks: an .npz for each video, named as it; of a folder of images by its whole name.
         size, gap, area, aspect, short_side, seed: As of [`VideoFolder`].
-        stride (`int`): Pixels per cell of the flow; every point sets the flow of the cell nearest to it.
         least_confidence (`float`), largest_error (`float`): Positions below this confidence, or above this expected error in pixels of the
             original video, are not used.
+
+    Attributes:
+        clips (list): Frames `(T, H, W, 3)`, uint8, tracks `(N, T, 2)` in their pixels, and which positions are sure `(N, T)`.
 
     Raises:
         `OSError`: no video has tracks, or one cannot be read. Videos without tracks are skipped, and their number is logged.
@@ -52,13 +54,12 @@ class TrackedVideos(Dataset):
         area: tuple[float, float] = (0.6, 1.0),
         aspect: tuple[float, float] = (1.5, 2.0),
         short_side: int = 256,
-        stride: int = 2,
         least_confidence: float = 0.9,
         largest_error: float = 4.0,
         seed: int = 0,
     ):
         check_view(size, gap, area, aspect, seed=seed)
-        self.size, self.stride, self.seed, self.settings = size, stride, seed, (gap, area, aspect)
+        self.size, self.seed, self.settings = size, seed, (gap, area, aspect)
         self.clips, missing, owners = [], 0, {}
         for source in video_sources(folder):
             path = Path(tracks) / f"{clip_name(source)}.npz"
@@ -78,6 +79,19 @@ class TrackedVideos(Dataset):
             logger.warning("%s: left out %d videos without tracks in %s.", folder, missing, tracks)
         if not self.clips:
             raise OSError(f"{tracks}: holds no tracks (NAME.npz) of the videos in {folder}.")
+
+
+class TrackedVideos(VideosWithTracks):
+    """Pairs of frames by number, with the flow of the points that are visible on both.
+
+    Args:
+        folder, tracks, settings: As of [`VideosWithTracks`], which says what is raised.
+        stride (`int`): Pixels per cell of the flow; every point sets the flow of the cell nearest to it.
+    """
+
+    def __init__(self, folder: str | Path, tracks: str | Path, *settings, stride: int = 2, **named):
+        super().__init__(folder, tracks, *settings, **named)
+        self.stride = stride
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Frames `(2, 3, size, size)` in [0, 1], flow `(2, h, w, 2)` in pixels and where it is known `(2, h, w)`."""

@@ -28,12 +28,14 @@ class TrainingClips:
         queries (`torch.Tensor` of shape `(B, N)`, int64): The frame that each point is given on.
         tracks (`torch.Tensor` of shape `(B, N, T, 2)`): (x, y) in pixels, exact also where a point is hidden.
         visible (`torch.Tensor` of shape `(B, N, T)`, bool): In the frame and covered by no other layer.
+        hidden (`torch.Tensor` of shape `(B, N, T)`, bool): Known not to be visible; of real clips, nothing is known of some.
     """
 
     frames: torch.Tensor
     queries: torch.Tensor
     tracks: torch.Tensor
     visible: torch.Tensor
+    hidden: torch.Tensor
 
 
 def render_training_clips(
@@ -78,7 +80,9 @@ def render_training_clips(
     ]
     queries, points = sample_points(layers, chosen, size, num_points, random)
     tracks, visible = follow(layers, points, chosen[queries], chosen, size)
-    return TrainingClips(disturb(torch.stack(frames, dim=1), random, strength, chosen), queries, tracks, visible)
+    return TrainingClips(
+        disturb(torch.stack(frames, dim=1), random, strength, chosen), queries, tracks, visible, ~visible
+    )
 
 
 # Frames

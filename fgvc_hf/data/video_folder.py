@@ -49,8 +49,8 @@ def is_hidden(path: Path) -> bool:
 
 
 def clip_name(source: Path) -> str:
-    """The name of a video without its suffix; a folder of images has none."""
-    return source.name if source.is_dir() else source.stem
+    """The name of a video without its suffix; a folder of images has none, and "." has that of the folder it stands for."""
+    return source.absolute().name if source.is_dir() else source.stem
 
 
 def scaled_frames(source, short_side: int, every: int = 1, most: int | None = None) -> np.ndarray:

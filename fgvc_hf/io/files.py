@@ -205,7 +205,7 @@ def check_place_of_folder(path: Path) -> None:
     Check that a folder can be made at a path, or written to if it is there.
 
     Raises:
-        `OSError`: its name cannot be, it is a link to what does not exist, or the folder around it does not exist or is not writable.
+        `OSError`: its name cannot be, it is a file or a link to what does not exist, or the folder around it does not exist or is not writable.
     """
     try:
         path.lstat()
@@ -215,6 +215,8 @@ def check_place_of_folder(path: Path) -> None:
         raise OSError(f"{path}: cannot be written ({error.strerror}).") from None
     if path.is_symlink() and not path.exists():
         raise FileNotFoundError(f"{path}: cannot be written, it is a link to what does not exist.")
+    if path.exists() and not path.is_dir():
+        raise FileExistsError(f"{path}: is a file; the destination must be a folder.")
     if not path.absolute().parent.is_dir():
         raise FileNotFoundError(f"{path}: cannot be written, the folder {path.parent} does not exist.")
     if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
@@ -229,7 +231,7 @@ def check_new_folder(path: str | os.PathLike) -> Path:
     """
     path = local_path(path, "written")
     check_place_of_folder(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if path.exists() and any(path.iterdir()):
         raise FileExistsError(f"{path}: exists already; give a new or an empty folder.")
     return path
 

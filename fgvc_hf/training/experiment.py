@@ -14,6 +14,7 @@ from ..configuration_fgvc import HEAD_FIELDS, FgvcConfig
 from ..data.clip_pack import PackedVideos
 from ..data.flying_things import FlyingThings3D, LabelledCrops
 from ..data.shards import ShardedClips, ShardedPairs, StreamedClips, load_shards, shard_names, shard_textures
+from ..data.tracked_clips import TrackedClips
 from ..data.tracked_videos import TrackedVideos
 from ..data.video_folder import VideoFolder
 from ..encoder.loading import float32_weights
@@ -114,6 +115,13 @@ def make_module(
     Raises:
         `ValueError`, `OSError`: a checkpoint is missing, or does not fit the recipe.
     """
+    for option, given, used in (
+        ("--teacher", teacher, getattr(recipe, "needs_teacher", False)),
+        ("--student", student, getattr(recipe, "distillation", 0)),
+        ("--colours", colours, isinstance(recipe, UvcRecipe)),
+    ):
+        if given and not used:
+            raise ValueError(f"the recipe has no use for {option}: leave it out.")
     if isinstance(recipe, ColourRecipe):
         if start_from or measured:
             raise ValueError(
@@ -207,7 +215,7 @@ def labelled_domain(
     flying_things: Path | None = None,
     stride: int = 2,
 ) -> Dataset | None:
-    """Labelled pairs by number, if any are given; without them, synthetic pairs are rendered.
+    """Labelled pairs by number, or clips with tracks, if any are given; without them, synthetic pairs are rendered.
 
     Args:
         recipe: One of [`RECIPES`].
@@ -216,16 +224,24 @@ def labelled_domain(
         stride (`int`): Pixels per cell of the labels: `config.output_stride` of the model.
 
     Raises:
-        `ValueError`, `OSError`: both are given, the recipe has no use for them, or they cannot be read.
+        `ValueError`, `OSError`: both are given, the recipe has no use for them, or two uses for tracks, or they cannot be read.
     """
     if flying_things and tracks:
         raise ValueError("--flyingthings3d and --tracks are both for labelled pairs: choose one.")
     if tracks:
-        if not (videos and isinstance(recipe, Recipe)):
+        if not (videos and isinstance(recipe, Recipe) and recipe.renders):
             raise ValueError("--tracks are of --videos, and for the recipes that learn from labelled pairs.")
-        return TrackedVideos(videos, tracks, *recipe.clip_settings, stride=stride, seed=recipe.seed)
+        if not recipe.tracking:
+            return TrackedVideos(videos, tracks, *recipe.clip_settings, stride=stride, seed=recipe.seed)
+        if recipe.synthetic:
+            raise ValueError(
+                "--tracks train either labelled pairs or the tracking objective: set synthetic or tracking to 0."
+            )
+        return TrackedClips(videos, tracks, *recipe.clip_settings, seed=recipe.seed)
     if not flying_things:
         return None
+    if not getattr(recipe, "synthetic", 0):
+        raise ValueError("--flyingthings3d is for the recipes that learn from labelled pairs.")
     sharded = next(flying_things.glob("*.parquet"), None) is not None
     pairs = ShardedPairs(load_shards(flying_things), flying_things) if sharded else FlyingThings3D(flying_things)
     return LabelledCrops(pairs, recipe.crop, stride, seed=recipe.seed)

@@ -6,9 +6,10 @@ from itertools import permutations
 import numpy as np
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import Dataset
 
 from ..configuration_fgvc import FgvcConfig
-from ..coordinates import cell_to_point, point_to_cell
+from ..coordinates import point_to_cell
 from ..data.augmentation import change_light, colour_of, drop_channel, rgb_to_pixel_values
 from ..data.scene import Random
 from ..data.synthetic_pairs import SyntheticPairs, render_pairs
@@ -107,7 +108,7 @@ class JointTraining(TrainingModule):
         seeds: list[int],
         step: int = 0,
         clips: TrainingClips | None = None,
-        tracked: SyntheticPairs | None = None,
+        tracked: TrainingClips | None = None,
     ) -> dict[str, torch.Tensor]:
         """Losses by name, each the mean over the pairs or clips; see [`TrainingModule`]."""
         losses = {}
@@ -116,11 +117,8 @@ class JointTraining(TrainingModule):
             losses["reconstruction"], real_features = self._reconstruct(frames, seeds)
         if frames is not None and self.recipe.distillation:
             losses["distillation"] = self._distill(frames)
-        followed = [clips] if clips is not None else []
-        if tracked is not None:
-            followed.append(self._points_of(tracked, seeds))
-        if followed:
-            losses["tracking"] = torch.stack([self._track(of, seeds, step) for of in followed]).mean()
+        if followed := [self._track(of, seeds, step) for of in (clips, tracked) if of is not None]:
+            losses["tracking"] = torch.stack(followed).mean()
         if labelled is not None:
             losses["label"], labelled_features = self._compare_with_labels(labelled, seeds)
         if self.discriminator is not None and real_features is not None and labelled_features is not None:
@@ -191,18 +189,6 @@ class JointTraining(TrainingModule):
         ]
         return torch.stack(losses).mean()
 
-    def _points_of(self, pairs: SyntheticPairs, seeds: list[int]) -> TrainingClips:
-        """Pairs with flow as clips of two frames: points at the centres of cells whose flow is known."""
-        config, known = self.model.config, pairs.visible[:, 0]  # (B, h, w)
-        order = known + Random([2 * seed + 3 for seed in seeds], known.device).uniform(0, 1, *known.shape[1:])
-        chosen = order.flatten(1).topk(min(CLIP_POINTS, order[0].numel()), dim=1).indices  # (B, N)
-        cells = torch.stack([chosen % known.shape[2], chosen // known.shape[2]], dim=-1).float()
-        places = cell_to_point(cells, config.output_stride, config.cell_origin)  # (B, N, 2)
-        flow = pairs.flow[:, 0].flatten(1, 2).gather(1, chosen[..., None].expand(-1, -1, 2))
-        visible = known.flatten(1).gather(1, chosen)[..., None].expand(-1, -1, 2)
-        tracks = torch.stack([places, places + flow], dim=2)  # (B, N, 2, 2)
-        return TrainingClips(pairs.frames, torch.zeros_like(chosen), tracks, visible)
-
     def _track(self, clips: TrainingClips, seeds: list[int], step: int) -> torch.Tensor:
         """The tracking objective between pairs of frames of clips, in both orders."""
         recipe, config = self.recipe, self.model.config
@@ -211,15 +197,15 @@ class JointTraining(TrainingModule):
         cells = point_to_cell(clips.tracks, config.output_stride, config.cell_origin)  # (B, N, T, 2)
         losses = []
         for source, target in permutations(range(clips.frames.shape[1]), 2):
-            seen, known = clips.visible[:, :, source], clips.visible[:, :, target]
+            seen = clips.visible[:, :, source]
             losses.append(
                 tracking_loss(
                     features[:, source],
                     features[:, target],
                     cells[:, :, source],
                     cells[:, :, target],
-                    seen & known,
-                    seen & ~known,
+                    seen & clips.visible[:, :, target],
+                    seen & clips.hidden[:, :, target],
                     random.uniform(-1, 1, cells.shape[1], 2),
                     config.template_radius,
                     recipe.tracking_search,
@@ -292,3 +278,10 @@ def make_clips(recipe: Recipe, textures: torch.Tensor, seeds: list[int], step: i
         times=[0, *later],
         device=textures.device,
     )
+
+
+def tracked_clips(clips: Dataset, numbers: list[int], device: torch.device) -> TrainingClips:
+    """The clips of these numbers as [`TrackedClips`] gives them, on a device."""
+    parts = zip(*(clips[number] for number in numbers), strict=True)
+    frames, tracks, visible, hidden = (torch.stack(part).to(device) for part in parts)
+    return TrainingClips(frames, visible.int().argmax(dim=2), tracks, visible, hidden)

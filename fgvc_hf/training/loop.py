@@ -26,7 +26,7 @@ from ..data.shards import StreamedClips
 from ..data.synthetic_pairs import SyntheticPairs
 from ..io.files import atomic_write, updated_folder
 from ..processing_fgvc import FgvcProcessor
-from .joint import make_clips, make_synthetic
+from .joint import make_clips, make_synthetic, tracked_clips
 from .module import TrainingModule
 from .pace import Pace
 from .state import check_recipe, check_room, checkpoints, load_checkpoint, remove_leftovers, save_checkpoint
@@ -77,7 +77,7 @@ class Training:
         accelerator (`Accelerator`): Precision, processes, accumulation and experiment trackers.
         real (`Dataset`, *optional*): Real pairs or clips by number, as [`VideoFolder`] gives them.
         textures (`torch.Tensor` of shape `(N, 3, H, W)`, uint8, *optional*): Images that synthetic pairs are cut from.
-        labelled (`Dataset`, *optional*): Labelled crops by number, as [`LabelledCrops`] gives them: instead of rendered pairs, beside rendered clips.
+        labelled (`Dataset`, *optional*): Labelled crops by number, as [`LabelledCrops`] gives them, instead of rendered pairs; for the tracking objective [`TrackedClips`], beside rendered clips.
         evaluate (callable, *optional*): Takes the model, returns scores by name; the first one chooses the best checkpoint.
         save_every, evaluate_every, picture_every (`int`): Updates between checkpoints, evaluations and pictures; 0 for none.
         keep (`int`): Checkpoints kept; 0 for all.
@@ -214,7 +214,7 @@ class Training:
         if self.recipe.tracking and self.textures is not None:
             clips["clips"] = make_clips(self.recipe, self.textures, seeds, self.step)
         if self.recipe.tracking and self.labelled is not None:
-            clips["tracked"] = self._labelled(numbers)
+            clips["tracked"] = tracked_clips(self.labelled, numbers, self.accelerator.device)
         with self.accelerator.autocast():
             return self.module(frames=frames, labelled=labelled, seeds=seeds, step=self.step, **clips)
 

@@ -240,9 +240,20 @@ FINETUNE_SMALL = replace(
 )
 # On crops of 256 pixels, where r = 24 fine cells equal 6 coarse cells
 DISTILL = Recipe(real=0.0, synthetic=0.0, adversarial=0.0, distillation=1.0, gap=(1, 8), freeze_batch_norm=True)
-# The features for the template tracker: rendered clips, and tracks of real videos where they are given
-TRACKING = replace(
-    DISTILL, tracking=1.0, distillation=0.0, batch_size=8, learning_rate=2e-4, gap=(1, 20), steps=20_000, average=0.999
+# The features for the template tracker: rendered clips, and tracks of real videos where they are given, enlarged up to twice
+TRACKING = Recipe(
+    real=0.0,
+    synthetic=0.0,
+    adversarial=0.0,
+    tracking=1.0,
+    batch_size=8,
+    learning_rate=2e-4,
+    gap=(1, 20),
+    area=(0.1, 0.5),
+    aspect=(0.9, 1.1),
+    steps=20_000,
+    average=0.999,
+    freeze_batch_norm=True,
 )
 RECIPES: dict[str, Recipe] = {
     "teacher": TEACHER,
@@ -255,7 +266,7 @@ RECIPES: dict[str, Recipe] = {
     "finetune-small": FINETUNE_SMALL,
     "distill": DISTILL,
     "tracking": TRACKING,
-    "tracking-small": replace(_small(TRACKING, batch_size=2, steps=3_000, average=0.99), gap=(1, 20)),
+    "tracking-small": replace(TRACKING, crop=176, area=(0.05, 0.35), batch_size=3, steps=3_000, average=0.998),
     "distill-small": _small(DISTILL, steps=6_000, batch_size=2, learning_rate=5e-4, average=0.99),
 }
 

@@ -28,7 +28,7 @@ def agreed_tracks(
         windows (`int`): Parts at most, spread over the video.
         grid (`int`): Points along each side of the frame.
         tolerance (`float`): Pixels of these frames between both passes, on the frame itself and on the first one, up to which they agree.
-        least_confidence (`float`): That both need to have; that of [`TrackedVideos`], which reads them.
+        least_confidence (`float`): That both need to have; that of [`VideosWithTracks`], which reads them.
 
     Returns:
         [`PointTracks`] of `grid * grid` points of each part: the mean of both passes, visible where they agree, and not processed outside

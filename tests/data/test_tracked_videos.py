@@ -131,6 +131,12 @@ def test_a_folder_has_its_whole_name(moving):
     assert len(pairs(moving).clips) == 2
 
 
+def test_the_folder_that_one_is_in_has_its_name(moving, monkeypatch):
+    folder, tracks, _ = moving
+    monkeypatch.chdir(folder / "clip")
+    assert len(TrackedVideos(".", tracks, size=48).clips) == 1
+
+
 def test_tracks_of_another_aspect_or_of_one_frame_are_refused(moving):
     _, tracks, truth = moving
     truth.size = (WIDTH, HEIGHT)

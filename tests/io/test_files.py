@@ -234,7 +234,7 @@ def test_new_folders_are_not_there_or_empty(tmp_path):
         assert check_new_folder(str(tmp_path / name)) == tmp_path / name
     for path, kind, message in (
         (tmp_path, FileExistsError, "exists already; give a new or an empty folder"),
-        (tmp_path / "file", FileExistsError, "exists already"),
+        (tmp_path / "file", FileExistsError, "is a file; the destination must be a folder"),
         (tmp_path / "none" / "a", FileNotFoundError, "cannot be written, the folder .*none does not exist"),
     ):
         with pytest.raises(kind, match=message):

@@ -53,7 +53,9 @@ def test_points_of_a_clip_are_looked_for_between_all_of_its_frames_in_both_order
         32 * torch.rand(2, 40, 3, 2, generator=generator),
         torch.rand(2, 40, 3, generator=generator) < 0.6,
     )
-    clips = TrainingClips(torch.rand(2, 3, 3, 32, 32, generator=generator), torch.zeros(2, 40), tracks, visible)
+    known = ~visible & (torch.rand(2, 40, 3, generator=generator) < 0.5)  # to be hidden
+    frames = torch.rand(2, 3, 3, 32, 32, generator=generator)
+    clips = TrainingClips(frames, torch.zeros(2, 40), tracks, visible, known)
     recipe = replace(TINY, tracking=1.0, tracking_search=5, label="dirac")
     training, calls = JointTraining(tiny(), recipe).eval(), asked(monkeypatch, "tracking_loss")
     assert float(training(None, None, [3, 4], clips=clips)["tracking"]) == 0
@@ -66,7 +68,7 @@ def test_points_of_a_clip_are_looked_for_between_all_of_its_frames_in_both_order
         torch.testing.assert_close((one, other), (features[:, source], features[:, target]))
         torch.testing.assert_close((places, truth), (cells[:, :, source], cells[:, :, target]))
         assert torch.equal(valid, visible[:, :, source] & visible[:, :, target])
-        assert torch.equal(hidden, visible[:, :, source] & ~visible[:, :, target])
+        assert torch.equal(hidden, visible[:, :, source] & known[:, :, target])
         assert numbers == [training.model.config.template_radius, 5, recipe.tracking_temperature, True]
         offsets.append(shifts)
     offsets = torch.stack(offsets)  # (6, B, N, 2)

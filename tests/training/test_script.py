@@ -189,6 +189,35 @@ def test_a_corrupt_shard_is_reported_by_name_and_left_out(shards, tmp_path, capl
             ["--recipe", "joint-small", "--videos", "{videos}", "--tracks", "{empty}", "--flyingthings3d", "{empty}"],
             "are both for labelled pairs: choose one",
         ),
+        (
+            ["--recipe", "tracking-small", "--videos", "{videos}", "--flyingthings3d", "{empty}"],
+            "is for the recipes that",
+        ),
+        (
+            ["--recipe", "teacher-small", "--videos", "{videos}", "--tracks", "{empty}"],
+            "--tracks are of --videos, and for",
+        ),
+        (
+            [
+                "--recipe",
+                "tracking-small",
+                "--videos",
+                "{videos}",
+                "--tracks",
+                "{empty}",
+                "--set",
+                "synthetic=1",
+                "--set",
+                "label=dirac",
+            ],
+            "set synthetic or tracking to 0",
+        ),
+        (
+            ["--recipe", "tracking-small", "--videos", "{videos}", "--teacher", "fgvc-joint"],
+            "no use for --teacher: leave it out",
+        ),
+        (["--recipe", "teacher-small", "--videos", "{videos}", "--student", "fine_size=8"], "no use for --student"),
+        (["--recipe", "joint-small", "--videos", "{videos}", "--colours", "{empty}"], "no use for --colours"),
     ],
 )
 def test_bad_input_is_one_line_before_training(videos, checkpoint, tmp_path, arguments, message):

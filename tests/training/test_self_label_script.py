@@ -50,3 +50,11 @@ def test_a_video_that_cannot_be_read_is_left_out(videos, tmp_path):
     done = run_here("self_label.py", tmp_path / "some", tmp_path / "tracks", *options)
     assert done.returncode == 0 and "left out" in done.stdout and "0.mp4" in done.stdout, done.stderr
     assert [path.name for path in (tmp_path / "tracks").iterdir()] == ["good.npz"]
+
+
+def test_the_folder_of_tracks_must_not_be_a_file(videos, tmp_path):
+    (tmp_path / "tracks").touch()
+    done = run_here("self_label.py", videos, tmp_path / "tracks")
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].endswith(
+        "is a file; the destination must be a folder."
+    )

@@ -10,11 +10,11 @@ from PIL import Image
 from scripts_as_functions import forget_accelerators
 
 from fgvc_hf import FgvcConfig, FgvcModel, Tracker, render_clip
-from fgvc_hf.data.synthetic_pairs import SyntheticPairs
 from fgvc_hf.data.tracked_videos import TrackedVideos
+from fgvc_hf.data.training_clips import TrainingClips
 from fgvc_hf.io.tracks import read_tracks, save_tracks
 from fgvc_hf.tracking.results import PointTracks
-from fgvc_hf.training.joint import CLIP_POINTS, JointTraining
+from fgvc_hf.training.joint import JointTraining
 from fgvc_hf.training.loop import Training
 from fgvc_hf.training.recipes import RECIPES, Recipe
 from fgvc_hf.training.self_labels import agreed_tracks
@@ -114,39 +114,25 @@ def tiny():
     return FgvcModel(FgvcConfig(hidden_sizes=[8, 8, 16], depths=[1, 1, 1], output_stride=2, template_radius=1))
 
 
-def test_pairs_with_flow_become_points_of_two_frames():
-    recipe = Recipe(real=0.0, synthetic=0.0, adversarial=0.0, tracking=1.0, crop=32, tracking_search=4)
-    module = JointTraining(tiny(), recipe)
-    known = torch.zeros(2, 2, 16, 16, dtype=torch.bool)
-    known[0, 0, 3, 5] = known[0, 0, 7, 8] = known[1, 0] = True
-    flow = torch.arange(2 * 2 * 16 * 16 * 2, dtype=torch.float32).view(2, 2, 16, 16, 2)
-    pairs = SyntheticPairs(torch.rand(2, 2, 3, 32, 32), flow, known)
-    clips = module._points_of(pairs, [1, 2])
-    assert clips.tracks.shape == (2, CLIP_POINTS, 2, 2) and clips.visible.all(dim=2).sum(1).tolist() == [
-        2,
-        CLIP_POINTS,
-    ]
-    places = {tuple(place) for place in clips.tracks[0, clips.visible[0, :, 0], 0].tolist()}
-    assert places == {(5 * 2 + 0.5, 3 * 2 + 0.5), (8 * 2 + 0.5, 7 * 2 + 0.5)}
-    for place, moved in clips.tracks[1].tolist():
-        column, row = (round((value - 0.5) / 2) for value in place)
-        np.testing.assert_allclose(np.subtract(moved, place), flow[1, 0, row, column].numpy(), rtol=1e-5)
-
-
-def test_tracked_pairs_are_part_of_the_objective():
+def test_tracked_clips_are_part_of_the_objective():
     recipe = Recipe(real=0.0, synthetic=0.0, adversarial=0.0, tracking=1.0, crop=32, tracking_search=4)
     module = JointTraining(tiny(), recipe).eval()
-    known = torch.ones(1, 2, 16, 16, dtype=torch.bool)
     frames = torch.rand(1, 1, 3, 32, 32).expand(-1, 2, -1, -1, -1)
-    still, moved = (SyntheticPairs(frames, torch.full((1, 2, 16, 16, 2), shift), known) for shift in (0.0, 6.0))
-    right, wrong = (float(module(None, None, [1], tracked=pairs)["tracking"]) for pairs in (still, moved))
-    assert right < wrong - 0.5  # nothing moves in equal frames
+    places, seen = 4 + 24 * torch.rand(1, 40, 1, 2), torch.ones(1, 40, 2, dtype=torch.bool)
+
+    def loss(shift):
+        tracks = torch.cat([places, places + shift], dim=2)
+        clips = TrainingClips(frames, torch.zeros(1, 40), tracks, seen, ~seen)
+        return float(module(None, None, [1], tracked=clips)["tracking"])
+
+    assert loss(0.0) < loss(3.0) - 0.5  # nothing moves in equal frames
 
 
-def test_the_loop_gives_tracked_pairs_to_the_recipe_for_tracking(tmp_path, monkeypatch):
-    class Pairs(torch.utils.data.Dataset):
+def test_the_loop_gives_tracked_clips_to_the_recipe_for_tracking(tmp_path, monkeypatch):
+    class Clips(torch.utils.data.Dataset):
         def __getitem__(self, index):
-            return torch.full((2, 3, 32, 32), 0.5), torch.zeros(2, 16, 16, 2), torch.ones(2, 16, 16, dtype=torch.bool)
+            seen = torch.ones(5, 3, dtype=torch.bool)
+            return torch.full((3, 3, 32, 32), 0.5), torch.ones(5, 3, 2), seen, ~seen
 
     forget_accelerators()
     changes = {"steps": 1, "batch_size": 2, "crop": 32, "tracking_search": 4, "textures": 2}
@@ -155,8 +141,8 @@ def test_the_loop_gives_tracked_pairs_to_the_recipe_for_tracking(tmp_path, monke
     module = JointTraining(tiny(), recipe)
     asked, forward = [], module.forward
     monkeypatch.setattr(module, "forward", lambda **named: asked.append(named) or forward(**named))
-    Training(module, recipe, tmp_path, Accelerator(cpu=True), None, textures, Pairs()).run()
-    assert asked[0]["tracked"].frames.shape == (2, 2, 3, 32, 32) and asked[0]["clips"].frames.shape[1] == 4
+    Training(module, recipe, tmp_path, Accelerator(cpu=True), None, textures, Clips()).run()
+    assert asked[0]["tracked"].frames.shape == (2, 3, 3, 32, 32) and asked[0]["clips"].frames.shape[1] == 4
     assert asked[0]["labelled"] is None and asked[0]["frames"] is None
 
 

@@ -54,8 +54,6 @@ def check_destination(path: str | os.PathLike, source: str) -> Path:
         raise ValueError(f"{path}: cannot be written, its name is not in UTF-8; give another folder.") from None
     check_place_of_folder(path)
     check_outputs([path], [None if is_remote(source) else source])
-    if path.exists() and not path.is_dir():
-        raise FileExistsError(f"{path}: is a file; the destination must be a folder.")
     begun = (LOCK, CLIPS)  # what there is before a run is noted
     others = path.is_dir() and any(child.name not in begun and not is_temporary(child) for child in path.iterdir())
     if others and not (path / RUN).is_file():
