@@ -174,7 +174,8 @@ def train(recipe, videos, start, output, *options, by=run_here, **changes):
 @pytest.mark.parametrize("recipe", ["uvc-small", "timecycle-small"])
 def test_several_processes_train_and_the_result_is_a_model(recipe, videos, start, tmp_path):
     by = partial(run, launcher=("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"))
-    done = train(recipe, videos, start, tmp_path, "--colours", start / "colours", by=by)
+    colours = ["--colours", start / "colours"] if recipe == "uvc-small" else []
+    done = train(recipe, videos, start, tmp_path, *colours, by=by)
     assert done.returncode == 0, done.stderr
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 2
     assert FgvcModel.from_pretrained(tmp_path / "last").config.output_stride == 8
